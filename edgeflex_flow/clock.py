@@ -1,0 +1,33 @@
+"""Time as the runtime sees it: the system's clock, or a virtual one that recorded data moves."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Tells the time in UTC nanoseconds since 1970."""
+
+    def now_ns(self) -> int: ...
+
+
+class SystemClock:
+    """The computer's own clock."""
+
+    def now_ns(self) -> int:
+        return time.time_ns()
+
+
+class VirtualClock:
+    """A clock that stands still until it is moved, so that a replay gives the same result every time."""
+
+    def __init__(self, start_ns: int = 0) -> None:
+        self._now_ns = start_ns
+
+    def now_ns(self) -> int:
+        return self._now_ns
+
+    def advance_to(self, time_ns: int) -> None:
+        """Move forward to `time_ns`; a time in the past leaves the clock where it is."""
+        self._now_ns = max(self._now_ns, time_ns)

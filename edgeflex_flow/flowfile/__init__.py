@@ -1,0 +1,1 @@
+"""Flow files: parse, interpolate, check, JSON Schema, graph."""

@@ -1,0 +1,57 @@
+"""What a checked flow file becomes: everything the runtime needs, nothing of YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgeflex_flow.node import (
+    DEAD_LETTERS,
+    NodeConfig,
+    OpenConnection,
+    OperatorNode,
+    SinkNode,
+    SourceNode,
+    Wire,
+)
+from edgeflex_flow.policy import PolicyBinding
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedNode:
+    """One node of the flow, decoded and wired."""
+
+    id: str
+    node: OperatorNode[Any, Any] | SourceNode[Any] | SinkNode[Any]
+    config: NodeConfig
+    inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Input port to the ids of the nodes wired to it, in the file's order; `dead_letters` may be among them."""
+    connections: Mapping[str, OpenConnection] = field(default_factory=dict)
+    """By config field that names the connection."""
+    policies: Mapping[str, PolicyBinding] = field(default_factory=dict)
+    """By config field that a policy may change."""
+    wire: Wire | None = None
+    """What the node gives; None for sinks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A checked flow. `nodes` stand in topological order: each after all that it reads from."""
+
+    name: str
+    about: str
+    file: Path
+    site: str
+    folder: Path
+    """Where relative paths start: the site file's folder, or the flow file's when there is no site."""
+    nodes: tuple[PlannedNode, ...]
+
+    def readers(self, node_id: str) -> tuple[tuple[PlannedNode, str], ...]:
+        """Who reads the node's output: (node, port) pairs."""
+        return tuple((reader, port) for reader in self.nodes for port, ids in reader.inputs.items() if node_id in ids)
+
+    @property
+    def keeps_dead_letters(self) -> bool:
+        return bool(self.readers(DEAD_LETTERS))

@@ -1,0 +1,233 @@
+"""What flows on a wire: columnar batches of measurements, and one frozen Struct for each other meaning."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Quality(enum.IntFlag):
+    """What is doubtful about a row; 0 is good. Operators state how they pass these on and never clear them."""
+
+    GOOD = 0
+    BAD_DATA = 1
+    """The device says that the values are wrong or absent."""
+    SYNC_LOST = 2
+    """The device is not locked to UTC."""
+    TIME_UNCERTAIN = 4
+    """The bound of the time error no longer guarantees 1 % total vector error."""
+    STALE = 8
+    """Older than the reader allows."""
+    ESTIMATED = 16
+    """Computed or modified on the way, not measured."""
+    TEST = 32
+    """The device is in test mode."""
+    REPLAYED = 64
+    """Read from a recording."""
+    CLIPPED = 128
+    """A limit cut the value or the window it was computed from."""
+    LATE = 256
+    """Sent or received later than its place in the stream."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """Base of all messages. Subclasses set `tag` to their snake_case name: it is `type` in their JSON."""
+
+
+class Samples(msgspec.Struct, frozen=True, eq=False):
+    """A columnar batch of n measurements, oldest first for each device.
+
+    Names of columns end in their unit (`frequency_hz`); see `edgeflex_flow.units`. Treat the arrays as read-only:
+    they are shared by every reader of the wire.
+    """
+
+    time_ns: NDArray[np.int64]
+    """Time tag of the device, UTC nanoseconds since 1970, shape (n,)."""
+    device: NDArray[np.int32]
+    """Index into `devices`, shape (n,)."""
+    devices: tuple[str, ...]
+    """Names of devices. A source keeps this the same object while it stays the same."""
+    columns: Mapping[str, NDArray[np.float64]]
+    """Values by column name, each of shape (n,); NaN where a device gave none."""
+    quality: NDArray[np.uint16]
+    """`Quality` flags, shape (n,)."""
+    received_ns: int
+    """When the batch was read, UTC nanoseconds."""
+
+    tag: ClassVar[str] = "samples"
+
+    @property
+    def rows(self) -> int:
+        return len(self.time_ns)
+
+    def take(self, rows: NDArray[Any]) -> Samples:
+        """The batch with only these rows (a boolean mask or indices)."""
+        return Samples(
+            time_ns=self.time_ns[rows],
+            device=self.device[rows],
+            devices=self.devices,
+            columns={name: values[rows] for name, values in self.columns.items()},
+            quality=self.quality[rows],
+            received_ns=self.received_ns,
+        )
+
+    def with_columns(self, columns: Mapping[str, NDArray[np.float64]]) -> Samples:
+        """The same rows with these columns instead."""
+        return msgspec.structs.replace(self, columns=columns)
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the batch's shape and types; nothing when it is well made."""
+        n = len(self.time_ns)
+        wanted: list[tuple[str, NDArray[Any], Any]] = [
+            ("time_ns", self.time_ns, np.int64),
+            ("device", self.device, np.int32),
+            ("quality", self.quality, np.uint16),
+            *((name, values, np.float64) for name, values in self.columns.items()),
+        ]
+        for name, values, dtype in wanted:
+            if values.dtype != dtype:
+                yield f"{name}: dtype {values.dtype}, expected {np.dtype(dtype)}"
+            if values.shape != (n,):
+                yield f"{name}: shape {values.shape}, expected ({n},)"
+        if n and (self.device.min() < 0 or self.device.max() >= len(self.devices)):
+            yield f"device: a code outside 0..{len(self.devices) - 1}"
+
+
+def samples_from_rows(
+    rows: Sequence[tuple[int, str, Mapping[str, float]]], *, quality: int = 0, received_ns: int = 0
+) -> Samples:
+    """A batch from rows of (time_ns, device, values): for tests, adapters and small inputs, not for streams.
+
+    >>> samples_from_rows([(0, "G1", {"frequency_hz": 50.0})]).columns["frequency_hz"].tolist()
+    [50.0]
+    """
+    devices = tuple(dict.fromkeys(device for _, device, _ in rows))
+    code = {name: index for index, name in enumerate(devices)}
+    names = dict.fromkeys(name for _, _, values in rows for name in values)
+    return Samples(
+        time_ns=np.array([time_ns for time_ns, _, _ in rows], dtype=np.int64),
+        device=np.array([code[device] for _, device, _ in rows], dtype=np.int32),
+        devices=devices,
+        columns={
+            name: np.array([values.get(name, np.nan) for _, _, values in rows], dtype=np.float64) for name in names
+        },
+        quality=np.full(len(rows), quality, dtype=np.uint16),
+        received_ns=received_ns,
+    )
+
+
+def join_samples(batches: Sequence[Samples]) -> Samples:
+    """One batch that holds the rows of all, in order. Columns that a batch lacks are NaN in its rows."""
+    if len(batches) == 1:
+        return batches[0]
+    first = batches[0]
+    devices: tuple[str, ...] = first.devices
+    if any(batch.devices is not devices for batch in batches):
+        devices = tuple(dict.fromkeys(name for batch in batches for name in batch.devices))
+    code = {name: index for index, name in enumerate(devices)}
+    names = tuple(dict.fromkeys(name for batch in batches for name in batch.columns))
+
+    def codes(batch: Samples) -> NDArray[np.int32]:
+        if batch.devices is devices:
+            return batch.device
+        return np.array([code[name] for name in batch.devices], dtype=np.int32)[batch.device]
+
+    return Samples(
+        time_ns=np.concatenate([batch.time_ns for batch in batches]),
+        device=np.concatenate([codes(batch) for batch in batches]),
+        devices=devices,
+        columns={
+            name: np.concatenate(
+                [batch.columns[name] if name in batch.columns else np.full(batch.rows, np.nan) for batch in batches]
+            )
+            for name in names
+        },
+        quality=np.concatenate([batch.quality for batch in batches]),
+        received_ns=batches[-1].received_ns,
+    )
+
+
+class FrequencyEvent(Message, frozen=True, kw_only=True, tag="frequency_event"):
+    """A frequency event that a detector saw on one device. `started` and `ended` share their `id`."""
+
+    id: str
+    """Device and onset, `G1@1633791645123456789`: the same event keeps its id when it is computed again."""
+    state: Literal["started", "ended"]
+    device: str
+    onset_time_ns: int
+    """When the frequency began to leave its course, UTC nanoseconds."""
+    detected_time_ns: int
+    """Time tag of the sample that made the detector sure, UTC nanoseconds."""
+    rocof_hz_per_s: float
+    """ROCOF of largest magnitude since the onset."""
+    frequency_before_hz: float
+    """Median over the time before the onset."""
+    frequency_extreme_hz: float
+    """The frequency farthest from `frequency_before_hz` so far (nadir or zenith)."""
+    end_time_ns: int | None = None
+    """When it ended; None while it lasts."""
+    quality: int = 0
+    """All `Quality` flags of the samples it was computed from."""
+
+
+class Crossing(Message, frozen=True, kw_only=True, tag="crossing"):
+    """A value went beyond a threshold or came back."""
+
+    device: str
+    column: str
+    state: Literal["above", "below", "normal"]
+    time_ns: int
+    value: float
+    limit: float
+    """The limit that was crossed, in the unit of the column."""
+    quality: int = 0
+
+
+class Alarm(Message, frozen=True, kw_only=True, tag="alarm"):
+    """Something that a person should see."""
+
+    source: str
+    """Node that raised it."""
+    severity: Literal["info", "warning", "critical"]
+    text: str
+    time_ns: int
+    device: str | None = None
+
+
+class DeadLetter(Message, frozen=True, kw_only=True, tag="dead_letter"):
+    """A message that a node could not use. Wire `from: dead_letters` to keep them."""
+
+    node: str
+    reason: str
+    """Short word, the same as the counter's name."""
+    text: str
+    time_ns: int
+    payload: bytes = b""
+    """The first bytes of what was wrong (base64 in JSON)."""
+
+
+def encode_message(message: Message) -> bytes:
+    """A message as JSON, its meaning in the key `type`.
+
+    >>> encode_message(Alarm(source="n", severity="info", text="x", time_ns=1))[:15]
+    b'{"type":"alarm"'
+    """
+    return msgspec.json.encode(message)
+
+
+def decode_message(payload: bytes | str, types: Sequence[type[Message]]) -> Message:
+    """The message in a JSON text, one of `types`. Raises msgspec.ValidationError or msgspec.DecodeError."""
+    union: Any = types[0]
+    for each in types[1:]:
+        union = union | each
+    decoded: Message = msgspec.json.decode(payload, type=union)
+    return decoded
+
+
+BUILT_IN_MESSAGES: tuple[type[Message], ...] = (FrequencyEvent, Crossing, Alarm, DeadLetter)
+"""The message types that edgeflex-flow itself defines."""

@@ -1,0 +1,275 @@
+"""The contract of a node: its config, its ports, and what the runtime calls.
+
+A module of a node kind ends in `NODE = …`, one of
+
+- `OperatorNode`: pure computation. `start(config) -> state`, one `step(config, state, message)` per input port, and
+  optionally `tick(config, state, now_ns)` on a period. State is explicit, picklable and changed in place.
+- `SourceNode` / `SinkNode`: `open(config, context)` makes a `Source` or `Sink`; nothing is opened before their `open()`.
+- `ConnectionNode`: what a site file names under `connections` (a broker, a store) and nodes refer to by name.
+
+The same contract serves the bytewax runtime and the inline one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from edgeflex_flow.clock import Clock
+from edgeflex_flow.messages import Message, Samples
+from edgeflex_flow.units import UNITS
+
+WireMessage: TypeAlias = Samples | Message
+"""What one item on a wire may be."""
+
+
+class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all configs. Repeat `frozen=True, kw_only=True` in each subclass; describe every field.
+
+    The docstring is the kind's manual page. Its sections are `Input:`, `Output:`, `Errors:`, `Source:` and a doctest.
+    """
+
+
+def quantity(
+    unit: str,
+    description: str,
+    *,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+) -> Meta:
+    """Metadata of a float field that is written with its unit (`500ms`) and read in `unit`.
+
+    `window: Annotated[float, quantity("s", "Length of the window.", gt=0, le=60)] = 0.5`
+    """
+    assert unit in UNITS, unit
+    bounds: dict[str, Any] = {"gt": gt, "ge": ge, "lt": lt, "le": le}
+    return Meta(
+        description=description,
+        extra={"unit": unit},
+        **{name: bound for name, bound in bounds.items() if bound is not None},
+    )
+
+
+def connection(family: str, description: str) -> Meta:
+    """Metadata of a str field that names a connection of the site file, of this family (`bus`, `store`)."""
+    return Meta(min_length=1, description=description, extra={"connection": family})
+
+
+def path(description: str) -> Meta:
+    """Metadata of a str field that is a path; a relative one starts at the site file's (or flow file's) folder."""
+    return Meta(min_length=1, description=description, extra={"path": True})
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """What a wire carries: message types and, for `Samples`, their columns.
+
+    `more_columns`: the stream may hold columns beyond `columns` that only its own configuration frames tell.
+    """
+
+    messages: frozenset[type[WireMessage]]
+    columns: frozenset[str] = frozenset()
+    more_columns: bool = False
+
+
+def samples_wire(*columns: str, more_columns: bool = False) -> Wire:
+    """A wire of `Samples` with these columns."""
+    return Wire(frozenset({Samples}), frozenset(columns), more_columns)
+
+
+def message_wire(*messages: type[Message]) -> Wire:
+    """A wire of messages of these types."""
+    return Wire(frozenset(messages))
+
+
+ANY: tuple[type[WireMessage], ...] = (Samples, Message)
+"""For an input that accepts every type of message."""
+
+C = TypeVar("C", bound=NodeConfig)
+S = TypeVar("S")
+
+Step: TypeAlias = Callable[[Any, Any, Any], Sequence[WireMessage]]
+"""`step(config, state, message)`: gives the messages that follow from one; may raise BadMessageError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An input port: the message types it accepts and the columns that `Samples` must have.
+
+    `needs` is fixed, or computed from the config (`threshold` needs the column it watches). `step` is the operator's
+    function for this port; sinks leave it out.
+    """
+
+    accepts: tuple[type[WireMessage], ...]
+    needs: Callable[[Any], Iterable[str]] | tuple[str, ...] = ()
+    step: Step | None = None
+    optional: bool = False
+
+    def columns(self, config: NodeConfig) -> frozenset[str]:
+        return frozenset(self.needs(config) if callable(self.needs) else self.needs)
+
+
+Output: TypeAlias = Callable[[Any, Mapping[str, Wire]], Wire]
+"""`output(config, inputs)`: what the node gives, from its config and what comes in at each port. May raise ValueError
+with a text for the engineer (`convert`: 'angle_deg' is not among the columns …)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorNode(Generic[C, S]):
+    """An operator. `scope` "device": each device's rows are independent of all others, so that workers may share them
+    out by device. "site": the state spans devices, so one worker holds it all."""
+
+    kind: str
+    config: type[C]
+    inputs: Mapping[str, Input]
+    output: Output
+    start: Callable[[C], S]
+    tick: Callable[[C, S, int], Sequence[WireMessage]] | None = None
+    tick_period_s: Callable[[C], float] | None = None
+    scope: Literal["device", "site"] = "device"
+    state_version: int = 1
+
+
+class Counters:
+    """Named counts of one node. Adding is safe from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: dict[str, int] = {}
+
+    def add(self, name: str, count: int = 1) -> None:
+        with self._lock:
+            self._values[name] = self._values.get(name, 0) + count
+
+    def set(self, name: str, value: int) -> None:
+        """For counts that something else keeps, such as drops in the operating system's kernel."""
+        with self._lock:
+            self._values[name] = value
+
+    def get(self, name: str) -> int:
+        return self._values.get(name, 0)
+
+    def snapshot(self) -> dict[str, int]:
+        with self._lock:
+            return dict(self._values)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the runtime hands to a connector when it is made."""
+
+    flow: str
+    site: str
+    node: str
+    clock: Clock
+    counters: Counters
+    log: logging.Logger
+    dead_letter: Callable[[str, str, bytes], None]
+    """`dead_letter(reason, text, payload)`: keep something unusable and count it under `reason`. Any thread."""
+    fail: Callable[[BaseException], None]
+    """Report a FatalError from a thread of the connector's own: the flow drains and ends with it."""
+    folder: Path
+    """Relative paths of the config start here."""
+    connections: Mapping[str, OpenConnection] = field(default_factory=dict)
+    """By config field: `context.connections["store"]`."""
+
+    def resolve(self, text: str) -> Path:
+        return self.folder / Path(text).expanduser()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenConnection:
+    """A connection of the site file: its name there, its kind and its config."""
+
+    name: str
+    node: ConnectionNode[Any]
+    config: NodeConfig
+
+
+class Source(Protocol):
+    """Where messages come in. All methods are called by one thread of the runtime."""
+
+    def open(self) -> None:
+        """Acquire sockets, files, clients. RetryableError: the runtime backs off and calls again. FatalError: stop."""
+
+    def poll(self) -> Sequence[WireMessage]:
+        """What is there now, as few messages as possible (a burst of rows is one `Samples`). Never blocks."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """True once nothing will ever come again (a recording's end)."""
+        ...
+
+    def fileno(self) -> int | None:
+        """A descriptor that is readable when `poll` would give something; None if there is none."""
+        ...
+
+    def next_poll_ns(self) -> int | None:
+        """For sources paced by time: when to call `poll` next (in the clock's ns). None: on `fileno`, or whenever."""
+        ...
+
+    def close(self) -> None:
+        """Release everything. Called once after `open` was tried, also when it failed."""
+
+
+class Sink(Protocol):
+    """Where messages go out. `write` hands over and returns: what waits on a network or disk has its own thread."""
+
+    def open(self) -> None:
+        """As for `Source`. A sink whose far side is away for now opens all the same and retries on its own."""
+
+    def write(self, messages: Sequence[WireMessage]) -> None:
+        """Take messages over. Never blocks; counts what its declared overflow rule drops. May raise BadMessageError."""
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all that was taken is out (or durable), at most `timeout_s`; whether it is."""
+        ...
+
+    def close(self) -> None:
+        """Release everything. What is still held is lost, and counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceNode(Generic[C]):
+    kind: str
+    config: type[C]
+    output: Output
+    open: Callable[[C, Context], Source]
+
+
+@dataclass(frozen=True, slots=True)
+class SinkNode(Generic[C]):
+    kind: str
+    config: type[C]
+    inputs: Mapping[str, Input]
+    open: Callable[[C, Context], Sink]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionNode(Generic[C]):
+    """A connection kind. `family` says which config fields may name it; `open(config, context)` gives the client or
+    store, whose type the nodes of that family know."""
+
+    kind: str
+    config: type[C]
+    family: str
+    open: Callable[[C, Context], Any]
+
+
+AnyNode: TypeAlias = OperatorNode[Any, Any] | SourceNode[Any] | SinkNode[Any] | ConnectionNode[Any]
+
+DEFAULT_PORT = "in"
+"""Port of a plain `from: node`."""
+
+DEAD_LETTERS = "dead_letters"
+"""Reserved node name: the wire on which all dead letters of the flow come."""

@@ -1,0 +1,1 @@
+"""The runtimes: bytewax, and an inline one with a virtual clock."""

@@ -1,0 +1,1 @@
+"""Operators: pure computation on messages, one node kind per file."""

@@ -1,0 +1,1 @@
+"""Programs that stand beside a flow."""
