@@ -1,0 +1,82 @@
+"""Shared fixtures: what every test folder may use."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from edgeflex_flow.clock import Clock, SystemClock
+from edgeflex_flow.node import Context, Counters, OpenConnection
+
+PROGRAM_FOLDERS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+
+
+def find_program(name: str) -> str | None:
+    """The path of an operating system's program, also where only root has it on the PATH."""
+    return shutil.which(name, path=PROGRAM_FOLDERS)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for name in marker.args:
+            if find_program(name) is None:
+                pytest.skip(f"needs the program '{name}', which is not installed")
+
+
+@pytest.fixture
+def program() -> Callable[[str], str]:
+    """Path of a program that the test's `needs` marker names."""
+
+    def find(name: str) -> str:
+        path = find_program(name)
+        assert path is not None, f"mark the test with @pytest.mark.needs('{name}')"
+        return path
+
+    return find
+
+
+@dataclass
+class ContextMaker:
+    """Makes contexts for connectors under test and keeps what they report."""
+
+    folder: Path
+    dead_letters: list[tuple[str, str, bytes]] = field(default_factory=list)
+    failures: list[BaseException] = field(default_factory=list)
+
+    def __call__(
+        self,
+        node: str = "node",
+        *,
+        connections: dict[str, OpenConnection] | None = None,
+        clock: Clock | None = None,
+    ) -> Context:
+        counters = Counters()
+
+        def dead_letter(reason: str, text: str, payload: bytes) -> None:
+            counters.add(reason)
+            self.dead_letters.append((reason, text, payload))
+
+        return Context(
+            flow="flow",
+            site="site",
+            node=node,
+            clock=clock or SystemClock(),
+            counters=counters,
+            log=logging.getLogger("edgeflex.test"),
+            dead_letter=dead_letter,
+            fail=self.failures.append,
+            folder=self.folder,
+            connections=connections or {},
+        )
+
+
+@pytest.fixture
+def make_context(tmp_path: Path) -> ContextMaker:
+    """`make_context()` gives a Context whose relative paths start in `tmp_path`."""
+    return ContextMaker(tmp_path)
