@@ -1,0 +1,241 @@
+"""The bytewax runtime: compiles a plan to a bytewax dataflow. The only module that imports bytewax.
+
+What it adds to bytewax 0.21.1: one source that waits in a selector for all inputs at once (an empty default poll costs
+up to 1 ms), draining on a signal, errors that stay with their message, and sinks that open once, not once a worker.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import bytewax.operators as op
+import numpy as np
+from bytewax._bytewax import cluster_main, run_main
+from bytewax.dataflow import Dataflow
+from bytewax.errors import BytewaxRuntimeError
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from bytewax.operators import StatefulBatchLogic
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from edgeflex_flow.errors import FatalError
+from edgeflex_flow.flowfile.plan import PlannedNode
+from edgeflex_flow.messages import Samples
+from edgeflex_flow.node import DEAD_LETTERS, OperatorNode, Sink, SinkNode, SourceNode, WireMessage
+from edgeflex_flow.runtime.feed import Feed, FeedItem
+from edgeflex_flow.runtime.lifecycle import execute
+from edgeflex_flow.runtime.run import FlowRun
+from edgeflex_flow.runtime.runners import OperatorRunner, SinkRunner, Snapshot, Tick
+
+EPOCH_INTERVAL = timedelta(seconds=1)
+POLL_WAIT_S = 0.1
+SHARED_POLL_WAIT_S = 0.001
+"""With several workers the feed's worker also has others' messages to pass on, so it must not sleep for long."""
+TURNS_AFTER_INPUT = 2
+"""Polls that do not wait after one that gave something: the dataflow takes these turns to pass it to the sinks."""
+SHARDS_PER_WORKER = 4
+SITE_KEY = "site"
+AT_ONCE = datetime.fromtimestamp(0, UTC)
+
+Item = tuple[str, tuple[str, WireMessage | Tick]]
+"""What goes into an operator: (shard key, (port, message)). What comes out of a node is (some key, message)."""
+
+
+class _FeedPartition(StatefulSourcePartition[FeedItem, None]):
+    """The flow's feed as bytewax's one source."""
+
+    def __init__(self, feed: Feed, run: FlowRun, wait_s: float) -> None:
+        self._feed = feed
+        self._run = run
+        self._wait_s = wait_s
+        self._turns = 0
+
+    def next_batch(self) -> Iterable[FeedItem]:
+        if self._feed.ended:
+            raise StopIteration
+        try:
+            items = self._feed.poll(0.0 if self._turns else self._wait_s)
+        except Exception as error:  # noqa: BLE001 - bytewax would bury it; the run ends with it instead
+            self._run.fail(error)
+            raise StopIteration from None
+        self._turns = TURNS_AFTER_INPUT if items else max(self._turns - 1, 0)
+        return items
+
+    def next_awake(self) -> datetime:
+        return AT_ONCE  # the feed waits in its own selector
+
+    def snapshot(self) -> None:
+        return None
+
+
+class _FeedSource(FixedPartitionedSource[Any, None]):
+    def __init__(self, feed: Feed, run: FlowRun, wait_s: float) -> None:
+        self._build = partial(_FeedPartition, feed, run, wait_s)
+
+    def list_parts(self) -> list[str]:
+        return ["feed"]
+
+    def build_part(self, _step_id: str, _for_part: str, _resume_state: None) -> _FeedPartition:
+        return self._build()
+
+
+class _SinkPartition(StatefulSinkPartition[tuple[str, WireMessage], None]):
+    def __init__(self, runner: SinkRunner) -> None:
+        self._runner = runner
+
+    def write_batch(self, values: list[tuple[str, WireMessage]]) -> None:
+        self._runner.write([message for _, message in values])
+
+    def snapshot(self) -> None:
+        return None
+
+
+class _OneSink(FixedPartitionedSink[tuple[str, WireMessage], None]):
+    """A sink that exists once, however many workers there are."""
+
+    def __init__(self, runner: SinkRunner) -> None:
+        self._runner = runner
+
+    def list_parts(self) -> list[str]:
+        return ["sink"]
+
+    def part_fn(self, _item_key: str) -> int:
+        return 0
+
+    def build_part(self, _step_id: str, _for_part: str, _resume_state: None) -> _SinkPartition:
+        return _SinkPartition(self._runner)
+
+
+class _OperatorLogic(StatefulBatchLogic[tuple[str, WireMessage | Tick], WireMessage, Snapshot]):
+    def __init__(self, runner: OperatorRunner) -> None:
+        self._runner = runner
+
+    def on_batch(self, values: list[tuple[str, WireMessage | Tick]]) -> tuple[Iterable[WireMessage], bool]:
+        step = self._runner.step
+        return [given for port, message in values for given in step(port, message)], self.RETAIN
+
+    def snapshot(self) -> Snapshot:
+        return self._runner.snapshot()
+
+
+class _Sharding:
+    """Shares rows out by device. With one worker everything has one key, so that batches stay whole."""
+
+    def __init__(self, workers: int) -> None:
+        self.keys = [str(shard) for shard in range(SHARDS_PER_WORKER * workers)] if workers > 1 else ["0"]
+        self._shard_of: dict[tuple[str, ...], Any] = {}
+
+    def keys_of(self, scope: str) -> list[str]:
+        return self.keys if scope == "device" else [SITE_KEY]
+
+    def split(self, message: WireMessage) -> list[tuple[str, WireMessage]]:
+        if len(self.keys) == 1:
+            return [(self.keys[0], message)]
+        if isinstance(message, Samples):
+            return self._split_samples(message)
+        device: str = getattr(message, "device", None) or ""
+        return [(self.keys[zlib.crc32(device.encode()) % len(self.keys)], message)]
+
+    def _split_samples(self, samples: Samples) -> list[tuple[str, WireMessage]]:
+        shard_of = self._shard_of.get(samples.devices)
+        if shard_of is None:
+            shard_of = np.array([zlib.crc32(name.encode()) % len(self.keys) for name in samples.devices])
+            self._shard_of = {samples.devices: shard_of}
+        shards = shard_of[samples.device]
+        return [(self.keys[shard], samples.take(shards == shard)) for shard in np.unique(shards)]
+
+
+class _Compiler:
+    """Turns a plan into a dataflow: one bytewax step a node, one a wire that changes keys or ports."""
+
+    def __init__(self, run: FlowRun, feed: Feed, sinks: Mapping[str, Sink], workers: int) -> None:
+        self._run = run
+        self._sinks = sinks
+        self._sharding = _Sharding(workers)
+        self.flow = Dataflow(run.plan.name)
+        wait_s = POLL_WAIT_S if workers == 1 else SHARED_POLL_WAIT_S
+        self._feed = op.input("feed", self.flow, _FeedSource(feed, run, wait_s))
+        self._streams: dict[str, Any] = {}
+
+    def compile(self) -> Dataflow:
+        if self._run.plan.keeps_dead_letters:
+            self._streams[DEAD_LETTERS] = self._from_feed(DEAD_LETTERS)
+        for planned in self._run.plan.nodes:
+            if isinstance(planned.node, SourceNode):
+                self._streams[planned.id] = self._from_feed(planned.id)
+            elif isinstance(planned.node, OperatorNode):
+                self._streams[planned.id] = self._operator(planned, planned.node)
+            else:
+                self._sink(planned)
+        return self.flow
+
+    def _from_feed(self, node_id: str) -> Any:
+        """The messages of one source, as (node id, message)."""
+
+        def pick(items: list[FeedItem]) -> list[tuple[str, WireMessage | Tick]]:
+            return [item for item in items if item[0] == node_id and not isinstance(item[1], Tick)]
+
+        return op.flat_map_batch(f"{node_id}:feed", self._feed, pick)
+
+    def _operator(self, planned: PlannedNode, node: OperatorNode[Any, Any]) -> Any:
+        keys = self._sharding.keys_of(node.scope)
+        routed = [
+            op.flat_map_batch(f"{planned.id}:{port}:{source}", self._streams[source], self._router(node.scope, port))
+            for port, sources in planned.inputs.items()
+            for source in sources
+        ]
+        if node.tick is not None:
+            routed.append(op.flat_map_batch(f"{planned.id}:tick", self._feed, _ticker(planned.id, keys)))
+        merged = routed[0] if len(routed) == 1 else op.merge(f"{planned.id}:merge", *routed)
+
+        def build(resume: Snapshot | None) -> _OperatorLogic:
+            return _OperatorLogic(OperatorRunner(self._run, planned, resume))
+
+        return op.stateful_batch(planned.id, merged, build)
+
+    def _router(self, scope: str, port: str) -> Callable[[list[tuple[str, WireMessage]]], list[Item]]:
+        if scope == "site":
+            return lambda items: [(SITE_KEY, (port, message)) for _, message in items]
+        split = self._sharding.split
+        return lambda items: [(key, (port, part)) for _, message in items for key, part in split(message)]
+
+    def _sink(self, planned: PlannedNode) -> None:
+        assert isinstance(planned.node, SinkNode)
+        sources = [self._streams[source] for ids in planned.inputs.values() for source in ids]
+        merged = sources[0] if len(sources) == 1 else op.merge(f"{planned.id}:merge", *sources)
+        runner = SinkRunner(self._run, planned, self._sinks[planned.id])
+        op.output(planned.id, merged, _OneSink(runner))
+
+
+def _ticker(node_id: str, keys: list[str]) -> Callable[[list[FeedItem]], list[Item]]:
+    def pick(items: list[FeedItem]) -> list[Item]:
+        return [(key, ("", m)) for target, m in items if target == node_id and isinstance(m, Tick) for key in keys]
+
+    return pick
+
+
+def run_bytewax(run: FlowRun, *, workers: int = 1) -> None:
+    """Run a flow to its end on bytewax, with `workers` threads. Raises FatalError as `execute` does."""
+
+    def pass_messages(feed: Feed, sinks: Mapping[str, Sink]) -> None:
+        flow = _Compiler(run, feed, sinks, workers).compile()
+        try:
+            if workers == 1:
+                run_main(flow, epoch_interval=EPOCH_INTERVAL)  # type: ignore[no-untyped-call]
+            else:
+                cluster_main(  # type: ignore[no-untyped-call]
+                    flow, [], 0, epoch_interval=EPOCH_INTERVAL, worker_count_per_proc=workers
+                )
+        except BytewaxRuntimeError as error:
+            raise FatalError(f"bytewax stopped: {_root_cause(error)!r}") from error
+
+    execute(run, pass_messages)
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

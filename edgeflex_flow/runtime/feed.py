@@ -1,0 +1,225 @@
+"""The feed: everything that comes into a flow. One selector waits for all sources, ticks and dead letters at once."""
+
+from __future__ import annotations
+
+import random
+import selectors
+import time
+from dataclasses import dataclass, field
+
+from edgeflex_flow.clock import VirtualClock
+from edgeflex_flow.errors import BadMessageError, FatalError, RetryableError
+from edgeflex_flow.flowfile.plan import PlannedNode
+from edgeflex_flow.messages import Samples
+from edgeflex_flow.node import DEAD_LETTERS, OperatorNode, Source, SourceNode, WireMessage
+from edgeflex_flow.runtime.run import FlowRun
+from edgeflex_flow.runtime.runners import Tick
+
+FIRST_RETRY_S = 0.5
+LAST_RETRY_S = 30.0
+LINGER_POLLS = 5
+LINGER_WAIT_S = 0.002
+
+FeedItem = tuple[str, WireMessage | Tick]
+"""Node that the message comes from (or, for a tick, goes to) and the message."""
+
+
+@dataclass
+class _Input:
+    """A source of the flow and where it stands."""
+
+    planned: PlannedNode
+    source: Source
+    open: bool = False
+    fd: int | None = None
+    retry_at_s: float = 0.0
+    retry_delay_s: float = FIRST_RETRY_S
+    finished: bool = False
+
+
+@dataclass
+class _Ticker:
+    """When an operator's next tick is due."""
+
+    node: str
+    period_ns: int
+    due_ns: int = field(default=0)
+
+
+class Feed:
+    """Polls the sources of a flow. `poll` gives what is there, and waits at most `wait_s` when nothing is."""
+
+    def __init__(self, run: FlowRun) -> None:
+        self._run = run
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(run.wakeup, selectors.EVENT_READ)
+        self._inputs = [
+            _Input(planned, planned.node.open(planned.config, run.context(planned)))
+            for planned in run.plan.nodes
+            if isinstance(planned.node, SourceNode)
+        ]
+        self._tickers = [
+            _Ticker(planned.id, round(planned.node.tick_period_s(planned.config) * 1e9))
+            for planned in run.plan.nodes
+            if isinstance(planned.node, OperatorNode) and planned.node.tick_period_s is not None
+        ]
+        self._linger = LINGER_POLLS
+        self.ended = False
+
+    def open(self) -> None:
+        """Open every source. One that is away for now is tried again while the others run; FatalError is raised."""
+        for item in self._inputs:
+            self._open(item)
+
+    def _open(self, item: _Input) -> None:
+        try:
+            item.source.open()
+        except RetryableError as error:
+            self._retry_later(item, error)
+            return
+        item.open = True
+        item.retry_delay_s = FIRST_RETRY_S
+        item.fd = item.source.fileno()
+        if item.fd is not None:
+            self._selector.register(item.fd, selectors.EVENT_READ, item)
+
+    def _retry_later(self, item: _Input, error: RetryableError) -> None:
+        self._release(item)
+        delay_s = item.retry_delay_s * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
+        self._run.counters[item.planned.id].add("retries")
+        self._run.log.warning("source '%s': %s; trying again in %.1f s", item.planned.id, error, delay_s)
+        item.retry_at_s = time.monotonic() + delay_s
+        item.retry_delay_s = min(2 * item.retry_delay_s, LAST_RETRY_S)
+
+    def _release(self, item: _Input) -> None:
+        if item.fd is not None:
+            self._selector.unregister(item.fd)
+            item.fd = None
+        item.open = False
+        item.source.close()
+
+    def poll(self, wait_s: float) -> list[FeedItem]:
+        """What came in since the last call. Sets `ended` once nothing will ever come again."""
+        if self.ended:
+            return []
+        ready = self._wait(wait_s)
+        items: list[FeedItem] = []
+        for item in self._inputs:
+            if item.open:
+                self._poll_one(item, ready, items)
+            elif not item.finished and time.monotonic() >= item.retry_at_s and not self._run.stopping:
+                self._reopen(item)
+        self._move_clock(items)
+        items.extend((DEAD_LETTERS, letter) for letter in self._run.take_dead_letters())
+        if self._sources_are_done():
+            self._linger_on(items)
+        else:
+            items.extend(self._due_ticks())
+        return items
+
+    def _wait(self, wait_s: float) -> set[int]:
+        """Descriptors that are readable, after waiting for one (or a due time) at most `wait_s`."""
+        ready: set[int] = set()
+        for key, _ in self._selector.select(self._timeout_s(wait_s)):
+            if key.data is None:
+                self._run.wakeup.drain()
+            else:
+                ready.add(key.fd)
+        return ready
+
+    def _timeout_s(self, wait_s: float) -> float:
+        if self._run.stopping or isinstance(self._run.clock, VirtualClock):
+            return 0.0
+        now_ns = self._run.clock.now_ns()
+        for item in self._inputs:
+            if item.open:
+                next_ns = item.source.next_poll_ns()
+                if next_ns is not None:
+                    wait_s = min(wait_s, (next_ns - now_ns) / 1e9)
+                elif item.fd is None:
+                    return 0.0
+            elif not item.finished:
+                wait_s = min(wait_s, item.retry_at_s - time.monotonic())
+        for ticker in self._tickers:
+            wait_s = min(wait_s, (ticker.due_ns - now_ns) / 1e9)
+        return max(wait_s, 0.0)
+
+    def _poll_one(self, item: _Input, ready: set[int], items: list[FeedItem]) -> None:
+        source = item.source
+        if not self._run.stopping and not self._is_due(item, ready):
+            return
+        try:
+            messages = list(source.poll())
+        except RetryableError as error:
+            self._retry_later(item, error)
+            return
+        except BadMessageError as error:
+            self._run.dead_letter(item.planned.id, error.reason, str(error), error.payload)
+            return
+        except FatalError as error:
+            self._run.fail(error)
+            return
+        except Exception as error:  # noqa: BLE001 - a source's bug ends the flow in order, its cause kept
+            self._run.fail(error)
+            return
+        if messages:
+            self._run.emitted(item.planned.id, messages)
+            items.extend((item.planned.id, message) for message in messages)
+        # While draining, a source is read once more: what the operating system already took is not thrown away.
+        if source.ended or self._run.stopping:
+            self._release(item)
+            item.finished = True
+
+    def _is_due(self, item: _Input, ready: set[int]) -> bool:
+        next_ns = item.source.next_poll_ns()
+        if next_ns is not None and self._run.clock.now_ns() >= next_ns:
+            return True
+        if item.fd is not None:
+            return item.fd in ready
+        return next_ns is None
+
+    def _reopen(self, item: _Input) -> None:
+        try:
+            self._open(item)
+        except FatalError as error:
+            self._run.fail(error)
+
+    def _move_clock(self, items: list[FeedItem]) -> None:
+        """A virtual clock follows the data; when none is there it jumps to what is due next."""
+        clock = self._run.clock
+        if not isinstance(clock, VirtualClock):
+            return
+        for _, message in items:
+            if isinstance(message, Samples) and message.rows:
+                clock.advance_to(int(message.time_ns.max()))
+        if not items:
+            due = [item.source.next_poll_ns() for item in self._inputs if item.open]
+            known = [time_ns for time_ns in due if time_ns is not None]
+            if known and len(known) == len(due):
+                clock.advance_to(min(known))
+
+    def _due_ticks(self) -> list[FeedItem]:
+        now_ns = self._run.clock.now_ns()
+        due: list[FeedItem] = []
+        for ticker in self._tickers:
+            if now_ns >= ticker.due_ns:
+                due.append((ticker.node, Tick(now_ns)))
+                ticker.due_ns = (now_ns // ticker.period_ns + 1) * ticker.period_ns
+        return due
+
+    def _sources_are_done(self) -> bool:
+        return not any(item.open or not (item.finished or self._run.stopping) for item in self._inputs)
+
+    def _linger_on(self, items: list[FeedItem]) -> None:
+        """Stay for a few turns of the dataflow after the last message: operators may still send dead letters."""
+        self._linger = LINGER_POLLS if items else self._linger - 1
+        if not items and not isinstance(self._run.clock, VirtualClock):
+            time.sleep(LINGER_WAIT_S)
+        self.ended = self._linger <= 0
+
+    def close(self) -> None:
+        """Release every source that is still open, and the selector."""
+        for item in self._inputs:
+            if item.open:
+                self._release(item)
+        self._selector.close()

@@ -1,0 +1,130 @@
+"""The life of a run, the same for both runtimes: warm up, open, pass messages, flush, close."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+
+from edgeflex_flow.errors import RetryableError
+from edgeflex_flow.flowfile.plan import Plan
+from edgeflex_flow.kernel import warm_up
+from edgeflex_flow.node import Sink, SinkNode
+from edgeflex_flow.runtime.feed import FIRST_RETRY_S, LAST_RETRY_S, Feed
+from edgeflex_flow.runtime.run import FlowRun
+
+DRAIN_TIMEOUT_S = 10.0
+"""How long a stopping flow may take to empty and flush."""
+
+EXIT_DRAIN_TIMEOUT = 4
+
+GIL_SWITCH_INTERVAL_S = 0.0005
+"""Python's default of 5 ms would let a connector's thread hold up a frame that long."""
+
+
+def warm_up_plan(plan: Plan) -> None:
+    """Compile, or load from the cache, the kernels of every kind in the plan and of the modules beside them."""
+    packages = {planned.node.config.__module__.rpartition(".")[0] for planned in plan.nodes}
+    warm_up([name for name in sys.modules if name.rpartition(".")[0] in packages])
+
+
+def open_sinks(run: FlowRun) -> dict[str, Sink]:
+    """Make and open all sinks. On a FatalError those already open are closed again and it is raised."""
+    opened: dict[str, Sink] = {}
+    try:
+        for planned in run.plan.nodes:
+            if isinstance(planned.node, SinkNode):
+                sink = planned.node.open(planned.config, run.context(planned))
+                opened[planned.id] = sink
+                _open_with_retries(run, planned.id, sink)
+    except BaseException:
+        close_sinks(run, opened)
+        raise
+    return opened
+
+
+def _open_with_retries(run: FlowRun, node_id: str, sink: Sink) -> None:
+    delay_s = FIRST_RETRY_S
+    while not run.stopping:
+        try:
+            sink.open()
+            return
+        except RetryableError as error:
+            run.counters[node_id].add("retries")
+            run.log.warning("sink '%s': %s; trying again in %.1f s", node_id, error, delay_s)
+        time.sleep(delay_s)
+        delay_s = min(2 * delay_s, LAST_RETRY_S)
+
+
+def close_sinks(run: FlowRun, sinks: Mapping[str, Sink], *, flush_by_s: float | None = None) -> None:
+    """Flush (until the monotonic time `flush_by_s`) and close. What could not be flushed is said and counted."""
+    for node_id, sink in sinks.items():
+        try:
+            if flush_by_s is not None and not sink.flush(max(0.1, flush_by_s - time.monotonic())):
+                run.counters[node_id].add("unflushed")
+                run.log.error("sink '%s' could not write everything before the end of the drain", node_id)
+            sink.close()
+        except Exception as error:
+            run.log.exception("closing sink '%s'", node_id)
+            run.fail(error)
+
+
+def execute(run: FlowRun, pass_messages: Callable[[Feed, Mapping[str, Sink]], None]) -> None:
+    """Run the flow to its end: `pass_messages(feed, sinks)` moves the messages until the feed has ended.
+
+    Raises FatalError when the flow could not start or could not go on. Everything is closed in every case.
+    """
+    warm_up_plan(run.plan)
+    sinks = open_sinks(run)
+    feed: Feed | None = None
+    try:
+        feed = Feed(run)
+        feed.open()
+        gc.freeze()  # what start-up made lives until the end: keep the collector from walking it again and again
+        run.started.set()
+        run.log.info("flow '%s' runs", run.plan.name, extra={"site": run.plan.site, "nodes": len(run.plan.nodes)})
+        pass_messages(feed, sinks)
+    finally:
+        if feed is not None:
+            feed.close()
+        close_sinks(run, sinks, flush_by_s=time.monotonic() + DRAIN_TIMEOUT_S)
+        run.wakeup.close()
+        gc.unfreeze()
+    run.raise_failure()
+
+
+@contextmanager
+def stop_on_signals(run: FlowRun, on_timeout: Callable[[], None] | None = None) -> Iterator[None]:
+    """SIGTERM and SIGINT drain the run. A drain that takes too long ends the process with code 4."""
+
+    def give_up() -> None:
+        run.log.critical("drain took longer than %.0f s: giving up", 2 * DRAIN_TIMEOUT_S)
+        if on_timeout is not None:
+            on_timeout()
+        os._exit(EXIT_DRAIN_TIMEOUT)
+
+    timer = threading.Timer(2 * DRAIN_TIMEOUT_S, give_up)
+    timer.daemon = True
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if not run.stopping:
+            run.log.info("%s: draining", signal.Signals(number).name)
+            timer.start()
+        run.stop()
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(GIL_SWITCH_INTERVAL_S)
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        sys.setswitchinterval(interval_s)

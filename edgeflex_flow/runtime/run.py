@@ -1,0 +1,183 @@
+"""What both runtimes share of one run of a flow: counters, dead letters, stopping, contexts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from edgeflex_flow.clock import Clock, SystemClock
+from edgeflex_flow.errors import FatalError
+from edgeflex_flow.flowfile.plan import Plan, PlannedNode
+from edgeflex_flow.messages import DeadLetter, Samples
+from edgeflex_flow.node import Context, Counters, WireMessage
+
+Tap = Callable[[WireMessage], None]
+"""Looks at every message that a node emits, in the runtime's thread: be quick, never change it."""
+
+PAYLOAD_KEPT_BYTES = 256
+DEAD_LETTERS_KEPT = 1000
+
+
+class Wakeup:
+    """A pipe that makes a selector return at once. Safe from any thread and from signal handlers."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def fileno(self) -> int:
+        return self._read
+
+    def wake(self) -> None:
+        try:
+            os.write(self._write, b"!")
+        except (BlockingIOError, OSError):
+            return  # full means that it is awake already; closed means that the run is over
+
+    def drain(self) -> None:
+        try:
+            while os.read(self._read, 4096):
+                continue
+        except BlockingIOError:
+            return
+
+    def close(self) -> None:
+        os.close(self._read)
+        os.close(self._write)
+
+
+class RateLimitedLog:
+    """Logs the first of each kind of trouble at once, then at most one in `period_s`, with how many were held back."""
+
+    def __init__(self, log: logging.Logger, period_s: float = 10.0) -> None:
+        self._log = log
+        self._period_s = period_s
+        self._last: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def warning(self, node: str, reason: str, text: str) -> None:
+        now = time.monotonic()
+        last, held = self._last.get((node, reason), (float("-inf"), 0))
+        if now - last < self._period_s:
+            self._last[node, reason] = (last, held + 1)
+            return
+        more = f" (and {held} more since the last line)" if held else ""
+        self._log.warning("%s: %s%s", reason, text, more, extra={"node": node, "reason": reason})
+        self._last[node, reason] = (now, 0)
+
+
+class FlowRun:
+    """One run of a flow: everything about it that is not the passing of messages.
+
+    `stop` ends the run in an orderly way (sources end, the dataflow empties, sinks flush). `fail` does the same and
+    makes the run end with that error.
+    """
+
+    def __init__(self, plan: Plan, *, clock: Clock | None = None, taps: Mapping[str, Tap] | None = None) -> None:
+        self.plan = plan
+        self.clock: Clock = clock or SystemClock()
+        self.log = logging.getLogger(f"edgeflex.{plan.name}")
+        self.counters: dict[str, Counters] = {node.id: Counters() for node in plan.nodes}
+        self.wakeup = Wakeup()
+        self.failure: BaseException | None = None
+        self.taps = dict(taps or {})
+        self.started = threading.Event()
+        self._stopping = threading.Event()
+        self._dead_letters: deque[DeadLetter] = deque(maxlen=DEAD_LETTERS_KEPT)
+        self._keeps_dead_letters = plan.keeps_dead_letters
+        self._trouble = RateLimitedLog(self.log)
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Ask the run to drain and end. Any thread, any number of times."""
+        self._stopping.set()
+        self.wakeup.wake()
+
+    def fail(self, error: BaseException) -> None:
+        """End the run with this error (the first one counts)."""
+        if self.failure is None:
+            self.failure = error
+            self.log.error("%s", error)
+        self.stop()
+
+    def context(self, planned: PlannedNode) -> Context:
+        def dead_letter(reason: str, text: str, payload: bytes) -> None:
+            self.dead_letter(planned.id, reason, text, payload)
+
+        return Context(
+            flow=self.plan.name,
+            site=self.plan.site,
+            node=planned.id,
+            clock=self.clock,
+            counters=self.counters[planned.id],
+            log=self.log.getChild(planned.id),
+            dead_letter=dead_letter,
+            fail=self.fail,
+            folder=self.plan.folder,
+            connections=planned.connections,
+        )
+
+    def dead_letter(self, node: str, reason: str, text: str, payload: bytes = b"") -> None:
+        """Count something unusable under `reason`, log it (rate-limited), and keep it for the dead-letter wire."""
+        counters = self.counters[node]
+        counters.add(reason)
+        counters.add("dead_letters")
+        self._trouble.warning(node, reason, text)
+        if not self._keeps_dead_letters:
+            return
+        if len(self._dead_letters) == DEAD_LETTERS_KEPT:
+            counters.add("dead_letters_overflow")
+        self._dead_letters.append(
+            DeadLetter(
+                node=node,
+                reason=reason,
+                text=text,
+                time_ns=self.clock.now_ns(),
+                payload=payload[:PAYLOAD_KEPT_BYTES],
+            )
+        )
+        self.wakeup.wake()
+
+    def take_dead_letters(self) -> list[DeadLetter]:
+        taken: list[DeadLetter] = []
+        while self._dead_letters:
+            taken.append(self._dead_letters.popleft())
+        return taken
+
+    def emitted(self, node: str, messages: list[WireMessage]) -> None:
+        """Count what a node gave, and show it to the node's tap."""
+        counters = self.counters[node]
+        counters.add("messages_out", len(messages))
+        rows = sum(message.rows for message in messages if isinstance(message, Samples))
+        if rows:
+            counters.add("rows_out", rows)
+        tap = self.taps.get(node)
+        if tap is not None:
+            for message in messages:
+                tap(message)
+
+    def summary(self) -> dict[str, dict[str, dict[str, int]]]:
+        """All counters by node, and what went over each wire (`pmu -> rocof.in`)."""
+        nodes = {node: counters.snapshot() for node, counters in self.counters.items()}
+        wires = {
+            f"{source.id} -> {reader.id}.{port}": {
+                "messages": nodes[source.id].get("messages_out", 0),
+                "rows": nodes[source.id].get("rows_out", 0),
+            }
+            for source in self.plan.nodes
+            for reader, port in self.plan.readers(source.id)
+        }
+        return {"nodes": nodes, "wires": wires}
+
+    def raise_failure(self) -> None:
+        """Raise what ended the run, if it was an error."""
+        if self.failure is None:
+            return
+        if isinstance(self.failure, FatalError):
+            raise self.failure
+        raise FatalError(f"flow '{self.plan.name}' stopped: {self.failure!r}") from self.failure

@@ -1,0 +1,143 @@
+"""Runs one operator or sink: every call wrapped, so that one bad message never ends the process."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from edgeflex_flow.errors import BadMessageError, FatalError
+from edgeflex_flow.flowfile.plan import PlannedNode
+from edgeflex_flow.messages import DeadLetter, Samples
+from edgeflex_flow.node import Input, OperatorNode, Sink, SinkNode, Step, WireMessage
+from edgeflex_flow.runtime.run import FlowRun
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """Tells an operator that its period is over. Comes through the dataflow like a message, so that order is kept."""
+
+    now_ns: int
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """An operator's state at a moment, with the version of its layout."""
+
+    version: int
+    state: bytes
+
+
+def _lacking(needs: frozenset[str], message: WireMessage) -> str | None:
+    """What a batch lacks of the needed columns. The check cannot know columns that only a device's frames tell."""
+    if not needs or not isinstance(message, Samples) or message.columns.keys() >= needs:
+        return None
+    lacking = ", ".join(sorted(needs - message.columns.keys()))
+    return f"samples lack column {lacking}; known: {', '.join(message.columns)}"
+
+
+class OperatorRunner:
+    """Holds the state of one operator (of one shard of its devices) and calls its functions."""
+
+    def __init__(self, run: FlowRun, planned: PlannedNode, snapshot: Snapshot | None = None) -> None:
+        assert isinstance(planned.node, OperatorNode)
+        self._run = run
+        self._planned = planned
+        self._node: OperatorNode[Any, Any] = planned.node
+        self._ports: dict[str, tuple[Step, frozenset[str]]] = {
+            name: (_step_of(planned, name, port), port.columns(planned.config))
+            for name, port in self._node.inputs.items()
+        }
+        self._state = self._restore(snapshot)
+
+    def _restore(self, snapshot: Snapshot | None) -> Any:
+        if snapshot is None:
+            return self._node.start(self._planned.config)
+        if snapshot.version != self._node.state_version:
+            self._run.log.warning(
+                "state of '%s' is of version %d, this program has %d: starting afresh",
+                self._planned.id,
+                snapshot.version,
+                self._node.state_version,
+            )
+            return self._node.start(self._planned.config)
+        return pickle.loads(snapshot.state)  # noqa: S301 - written by this program into its own state folder
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(version=self._node.state_version, state=pickle.dumps(self._state))
+
+    def step(self, port: str, message: WireMessage | Tick) -> list[WireMessage]:
+        """What follows from one message, dead letters taken out."""
+        if isinstance(message, Tick):
+            tick = self._node.tick
+            assert tick is not None
+            return self._guarded(lambda: tick(self._planned.config, self._state, message.now_ns))
+        step, needs = self._ports[port]
+        self._run.counters[self._planned.id].add("messages_in")
+        lacking = _lacking(needs, message)
+        if lacking is not None:
+            self._run.dead_letter(self._planned.id, "missing_column", lacking)
+            return []
+        return self._guarded(lambda: step(self._planned.config, self._state, message))
+
+    def _guarded(self, call: Callable[[], Sequence[WireMessage]]) -> list[WireMessage]:
+        node_id = self._planned.id
+        try:
+            given = call()
+        except BadMessageError as error:
+            self._run.dead_letter(node_id, error.reason, str(error), error.payload)
+            return []
+        except FatalError as error:
+            self._run.fail(error)
+            return []
+        except Exception as error:
+            self._run.log.debug("operator '%s' raised", node_id, exc_info=True)
+            self._run.dead_letter(node_id, "operator_error", f"{type(error).__name__}: {error}")
+            return []
+        kept: list[WireMessage] = []
+        for message in given:
+            if isinstance(message, DeadLetter):
+                self._run.dead_letter(node_id, message.reason, message.text, message.payload)
+            else:
+                kept.append(message)
+        if kept:
+            self._run.emitted(node_id, kept)
+        return kept
+
+
+def _step_of(planned: PlannedNode, name: str, port: Input) -> Step:
+    if port.step is None:
+        raise FatalError(f"kind '{planned.node.kind}': input port '{name}' has no step function")
+    return port.step
+
+
+class SinkRunner:
+    """Calls one open sink."""
+
+    def __init__(self, run: FlowRun, planned: PlannedNode, sink: Sink) -> None:
+        assert isinstance(planned.node, SinkNode)
+        self._run = run
+        self._id = planned.id
+        self._sink = sink
+        needs = [port.columns(planned.config) for port in planned.node.inputs.values()]
+        self._needs = frozenset[str]().union(*needs)
+
+    def write(self, messages: Sequence[WireMessage]) -> None:
+        counters = self._run.counters[self._id]
+        counters.add("messages_in", len(messages))
+        good: list[WireMessage] = []
+        for message in messages:
+            lacking = _lacking(self._needs, message)
+            if lacking is None:
+                good.append(message)
+            else:
+                self._run.dead_letter(self._id, "missing_column", lacking)
+        try:
+            self._sink.write(good)
+        except BadMessageError as error:
+            self._run.dead_letter(self._id, error.reason, str(error), error.payload)
+        except FatalError as error:
+            self._run.fail(error)
+        except Exception as error:
+            self._run.log.debug("sink '%s' raised", self._id, exc_info=True)
+            self._run.dead_letter(self._id, "sink_error", f"{type(error).__name__}: {error}")
