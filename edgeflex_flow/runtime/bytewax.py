@@ -82,18 +82,18 @@ class _FeedSource(FixedPartitionedSource[Any, None]):
         return self._build()
 
 
-class _SinkPartition(StatefulSinkPartition[tuple[str, WireMessage], None]):
+class _SinkPartition(StatefulSinkPartition[WireMessage, None]):
     def __init__(self, runner: SinkRunner) -> None:
         self._runner = runner
 
-    def write_batch(self, values: list[tuple[str, WireMessage]]) -> None:
-        self._runner.write([message for _, message in values])
+    def write_batch(self, values: list[WireMessage]) -> None:
+        self._runner.write(values)
 
     def snapshot(self) -> None:
         return None
 
 
-class _OneSink(FixedPartitionedSink[tuple[str, WireMessage], None]):
+class _OneSink(FixedPartitionedSink[WireMessage, None]):
     """A sink that exists once, however many workers there are."""
 
     def __init__(self, runner: SinkRunner) -> None:
