@@ -1,0 +1,43 @@
+"""The composition root: every node kind that ships. Nothing else in the engine names operators or connectors."""
+
+from __future__ import annotations
+
+from edgeflex_connectors import (
+    file_replay,
+    file_write,
+    mqtt,
+    mqtt_publish,
+    mqtt_subscribe,
+    pmu_udp,
+    sqlite,
+    store_write,
+)
+from edgeflex_flow.node import AnyNode
+from edgeflex_flow.registry import Registry, third_party_nodes
+from edgeflex_operators import convert, frequency_event, rocof, select, threshold
+
+SHIPPED: tuple[AnyNode, ...] = (
+    pmu_udp.NODE,
+    mqtt_subscribe.NODE,
+    file_replay.NODE,
+    rocof.NODE,
+    frequency_event.NODE,
+    threshold.NODE,
+    convert.NODE,
+    select.NODE,
+    mqtt_publish.NODE,
+    store_write.NODE,
+    file_write.NODE,
+    mqtt.NODE,
+    sqlite.NODE,
+)
+
+
+def shipped_registry() -> Registry:
+    """The kinds that come with edgeflex-flow."""
+    return Registry(SHIPPED)
+
+
+def full_registry() -> Registry:
+    """The kinds that come with edgeflex-flow and those of installed packages."""
+    return Registry([*SHIPPED, *third_party_nodes()])

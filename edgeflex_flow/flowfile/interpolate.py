@@ -1,0 +1,214 @@
+"""Interpolation of string leaves: `${name}`, `${NAME:-default}`, `${file:PATH}`, `$$`.
+
+It happens after parsing, so that a value can never change the structure of a file. Lower-case names are params and
+must be known; upper-case names may be params too, and else are variables of the environment. The first that gives a
+value wins: `-D` on the command line, the site's params, the flow's params, the environment, the default.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgeflex_flow.errors import nearest
+from edgeflex_flow.flowfile.document import Place, Scalar, Value
+from edgeflex_flow.flowfile.report import FileReport, Secret, got, shown
+
+PARAM_NAME = re.compile(r"[a-z][a-z0-9_]*")
+VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+SITE_PARAM = "site"
+"""The param that every flow has: the name of the site."""
+
+_PART = re.compile(r"\$\$|\$\{(?P<inner>[^}]*)\}|\$\{")
+_LARGEST_SECRET_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A param: where it is declared, and its value as written there."""
+
+    value: Value
+    report: FileReport
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where names find their values, strongest first."""
+
+    layers: tuple[Mapping[str, Param], ...]
+    environment: Mapping[str, str]
+
+    def find(self, name: str) -> Param | None:
+        """The strongest layer that gives the param a value; a param declared without one comes last."""
+        found = [layer[name] for layer in self.layers if name in layer]
+        given = [param for param in found if param.value.data is not None]
+        return (given or found or [None])[0]
+
+    @property
+    def names(self) -> list[str]:
+        return sorted({name for layer in self.layers for name in layer})
+
+
+class Interpolator:
+    """Replaces what stands in `${…}` in the values of one file."""
+
+    def __init__(self, sources: Sources, report: FileReport, folder: Path) -> None:
+        self._sources = sources
+        self._report = report
+        self._folder = folder
+        self._pending: tuple[str, ...] = ()
+
+    def apply(self, value: Value, *, node: str | None = None) -> Value:
+        """The value with all its string leaves interpolated. Problems go to the report."""
+        if isinstance(value.data, Mapping):
+            return replace(value, data={key: self.apply(each, node=node) for key, each in value.data.items()})
+        if isinstance(value.data, tuple):
+            return replace(value, data=tuple(self.apply(each, node=node) for each in value.data))
+        if isinstance(value.data, str) and "$" in value.data:
+            return self._text(value, value.data, node)
+        return value
+
+    def _text(self, value: Value, text: str, node: str | None) -> Value:
+        whole = _PART.fullmatch(text)
+        if whole and whole["inner"] is not None:
+            return replace(self._lookup(whole["inner"], value.place, node), place=value.place)
+        pieces = list(self._pieces(text, value.place, node))
+        return Value(
+            _joined(pieces),
+            value.place,
+            hidden=any(piece.hidden for piece in pieces),
+            missing=tuple(dict.fromkeys(what for piece in pieces for what in piece.missing)),
+        )
+
+    def _pieces(self, text: str, place: Place, node: str | None) -> Iterator[Value]:
+        end = 0
+        for match in _PART.finditer(text):
+            yield Value(text[end : match.start()])
+            end = match.end()
+            if match[0] == "$$":
+                yield Value("$")
+            elif match["inner"] is None:
+                self._report.problem(place, "'${' without its '}' (write '$$' for a dollar sign)", node=node)
+            else:
+                yield self._lookup(match["inner"], place, node)
+        yield Value(text[end:])
+
+    def _lookup(self, inner: str, place: Place, node: str | None) -> Value:
+        """What `${inner}` stands for."""
+        if inner.startswith("file:"):
+            return self._secret(inner.removeprefix("file:"))
+        name, has_default, default = inner.partition(":-")
+        is_param, is_variable = PARAM_NAME.fullmatch(name), VARIABLE_NAME.fullmatch(name)
+        if not is_param and not is_variable:
+            message = "a name in ${…} is a param (lower case) or an environment variable (upper case)"
+            self._report.problem(place, message, node=node, got=shown(name))
+            return _unusable(f"'{name}' is no name")
+        if is_variable and self._sources.find(name) is None:
+            return self._variable(name, default if has_default else None)
+        param = self._sources.find(name)
+        if param is None:
+            self._report.unknown(place, "param", name, self._sources.names, node=node)
+            return _unusable("")
+        if param.value.data is None:
+            if has_default:
+                return Value(default, textual=True)
+            return _unusable(f"param '{name}' has no value (give it with -D {name}=… or in the site file)")
+        return self._param(name, param, place, node)
+
+    def _param(self, name: str, param: Param, place: Place, node: str | None) -> Value:
+        if name in self._pending:
+            circle = " → ".join((*self._pending[self._pending.index(name) :], name))
+            self._report.problem(place, f"param '{name}' stands for itself: {circle}", node=node)
+            return _unusable("")
+        if not isinstance(param.value.data, str):
+            return param.value
+        inner = Interpolator(self._sources, param.report, param.folder)
+        inner._pending = (*self._pending, name)
+        return inner.apply(param.value)
+
+    def _variable(self, name: str, default: str | None) -> Value:
+        text = self._sources.environment.get(name)
+        if default is not None and not text:
+            return Value(default, textual=True)
+        if text is None:
+            close = nearest(name, self._sources.environment)
+            hint = f" (did you mean '{close}'?)" if close else ""
+            return _unusable(f"environment variable {name} is not set{hint}")
+        self._report.all.hide(text)
+        return Value(Secret(text), hidden=True, textual=True)
+
+    def _secret(self, name: str) -> Value:
+        file = self._folder / Path(name).expanduser()
+        try:
+            if not file.is_file():
+                return _unusable(f"secret file {name} does not exist or is no file")
+            with file.open("rb") as stream:
+                raw = stream.read(_LARGEST_SECRET_BYTES + 1)
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return _unusable(f"secret file {name} is not UTF-8 text")
+        except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name; no home folder for '~'
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a usable path"
+            return _unusable(f"secret file {name} cannot be read: {reason}")
+        if len(raw) > _LARGEST_SECRET_BYTES:
+            return _unusable(f"secret file {name} is larger than {_LARGEST_SECRET_BYTES // 1024} KiB")
+        text = text.removesuffix("\n").removesuffix("\r")
+        self._report.all.hide(text)
+        return Value(Secret(text), hidden=True, textual=True)
+
+
+def _unusable(what: str) -> Value:
+    """A value that is not there; `what` is empty when a problem already says so."""
+    return Value("", missing=(what,))
+
+
+def _joined(pieces: Iterable[Value]) -> str:
+    kept = list(pieces)
+    text = "".join(_as_text(piece.data) for piece in kept)
+    return Secret(text) if any(piece.hidden for piece in kept) else text
+
+
+def _as_text(data: object) -> str:
+    if data is None or isinstance(data, str):
+        return str(data or "")
+    return shown(data) if isinstance(data, int | float) else ""
+
+
+def read_params(declared: Value | None, report: FileReport, folder: Path) -> dict[str, Param]:
+    """The params of a file: names and single values. Problems go to the report."""
+    if declared is None or declared.data is None:
+        return {}
+    entries = declared.mapping()
+    if entries is None:
+        report.problem(declared.place, "'params' is a mapping of names to values", got=got(declared))
+        return {}
+    params: dict[str, Param] = {}
+    for name, value in entries.items():
+        if not PARAM_NAME.fullmatch(name) and not VARIABLE_NAME.fullmatch(name):
+            text = "a param's name is lower case letters, digits and '_'"
+            report.problem(declared.keys[name], text, got=shown(name))
+        elif name == SITE_PARAM:
+            report.problem(declared.keys[name], f"param '{SITE_PARAM}' is the site's name and cannot be set")
+        elif isinstance(value.data, Mapping | tuple):
+            report.problem(value.place, f"param '{name}' is a single value", got=got(value))
+        else:
+            params[name] = Param(value, report, folder)
+    return params
+
+
+def check_params(params: Mapping[str, Param], sources: Sources) -> None:
+    """Report what is wrong in the values of params, whether or not a node uses them."""
+    for name in params:
+        param = params[name]
+        inner = Interpolator(sources, param.report, param.folder)
+        inner._pending = (name,)
+        inner.apply(param.value)
+
+
+def fixed_param(data: Scalar, report: FileReport) -> Param:
+    """A param whose value comes from outside the files and is taken as it is."""
+    text = data.replace("$", "$$") if isinstance(data, str) else data
+    return Param(Value(text), report, Path())

@@ -1,0 +1,144 @@
+"""Where the check collects problems and notes, and where secrets are taken out of their texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from edgeflex_flow.errors import FlowFileError, Problem, nearest
+from edgeflex_flow.flowfile.document import Place, Scalar, Value
+
+LONGEST_SHOWN = 80
+HIDDEN = "***"
+_SHORTEST_SCRUBBED = 3
+"""Hidden texts shorter than this would tear holes in every word; where they may show up, nothing is quoted at all."""
+
+
+class Secret(str):
+    """A text that came through the environment or a secret file. Equal to the text, but its `repr` does not show it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"'{HIDDEN}'"
+
+
+def shown(data: Scalar) -> str:
+    """A scalar as it may stand in an error text.
+
+    >>> shown("a"), shown(5), shown(None), shown(True)
+    ("'a'", '5', 'nothing', 'true')
+    """
+    if data is None:
+        return "nothing"
+    if isinstance(data, bool):
+        return "true" if data else "false"
+    text = repr(data)
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
+
+
+def got(value: Value) -> str:
+    """What stands in the file, for an error text; never a hidden value."""
+    if value.hidden:
+        return HIDDEN
+    if isinstance(value.data, tuple):
+        return "a list"
+    if isinstance(value.data, str | int | float | bool | None):
+        return shown(value.data)
+    return "a mapping"
+
+
+class Report:
+    """Problems and notes of one check, over all its files."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self._problems: list[Problem] = []
+        self._hidden: set[str] = set()
+
+    def hide(self, text: str) -> None:
+        """Take this text out of every problem and note."""
+        for line in (text, *text.splitlines()):
+            if len(line.strip()) >= _SHORTEST_SCRUBBED:
+                self._hidden.add(line)
+
+    def take(self, error: FlowFileError) -> None:
+        self._problems.extend(error.problems)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """All problems, each once, hidden texts taken out, in the order of the files' lines."""
+        files = list(dict.fromkeys(problem.file for problem in self._problems))
+        scrubbed = dict.fromkeys(self._scrub(problem) for problem in self._problems)
+        return tuple(sorted(scrubbed, key=lambda p: (files.index(p.file), p.line, p.column)))
+
+    def scrub(self, text: str) -> str:
+        for hidden in sorted(self._hidden, key=len, reverse=True):
+            text = text.replace(hidden, HIDDEN)
+        return text
+
+    def _scrub(self, problem: Problem) -> Problem:
+        return msgspec.structs.replace(
+            problem,
+            message=self.scrub(problem.message),
+            got=None if problem.got is None else self.scrub(problem.got),
+            known=tuple(self.scrub(word) for word in problem.known),
+            nearest=None if problem.nearest is None else self.scrub(problem.nearest),
+        )
+
+    def add(self, problem: Problem) -> None:
+        self._problems.append(problem)
+
+
+class FileReport:
+    """The report, seen from one file."""
+
+    def __init__(self, file: str, report: Report, *, secrets_required: bool) -> None:
+        self.file = file
+        self.all = report
+        self._secrets_required = secrets_required
+
+    def problem(
+        self,
+        place: Place,
+        message: str,
+        *,
+        node: str | None = None,
+        got: str | None = None,
+        known: Iterable[str] = (),
+        nearest: str | None = None,
+    ) -> None:
+        self.all.add(
+            Problem(
+                file=self.file,
+                line=place.line,
+                column=place.column,
+                node=node,
+                message=message,
+                got=got,
+                known=tuple(known),
+                nearest=nearest,
+            )
+        )
+
+    def unknown(self, place: Place, what: str, word: str, known: Iterable[str], *, node: str | None = None) -> None:
+        """A word that is not among the known ones: `unknown kind; got 'rocoff'; known: …; did you mean 'rocof'?`."""
+        names = tuple(known)
+        self.problem(place, f"unknown {what}", node=node, got=shown(word), known=names, nearest=nearest(word, names))
+
+    def note(self, place: Place, text: str, *, node: str | None = None) -> None:
+        """Something worth knowing that is not wrong."""
+        self.all.notes.append(str(Problem(file=self.file, line=place.line, column=place.column, node=node, message=text)))
+
+    def missing(self, value: Value, needed_by: str, *, node: str | None = None) -> None:
+        """A secret or variable is not there: a problem when running, a note when only checking.
+
+        An empty text in `value.missing` stands for a value that a problem tells of already.
+        """
+        for what in filter(None, value.missing):
+            text = f"{what}, needed by {needed_by}"
+            if self._secrets_required:
+                self.problem(value.place, text, node=node)
+            else:
+                self.note(value.place, text, node=node)

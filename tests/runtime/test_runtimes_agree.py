@@ -1,0 +1,250 @@
+"""Both runtimes, and one and two workers, do the same with the same flow."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from toy_nodes import (
+    CollectingSink,
+    ScriptedSource,
+    batch,
+    count_by_device,
+    misbehave,
+    operator,
+    plan,
+    planned,
+    sink,
+    source,
+    tick_alarm,
+)
+
+from edgeflex_flow.clock import VirtualClock
+from edgeflex_flow.errors import BadMessageError, FatalError, RetryableError
+from edgeflex_flow.messages import Alarm, DeadLetter, samples_from_rows
+from edgeflex_flow.runtime.bytewax import run_bytewax
+from edgeflex_flow.runtime.inline import run_inline
+from edgeflex_flow.runtime.run import FlowRun
+
+Run = Callable[[FlowRun], None]
+
+RUNTIMES: dict[str, Run] = {
+    "inline": run_inline,
+    "bytewax": run_bytewax,
+    "bytewax-2": lambda run: run_bytewax(run, workers=2),
+}
+
+
+@pytest.fixture(params=list(RUNTIMES))
+def execute(request: pytest.FixtureRequest) -> Iterator[Run]:
+    yield RUNTIMES[request.param]
+    gc.collect()  # what a runtime leaves open must be noticed in its own test
+
+
+def many_devices() -> list[list[Any]]:
+    return [
+        [
+            samples_from_rows(
+                [(turn * 1000 + k, f"G{k % 23}", {"frequency_hz": float(k)}) for k in range(100)],
+            )
+        ]
+        for turn in range(20)
+    ]
+
+
+def test_stateful_operators_give_each_device_the_same_rows_in_the_same_order(execute: Run) -> None:
+    def result(run_it: Run) -> dict[str, list[tuple[int, float]]]:
+        out = CollectingSink()
+        flow = plan(
+            planned("in", source(ScriptedSource(many_devices()))),
+            planned("count", operator(count_by_device), "in"),
+            planned("again", operator(count_by_device), "count"),
+            planned("out", sink(out), "again"),
+        )
+        run_it(FlowRun(flow))
+        by_device: dict[str, list[tuple[int, float]]] = {}
+        for time_ns, device, value in out.rows:
+            by_device.setdefault(device, []).append((time_ns, value))
+        return by_device
+
+    expected = result(run_inline)
+    assert sum(len(rows) for rows in expected.values()) == 2000
+    assert result(execute) == expected
+
+
+def test_an_operator_of_scope_site_sees_all_devices(execute: Run) -> None:
+    def count_all(_config: object, state: dict[str, int], message: Any) -> list[Alarm]:
+        state["rows"] = state.get("rows", 0) + message.rows
+        return [Alarm(source="x", severity="info", text=str(state["rows"]), time_ns=0)]
+
+    out = CollectingSink()
+    flow = plan(
+        planned("in", source(ScriptedSource(many_devices()))),
+        planned("all", operator(count_all, scope="site"), "in"),
+        planned("out", sink(out), "all"),
+    )
+    execute(FlowRun(flow))
+    assert [alarm.text for alarm in out.of_type(Alarm)][-1] == "2000"
+
+
+def test_one_wire_feeds_several_readers_and_several_wires_one_reader(execute: Run) -> None:
+    first, second = CollectingSink(), CollectingSink()
+    flow = plan(
+        planned("a", source(ScriptedSource([[batch(50.0)]]))),
+        planned("b", source(ScriptedSource([[batch(51.0)]]))),
+        planned("one", sink(first), "a", "b"),
+        planned("two", sink(second), "a"),
+    )
+    execute(FlowRun(flow))
+    assert sorted(value for _, _, value in first.rows) == [50.0, 51.0]
+    assert [value for _, _, value in second.rows] == [50.0]
+
+
+def test_bad_messages_become_dead_letters_and_the_flow_goes_on(execute: Run) -> None:
+    out, dead = CollectingSink(), CollectingSink()
+    script = [[batch(1.0)], [batch(2.0)], [batch(4.0)], [batch(50.0)]]
+    flow = plan(
+        planned("in", source(ScriptedSource(script))),
+        planned("op", operator(misbehave), "in"),
+        planned("out", sink(out), "op"),
+        planned("dead", sink(dead), "dead_letters"),
+    )
+    run = FlowRun(flow)
+    execute(run)
+    assert [value for _, _, value in out.rows] == [4.0, 50.0]
+    letters = {(letter.node, letter.reason) for letter in dead.of_type(DeadLetter)}
+    assert letters == {("op", "is_one"), ("op", "operator_error"), ("op", "is_four")}
+    assert run.counters["op"].get("dead_letters") == 3
+
+
+def test_a_fatal_error_in_an_operator_drains_the_flow_and_is_raised(execute: Run) -> None:
+    out = CollectingSink()
+    made = ScriptedSource([[batch(3.0)]], endless=True)
+    flow = plan(planned("in", source(made)), planned("op", operator(misbehave), "in"), planned("out", sink(out), "op"))
+    with pytest.raises(FatalError, match="three"):
+        execute(FlowRun(flow))
+    assert (made.closed, out.closed) == (1, True)
+
+
+def test_a_bug_in_a_source_ends_the_flow_in_order(execute: Run) -> None:
+    out = CollectingSink()
+    made = ScriptedSource([ZeroDivisionError("bug")], endless=True)
+    with pytest.raises(FatalError, match="ZeroDivisionError"):
+        execute(FlowRun(plan(planned("in", source(made)), planned("out", sink(out), "in"))))
+    assert (made.closed, out.closed) == (1, True)
+
+
+def test_a_bad_message_in_a_source_is_counted(execute: Run) -> None:
+    out = CollectingSink()
+    made = ScriptedSource([BadMessageError("x", reason="bad_thing"), [batch(50.0)]])
+    run = FlowRun(plan(planned("in", source(made)), planned("out", sink(out), "in")))
+    execute(run)
+    assert run.counters["in"].get("bad_thing") == 1
+    assert len(out.rows) == 1
+
+
+def test_a_source_that_is_away_at_the_start_is_tried_again(execute: Run) -> None:
+    out = CollectingSink()
+    made = ScriptedSource([[batch(50.0)]])
+    made.open_errors = [RetryableError("away")]
+    run = FlowRun(plan(planned("in", source(made)), planned("out", sink(out), "in")))
+    execute(run)
+    assert made.opened == 2
+    assert run.counters["in"].get("retries") == 1
+    assert len(out.rows) == 1
+
+
+def test_a_fatal_error_while_opening_closes_what_was_opened(execute: Run) -> None:
+    out = CollectingSink()
+    made = ScriptedSource([])
+    made.open_errors = [FatalError("port in use")]
+    with pytest.raises(FatalError, match="port in use"):
+        execute(FlowRun(plan(planned("in", source(made)), planned("out", sink(out), "in"))))
+    assert out.closed
+
+
+def test_a_sink_that_raises_costs_its_message_only(execute: Run) -> None:
+    broken, whole = CollectingSink(), CollectingSink()
+    broken.error = ValueError("bug")
+    flow = plan(
+        planned("in", source(ScriptedSource([[batch(50.0)]]))),
+        planned("broken", sink(broken), "in"),
+        planned("whole", sink(whole), "in"),
+    )
+    run = FlowRun(flow)
+    execute(run)
+    assert run.counters["broken"].get("sink_error") == 1
+    assert len(whole.rows) == 1
+
+
+def test_what_a_sink_could_not_flush_is_counted(execute: Run) -> None:
+    out = CollectingSink()
+    out.flushes = False
+    run = FlowRun(plan(planned("in", source(ScriptedSource([[batch(50.0)]]))), planned("out", sink(out), "in")))
+    execute(run)
+    assert run.counters["out"].get("unflushed") == 1
+
+
+def test_stopping_drains_what_is_there(execute: Run) -> None:
+    out = CollectingSink()
+    made = ScriptedSource([[batch(float(k))] for k in range(3)], endless=True)
+    run = FlowRun(plan(planned("in", source(made)), planned("out", sink(out), "in")))
+
+    def stop_when_all_came() -> None:
+        while made.script and not run.stopping:
+            run.started.wait(0.01)
+        run.stop()
+
+    stopper = threading.Thread(target=stop_when_all_came)
+    stopper.start()
+    execute(run)
+    stopper.join()
+    assert [value for _, _, value in out.rows] == [0.0, 1.0, 2.0]
+    assert (made.closed, out.closed) == (1, True)
+
+
+def test_ticks_come_on_their_period_of_the_clock(execute: Run) -> None:
+    out = CollectingSink()
+    ticking = operator(
+        lambda _config, _state, _message: [], tick=tick_alarm, tick_period_s=lambda _config: 1.0, scope="site"
+    )
+    script = [[batch(50.0, start_ns=second * 1_000_000_000)] for second in range(1, 5)]
+    flow = plan(
+        planned("in", source(ScriptedSource([*script, []]))),
+        planned("tick", ticking, "in"),
+        planned("out", sink(out), "tick"),
+    )
+    execute(FlowRun(flow, clock=VirtualClock()))
+    assert [alarm.time_ns // 1_000_000_000 for alarm in out.of_type(Alarm)] == [1, 2, 3, 4]
+
+
+def test_counters_tell_what_went_over_each_wire(execute: Run) -> None:
+    out = CollectingSink()
+    run = FlowRun(plan(planned("in", source(ScriptedSource([[batch(50.0, 51.0)]]))), planned("out", sink(out), "in")))
+    execute(run)
+    assert run.summary()["wires"] == {"in -> out.in": {"messages": 1, "rows": 2}}
+
+
+def test_samples_that_lack_a_needed_column_are_dead_letters(execute: Run) -> None:
+    out = CollectingSink()
+    node = operator(count_by_device)
+    needy = type(node)(
+        node.kind,
+        node.config,
+        {"in": type(node.inputs["in"])(node.inputs["in"].accepts, ("voltage_v",), node.inputs["in"].step)},
+        node.output,
+        node.start,
+    )
+    run = FlowRun(
+        plan(
+            planned("in", source(ScriptedSource([[batch(50.0)]]))),
+            planned("op", needy, "in"),
+            planned("out", sink(out), "op"),
+        )
+    )
+    execute(run)
+    assert run.counters["op"].get("missing_column") == 1
+    assert out.messages == []
