@@ -13,6 +13,7 @@ from edgeflex_flow.cli.nodes import nodes
 from edgeflex_flow.cli.reference import reference
 from edgeflex_flow.cli.run import run
 from edgeflex_flow.cli.schema import schema
+from edgeflex_flow.cli.serve import serve
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -44,5 +45,5 @@ def main(context: click.Context, log_level: str, log_format: str) -> None:
     context.obj = full_registry()
 
 
-for command in (demo, check, run, nodes, graph, schema, reference):
+for command in (demo, check, run, nodes, graph, schema, serve, reference):
     main.add_command(command)

@@ -56,6 +56,7 @@ class Seconds(click.ParamType):
 @click.pass_obj
 def run(
     registry: Registry,
+    *,
     files: tuple[Path, ...],
     site: str | None,
     definitions: tuple[tuple[str, str], ...],

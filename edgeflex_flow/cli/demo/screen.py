@@ -1,0 +1,122 @@
+"""How the demo looks: the PMUs with their traces, the counters, the events as they come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from rich.columns import Columns
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from edgeflex_flow.cli.demo.watch import SeenEvent, Trace, Watch
+
+BARS = "▁▂▃▄▅▆▇█"
+LEAST_SPAN_HZ = 0.02
+"""Traces are drawn over at least this span, so that noise does not look like an event."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The counters at one moment."""
+
+    elapsed_s: float
+    seconds: float
+    frames: int
+    frames_per_s: float
+    rows_stored: int
+    kernel_drops: int
+    bad_frames: int
+    broker: str
+    mqtt_port: int
+    pmu_port: int
+
+
+def sparkline(values: Iterable[float], low: float, high: float) -> str:
+    """The values as bars between `low` and `high`.
+
+    >>> sparkline([50.0, 49.9], 49.9, 50.0)
+    '█▁'
+    """
+    span = max(high - low, LEAST_SPAN_HZ)
+    return "".join(
+        " " if math.isnan(value) else BARS[min(len(BARS) - 1, max(0, int((value - low) / span * len(BARS))))]
+        for value in values
+    )
+
+
+def draw(watch: Watch, numbers: Numbers) -> RenderableType:
+    """The whole screen."""
+    traces = watch.traces()
+    events = watch.events()
+    active = {seen.event.device for seen in events if seen.event.state == "started"}
+    return Group(
+        _title(numbers),
+        ProgressBar(total=numbers.seconds, completed=numbers.elapsed_s, width=100),
+        _pmus(traces, active),
+        Columns([_counters(numbers, events), _events(events)]),
+    )
+
+
+def _title(numbers: Numbers) -> Text:
+    return Text.assemble(
+        ("edgeflex demo", "bold"),
+        "  IEEE 39-bus system, +100 MW load step · C37.118.2 over UDP ",
+        (f":{numbers.pmu_port}", "cyan"),
+        f" · {numbers.broker} ",
+        (f":{numbers.mqtt_port}", "cyan"),
+    )
+
+
+def _pmus(traces: dict[str, Trace], active: set[str]) -> Table:
+    table = Table("PMU", title_justify="left", expand=False, box=None, padding=(0, 1))
+    for name in ("frequency", "ROCOF"):
+        table.add_column(name, justify="right")
+    table.add_column("last 12 s")
+    table.add_column("")
+    known = [value for trace in traces.values() for value in trace.history_hz]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    for name, trace in traces.items():
+        table.add_row(
+            name,
+            f"{trace.frequency_hz:.4f} Hz",
+            f"{1000 * trace.rocof_hz_per_s:+.1f} mHz/s",
+            Text(sparkline(trace.history_hz, low, high), style="cyan"),
+            Text("● event", style="bold red") if name in active else "",
+        )
+    return table
+
+
+def _counters(numbers: Numbers, events: list[SeenEvent]) -> Panel:
+    received = sum(seen.received_ns is not None for seen in events)
+    table = Table.grid(padding=(0, 1))
+    table.add_row("frames", f"{numbers.frames:,}")
+    table.add_row("frames/s", f"{numbers.frames_per_s:,.0f}")
+    table.add_row("dropped by the kernel", f"{numbers.kernel_drops:,}")
+    table.add_row("bad frames", f"{numbers.bad_frames:,}")
+    table.add_row("rows stored", f"{numbers.rows_stored:,}")
+    table.add_row("events emitted", f"{len(events)}")
+    table.add_row("received over MQTT", f"{received}")
+    return Panel(table, title="counters", border_style="dim")
+
+
+def _events(events: list[SeenEvent]) -> Panel:
+    table = Table("onset (UTC)", "PMU", "", "ROCOF", "Δf", "sure after", "MQTT", box=None, padding=(0, 1))
+    for seen in events[-12:]:
+        event = seen.event
+        onset = datetime.fromtimestamp(event.onset_time_ns / 1e9, UTC)
+        table.add_row(
+            f"{onset:%H:%M:%S}.{onset.microsecond // 1000:03d}",
+            event.device,
+            event.state,
+            f"{1000 * event.rocof_hz_per_s:+.1f} mHz/s",
+            f"{1000 * (event.frequency_extreme_hz - event.frequency_before_hz):+.0f} mHz",
+            f"{(event.detected_time_ns - event.onset_time_ns) / 1e9:.2f} s",
+            "…" if seen.received_ns is None else f"+{(seen.received_ns - seen.emitted_ns) / 1e6:.1f} ms",
+        )
+    return Panel(table, title="frequency events", border_style="red" if events else "dim")

@@ -1,0 +1,82 @@
+"""A local MQTT broker for demos: mosquitto when the machine has it, else amqtt, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from edgeflex_flow.errors import FatalError
+
+START_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 5.0
+ALSO_LOOK_IN = ("/usr/sbin", "/usr/local/sbin")
+"""Debian puts mosquitto where only root has it on the PATH."""
+
+
+def find_mosquitto() -> str | None:
+    """The path of mosquitto, or None."""
+    return shutil.which("mosquitto", path=os.pathsep.join([os.environ.get("PATH", ""), *ALSO_LOOK_IN]))
+
+
+def free_tcp_port() -> int:
+    """A port of the loopback interface that nobody uses now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class LocalBroker:
+    """A broker on the loopback interface that forgets everything when it stops. Use it in a `with` statement.
+
+    Raises FatalError when it does not answer in time, with what it said.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_tcp_port()
+        self._folder = folder
+        mosquitto = find_mosquitto()
+        self.name = "mosquitto" if mosquitto else "amqtt"
+        self._command = (
+            [mosquitto, "-c", str(folder / "mosquitto.conf")]
+            if mosquitto
+            else [sys.executable, "-m", "edgeflex_services.amqtt_broker", str(self.port)]
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> LocalBroker:
+        (self._folder / "mosquitto.conf").write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n"
+        )
+        with (self._folder / "broker.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            )
+        self._wait_until_it_answers()
+        return self
+
+    def _wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and self._process is not None and self._process.poll() is None:
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=1.0):
+                    return
+            except OSError:
+                time.sleep(0.05)
+        said = (self._folder / "broker.log").read_text(errors="replace")[-500:]
+        self.__exit__()
+        raise FatalError(f"the broker {self.name} does not answer on 127.0.0.1:{self.port}; it said: {said}")
+
+    def __exit__(self, *_: object) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,115 @@
+"""What holds for every node kind that ships."""
+
+from __future__ import annotations
+
+import pickle
+import typing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import inspect
+from ruamel.yaml import YAML
+
+from edgeflex_flow.cli.kinds import SHIPPED
+from edgeflex_flow.cli.places import shipped_flows
+from edgeflex_flow.node import AnyNode, ConnectionNode, NodeConfig, OperatorNode
+
+each_kind = pytest.mark.parametrize("node", SHIPPED, ids=lambda node: f"{type(node).__name__}-{node.kind}")
+each_operator = pytest.mark.parametrize(
+    "node", [node for node in SHIPPED if isinstance(node, OperatorNode)], ids=lambda node: node.kind
+)
+
+
+def fields_of(config: type[NodeConfig]) -> tuple[inspect.Field, ...]:
+    info = inspect.type_info(config)
+    assert isinstance(info, inspect.StructType)
+    return info.fields
+
+
+@each_kind
+def test_a_config_refuses_unknown_keys(node: AnyNode) -> None:
+    with pytest.raises(msgspec.ValidationError, match="unknown field `no_such_key`"):
+        msgspec.convert({"no_such_key": 1, **minimal(node)}, type=node.config)
+
+
+@each_kind
+def test_every_field_is_described(node: AnyNode) -> None:
+    hints = typing.get_type_hints(node.config, include_extras=True)
+    undescribed = [
+        field.name
+        for field in fields_of(node.config)
+        if not any(getattr(meta, "description", None) for meta in getattr(hints[field.name], "__metadata__", ()))
+    ]
+    assert undescribed == []
+
+
+@each_kind
+def test_the_manual_page_has_its_sections(node: AnyNode) -> None:
+    page = node.config.__doc__ or ""
+    if isinstance(node, ConnectionNode):
+        wanted: tuple[str, ...] = ("Errors:",)
+    elif isinstance(node, OperatorNode):
+        wanted = ("Input:", "Output:", "Errors:", "Source:")
+    else:
+        wanted = ("Errors:",)
+    assert [section for section in wanted if section not in page] == []
+
+
+@each_kind
+def test_a_config_is_frozen(node: AnyNode) -> None:
+    config = msgspec.convert(minimal(node), type=node.config)
+    field = fields_of(node.config)[0].name
+    with pytest.raises(AttributeError):
+        setattr(config, field, getattr(config, field))
+
+
+@each_kind
+def test_a_kind_stands_in_a_module_of_its_own_name(node: AnyNode) -> None:
+    assert node.config.__module__.rpartition(".")[2] == node.kind
+
+
+@each_operator
+def test_fresh_state_pickles(node: OperatorNode[Any, Any]) -> None:
+    state = node.start(msgspec.convert(minimal(node), type=node.config))
+    assert type(pickle.loads(pickle.dumps(state))) is type(state)
+
+
+@each_operator
+def test_every_input_port_has_a_step(node: OperatorNode[Any, Any]) -> None:
+    assert [name for name, port in node.inputs.items() if port.step is None] == []
+
+
+def test_every_kind_appears_in_a_shipped_flow() -> None:
+    used: set[str] = set()
+    for file in flow_files():
+        document = YAML(typ="safe").load(file)
+        used.update(node["kind"] for node in document["nodes"].values())
+    for file in (shipped_flows() / "sites").glob("*.yaml"):
+        used.update(connection["kind"] for connection in YAML(typ="safe").load(file)["connections"].values())
+    assert {node.kind for node in SHIPPED} - used == set()
+
+
+def flow_files() -> list[Path]:
+    return sorted(shipped_flows().glob("*.yaml"))
+
+
+MINIMAL: dict[str, dict[str, Any]] = {
+    "pmu_udp": {"port": 4713},
+    "mqtt_subscribe": {"bus": "databus", "topics": ["a"], "columns": ["frequency_hz"]},
+    "mqtt_publish": {"bus": "databus", "topic": "a"},
+    "mqtt": {"url": "mqtt://127.0.0.1"},
+    "sqlite": {"path": "a.db"},
+    "store_write": {"store": "history"},
+    "file_replay": {"path": "a.jsonl", "columns": ["frequency_hz"]},
+    "file_write": {"path": "a.jsonl"},
+    "threshold": {"column": "frequency_hz", "above": 50.2},
+    "convert": {"columns": {"voltage_kv": "voltage_v"}},
+    "select": {"columns": ["frequency_hz"]},
+}
+"""The least that each kind's config needs; kinds that are not named need nothing."""
+
+
+def minimal(node: AnyNode) -> dict[str, Any]:
+    return MINIMAL.get(node.kind, {})
