@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-
 from edgeflex_services.pmu_simulator import main as pmu
 
 

@@ -29,6 +29,13 @@ def free_tcp_port() -> int:
         return int(server.getsockname()[1])
 
 
+def free_udp_port() -> int:
+    """A UDP port of the loopback interface that nobody uses now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class LocalBroker:
     """A broker on the loopback interface that forgets everything when it stops. Use it in a `with` statement.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from edgeflex_flow.registry import Registry
 from edgeflex_flow.runtime.bytewax import run_bytewax
 from edgeflex_flow.runtime.lifecycle import stop_on_signals
 from edgeflex_flow.runtime.run import FlowRun
-from edgeflex_services.broker import LocalBroker
+from edgeflex_services.broker import LocalBroker, free_udp_port
 
 EVENT_AT_S = 5.0
 """When the recorded load step comes; earlier in a demo that is too short for that."""
@@ -35,13 +34,6 @@ LEAST_AFTER_EVENT_S = 2.0
 REFRESH_PER_S = 5
 SETTLE_S = 0.3
 STOP_TIMEOUT_S = 5.0
-
-
-def free_udp_port() -> int:
-    """A UDP port of the loopback interface that nobody uses now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Simulator:

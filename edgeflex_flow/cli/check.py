@@ -1,0 +1,72 @@
+"""`edgeflex check`: whether flow files are right, without opening anything."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.text import Text
+
+from edgeflex_flow.cli.places import Definition, find_site
+from edgeflex_flow.cli.problems import console, show_problems
+from edgeflex_flow.flowfile import CheckedFlow, check_flows
+from edgeflex_flow.flowfile.graph import role
+from edgeflex_flow.registry import Registry
+
+EXIT_WRONG = 1
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
+@click.option("--site", help="Site file, or the name of one in sites/ beside the flow file.")
+@click.option("-D", "definitions", type=Definition(), multiple=True, help="Set a parameter: -D pmu_port=4713.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_obj
+def check(
+    registry: Registry,
+    *,
+    files: tuple[Path, ...],
+    site: str | None,
+    definitions: tuple[tuple[str, str], ...],
+    as_json: bool,
+) -> None:
+    """Check flow files and their site file, and report all that is wrong at once.
+
+    Opens nothing and needs no secrets: those that are missing are noted.
+
+    Exit codes: 0 all is right; 1 something is wrong; 2 wrong usage.
+    """
+    checked = check_flows(files, registry, site=find_site(site, files[0]), params=dict(definitions))
+    problems = list(dict.fromkeys(problem for flow in checked for problem in flow.problems))
+    notes = list(dict.fromkeys(note for flow in checked for note in flow.notes))
+    if as_json:
+        result = {"ok": not problems, "problems": msgspec.to_builtins(problems), "notes": notes}
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        out = console()
+        show_problems(problems, out)
+        for note in notes:
+            out.print(Text.assemble(("note", "bold yellow"), ": ", note))
+        for flow in checked:
+            _show_result(flow, out)
+    sys.exit(EXIT_WRONG if problems else 0)
+
+
+def _show_result(flow: CheckedFlow, out: Console) -> None:
+    if flow.problems:
+        count = _count(len(flow.problems), "problem")
+        out.print(Text.assemble(("✗ ", "bold red"), (str(flow.file), "bold"), f": {count}"))
+        return
+    roles = Counter(role(node) for node in flow.plan.nodes) if flow.plan else Counter[str]()
+    parts = [_count(flow.nodes, "node"), *(_count(roles[name], name) for name in ("source", "operator", "sink"))]
+    text = f"{parts[0]} ({', '.join(parts[1:])})" if roles else parts[0]
+    out.print(Text.assemble(("✓ ", "bold green"), (str(flow.file), "bold"), f": {text}"))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
