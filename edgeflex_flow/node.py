@@ -66,7 +66,7 @@ def connection(family: str, description: str) -> Meta:
 
 def path(description: str) -> Meta:
     """Metadata of a str field that is a path; a relative one starts at the site file's (or flow file's) folder."""
-    return Meta(min_length=1, description=description, extra={"path": True})
+    return Meta(description=description, extra={"path": True})
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import importlib
+
 import click
 
 from edgeflex_flow import __version__
-from edgeflex_flow.cli.check import check
-from edgeflex_flow.cli.demo import demo
-from edgeflex_flow.cli.graph import graph
 from edgeflex_flow.cli.logs import set_up_logs
-from edgeflex_flow.cli.nodes import nodes
-from edgeflex_flow.cli.reference import reference
-from edgeflex_flow.cli.run import run
-from edgeflex_flow.cli.schema import schema
-from edgeflex_flow.cli.serve import serve
+
+COMMANDS = {
+    "demo": "edgeflex_flow.cli.demo",
+    "check": "edgeflex_flow.cli.check",
+    "run": "edgeflex_flow.cli.run",
+    "nodes": "edgeflex_flow.cli.nodes",
+    "graph": "edgeflex_flow.cli.graph",
+    "schema": "edgeflex_flow.cli.schema",
+    "serve": "edgeflex_flow.cli.serve",
+    "reference": "edgeflex_flow.cli.reference",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is used: a restart of a flow should not wait for the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="edgeflex")
 @click.option(
     "--log-level",
@@ -43,7 +63,3 @@ def main(context: click.Context, log_level: str, log_format: str) -> None:
     from edgeflex_flow.cli.kinds import full_registry  # noqa: PLC0415
 
     context.obj = full_registry()
-
-
-for command in (demo, check, run, nodes, graph, schema, serve, reference):
-    main.add_command(command)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgeflex_flow.cli.places import Definition, find_site
+from edgeflex_flow.cli.problems import console, show_problems
 from edgeflex_flow.errors import FatalError, FlowFileError
 from edgeflex_flow.flowfile import load_flow
 from edgeflex_flow.registry import Registry
@@ -78,8 +79,7 @@ def run(
     try:
         plan = load_flow(files[0], registry, site=find_site(site, files[0]), params=dict(definitions))
     except FlowFileError as error:
-        for problem in error.problems:
-            click.echo(f"error: {problem}", err=True)
+        show_problems(error.problems, console(err=True))
         sys.exit(EXIT_BAD_FILE)
     flow_run = FlowRun(plan)
     code = 0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
-from edgeflex_services.pmu_simulator import main as pmu
+
+from edgeflex_services.pmu_simulator import main as pmu_simulator
 
 
 @click.group()
@@ -11,4 +14,8 @@ def serve() -> None:
     """Run a program that stands beside a flow."""
 
 
-serve.add_command(pmu, "pmu")
+@serve.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def pmu(arguments: tuple[str, ...]) -> None:
+    """Send the frames of ten PMUs: a recorded disturbance of the IEEE 39-bus system (--help tells the options)."""
+    sys.exit(pmu_simulator(arguments))

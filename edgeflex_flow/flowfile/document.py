@@ -41,6 +41,8 @@ class Place(NamedTuple):
     column: int = 0
 
 
+NOWHERE = Place()
+
 Scalar: TypeAlias = str | int | float | bool | None
 
 
@@ -49,7 +51,7 @@ class Value:
     """A value of a YAML file, before or after interpolation."""
 
     data: Scalar | Mapping[str, Value] | tuple[Value, ...] = field(repr=False)
-    place: Place = Place()
+    place: Place = NOWHERE
     keys: Mapping[str, Place] = field(default_factory=dict, repr=False)
     """Where each key of a mapping stands."""
     size: int = 1
@@ -131,7 +133,7 @@ def _place_at(text: str) -> Place:
 def read_text(file: Path) -> str:
     """The text of a YAML file. Raises FlowFileError when it is missing, too large, or not UTF-8."""
 
-    def refuse(message: str, place: Place = Place()) -> FlowFileError:
+    def refuse(message: str, place: Place = NOWHERE) -> FlowFileError:
         return FlowFileError([Problem(file=str(file), line=place.line, column=place.column, message=message)])
 
     try:
@@ -164,7 +166,7 @@ def parse_document(text: str, file: str) -> Value:
     try:
         for event in YAML(typ="safe", pure=True).parse(text):
             builder.take(event)
-    except _StopReading:
+    except _UnreadableError:
         pass
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -175,7 +177,7 @@ def parse_document(text: str, file: str) -> Value:
         # The reader hands over in chunks; its position counts from the start of the text.
         builder.problem(_place_at(text[: error.position]), f"not valid YAML: character U+{_code(error.character)}")
     except (YAMLError, ValueError, IndexError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        # ruamel's scanner has corners where it fails with a plain Python error; for the reader it is bad YAML all the same.
+        # ruamel's scanner fails with plain Python errors in some corners; what it fails on is bad YAML all the same.
         builder.problem(Place(), f"not valid YAML: {error}")
     if builder.root is None and not builder.problems:
         builder.problem(Place(1, 1), "the file is empty")
@@ -189,7 +191,7 @@ def _code(character: Any) -> str:
     return f"{character if isinstance(character, int) else ord(character):04X}"
 
 
-class _StopReading(Exception):
+class _UnreadableError(Exception):
     """Nothing more can be made of the file."""
 
 
@@ -205,7 +207,7 @@ class _Open:
     keys: dict[str, Place] = field(default_factory=dict)
     key: str | None = None
     """The key whose value comes next."""
-    key_place: Place = Place()
+    key_place: Place = NOWHERE
     expects_key: bool = True
 
 
@@ -221,9 +223,7 @@ class _Builder:
 
     def problem(self, place: Place, message: str, *, got: str | None = None, known: Iterable[str] = ()) -> None:
         self.problems.append(
-            Problem(
-                file=self.file, line=place.line, column=place.column, message=message, got=got, known=tuple(known)
-            )
+            Problem(file=self.file, line=place.line, column=place.column, message=message, got=got, known=tuple(known))
         )
 
     def take(self, event: Any) -> None:
@@ -231,7 +231,7 @@ class _Builder:
         match event:
             case DocumentStartEvent() if self.root is not None:
                 self.problem(place, "a second YAML document starts here; a file holds one")
-                raise _StopReading
+                raise _UnreadableError
             case ScalarEvent():
                 self._scalar(event, place)
             case AliasEvent():
@@ -269,13 +269,13 @@ class _Builder:
         top = self._stack[-1] if self._stack else None
         if top and top.is_mapping and top.expects_key:
             self.problem(place, "a key is text, not an alias", got=f"*{anchor}")
-            raise _StopReading
+            raise _UnreadableError
         value = self._anchors.get(anchor)
         if value is None:
             known = sorted(name for name, held in self._anchors.items() if held is not None)
             text = "stands for itself" if anchor in self._anchors else "has no anchor before it"
             self.problem(place, f"alias '*{anchor}' {text}", known=known)
-            raise _StopReading
+            raise _UnreadableError
         self._put(value, None)
 
     def _start(self, event: Any, place: Place, *, is_mapping: bool) -> None:
@@ -283,10 +283,10 @@ class _Builder:
         top = self._stack[-1] if self._stack else None
         if top and top.is_mapping and top.expects_key:
             self.problem(place, "a key is text, not a mapping or list")
-            raise _StopReading
+            raise _UnreadableError
         if len(self._stack) >= DEEPEST_NESTING:
             self.problem(place, f"nested deeper than {DEEPEST_NESTING} levels")
-            raise _StopReading
+            raise _UnreadableError
         if event.anchor:
             self._anchors[event.anchor] = None
         self._stack.append(_Open(place, is_mapping, event.anchor))
@@ -306,7 +306,7 @@ class _Builder:
         # A size counts what is behind aliases, so that a bomb is seen before anyone walks it.
         if value.size > MOST_VALUES:
             self.problem(value.place, f"more than {MOST_VALUES} values (aliases counted at each use)")
-            raise _StopReading
+            raise _UnreadableError
         if not self._stack:
             self.root = value
             return

@@ -40,12 +40,14 @@ class Sources:
 
     layers: tuple[Mapping[str, Param], ...]
     environment: Mapping[str, str]
+    complete: bool = True
+    """False when a file that may declare more params could not be read."""
 
     def find(self, name: str) -> Param | None:
         """The strongest layer that gives the param a value; a param declared without one comes last."""
         found = [layer[name] for layer in self.layers if name in layer]
         given = [param for param in found if param.value.data is not None]
-        return (given or found or [None])[0]
+        return next(iter(given or found), None)
 
     @property
     def names(self) -> list[str]:
@@ -100,23 +102,23 @@ class Interpolator:
         """What `${inner}` stands for."""
         if inner.startswith("file:"):
             return self._secret(inner.removeprefix("file:"))
-        name, has_default, default = inner.partition(":-")
-        is_param, is_variable = PARAM_NAME.fullmatch(name), VARIABLE_NAME.fullmatch(name)
-        if not is_param and not is_variable:
+        name, marker, text = inner.partition(":-")
+        default = text if marker else None
+        if not PARAM_NAME.fullmatch(name) and not VARIABLE_NAME.fullmatch(name):
             message = "a name in ${…} is a param (lower case) or an environment variable (upper case)"
             self._report.problem(place, message, node=node, got=shown(name))
-            return _unusable(f"'{name}' is no name")
-        if is_variable and self._sources.find(name) is None:
-            return self._variable(name, default if has_default else None)
-        param = self._sources.find(name)
-        if param is None:
-            self._report.unknown(place, "param", name, self._sources.names, node=node)
             return _unusable("")
-        if param.value.data is None:
-            if has_default:
-                return Value(default, textual=True)
-            return _unusable(f"param '{name}' has no value (give it with -D {name}=… or in the site file)")
-        return self._param(name, param, place, node)
+        param = self._sources.find(name)
+        if param is not None and param.value.data is not None:
+            return self._param(name, param, place, node)
+        if VARIABLE_NAME.fullmatch(name):
+            return self._variable(name, default)
+        if param is None:
+            if self._sources.complete:
+                self._report.unknown(place, "param", name, self._sources.names, node=node)
+            return _unusable("")
+        absent = _unusable(f"param '{name}' has no value (give it with -D {name}=… or in the site file)")
+        return absent if default is None else Value(default, textual=True)
 
     def _param(self, name: str, param: Param, place: Place, node: str | None) -> Value:
         if name in self._pending:

@@ -47,6 +47,8 @@ class Plan:
     folder: Path
     """Where relative paths start: the site file's folder, or the flow file's when there is no site."""
     nodes: tuple[PlannedNode, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Free names and texts of the flow file, for people and programs that list flows."""
 
     def readers(self, node_id: str) -> tuple[tuple[PlannedNode, str], ...]:
         """Who reads the node's output: (node, port) pairs."""

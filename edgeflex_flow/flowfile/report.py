@@ -52,7 +52,8 @@ def got(value: Value) -> str:
 class Report:
     """Problems and notes of one check, over all its files."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: Iterable[str]) -> None:
+        self._files = list(files)
         self.notes: list[str] = []
         self._problems: list[Problem] = []
         self._hidden: set[str] = set()
@@ -68,8 +69,8 @@ class Report:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """All problems, each once, hidden texts taken out, in the order of the files' lines."""
-        files = list(dict.fromkeys(problem.file for problem in self._problems))
+        """All problems, each once, hidden texts taken out, in the order of files and lines."""
+        files = list(dict.fromkeys([*self._files, *(problem.file for problem in self._problems)]))
         scrubbed = dict.fromkeys(self._scrub(problem) for problem in self._problems)
         return tuple(sorted(scrubbed, key=lambda p: (files.index(p.file), p.line, p.column)))
 
@@ -129,7 +130,9 @@ class FileReport:
 
     def note(self, place: Place, text: str, *, node: str | None = None) -> None:
         """Something worth knowing that is not wrong."""
-        self.all.notes.append(str(Problem(file=self.file, line=place.line, column=place.column, node=node, message=text)))
+        self.all.notes.append(
+            str(Problem(file=self.file, line=place.line, column=place.column, node=node, message=text))
+        )
 
     def missing(self, value: Value, needed_by: str, *, node: str | None = None) -> None:
         """A secret or variable is not there: a problem when running, a note when only checking.

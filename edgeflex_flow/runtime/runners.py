@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,13 +20,6 @@ class Tick(msgspec.Struct, frozen=True):
     now_ns: int
 
 
-class Snapshot(msgspec.Struct, frozen=True):
-    """An operator's state at a moment, with the version of its layout."""
-
-    version: int
-    state: bytes
-
-
 def _lacking(needs: frozenset[str], message: WireMessage) -> str | None:
     """What a batch lacks of the needed columns. The check cannot know columns that only a device's frames tell."""
     if not needs or not isinstance(message, Samples) or message.columns.keys() >= needs:
@@ -39,7 +31,7 @@ def _lacking(needs: frozenset[str], message: WireMessage) -> str | None:
 class OperatorRunner:
     """Holds the state of one operator (of one shard of its devices) and calls its functions."""
 
-    def __init__(self, run: FlowRun, planned: PlannedNode, snapshot: Snapshot | None = None) -> None:
+    def __init__(self, run: FlowRun, planned: PlannedNode) -> None:
         assert isinstance(planned.node, OperatorNode)
         self._run = run
         self._planned = planned
@@ -48,23 +40,7 @@ class OperatorRunner:
             name: (_step_of(planned, name, port), port.columns(planned.config))
             for name, port in self._node.inputs.items()
         }
-        self._state = self._restore(snapshot)
-
-    def _restore(self, snapshot: Snapshot | None) -> Any:
-        if snapshot is None:
-            return self._node.start(self._planned.config)
-        if snapshot.version != self._node.state_version:
-            self._run.log.warning(
-                "state of '%s' is of version %d, this program has %d: starting afresh",
-                self._planned.id,
-                snapshot.version,
-                self._node.state_version,
-            )
-            return self._node.start(self._planned.config)
-        return pickle.loads(snapshot.state)  # noqa: S301 - written by this program into its own state folder
-
-    def snapshot(self) -> Snapshot:
-        return Snapshot(version=self._node.state_version, state=pickle.dumps(self._state))
+        self._state = self._node.start(planned.config)
 
     def step(self, port: str, message: WireMessage | Tick) -> list[WireMessage]:
         """What follows from one message, dead letters taken out."""

@@ -18,8 +18,14 @@ ALSO_LOOK_IN = ("/usr/sbin", "/usr/local/sbin")
 """Debian puts mosquitto where only root has it on the PATH."""
 
 
+FORCE_BROKER = "EDGEFLEX_DEMO_BROKER"
+"""Environment variable: `amqtt` takes the broker in Python even where mosquitto is installed."""
+
+
 def find_mosquitto() -> str | None:
     """The path of mosquitto, or None."""
+    if os.environ.get(FORCE_BROKER) == "amqtt":
+        return None
     return shutil.which("mosquitto", path=os.pathsep.join([os.environ.get("PATH", ""), *ALSO_LOOK_IN]))
 
 

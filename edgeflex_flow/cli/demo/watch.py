@@ -103,7 +103,7 @@ class Subscriber:
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="edgeflex-demo-listener")
         self._client.on_connect = lambda client, *_: client.subscribe(self._topic, qos=1)
         self._client.on_subscribe = lambda *_: self._ready.set()
-        self._client.on_message = lambda _client, _data, message: watch.on_mqtt(message.payload)
+        self._client.on_message = lambda _client, _data, message: watch.on_mqtt(bytes(message.payload))
 
     def __enter__(self) -> Subscriber:
         self._client.connect("127.0.0.1", self._port)

@@ -1,0 +1,350 @@
+"""From a mapping of the YAML tree to a config: units, bounds, connections and policy-bound values.
+
+Every field is decoded by itself, down to single list items, so that all that is wrong is reported at once and each
+problem stands at the line and column of its own value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import msgspec
+
+from edgeflex_flow.errors import nearest
+from edgeflex_flow.flowfile.document import Place, Value, plain_scalar
+from edgeflex_flow.flowfile.fields import (
+    ConfigField,
+    Hint,
+    config_fields,
+    entry_hints,
+    fixed_length,
+    is_list,
+    is_mapping,
+    is_struct,
+    item_hint,
+)
+from edgeflex_flow.flowfile.report import HIDDEN, FileReport, Secret, got
+from edgeflex_flow.flowfile.wording import example, expectation
+from edgeflex_flow.node import NodeConfig, OpenConnection
+from edgeflex_flow.policy import PolicyBinding
+from edgeflex_flow.units import parse_quantity
+
+POLICY_KEYS = ("policy", "field", "default", "min", "max")
+
+PLACEHOLDER = "(missing)"
+"""Stands in a config for a text that is not there, while only checking. No column or topic is called that."""
+
+
+class _Broken:
+    """Stands for a value that has been reported as wrong."""
+
+
+BROKEN: Final = _Broken()
+
+FindConnection = Callable[[str, str, Value, str], OpenConnection | None]
+"""`find(name, family, value, field)`: the connection, or None after reporting why there is none."""
+
+
+@dataclass(slots=True)
+class Decoded:
+    """What became of a config's mapping."""
+
+    config: NodeConfig | None = None
+    """None when the mapping is wrong, or when too much of it is missing to make one."""
+    connections: dict[str, OpenConnection] = field(default_factory=dict)
+    policies: dict[str, PolicyBinding] = field(default_factory=dict)
+    missing: list[tuple[str, Value]] = field(default_factory=list)
+    """Fields (as written, `topics[2]`) whose value is not there, for the caller to report."""
+    guessed: bool = False
+    """Whether a word or flag is missing, so that nothing can be said about what the node needs and gives."""
+    hidden: list[str] = field(default_factory=list)
+    """Texts in it that must not be shown."""
+
+
+class ConfigDecoder:
+    """Decodes one node's or connection's mapping."""
+
+    def __init__(
+        self,
+        report: FileReport,
+        *,
+        node: str | None,
+        find_connection: FindConnection | None = None,
+        policies: bool = False,
+        other_keys: tuple[str, ...] = (),
+    ) -> None:
+        self._report = report
+        self._node = node
+        self._find_connection = find_connection
+        self._takes_policies = policies
+        self._other_keys = other_keys
+        self._good = True
+        self._result = Decoded()
+
+    def decode(self, config: type[NodeConfig], value: Value, place: Place) -> Decoded:
+        """Decode a mapping whose string leaves are interpolated. `place` is where the node's name stands."""
+        entries = value.mapping() or {}
+        arguments = self._fields(config, entries, value.keys, place, others=self._other_keys)
+        if self._good and not isinstance(arguments, _Broken):
+            self._result.config = self._build(config, arguments, place)
+        return self._result
+
+    def _wrong(
+        self,
+        place: Place,
+        message: str,
+        *,
+        got: str | None = None,
+        known: tuple[str, ...] = (),
+        close: str | None = None,
+    ) -> _Broken:
+        self._good = False
+        self._report.problem(place, message, node=self._node, got=got, known=known, nearest=close)
+        return BROKEN
+
+    def _build(self, config: type[NodeConfig], arguments: dict[str, Any], place: Place) -> NodeConfig | None:
+        """The config, which may still refuse how its fields go together (`__post_init__`)."""
+        try:
+            return config(**arguments)
+        except (ValueError, TypeError) as error:
+            # With placeholders for what is missing, a refusal says nothing about the file.
+            if not self._result.missing:
+                self._wrong(place, self._censored(str(error)))
+            return None
+
+    def _censored(self, text: str) -> str:
+        """A config's own error text, or none of it when it quotes a value that must not be shown."""
+        quoted = any(hidden in text for hidden in self._result.hidden if hidden)
+        return f"its values do not go together ({HIDDEN})" if quoted else text
+
+    def _fields(
+        self,
+        struct: type[msgspec.Struct],
+        entries: Mapping[str, Value],
+        keys: Mapping[str, Place],
+        place: Place,
+        *,
+        prefix: str = "",
+        others: tuple[str, ...] = (),
+    ) -> dict[str, Any] | _Broken:
+        """Arguments for a struct, by attribute name."""
+        fields = config_fields(struct)
+        known = (*others, *(each.key for each in fields))
+        for key in entries:
+            if key not in known:
+                self._wrong(keys[key], f"unknown key '{prefix}{key}'", known=known, close=nearest(key, known))
+        arguments: dict[str, Any] = {}
+        broken = False
+        for each in fields:
+            top = not prefix
+            if each.key in entries:
+                argument = self._field(each, entries[each.key], prefix + each.key, top=top)
+            elif each.required:
+                argument = self._wrong(place, f"'{prefix}{each.key}' is missing: {_wanted(each.hint)}")
+            elif top and each.hint.family and isinstance(each.default, str):
+                argument = self._connection(each, Value(each.default, place), each.key)
+            else:
+                continue
+            broken = broken or isinstance(argument, _Broken)
+            arguments[each.name] = argument
+        return BROKEN if broken else arguments
+
+    def _field(self, each: ConfigField, value: Value, key: str, *, top: bool) -> Any:
+        entries = value.mapping()
+        if top and entries is not None and "policy" in entries and each.hint.numeric:
+            return self._policy(each, value, entries)
+        if each.hint.unit and isinstance(value.data, int | float) and not value.missing:
+            return self._unitless(value, each.hint, key, each.default)
+        if top and each.hint.family and isinstance(value.data, str) and not value.missing:
+            return self._connection(each, value, key)
+        return self._value(value, each.hint, key)
+
+    def _connection(self, each: ConfigField, value: Value, key: str) -> Any:
+        name = self._value(value, each.hint, key)
+        if isinstance(name, str) and self._find_connection is not None:
+            assert each.hint.family is not None
+            found = self._find_connection(name, each.hint.family, value, key)
+            if found is None:
+                self._good = False
+                return BROKEN
+            self._result.connections[each.name] = found
+        return name
+
+    def _policy(self, each: ConfigField, value: Value, entries: Mapping[str, Value]) -> Any:
+        """A value that a policy may change: `{policy, field, default, min, max}`."""
+        key = each.key
+        if not self._takes_policies:
+            text = f"'{key}' cannot be bound to a policy: only operators take new values while the flow runs"
+            return self._wrong(value.place, text)
+        good = True
+        for name in entries:
+            if name not in POLICY_KEYS:
+                close = nearest(name, POLICY_KEYS)
+                self._wrong(value.keys[name], f"unknown key '{key}.{name}'", known=POLICY_KEYS, close=close)
+                good = False
+        absent = [name for name in POLICY_KEYS if name not in entries]
+        if absent:
+            self._wrong(value.place, f"'{key}' is bound to a policy and lacks {_listed(absent)}", known=POLICY_KEYS)
+            good = False
+        number = replace(each.hint, optional=False)
+        numbers = {
+            name: self._value(entries[name], number, f"{key}.{name}")
+            for name in ("default", "min", "max")
+            if name in entries
+        }
+        texts = {name: self._name(entries[name], f"{key}.{name}") for name in ("policy", "field") if name in entries}
+        if not good or any(isinstance(each, _Broken) for each in (*numbers.values(), *texts.values())):
+            return BROKEN
+        if not numbers["min"] <= numbers["default"] <= numbers["max"] and not self._result.missing:
+            text = f"'{key}' needs min <= default <= max"
+            return self._wrong(value.place, text, got=", ".join(f"{k} {got(entries[k])}" for k in numbers))
+        self._result.policies[each.name] = PolicyBinding(
+            policy=texts["policy"],
+            field=texts["field"],
+            default=float(numbers["default"]),
+            min=float(numbers["min"]),
+            max=float(numbers["max"]),
+        )
+        return numbers["default"]
+
+    def _name(self, value: Value, key: str) -> Any:
+        if isinstance(value.data, str) and value.data and not value.missing:
+            return value.data
+        if value.missing:
+            self._result.missing.append((key, value))
+            return PLACEHOLDER
+        return self._wrong(value.place, f"'{key}' needs a name", got=got(value))
+
+    def _value(self, value: Value, hint: Hint, key: str) -> Any:
+        """A value of the type that the hint says, or BROKEN after reporting all that is wrong in it."""
+        if value.missing:
+            self._result.missing.append((key, value))
+            placeholder = _placeholder(hint)
+            self._result.guessed |= isinstance(placeholder, bool) or not isinstance(placeholder, str | int | float)
+            return placeholder
+        if hint.noted("secret") and isinstance(value.data, str):
+            value = replace(value, data=Secret(value.data), hidden=True)
+            self._report.all.hide(str(value.data))
+        if value.hidden and isinstance(value.data, str):
+            self._result.hidden.append(value.data)
+        if value.data is None and hint.optional:
+            return None
+        if Any in hint.choices:
+            return value.plain()
+        if isinstance(value.data, tuple):
+            return self._list(value, value.data, hint, key)
+        if isinstance(value.data, Mapping):
+            return self._mapping(value, value.data, hint, key)
+        of_unit = hint.unit and value.data not in hint.words
+        return self._quantity(value, hint, key) if of_unit else self._leaf(value, hint, key)
+
+    def _list(self, value: Value, items: tuple[Value, ...], hint: Hint, key: str) -> Any:
+        kinds = [kind for kind in hint.choices if is_list(kind)]
+        length = fixed_length(kinds[0]) if kinds else None
+        if len(kinds) != 1 or (length is not None and length != len(items)):
+            shown = "a list" if length is None else f"a list of {len(items)}"
+            return self._wrong(value.place, f"'{key}' needs {expectation(hint)}", got=shown)
+        made = [self._value(item, item_hint(kinds[0], i), f"{key}[{i}]") for i, item in enumerate(items)]
+        return self._whole(made, made, value, hint, key)
+
+    def _mapping(self, value: Value, entries: Mapping[str, Value], hint: Hint, key: str) -> Any:
+        kinds = [kind for kind in hint.choices if is_struct(kind) or is_mapping(kind)]
+        if len(kinds) != 1:
+            return self._wrong(value.place, f"'{key}' needs {expectation(hint)}", got="a mapping")
+        if is_struct(kinds[0]):
+            return self._struct(kinds[0], value, entries, key)
+        key_hint, value_hint = entry_hints(kinds[0])
+        names = [self._value(Value(name, value.keys[name], textual=True), key_hint, key) for name in entries]
+        made = [self._value(each, value_hint, f"{key}.{name}") for name, each in entries.items()]
+        if any(isinstance(each, _Broken) for each in names):
+            return BROKEN
+        return self._whole(dict(zip(names, made, strict=True)), made, value, hint, key)
+
+    def _struct(self, kind: type[msgspec.Struct], value: Value, entries: Mapping[str, Value], key: str) -> Any:
+        arguments = self._fields(kind, entries, value.keys, value.place, prefix=f"{key}.")
+        if isinstance(arguments, _Broken):
+            return BROKEN
+        try:
+            return kind(**arguments)
+        except (ValueError, TypeError) as error:
+            return self._wrong(value.place, f"'{key}': {self._censored(str(error))}")
+
+    def _whole(self, whole: Any, parts: list[Any], value: Value, hint: Hint, key: str) -> Any:
+        """A list or mapping whose parts are decoded: check what holds for the whole (its length)."""
+        if any(isinstance(part, _Broken) for part in parts):
+            return BROKEN
+        try:
+            return msgspec.convert(whole, hint.full)
+        except msgspec.ValidationError:
+            shown = f"{len(parts)} {'entry' if len(parts) == 1 else 'entries'}"
+            return self._wrong(value.place, f"'{key}' needs {expectation(hint)}", got=shown)
+
+    def _quantity(self, value: Value, hint: Hint, key: str) -> Any:
+        assert hint.unit is not None
+        if not isinstance(value.data, str):
+            return self._unitless(value, hint, key, None)
+        try:
+            number = parse_quantity(value.data, hint.unit)
+        except ValueError as error:
+            reason, _, _ = str(error).rpartition("; got ")
+            if value.hidden:  # the reason may quote the unit that was found
+                reason = f"needs {expectation(hint)}"
+            return self._wrong(value.place, f"'{key}': {reason}", got=got(value))
+        wanted = int(number) if hint.bare is int and math.isfinite(number) and number == int(number) else number
+        return self._converted(wanted, value, hint, key)
+
+    def _unitless(self, value: Value, hint: Hint, key: str, default: Any) -> _Broken:
+        text = f"'{key}': write it with its unit, e.g. {example(hint, default)}"
+        return self._wrong(value.place, text, got=got(value))
+
+    def _leaf(self, value: Value, hint: Hint, key: str) -> Any:
+        data = value.data
+        if value.textual and isinstance(data, str) and str not in hint.choices and data not in hint.words:
+            data = plain_scalar(data.strip())
+        return self._converted(data, value, hint, key)
+
+    def _converted(self, data: Any, value: Value, hint: Hint, key: str) -> Any:
+        if not isinstance(data, float) or math.isfinite(data):
+            try:
+                return msgspec.convert(data, hint.full)
+            except msgspec.ValidationError:
+                pass
+        text = f"'{key}' needs {expectation(hint)}"
+        if hint.bare is str and isinstance(value.data, int | float) and not value.hidden:
+            text += " (in quotes, or YAML reads it otherwise)"
+        close = nearest(data, hint.words) if isinstance(data, str) and not value.hidden else None
+        return self._wrong(value.place, text, got=got(value), known=hint.words, close=close)
+
+
+def _wanted(hint: Hint) -> str:
+    return hint.description or expectation(hint)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def _placeholder(hint: Hint) -> Any:
+    """A value of the type, to check the rest of a config while a secret is missing. Never used for running.
+
+    BROKEN when no usual one will do (a word of a list, a text with a pattern): the config cannot be made then.
+    """
+    if hint.words:
+        return BROKEN
+    candidates: tuple[Any, ...] = (PLACEHOLDER, *_numbers(hint), False, None, [], {})
+    for candidate in candidates:
+        try:
+            return msgspec.convert(candidate, hint.full)
+        except msgspec.ValidationError:
+            continue
+    return BROKEN
+
+
+def _numbers(hint: Hint) -> tuple[float, ...]:
+    """Numbers of which one keeps the hint's bounds."""
+    edges = [hint.constraint(name) for name in ("ge", "gt", "le", "lt")]
+    given = [edge for edge in edges if edge is not None]
+    return (0, *given, *(edge + 1 for edge in given), *(edge - 1 for edge in given), sum(given) / max(len(given), 1))

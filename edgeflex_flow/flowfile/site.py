@@ -1,0 +1,144 @@
+"""A site file: connections, parameters and the list of flows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edgeflex_flow.errors import nearest
+from edgeflex_flow.flowfile.decode import ConfigDecoder, Decoded
+from edgeflex_flow.flowfile.document import Place, Value
+from edgeflex_flow.flowfile.interpolate import (
+    SITE_PARAM,
+    Interpolator,
+    Param,
+    Sources,
+    check_params,
+    fixed_param,
+    read_params,
+)
+from edgeflex_flow.flowfile.report import FileReport, got, shown
+from edgeflex_flow.flowfile.shape import SITE_KEYS, Shape
+from edgeflex_flow.node import ConnectionNode, OpenConnection
+from edgeflex_flow.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class SiteConnection:
+    """A connection of the site file, right or wrong."""
+
+    node: ConnectionNode[Any] | None
+    """None when its kind is unknown."""
+    decoded: Decoded
+    report: FileReport
+
+
+@dataclass(slots=True)
+class Site:
+    """A site file as far as it can be read; without a file, the site `local`, which has no connections."""
+
+    file: Path | None
+    name: str
+    folder: Path
+    readable: bool = True
+    """False when the file holds no YAML: then nothing can be said about the names that it may give."""
+    flows: tuple[str, ...] | None = None
+    connections: dict[str, SiteConnection] = field(default_factory=dict)
+    params: dict[str, Param] = field(default_factory=dict)
+
+    def read(
+        self,
+        root: Value,
+        registry: Registry,
+        options: Mapping[str, Param],
+        environment: Mapping[str, str],
+        report: FileReport,
+    ) -> None:
+        """Fill in everything from the file's tree; problems go to the report."""
+        shape = Shape(root, SITE_KEYS, report)
+        self.name = shape.name("site")
+        self.flows = shape.names("flows")
+        self.params = read_params(shape.get("params"), report, self.folder)
+        sources = Sources((self.name_param(report), options, self.params), environment)
+        check_params(self.params, sources)
+        interpolator = Interpolator(sources, report, self.folder)
+        for name, (place, value) in shape.entries("connections", "connections").items():
+            self.connections[name] = _connection(
+                name, place, value, registry=registry, interpolator=interpolator, report=report
+            )
+
+    def name_param(self, report: FileReport) -> dict[str, Param]:
+        """The param that every flow has."""
+        return {SITE_PARAM: fixed_param(self.name or "unnamed", report)}
+
+    def find_connection(
+        self,
+        name: str,
+        family: str,
+        value: Value,
+        key: str,
+        *,
+        node: str,
+        report: FileReport,
+    ) -> OpenConnection | None:
+        """The connection that a node names; None after reporting (here or earlier) why there is none."""
+        if self.file is None:
+            text = f"'{key}' names a connection, and connections stand in a site file: give one with --site FILE"
+            report.problem(value.place, text, node=node, got=got(value))
+            return None
+        found = self.connections.get(name)
+        if found is None and self.readable:
+            fitting = tuple(self._of_family(family))
+            close = None if value.hidden else nearest(name, fitting)
+            text = f"'{key}' names no connection of {self.file}"
+            report.problem(value.place, text, node=node, got=got(value), known=fitting, nearest=close)
+        if found is None or found.node is None:
+            return None
+        if found.node.family != family:
+            text = (
+                f"'{key}' needs a connection of the family '{family}'; a {found.node.kind} is of '{found.node.family}'"
+            )
+            report.problem(value.place, text, node=node, got=got(value), known=tuple(self._of_family(family)))
+            return None
+        for field_name, missing in found.decoded.missing:
+            found.report.missing(missing, f"connection {shown(name)} ('{field_name}')")
+        if found.decoded.config is None:
+            return None
+        return OpenConnection(name, found.node, found.decoded.config)
+
+    def _of_family(self, family: str) -> list[str]:
+        return [
+            name
+            for name, connection in self.connections.items()
+            if connection.node is not None and connection.node.family == family
+        ]
+
+
+def _connection(
+    name: str, place: Place, value: Value, *, registry: Registry, interpolator: Interpolator, report: FileReport
+) -> SiteConnection:
+    where = f"connections.{name}"
+    entries = value.mapping()
+    if entries is None:
+        report.problem(value.place, f"'{where}' is a mapping with 'kind' and its settings", got=got(value))
+        return SiteConnection(None, Decoded(), report)
+    settings = {key: interpolator.apply(each) for key, each in entries.items() if key != "kind"}
+    kind = entries.get("kind")
+    node = None
+    if kind is None:
+        report.problem(place, f"'{where}.kind' is missing: which kind of connection is it?", known=registry.connections)
+    elif not isinstance(kind.data, str):
+        report.problem(kind.place, f"'{where}.kind' needs the name of a kind", got=got(kind))
+    elif kind.data in registry.nodes and kind.data not in registry.connections:
+        text = f"'{kind.data}' is a kind of node, not of connection: it stands in a flow file under 'nodes'"
+        report.problem(kind.place, text, known=sorted(registry.connections))
+    elif kind.data not in registry.connections:
+        report.unknown(kind.place, "kind of connection", kind.data, sorted(registry.connections))
+    else:
+        node = registry.connections[kind.data]
+    if node is None:
+        return SiteConnection(None, Decoded(), report)
+    decoder = ConfigDecoder(report, node=None, other_keys=("kind",))
+    return SiteConnection(node, decoder.decode(node.config, replace(value, data=settings), place), report)

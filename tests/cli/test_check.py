@@ -1,0 +1,135 @@
+"""`edgeflex check`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from flow_kinds import FLOW, SITE
+
+from edgeflex_flow.cli.check import check
+from edgeflex_flow.cli.problems import render
+from edgeflex_flow.errors import Problem
+
+Invoke = Callable[..., Result]
+
+
+def test_a_right_flow_is_told_with_its_nodes(invoke: Invoke) -> None:
+    result = invoke(check, "flow.yaml", "--site", "sites/yard.yaml")
+    assert (result.exit_code, result.output) == (0, "✓ flow.yaml: 7 nodes (1 source, 4 operators, 2 sinks)\n")
+
+
+def test_a_site_may_be_named_by_its_name(invoke: Invoke) -> None:
+    assert invoke(check, "flow.yaml", "--site", "yard").exit_code == 0
+
+
+def test_a_problem_is_shown_with_its_line_and_a_caret(invoke: Invoke) -> None:
+    Path("flow.yaml").write_text(FLOW.replace("window:", "windw:"), encoding="utf-8")
+    result = invoke(check, "flow.yaml", "--site", "yard")
+    assert result.exit_code == 1
+    assert result.output == (
+        "flow.yaml:6:36: error: node 'slope': unknown key 'windw'\n"
+        "  6 |   slope:  {kind: slope, from: pmu, windw: 500ms}\n"
+        "    |                                    ^\n"
+        "  help: did you mean 'window'?\n"
+        "  known: kind, from, window\n"
+        "✗ flow.yaml: 1 problem\n"
+    )
+
+
+def test_problems_of_the_site_file_are_shown_once(invoke: Invoke) -> None:
+    Path("sites/yard.yaml").write_text(SITE.replace("2s", "2"), encoding="utf-8")
+    Path("second.yaml").write_text(FLOW.replace("flow: events", "flow: second"), encoding="utf-8")
+    result = invoke(check, "flow.yaml", "second.yaml", "--site", "yard")
+    assert result.exit_code == 1
+    assert result.output.count("yard.yaml:3:55: error: 'timeout': write it with its unit, e.g. 5s; got 2") == 1
+
+
+def test_one_wrong_file_does_not_hide_the_others(invoke: Invoke) -> None:
+    result = invoke(check, "flow.yaml", "none.yaml", "--site", "yard")
+    assert result.exit_code == 1
+    assert "none.yaml: error: there is no such file\n" in result.output
+    assert "✓ flow.yaml: 7 nodes" in result.output
+    assert "✗ none.yaml: 1 problem\n" in result.output
+
+
+def test_an_option_sets_a_param(invoke: Invoke) -> None:
+    result = invoke(check, "flow.yaml", "--site", "yard", "-D", "meter_port=70000")
+    assert result.exit_code == 1
+    assert "'port' needs an integer from 1 to 65535; got 70000" in result.output
+
+
+def test_an_unknown_option_is_a_problem(invoke: Invoke) -> None:
+    result = invoke(check, "flow.yaml", "--site", "yard", "-D", "metre_port=1")
+    assert result.exit_code == 1
+    assert "-D metre_port: error: no file declares the param 'metre_port' under 'params:'" in result.output
+
+
+def test_a_missing_secret_is_a_note(invoke: Invoke) -> None:
+    Path("flow.yaml").write_text(FLOW.replace("${meter_port}", "${NO_SUCH_VARIABLE}"), encoding="utf-8")
+    result = invoke(check, "flow.yaml", "--site", "yard")
+    assert result.exit_code == 0
+    assert result.output.startswith(
+        "note: flow.yaml:5:31: node 'pmu': environment variable NO_SUCH_VARIABLE is not set, needed by 'port'\n✓"
+    )
+
+
+def test_json_tells_that_all_is_right(invoke: Invoke) -> None:
+    result = invoke(check, "flow.yaml", "--site", "yard", "--json")
+    assert (result.exit_code, json.loads(result.output)) == (0, {"ok": True, "problems": [], "notes": []})
+
+
+def test_json_holds_every_part_of_a_problem(invoke: Invoke) -> None:
+    Path("flow.yaml").write_text(FLOW.replace("kind: slope", "kind: slopee"), encoding="utf-8")
+    result = invoke(check, "flow.yaml", "--site", "yard", "--json")
+    found = json.loads(result.output)
+    assert (result.exit_code, found["ok"]) == (1, False)
+    [problem] = found["problems"]
+    assert problem.pop("known")[0] == "detect"
+    assert problem == {
+        "file": "flow.yaml",
+        "line": 6,
+        "column": 18,
+        "node": "slope",
+        "message": "unknown kind",
+        "got": "'slopee'",
+        "nearest": "slope",
+    }
+
+
+def test_no_file_is_wrong_usage(invoke: Invoke) -> None:
+    assert invoke(check).exit_code == 2
+
+
+def test_an_unknown_site_is_wrong_usage(invoke: Invoke) -> None:
+    assert invoke(check, "flow.yaml", "--site", "yrd").exit_code == 2
+
+
+def test_control_characters_of_a_file_do_not_reach_the_terminal(invoke: Invoke) -> None:
+    Path("flow.yaml").write_bytes(b"flow: \x1b[2Ja\n")
+    result = invoke(check, "flow.yaml")
+    assert result.exit_code == 1
+    assert "\x1b" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "caret"),
+    [("\ta: 1", 2, "\t^"), ("量: {b: 1}", 4, "    ^"), ("a", 1, "^"), ("a:", 3, "  ^")],
+)
+def test_the_caret_stands_under_its_column(line: str, column: int, caret: str) -> None:
+    problem = Problem(file="x.yaml", line=1, column=column, message="m")
+    assert render(problem, [line]).plain == f"x.yaml:1:{column}: error: m\n  1 | {line}\n    | {caret}"
+
+
+def test_a_very_long_line_is_shown_around_the_column() -> None:
+    text = render(Problem(file="x", line=1, column=5000, message="m"), ["a" * 4999 + "b" + "c" * 5000]).plain
+    _, shown, caret = text.split("\n")
+    assert shown[caret.index("^")] == "b"
+    assert len(shown) < 250
+
+
+def test_a_problem_without_a_line_shows_none() -> None:
+    assert render(Problem(file="-D x", message="m", got="1"), []).plain == "-D x: error: m; got 1"

@@ -1,0 +1,92 @@
+"""`edgeflex demo` as a newcomer starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+DEMO = [sys.executable, "-m", "edgeflex_flow", "demo"]
+
+
+def demo(tmp_path: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    return subprocess.run(
+        [*DEMO, *options],
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(temporary), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def assert_all_went_well(summary: dict[str, Any]) -> None:
+    assert summary["ok"], summary["problems"]
+    assert len(summary["devices_with_event"]) == 10
+    assert summary["events_received_over_mqtt"] == summary["events_emitted"] >= 10
+    assert summary["events_stored"] == summary["events_emitted"]
+    assert summary["samples_stored"] > 0
+    assert summary["frames_received"] + summary["kernel_drops"] == summary["frames_sent"] > 0
+
+
+@pytest.mark.long
+@pytest.mark.needs("mosquitto")
+def test_the_demo_finds_the_event_on_every_pmu_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = demo(tmp_path, "--seconds", "8", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["broker"] == "mosquitto"
+    assert_all_went_well(summary)
+    assert max(summary["detection_delay_s"]) <= 0.8
+    assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.long
+def test_the_demo_runs_on_the_broker_in_python_where_mosquitto_is_missing(tmp_path: Path) -> None:
+    done = demo(tmp_path, "--seconds", "8", "--json", EDGEFLEX_DEMO_BROKER="amqtt")
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["broker"] == "amqtt"
+    assert_all_went_well(summary)
+
+
+@pytest.mark.long
+def test_without_a_terminal_the_demo_tells_its_progress_in_lines(tmp_path: Path) -> None:
+    done = demo(tmp_path, "--seconds", "5", "--picture", "demo.svg")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rows stored" in done.stdout
+    assert "<svg" in (tmp_path / "demo.svg").read_text()
+
+
+@pytest.mark.long
+def test_ctrl_c_ends_the_demo_with_its_summary_and_without_children(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*DEMO, "--json"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        children: list[psutil.Process] = []
+        deadline_s = time.monotonic() + 60
+        while len(children) < 2 and time.monotonic() < deadline_s:
+            children = psutil.Process(process.pid).children(recursive=True)
+            time.sleep(0.05)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert json.loads(output)["frames_received"] > 0
+    assert len(children) == 2
+    assert [child for child in children if child.is_running()] == []

@@ -1,0 +1,197 @@
+"""`edgeflex run` as a user starts it: a process, signals, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeflex_services.broker import free_udp_port
+
+EDGEFLEX = [sys.executable, "-m", "edgeflex_flow"]
+
+REPLAY = """
+flow: replay
+params: {recording: in.jsonl}
+nodes:
+  recording: {kind: file_replay, path: "${recording}", columns: [frequency_hz]}
+  limit: {kind: threshold, from: recording, column: frequency_hz, above: 50.2}
+  out: {kind: file_write, from: [limit, dead_letters], path: out.jsonl}
+"""
+
+LISTEN = """
+flow: listen
+params: {port: 4713}
+nodes:
+  pmu: {kind: pmu_udp, host: 127.0.0.1, port: "${port}"}
+  out: {kind: file_write, from: pmu, path: out.jsonl}
+"""
+
+
+def row(time_ns: int, frequency_hz: float) -> str:
+    return json.dumps(
+        {"type": "samples", "time_ns": time_ns, "device": "G1", "quality": 0, "frequency_hz": frequency_hz}
+    )
+
+
+def edgeflex(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*EDGEFLEX, *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture
+def replay(tmp_path: Path) -> Path:
+    (tmp_path / "in.jsonl").write_text("\n".join([row(1, 50.0), row(2, 50.3), "nonsense", row(3, 50.0)]) + "\n")
+    (tmp_path / "replay.yaml").write_text(REPLAY)
+    return tmp_path
+
+
+def lines_of(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("options", [[], ["--runtime", "inline"], ["--workers", "2"]])
+def test_a_flow_runs_to_the_end_of_its_input(replay: Path, options: list[str]) -> None:
+    done = edgeflex("run", "replay.yaml", "--json", *options, cwd=replay)
+    assert done.returncode == 0, done.stderr
+    written = lines_of(replay / "out.jsonl")
+    assert [line["state"] for line in written if line["type"] == "crossing"] == ["above", "normal"]
+    assert [line["node"] for line in written if line["type"] == "dead_letter"] == ["recording"]
+
+
+def test_the_summary_counts_what_went_over_each_wire(replay: Path) -> None:
+    done = edgeflex("run", "replay.yaml", "--json", cwd=replay)
+    summary = json.loads(done.stdout)
+    assert summary["wires"]["recording -> limit.in"]["rows"] == 3
+    assert summary["nodes"]["recording"]["dead_letters"] == 1
+
+
+def test_a_wrong_flow_file_ends_with_code_1_and_all_errors(tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text("flow: wrong\nnodes:\n  a: {kind: rocoff}\n  b: {kind: rocof, from: c}\n")
+    done = edgeflex("run", "wrong.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "did you mean 'rocof'" in done.stderr
+    assert "wrong.yaml:4" in done.stderr
+
+
+def test_a_missing_secret_stops_the_start_and_is_named(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(
+        "site: s\nconnections:\n  databus: {kind: mqtt, url: 'mqtt://127.0.0.1', username: u, "
+        "password: '${file:/no/such/secret}'}\n"
+    )
+    (tmp_path / "flow.yaml").write_text(
+        "flow: f\nnodes:\n  in: {kind: mqtt_subscribe, bus: databus, topics: [a], columns: [frequency_hz]}\n"
+        "  out: {kind: file_write, from: in, path: out.jsonl}\n"
+    )
+    done = edgeflex("run", "flow.yaml", "--site", "site.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "/no/such/secret" in done.stderr
+
+
+def test_an_unknown_site_names_the_known_ones(replay: Path) -> None:
+    (replay / "sites").mkdir()
+    (replay / "sites" / "north.yaml").write_text("site: north\n")
+    done = edgeflex("run", "replay.yaml", "--site", "nord", cwd=replay)
+    assert done.returncode == 2
+    assert "known sites: north" in done.stderr
+
+
+def test_a_port_in_use_ends_with_code_3_and_names_it(tmp_path: Path) -> None:
+    (tmp_path / "listen.yaml").write_text(LISTEN)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+        done = edgeflex("run", "listen.yaml", "-D", f"port={port}", cwd=tmp_path)
+    assert done.returncode == 3
+    assert str(port) in done.stderr
+
+
+def test_json_logs_are_one_object_a_line(replay: Path) -> None:
+    done = edgeflex("--log-format", "json", "run", "replay.yaml", "--json", cwd=replay)
+    entries = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {"info", "warning"} <= {entry["level"] for entry in entries}
+    assert any(entry.get("reason") == "bad_line" or entry.get("node") == "recording" for entry in entries)
+
+
+def test_a_flow_ends_by_itself_after_the_time_given(tmp_path: Path) -> None:
+    (tmp_path / "listen.yaml").write_text(LISTEN)
+    done = edgeflex("run", "listen.yaml", "-D", f"port={free_udp_port()}", "--for", "500ms", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["flow"] == "listen"
+
+
+@pytest.fixture
+def listening(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A flow that waits for frames, up and running, and its port."""
+    (tmp_path / "listen.yaml").write_text(LISTEN)
+    port = free_udp_port()
+    process = subprocess.Popen(
+        [*EDGEFLEX, "run", "listen.yaml", "-D", f"port={port}", "--json"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "runs" in line:
+            break
+    yield process, port
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_the_flow_and_it_exits_with_0(
+    listening: tuple[subprocess.Popen[str], int], number: signal.Signals
+) -> None:
+    process, port = listening
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"not a frame", ("127.0.0.1", port))
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    pmu = json.loads(output)["nodes"]["pmu"]
+    assert pmu["dead_letters"] == 1  # what had come in before the signal was still read
+
+
+def test_several_flows_run_as_one_process_each_and_drain_together(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"flow: {name}\nnodes:\n  pmu: {{kind: pmu_udp, host: 127.0.0.1, port: {free_udp_port()}}}\n"
+            f"  out: {{kind: file_write, from: pmu, path: {name}.jsonl}}\n"
+        )
+    process = subprocess.Popen(
+        [*EDGEFLEX, "run", "one.yaml", "two.yaml", "--json"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    running = 0
+    for line in process.stderr:
+        running += "runs" in line
+        if running == 2:
+            break
+    time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert {json.loads(line)["flow"] for line in output.splitlines()} == {"one", "two"}
