@@ -40,11 +40,12 @@ def child(
             process.wait()
 
 
-def flow_arguments(name: str, pmu_port: int, mqtt_port: int) -> list[str]:
-    """Arguments for `python` that run a flow of this folder."""
+def flow_arguments(name: str, pmu_port: int, mqtt_port: int, folder: str = "/tmp") -> list[str]:
+    """Arguments for `python` that run a flow of this folder, with its store in `folder`."""
     return [
         *("-m", "edgeflex_flow", "--log-level", "warning", "run", str(FLOWS / f"{name}.yaml")),
         *("--site", str(FLOWS / "site.yaml"), "-D", f"pmu_port={pmu_port}", "-D", f"mqtt_port={mqtt_port}"),
+        *("-D", f"folder={folder}"),
     ]
 
 

@@ -23,7 +23,10 @@ def measure(report: Report, mqtt_port: int, *, rounds: int, idle_s: float) -> No
     report.add(SECTION, "process start to first event, warm", "s", warm, asked="≤ 2", good=lambda v: v <= 2)
     report.add(SECTION, "process start to first event, cold", "s", [cold], asked="≤ 20", good=lambda v: v <= 20)
     port = free_udp_port()
-    with child(flow_arguments("latency", port, mqtt_port)) as process:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        child(flow_arguments("start", port, mqtt_port, folder)) as process,
+    ):
         time.sleep(SETTLE_S)
         idle = [cpu_percent(process.pid, idle_s / rounds) for _ in range(rounds)]
         report.add(SECTION, "idle flow, processor", "% of a core", idle, asked="≤ 2", good=lambda v: v <= 2)
@@ -34,12 +37,13 @@ def _first_event(mqtt_port: int, kernel_cache: str | None) -> float:
     port = free_udp_port()
     environment = {"NUMBA_CACHE_DIR": kernel_cache} if kernel_cache else {}
     with (
+        tempfile.TemporaryDirectory() as folder,
         Listener(mqtt_port, "bench/event", _sent_with_event) as listener,
         child(["-m", "benchmarks.latency_sender", "frames", str(port)]),
     ):
         time.sleep(1.0)
         start_s = time.monotonic()
-        with child(flow_arguments("latency", port, mqtt_port), environment=environment):
+        with child(flow_arguments("start", port, mqtt_port, folder), environment=environment):
             if not listener.first.wait(120.0):
                 raise RuntimeError("the flow gave no event within 120 s")
             return time.monotonic() - start_s
