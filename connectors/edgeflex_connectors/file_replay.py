@@ -1,0 +1,251 @@
+"""`file_replay`: samples and messages from a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from edgeflex_connectors.batching import DeviceTable, Row, SamplesBuilder, check_promise, message_types
+from edgeflex_connectors.records import LineDecoder, part_files, read_npz
+from edgeflex_connectors.store import message_time_ns
+from edgeflex_flow.errors import BadMessageError, FatalError
+from edgeflex_flow.messages import Message, Quality, Samples
+from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage
+from edgeflex_flow.node import path as file_path
+
+LINES_IN_A_POLL = 10_000
+"""Lines without anything wanted that one poll reads before it gives the flow its turn."""
+
+LONGEST_LINE = 1 << 20
+
+
+class FileReplayConfig(NodeConfig, frozen=True, kw_only=True):
+    """Give a recording of `file_write` again: `.jsonl`, or `.npz` (one file, or the parts `name-0001.npz` …).
+
+    Time tags stay those of the recording; every row is marked `replayed`. With `speed: max` the flow takes rows as
+    fast as it can, in recorded order; with a number, that many times as fast as they were recorded (1: real time),
+    paced by the time tags. Ends with the recording.
+
+    Input:
+        None: the recording.
+
+    Output:
+        Samples with `columns` (NaN where a row has only some of them), and the message types of `messages`. Counts
+        `skipped`: rows without any of the columns, and messages of other types.
+
+    Errors:
+        Dead letter `bad_line`, with file and line, for a line that is malformed; `bad_file` for a part that is no
+        table; the replay goes on. FatalError if there is no such file.
+
+    Source:
+        None.
+
+    >>> FileReplayConfig(path="day.jsonl", columns=("frequency_hz",), speed=10.0).batch_rows
+    1000
+    """
+
+    path: Annotated[str, file_path("The recording: .jsonl or .npz.")]
+    columns: Annotated[tuple[str, ...], Meta(description="Columns to give; each name ends in its unit.")] = ()
+    messages: Annotated[tuple[str, ...], Meta(description="Types of messages to give, such as frequency_event.")] = ()
+    speed: Annotated[
+        Annotated[float, Meta(gt=0)] | Literal["max"], Meta(description="max, or a multiple of real time.")
+    ] = "max"
+    batch_rows: Annotated[int, Meta(ge=1, le=1_000_000, description="Most rows in one batch of samples.")] = 1000
+
+    def __post_init__(self) -> None:
+        check_promise(self.columns, self.messages)
+        suffix = Path(self.path).suffix
+        if suffix not in {".jsonl", ".npz"}:
+            raise ValueError(f"`path` ends in .jsonl or .npz; got '{self.path}'")
+        if suffix == ".npz" and not self.columns:
+            raise ValueError("`columns`: an npz recording holds samples only, so name the columns to give")
+
+
+class Recording:
+    """Reads a recording batch by batch. Counts and dead-letters what it cannot or shall not give."""
+
+    def __init__(self, config: FileReplayConfig, context: Context) -> None:
+        self._config = config
+        self._context = context
+        file = context.resolve(config.path)
+        self._files = [file] if file.is_file() else _parts(file)
+        if not self._files:
+            raise FatalError(f"{file}: there is no such recording")
+
+    def items(self) -> Generator[WireMessage | None, None, None]:
+        """Batches and messages in recorded order; None now and then while there is nothing to give."""
+        if self._files[0].suffix == ".npz":
+            yield from self._npz_items()
+        else:
+            yield from self._line_items(self._files[0])
+
+    def _line_items(self, path: Path) -> Generator[WireMessage | None, None, None]:
+        config = self._config
+        decoder = LineDecoder(config.columns, message_types(config.messages))
+        builder = SamplesBuilder(config.columns)
+        with path.open("rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
+                item = self._decode(decoder, line, f"{path}:{number}")
+                if isinstance(item, tuple):
+                    time_ns, device, quality, values = item
+                    builder.add(time_ns, device, quality | Quality.REPLAYED, values)
+                if len(builder) and (len(builder) >= config.batch_rows or isinstance(item, Message)):
+                    yield builder.take(received_ns=0)
+                if isinstance(item, Message):
+                    yield item
+                elif number % LINES_IN_A_POLL == 0:
+                    yield None
+        if len(builder):
+            yield builder.take(received_ns=0)
+
+    def _decode(self, decoder: LineDecoder, line: bytes, place: str) -> Row | Message | None:
+        if not line.strip():
+            return None
+        try:
+            item = decoder.decode(line)
+        except BadMessageError as error:
+            self._context.dead_letter(error.reason, f"{place}: {error}", line)
+            return None
+        if item is None:
+            self._context.counters.add("skipped")
+        return item
+
+    def _npz_items(self) -> Iterator[WireMessage | None]:
+        devices = DeviceTable()
+        for file in self._files:
+            try:
+                table = read_npz(file, self._config.columns, devices)
+            except BadMessageError as error:
+                self._context.dead_letter(error.reason, str(error), error.payload)
+                continue
+            if not table.columns:
+                self._context.counters.add("skipped", table.rows)
+                continue
+            table = msgspec.structs.replace(table, quality=table.quality | np.uint16(Quality.REPLAYED))
+            for start in range(0, table.rows, self._config.batch_rows):
+                yield table.take(np.arange(start, min(start + self._config.batch_rows, table.rows)))
+
+
+def _parts(file: Path) -> list[Path]:
+    return part_files(file) if file.suffix == ".npz" and file.parent.is_dir() else []
+
+
+class _Pace:
+    """When rows are due: as far apart as their time tags, divided by `speed`. Time never runs back."""
+
+    def __init__(self, speed: float, start_ns: int, first_ns: int) -> None:
+        self._speed = speed
+        self._start_ns = start_ns
+        self._first_ns = first_ns
+        self._latest_ns = first_ns
+
+    def due_ns(self, item: WireMessage) -> NDArray[np.int64]:
+        """When each row of a batch is due (one value for a message), in ns of the runtime's clock."""
+        if isinstance(item, Samples):
+            times_ns = np.maximum.accumulate(np.maximum(item.time_ns, self._latest_ns))
+        else:
+            times_ns = np.array([max(message_time_ns(item) or self._latest_ns, self._latest_ns)])
+        self._latest_ns = int(times_ns[-1])
+        return np.ceil((times_ns - self._first_ns) / self._speed).astype(np.int64) + self._start_ns
+
+
+class FileReplay:
+    """The source. Reads one batch ahead, so that it knows when the next is due and when the recording has ended."""
+
+    def __init__(self, config: FileReplayConfig, context: Context) -> None:
+        self._config = config
+        self._context = context
+        self._items: Generator[WireMessage | None, None, None] | None = None
+        self._next: WireMessage | None = None
+        self._due_ns: NDArray[np.int64] | None = None
+        self._pace: _Pace | None = None
+        self._ended = False
+
+    def open(self) -> None:
+        self._items = Recording(self._config, self._context).items()
+        self._read_on()
+
+    def _read_on(self) -> None:
+        assert self._items is not None
+        try:
+            self._next = next(self._items)
+        except StopIteration:
+            self._next, self._ended = None, True
+        except OSError as error:
+            raise FatalError(f"{self._config.path}: {error.strerror}") from error
+        self._due_ns = None if self._next is None or self._pace is None else self._pace.due_ns(self._next)
+
+    def poll(self) -> Sequence[WireMessage]:
+        if self._ended:
+            return ()
+        if self._config.speed == "max" or self._next is None:
+            item = self._next
+            self._read_on()
+            return () if item is None else (self._received(item),)
+        if self._due_ns is None:
+            self._pace = _Pace(self._config.speed, self._context.clock.now_ns(), _first_ns(self._next))
+            self._due_ns = self._pace.due_ns(self._next)
+        return self._take_due()
+
+    def _take_due(self) -> list[WireMessage]:
+        """Everything that is due by now."""
+        given: list[WireMessage] = []
+        now_ns = self._context.clock.now_ns()
+        while self._next is not None and self._due_ns is not None:
+            count = int(np.searchsorted(self._due_ns, now_ns, side="right"))
+            if count == len(self._due_ns):
+                given.append(self._received(self._next))
+                self._read_on()
+                continue
+            if count and isinstance(self._next, Samples):
+                given.append(self._received(self._next.take(np.arange(count))))
+                self._next = self._next.take(np.arange(count, self._next.rows))
+                self._due_ns = self._due_ns[count:]
+            break
+        return given
+
+    def _received(self, item: WireMessage) -> WireMessage:
+        if isinstance(item, Samples):
+            return msgspec.structs.replace(item, received_ns=self._context.clock.now_ns())
+        return item
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def fileno(self) -> int | None:
+        return None
+
+    def next_poll_ns(self) -> int | None:
+        if self._config.speed == "max":
+            return None
+        return self._context.clock.now_ns() if self._due_ns is None else int(self._due_ns[0])
+
+    def close(self) -> None:
+        if self._items is not None:
+            self._items.close()
+            self._items = None
+
+
+def _first_ns(item: WireMessage) -> int:
+    return int(item.time_ns[0]) if isinstance(item, Samples) else message_time_ns(item) or 0
+
+
+def output(config: FileReplayConfig, _inputs: Mapping[str, Wire]) -> Wire:
+    types: set[type[WireMessage]] = set(message_types(config.messages))
+    if config.columns:
+        types.add(Samples)
+    return Wire(frozenset(types), frozenset(config.columns))
+
+
+def open_source(config: FileReplayConfig, context: Context) -> FileReplay:
+    return FileReplay(config, context)
+
+
+NODE = SourceNode(kind="file_replay", config=FileReplayConfig, output=output, open=open_source)

@@ -1,0 +1,256 @@
+"""`file_write`: record samples and messages to files."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from edgeflex_connectors.folders import make_folder_for
+from edgeflex_connectors.records import encode_lines, part_file, part_files, part_number, write_npz
+from edgeflex_connectors.writer import Target, Writer
+from edgeflex_flow.errors import RetryableError
+from edgeflex_flow.messages import Message, Samples, encode_message, join_samples
+from edgeflex_flow.node import ANY, DEFAULT_PORT, Context, Counters, Input, NodeConfig, SinkNode, WireMessage
+from edgeflex_flow.node import path as file_path
+
+WRITE_EVERY_S = 0.2
+LARGE_ROWS = 50_000
+
+SUFFIXES: Mapping[str, Literal["jsonl", "npz"]] = {".jsonl": "jsonl", ".npz": "npz"}
+
+
+class FileWriteConfig(NodeConfig, frozen=True, kw_only=True):
+    """Record samples and messages, as JSON lines or as npz tables. Never writes over an older recording.
+
+    `jsonl`: one object a line, a row of samples or a message; lines are added to a file that exists.
+    `npz`: samples only, in parts `name-0001.npz`, `name-0002.npz` …, each with up to about `max_rows` rows of one set
+    of columns. A part is written when it is full and when the flow ends; until then its rows are in memory, and a
+    crash takes them. Numbers go on after the highest that exists.
+
+    While the disk is full or fails, what comes is kept and tried again with growing waits. At most `queue` rows wait;
+    beyond that the oldest are dropped and counted under `overflow_rows`.
+
+    Input:
+        in: Samples with any columns, or any message.
+
+    Output:
+        None. Counts `rows` and `messages` written, `bytes`, `retries`, `overflow_rows`, `lost_rows` (still held when
+        the flow ended).
+
+    Errors:
+        Dead letter `not_a_table` for a message sent to an npz recording, `not_encodable` for one that JSON cannot hold.
+        FatalError if the file cannot be made: its folder is made, but not the folder around that.
+
+    Source:
+        https://jsonlines.org, https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+
+    >>> FileWriteConfig(path="day.npz").format_of_file
+    'npz'
+    """
+
+    path: Annotated[str, file_path("The file to write; its ending .jsonl or .npz tells the format.")]
+    format: Annotated[
+        Literal["jsonl", "npz"] | None, Meta(description="The format, for a path with another ending.")
+    ] = None
+    max_rows: Annotated[int, Meta(ge=1, le=10_000_000, description="Rows after which a part (npz) is full.")] = 200_000
+    queue: Annotated[
+        int, Meta(ge=1, le=100_000_000, description="Rows held while the disk is away; the oldest drop first.")
+    ] = 500_000
+
+    def __post_init__(self) -> None:
+        if self.format is None and Path(self.path).suffix not in SUFFIXES:
+            raise ValueError(f"`path` ends in {' or '.join(SUFFIXES)}, or give `format`; got '{self.path}'")
+
+    @property
+    def format_of_file(self) -> Literal["jsonl", "npz"]:
+        return self.format or SUFFIXES[Path(self.path).suffix]
+
+
+class JsonLinesFile:
+    """A file of JSON lines. After a failed write the file ends where it ended before."""
+
+    def __init__(self, file: Path, context: Context) -> None:
+        self._file = file
+        self._counters = context.counters
+        self._descriptor: int | None = None
+        self._end = 0
+
+    def open(self) -> None:
+        make_folder_for(self._file)
+        try:
+            self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._end = os.lseek(self._descriptor, 0, os.SEEK_END)
+            if self._end and os.pread(self._descriptor, 1, self._end - 1) != b"\n":
+                self._append(b"\n")  # a crash cut the last line off; it must not spoil the next
+        except OSError as error:
+            self.close()
+            raise RetryableError(f"{self._file}: {error.strerror}") from error
+
+    def write(self, batch: deque[WireMessage]) -> None:
+        if self._descriptor is None:
+            self.open()
+        lines = [encode_lines(m) if isinstance(m, Samples) else encode_message(m) + b"\n" for m in batch]
+        data = b"".join(lines)
+        try:
+            self._append(data)
+        except OSError as error:
+            self._cut_back()
+            raise RetryableError(f"{self._file}: {error.strerror}") from error
+        _count(self._counters, batch, len(data))
+        batch.clear()
+
+    def _append(self, data: bytes) -> None:
+        assert self._descriptor is not None
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.pwrite(self._descriptor, rest, self._end + len(data) - len(rest)) :]
+        self._end += len(data)
+
+    def _cut_back(self) -> None:
+        assert self._descriptor is not None
+        try:
+            os.ftruncate(self._descriptor, self._end)
+        except OSError:
+            self.close()  # opened anew for the next attempt, it ends its torn line first
+
+    def sync(self) -> None:
+        if self._descriptor is None:
+            return
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise RetryableError(f"{self._file}: {error.strerror}") from error
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+class NpzParts:
+    """A recording in npz parts. Holds the rows of parts that are not full, by their columns."""
+
+    def __init__(self, file: Path, max_rows: int, context: Context) -> None:
+        self._file = file
+        self._max_rows = max_rows
+        self._context = context
+        self._next = 1
+        self._open_parts: dict[frozenset[str], list[Samples]] = {}
+
+    def open(self) -> None:
+        make_folder_for(self._file)
+        parts = part_files(self._file)
+        self._next = 1 + (part_number(parts[-1]) if parts else 0)
+
+    def write(self, batch: deque[WireMessage]) -> None:
+        while batch:
+            samples = batch[0]
+            assert isinstance(samples, Samples)
+            columns = frozenset(samples.columns)
+            rows = [*self._open_parts.get(columns, ()), samples]
+            if sum(each.rows for each in rows) >= self._max_rows:
+                self._save(rows)
+                rows = []
+            self._open_parts[columns] = rows
+            batch.popleft()
+
+    def sync(self) -> None:
+        for columns, rows in self._open_parts.items():
+            if rows:
+                self._save(rows)
+                self._open_parts[columns] = []
+
+    def _save(self, rows: list[Samples]) -> None:
+        """Write a whole part or nothing: under another name first, and to the disk."""
+        part = part_file(self._file, self._next)
+        unfinished = part.with_name(part.name + ".unfinished")
+        try:
+            with unfinished.open("wb") as file:
+                write_npz(file, join_samples(rows))
+                file.flush()
+                os.fsync(file.fileno())
+                size = file.tell()
+            unfinished.rename(part)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise RetryableError(f"{part}: {error.strerror}") from error
+        self._next += 1
+        _count(self._context.counters, rows, size)
+
+    def close(self) -> None:
+        held = sum(each.rows for rows in self._open_parts.values() for each in rows)
+        self._open_parts.clear()
+        if held:
+            self._context.counters.add("lost_rows", held)
+            self._context.log.error("%s: %d rows could not be written and are lost", self._file, held)
+
+
+def _count(counters: Counters, items: Sequence[WireMessage], size: int) -> None:
+    counters.add("bytes", size)
+    counters.add("rows", sum(item.rows for item in items if isinstance(item, Samples)))
+    counters.add("messages", sum(not isinstance(item, Samples) for item in items))
+
+
+class FileWrite:
+    """The sink. The writer's thread alone uses the file."""
+
+    def __init__(self, config: FileWriteConfig, context: Context) -> None:
+        self._context = context
+        file = context.resolve(config.path)
+        self._only_samples = config.format_of_file == "npz"
+        target: Target[WireMessage] = (
+            NpzParts(file, config.max_rows, context) if self._only_samples else JsonLinesFile(file, context)
+        )
+        self._writer = Writer(
+            target,
+            context,
+            rows_of=lambda item: item.rows if isinstance(item, Samples) else 1,
+            queue_rows=config.queue,
+            every_s=WRITE_EVERY_S,
+            large_rows=LARGE_ROWS,
+        )
+
+    def open(self) -> None:
+        self._writer.start()
+
+    def write(self, messages: Sequence[WireMessage]) -> None:
+        self._writer.put([message for message in messages if self._can_take(message)])
+
+    def _can_take(self, message: WireMessage) -> bool:
+        if isinstance(message, Samples):
+            return message.rows > 0
+        return self._can_take_message(message)
+
+    def _can_take_message(self, message: Message) -> bool:
+        name = type(message).__name__
+        try:
+            payload = encode_message(message)
+        except (ValueError, OverflowError) as error:
+            self._context.dead_letter("not_encodable", f"a {name}: {error}", b"")
+            return False
+        if self._only_samples:
+            self._context.dead_letter("not_a_table", f"a {name} does not fit into a table of samples (npz)", payload)
+        return not self._only_samples
+
+    def flush(self, timeout_s: float) -> bool:
+        return self._writer.flush(timeout_s)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def open_sink(config: FileWriteConfig, context: Context) -> FileWrite:
+    return FileWrite(config, context)
+
+
+NODE = SinkNode(
+    kind="file_write",
+    config=FileWriteConfig,
+    inputs={DEFAULT_PORT: Input(accepts=ANY)},
+    open=open_sink,
+)

@@ -1,0 +1,212 @@
+"""`mqtt_subscribe`: messages and samples in from an MQTT broker."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from edgeflex_connectors.batching import SamplesBuilder, check_promise, message_types
+from edgeflex_connectors.mqtt_session import MqttSession
+from edgeflex_connectors.payloads import PayloadDecoder, check_device_from
+from edgeflex_flow.errors import BadMessageError
+from edgeflex_flow.messages import Message, Samples
+from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection
+
+
+class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
+    """Receive samples and messages from topics of an MQTT broker.
+
+    Samples come as `json.edgeflex`: an array of flat objects with `created` (Unix ms) or `time_ns`, the columns by
+    their names, and optionally `quality` (flags). A column that an object lacks, or that is null, is NaN. Messages come
+    as JSON objects whose key `type` names their meaning. What came since the last turn of the flow is given in order,
+    samples that follow each other as one batch.
+
+    Up to `queue` payloads wait for the flow; beyond that the oldest are dropped and counted under `overflow`.
+    What others publish while the connection is down does not arrive: the session ends with the connection.
+
+    Input:
+        None: JSON payloads of the topics.
+
+    Output:
+        Samples with `columns`, and the message types of `messages`. Counts `received` payloads, `overflow`,
+        `reconnects`, `not_accepted` (well made, but a type that `messages` and `columns` do not ask for), `lost` (came
+        after the last turn of a flow that ends).
+
+    Errors:
+        Dead letter `bad_payload`, naming topic and position, for a payload that is malformed, lacks its time, its
+        device or all of the columns; no part of such a payload is used. FatalError if the broker refuses a
+        subscription. Those of the connection: see `mqtt`.
+
+    Source:
+        MQTT Version 3.1.1, OASIS Standard; `json.edgeflex` of VILLASnode.
+
+    >>> MqttSubscribeConfig(bus="databus", topics=("pmu/+",), columns=("frequency_hz",), device_from="topic:2").qos
+    1
+    """
+
+    bus: Annotated[str, connection("bus", "Connection to the broker.")]
+    topics: Annotated[tuple[str, ...], Meta(min_length=1, description="Topic filters; + and # are wildcards.")]
+    qos: Annotated[Literal[0, 1, 2], Meta(description="Highest quality of service to receive with.")] = 1
+    columns: Annotated[tuple[str, ...], Meta(description="Columns of the samples; each name ends in its unit.")] = ()
+    messages: Annotated[tuple[str, ...], Meta(description="Types of messages to take, such as frequency_event.")] = ()
+    device_from: Annotated[
+        str, Meta(description="Key that holds the device's name, or topic:N for the N-th level of the topic.")
+    ] = "device"
+    queue: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Payloads held while the flow is busy; the oldest drop first.")
+    ] = 10_000
+
+    def __post_init__(self) -> None:
+        check_promise(self.columns, self.messages)
+        check_device_from(self.device_from)
+        if self.device_from in self.columns:
+            raise ValueError(f"`device_from` and `columns` both name '{self.device_from}'")
+        for topic in self.topics:
+            problem = filter_problem(topic)
+            if problem is not None:
+                raise ValueError(f"`topics`: {problem}; got '{topic}'")
+
+
+def filter_problem(topic: str) -> str | None:
+    """What is wrong with a topic filter; None if nothing is.
+
+    >>> filter_problem("pmu/+/frequency") is None
+    True
+    >>> filter_problem("pmu/#/frequency")
+    "'#' must be the last level"
+    """
+    levels = topic.split("/")
+    if not topic or "\0" in topic:
+        return "a topic filter must not be empty or hold NUL"
+    if any("#" in level for level in levels[:-1]):
+        return "'#' must be the last level"
+    if any(("#" in level or "+" in level) and len(level) > 1 for level in levels):
+        return "a wildcard must be a level of its own"
+    return None
+
+
+class MqttSubscribe:
+    """The source. The network thread fills the inbox; `poll` decodes in the thread of the runtime."""
+
+    def __init__(self, config: MqttSubscribeConfig, context: Context, session: MqttSession | None = None) -> None:
+        self._config = config
+        self._context = context
+        self._session = session
+        self._inbox: deque[tuple[str, bytes]] = deque()
+        self._signalled = False
+        self._read, self._write = -1, -1
+        self._decoder = PayloadDecoder(config.columns, message_types(config.messages), config.device_from)
+        self._builder = SamplesBuilder(config.columns)
+
+    def open(self) -> None:
+        if self._session is None:
+            bus = self._context.connections["bus"]
+            self._session = bus.node.open(bus.config, self._context)
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        self._session.on_up = self._subscribe
+        self._session.on_message = self._receive
+        self._session.start()
+
+    def _subscribe(self) -> None:
+        # Runs on every connect, so that the subscription survives a reconnect.
+        assert self._session is not None
+        qos: int = self._config.qos
+        self._session.client.subscribe([(topic, qos) for topic in self._config.topics])
+
+    def _receive(self, topic: str, payload: bytes) -> None:
+        self._inbox.append((topic, payload))
+        if len(self._inbox) > self._config.queue:
+            try:
+                self._inbox.popleft()
+            except IndexError:
+                return  # `poll` took them all meanwhile
+            self._context.counters.add("overflow")
+        if not self._signalled:
+            # `poll` clears the flag before it empties the inbox, so no payload stays behind unseen.
+            self._signalled = True
+            os.write(self._write, b"\0")
+
+    def poll(self) -> Sequence[WireMessage]:
+        self._clear_signal()
+        if not self._inbox:
+            return ()
+        received_ns = self._context.clock.now_ns()
+        given: list[WireMessage] = []
+        count = 0
+        while self._inbox:
+            try:
+                topic, payload = self._inbox.popleft()
+            except IndexError:
+                break  # the network thread dropped the last one for a newer that is not there yet
+            count += 1
+            self._decode(topic, payload, received_ns, given)
+        self._end_batch(received_ns, given)
+        self._context.counters.add("received", count)
+        return given
+
+    def _clear_signal(self) -> None:
+        try:
+            os.read(self._read, 1)
+        except BlockingIOError:
+            return
+        self._signalled = False
+
+    def _decode(self, topic: str, payload: bytes, received_ns: int, given: list[WireMessage]) -> None:
+        try:
+            decoded = self._decoder.decode(topic, payload)
+        except BadMessageError as error:
+            self._context.dead_letter(error.reason, str(error), error.payload)
+            return
+        if decoded is None:
+            self._context.counters.add("not_accepted")
+        elif isinstance(decoded, Message):
+            self._end_batch(received_ns, given)
+            given.append(decoded)
+        else:
+            for row in decoded:
+                self._builder.add(*row)
+
+    def _end_batch(self, received_ns: int, given: list[WireMessage]) -> None:
+        if len(self._builder):
+            given.append(self._builder.take(received_ns))
+
+    @property
+    def ended(self) -> bool:
+        return False
+
+    def fileno(self) -> int | None:
+        return self._read if self._read >= 0 else None
+
+    def next_poll_ns(self) -> int | None:
+        return None
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        if self._inbox:
+            self._context.counters.add("lost", len(self._inbox))
+            self._inbox.clear()
+        if self._read >= 0:
+            os.close(self._read)
+            os.close(self._write)
+            self._read, self._write = -1, -1
+
+
+def output(config: MqttSubscribeConfig, _inputs: Mapping[str, Wire]) -> Wire:
+    types: set[type[WireMessage]] = set(message_types(config.messages))
+    if config.columns:
+        types.add(Samples)
+    return Wire(frozenset(types), frozenset(config.columns))
+
+
+def open_source(config: MqttSubscribeConfig, context: Context) -> MqttSubscribe:
+    return MqttSubscribe(config, context)
+
+
+NODE = SourceNode(kind="mqtt_subscribe", config=MqttSubscribeConfig, output=output, open=open_source)

@@ -1,0 +1,223 @@
+"""A thread that writes batches to something that may block or fail for a while: a disk, a database."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+from edgeflex_connectors.backoff import Backoff
+from edgeflex_flow.errors import FatalError, RetryableError
+from edgeflex_flow.node import Context
+
+T = TypeVar("T")
+
+FIRST_RETRY_S = 0.1
+LAST_RETRY_S = 5.0
+
+
+class Target(Protocol[T]):
+    """What a `Writer` writes to. Its thread alone calls `write` and `sync`."""
+
+    def open(self) -> None:
+        """RetryableError: `write` will open it. FatalError: it never will."""
+
+    def write(self, batch: deque[T]) -> None:
+        """Write from the left; take out of `batch` what is written. What is left after a RetryableError comes again."""
+
+    def sync(self) -> None:
+        """Return when everything written survives a power failure."""
+
+    def close(self) -> None: ...
+
+
+class Writer(Generic[T]):
+    """Takes items without blocking and writes them in batches, the oldest first.
+
+    At most `queue_rows` rows wait, besides the batch that is being written; beyond that the oldest items are dropped
+    and their rows counted under `overflow_rows`. A batch goes out `every_s` after the one before, or as soon as
+    `large_rows` wait. While the target fails, the batch is kept and tried again with growing waits (`retries` counts).
+    """
+
+    def __init__(
+        self,
+        target: Target[T],
+        context: Context,
+        *,
+        rows_of: Callable[[T], int],
+        queue_rows: int,
+        every_s: float,
+        large_rows: int,
+    ) -> None:
+        self._target = target
+        self._context = context
+        self._rows_of = rows_of
+        self._queue_rows = queue_rows
+        self._every_s = every_s
+        self._large_rows = min(large_rows, queue_rows)
+        self._backoff = Backoff(FIRST_RETRY_S, LAST_RETRY_S)
+        self._thread: threading.Thread | None = None
+        # What follows is guarded by the condition; nobody holds it while the target works.
+        self._condition = threading.Condition()
+        self._waiting: deque[T] = deque()
+        self._waiting_rows = 0
+        self._stopping = False
+        self._dead = False
+        self._flushes_wanted = 0
+        self._flushes_done = 0
+        # The thread's own.
+        self._batch: deque[T] = deque()
+        self._last_write_s = float("-inf")
+
+    def start(self) -> None:
+        """Open the target and start the thread. FatalError if the target can never be opened."""
+        try:
+            self._target.open()
+        except RetryableError as error:
+            self._failed(error)
+        self._thread = threading.Thread(target=self._run, name=f"writer {self._context.node}", daemon=True)
+        self._thread.start()
+
+    def put(self, items: Sequence[T]) -> None:
+        """Take items over. Never blocks on the target."""
+        with self._condition:
+            before = self._waiting_rows
+            for item in items:
+                self._waiting.append(item)
+                self._waiting_rows += self._rows_of(item)
+            self._drop_oldest()
+            if not before or before < self._large_rows <= self._waiting_rows:
+                self._condition.notify_all()
+
+    def _drop_oldest(self) -> None:
+        dropped = 0
+        while self._waiting_rows - dropped > self._queue_rows and len(self._waiting) > 1:
+            dropped += self._rows_of(self._waiting.popleft())
+        if dropped:
+            self._waiting_rows -= dropped
+            self._context.counters.add("overflow_rows", dropped)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all items are written and synced; whether they are."""
+        with self._condition:
+            self._flushes_wanted += 1
+            wanted = self._flushes_wanted
+            self._condition.notify_all()
+            self._condition.wait_for(lambda: self._dead or self._flushes_done >= wanted, timeout_s)
+            return self._flushes_done >= wanted
+
+    def close(self) -> None:
+        """End the thread after one last attempt to write; count what is still held under `lost_rows`."""
+        if self._thread is not None:
+            with self._condition:
+                self._stopping = True
+                self._condition.notify_all()
+            self._thread.join()
+            self._thread = None
+        self._target.close()
+        held = sum(self._rows_of(item) for item in (*self._batch, *self._waiting))
+        self._batch.clear()
+        self._waiting.clear()
+        if held:
+            self._context.counters.add("lost_rows", held)
+            self._context.log.error("%d rows could not be written and are lost", held)
+
+    # The thread -----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except FatalError as error:
+            self._give_up(error)
+        except Exception as error:
+            self._context.log.debug("the writer ended", exc_info=True)
+            failure = FatalError(f"node '{self._context.node}' cannot write: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            self._give_up(failure)
+        finally:
+            with self._condition:
+                self._dead = True
+                self._condition.notify_all()
+
+    def _give_up(self, error: FatalError) -> None:
+        self._context.log.error("%s", error)
+        self._context.fail(error)
+
+    def _loop(self) -> None:
+        while True:
+            flush, last = self._next_batch()
+            if not self._try(self._write_batch):
+                return
+            if flush > self._flushes_done or last:
+                if not self._try(self._target.sync):
+                    return
+                with self._condition:
+                    self._flushes_done = max(self._flushes_done, flush)
+                    self._condition.notify_all()
+            if last:
+                return
+
+    def _next_batch(self) -> tuple[int, bool]:
+        """Wait for work and take it. Gives the flush that this batch completes and whether it is the last batch."""
+        with self._condition:
+            while (wait_s := self._due_in_s()) != 0.0:
+                self._condition.wait(wait_s)
+            rows = 0
+            while self._waiting and rows < self._large_rows:
+                item = self._waiting.popleft()
+                rows += self._rows_of(item)
+                self._batch.append(item)
+            self._waiting_rows -= rows
+            if self._waiting:
+                return self._flushes_done, False
+            return self._flushes_wanted, self._stopping
+
+    def _due_in_s(self) -> float | None:
+        """How long until there is something to do; None if that depends on others. Under the condition."""
+        if self._stopping or self._flushes_wanted > self._flushes_done or self._waiting_rows >= self._large_rows:
+            return 0.0
+        if not self._waiting:
+            return None
+        return max(0.0, self._last_write_s + self._every_s - time.monotonic())
+
+    def _write_batch(self) -> None:
+        while self._batch:
+            self._target.write(self._batch)
+        self._last_write_s = time.monotonic()
+
+    def _try(self, action: Callable[[], None]) -> bool:
+        """Do it, again and again while the target is away; False if the writer stops before it worked."""
+        while True:
+            try:
+                action()
+            except RetryableError as error:
+                self._failed(error)
+                if not self._pause():
+                    return False
+                continue
+            failures = self._backoff.succeeded()
+            if failures:
+                self._context.log.info("node '%s' writes again after %d attempts", self._context.node, failures)
+            return True
+
+    def _failed(self, error: RetryableError) -> None:
+        self._context.counters.add("retries")
+        if self._backoff.failed():
+            self._context.log.warning("%s; %d rows wait; trying again", error, self._held_rows())
+
+    def _held_rows(self) -> int:
+        return self._waiting_rows + sum(self._rows_of(item) for item in self._batch)
+
+    def _pause(self) -> bool:
+        """Wait before the next attempt, less if a flush or the end of the writer is asked for meanwhile; False if the
+        end was asked for before, so that this was the last attempt."""
+        with self._condition:
+            if self._stopping:
+                return False
+            flushes = self._flushes_wanted
+            self._condition.wait_for(
+                lambda: self._stopping or self._flushes_wanted > flushes, timeout=self._backoff.delay_s()
+            )
+            return True

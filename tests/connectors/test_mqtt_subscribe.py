@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+import select
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from broker import Amqtt, BrokerProcess, Listener, Mosquitto, free_port, wait_until
+
+from edgeflex_connectors import mqtt, mqtt_subscribe
+from edgeflex_connectors.mqtt import MqttConfig
+from edgeflex_connectors.mqtt_subscribe import MqttSubscribe, MqttSubscribeConfig
+from edgeflex_flow.messages import Alarm, Samples, encode_message
+from edgeflex_flow.node import Context, OpenConnection, WireMessage
+
+if TYPE_CHECKING:
+    from conftest import ContextMaker
+
+ALARM = Alarm(source="s", severity="info", text="x", time_ns=5)
+each_broker = pytest.mark.parametrize("kind", [pytest.param(Mosquitto, marks=pytest.mark.needs("mosquitto")), Amqtt])
+
+
+def row(number: int, **more: object) -> dict[str, object]:
+    return {"created": number, "device": "G1", "frequency_hz": 50.0 + number, **more}
+
+
+def payload(*rows: dict[str, object]) -> bytes:
+    return json.dumps(rows).encode()
+
+
+@contextmanager
+def source(
+    make_context: ContextMaker, broker: BrokerProcess, **fields: Any
+) -> Iterator[tuple[MqttSubscribe, Context, list[bool]]]:
+    """An open source, its context, and the a list that grows when a subscription is answered."""
+    config = MqttConfig(url=broker.url, reconnect_min=0.02, reconnect_max=0.05)
+    context = make_context("in", connections={"bus": OpenConnection("databus", mqtt.NODE, config)})
+    session = mqtt.NODE.open(config, context)
+    answered = session.client.on_subscribe
+    subscribed: list[bool] = []
+
+    def note(*arguments: Any) -> None:
+        answered(*arguments)
+        subscribed.append(True)
+
+    session.client.on_subscribe = note
+    wanted = {"bus": "databus", "topics": ("pmu/#",), "columns": ("frequency_hz",), **fields}
+    opened = MqttSubscribe(MqttSubscribeConfig(**wanted), context, session)
+    try:
+        opened.open()
+        yield opened, context, subscribed
+    finally:
+        opened.close()
+
+
+def gather(opened: MqttSubscribe, count: int) -> list[WireMessage]:
+    """Poll when the descriptor says so until `count` rows and messages have come."""
+    given: list[WireMessage] = []
+    while sum(item.rows if isinstance(item, Samples) else 1 for item in given) < count:
+        descriptor = opened.fileno()
+        assert descriptor is not None
+        readable, _, _ = select.select([descriptor], [], [], 10.0)
+        assert readable, f"nothing came after {given}"
+        given.extend(opened.poll())
+    return given
+
+
+@each_broker
+def test_samples_and_messages_come_in_order_with_runs_of_samples_joined(
+    tmp_path: Path, make_context: ContextMaker, kind: Callable[[Path], BrokerProcess]
+) -> None:
+    with kind(tmp_path) as broker, source(make_context, broker, messages=("alarm",)) as (opened, context, subscribed):
+        wait_until(lambda: subscribed)
+        with Listener(broker) as other:
+            other.publish("pmu/a", payload(row(1), row(2, quality=4)))
+            other.publish("pmu/b", payload(row(3, device="G2")))
+            other.publish("pmu/alarm", encode_message(ALARM))
+            other.publish("pmu/a", payload(row(4)))
+            wait_until(lambda: len(opened._inbox) == 4)
+        first, alarm, last = opened.poll()
+        assert isinstance(first, Samples)
+        assert isinstance(last, Samples)
+        assert first.time_ns.tolist() == [1_000_000, 2_000_000, 3_000_000]
+        assert first.columns["frequency_hz"].tolist() == [51.0, 52.0, 53.0]
+        assert [first.devices[code] for code in first.device] == ["G1", "G1", "G2"]
+        assert first.quality.tolist() == [0, 4, 0]
+        assert alarm == ALARM
+        assert last.devices is first.devices
+        assert context.counters.get("received") == 4
+
+
+@pytest.mark.needs("mosquitto")
+def test_descriptor_wakes_for_each_arrival_and_rests_after_poll(tmp_path: Path, make_context: ContextMaker) -> None:
+    with (
+        Mosquitto(tmp_path) as broker,
+        source(make_context, broker) as (opened, _, subscribed),
+        Listener(broker) as other,
+    ):
+        wait_until(lambda: subscribed)
+        for number in range(50):
+            other.publish("pmu/a", payload(row(number)))
+            (samples,) = gather(opened, 1)
+            assert isinstance(samples, Samples)
+            assert samples.time_ns.tolist() == [number * 1_000_000]
+            descriptor = opened.fileno()
+            assert descriptor is not None
+            assert select.select([descriptor], [], [], 0.0)[0] == []
+
+
+@pytest.mark.needs("mosquitto")
+def test_bad_payload_is_a_dead_letter_and_the_rest_goes_on(tmp_path: Path, make_context: ContextMaker) -> None:
+    bad = payload(row(1), row(2, frequency_hz="fast"))
+    with Mosquitto(tmp_path) as broker, source(make_context, broker) as (opened, context, subscribed):
+        wait_until(lambda: subscribed)
+        with Listener(broker) as other:
+            other.publish("pmu/a", bad)
+            other.publish("pmu/a", b"{nonsense")
+            other.publish("pmu/a", payload(row(3)))
+        (samples,) = gather(opened, 1)
+        assert isinstance(samples, Samples)
+        assert samples.time_ns.tolist() == [3_000_000]
+        assert context.counters.get("bad_payload") == 2
+    reason, text, kept = make_context.dead_letters[0]
+    assert (reason, kept) == ("bad_payload", bad)
+    assert text.startswith("topic 'pmu/a': Expected `float")
+    assert "$[1].frequency_hz" in text
+
+
+@pytest.mark.needs("mosquitto")
+def test_well_made_message_of_another_type_is_counted_only(tmp_path: Path, make_context: ContextMaker) -> None:
+    with Mosquitto(tmp_path) as broker, source(make_context, broker) as (opened, context, subscribed):
+        wait_until(lambda: subscribed)
+        with Listener(broker) as other:
+            other.publish("pmu/a", encode_message(ALARM))
+            other.publish("pmu/a", payload(row(3)))
+        gather(opened, 1)
+        assert context.counters.get("not_accepted") == 1
+    assert make_context.dead_letters == []
+
+
+@pytest.mark.needs("mosquitto")
+def test_overflow_drops_the_oldest_and_counts_them(tmp_path: Path, make_context: ContextMaker) -> None:
+    with Mosquitto(tmp_path) as broker, source(make_context, broker, queue=3) as (opened, context, subscribed):
+        wait_until(lambda: subscribed)
+        with Listener(broker, "pmu/#") as other:
+            for number in range(10):
+                other.publish("pmu/a", payload(row(number)))
+            wait_until(lambda: context.counters.get("overflow") == 7)
+        (samples,) = opened.poll()
+        assert isinstance(samples, Samples)
+        assert samples.time_ns.tolist() == [7_000_000, 8_000_000, 9_000_000]
+
+
+@each_broker
+def test_subscription_survives_a_restart_of_the_broker(
+    tmp_path: Path, make_context: ContextMaker, kind: Callable[[Path], BrokerProcess]
+) -> None:
+    with kind(tmp_path) as broker, source(make_context, broker) as (opened, context, subscribed):
+        wait_until(lambda: subscribed)
+        broker.kill()
+        broker.start()
+        wait_until(lambda: len(subscribed) == 2)
+        with Listener(broker) as other:
+            other.publish("pmu/a", payload(row(1)))
+        gather(opened, 1)
+        assert context.counters.get("reconnects") == 1
+
+
+@pytest.mark.needs("mosquitto")
+def test_source_opens_before_its_broker_starts(tmp_path: Path, make_context: ContextMaker) -> None:
+    broker = Mosquitto(tmp_path)
+    broker.port = free_port()
+    with source(make_context, broker) as (opened, _, subscribed):
+        assert opened.poll() == ()
+        with broker:
+            wait_until(lambda: subscribed)
+            with Listener(broker) as other:
+                other.publish("pmu/a", payload(row(1)))
+            gather(opened, 1)
+
+
+@pytest.mark.needs("mosquitto")
+def test_device_comes_from_the_topic_when_asked(tmp_path: Path, make_context: ContextMaker) -> None:
+    with (
+        Mosquitto(tmp_path) as broker,
+        source(make_context, broker, device_from="topic:2") as (opened, _, subscribed),
+    ):
+        wait_until(lambda: subscribed)
+        with Listener(broker) as other:
+            other.publish("pmu/G7/data", payload({"created": 1, "frequency_hz": 50.0}))
+        (samples,) = gather(opened, 1)
+        assert isinstance(samples, Samples)
+        assert samples.devices == ("G7",)
+
+
+def test_output_is_what_the_fields_promise() -> None:
+    config = MqttSubscribeConfig(bus="b", topics=("a",), columns=("frequency_hz",), messages=("alarm",))
+    wire = mqtt_subscribe.NODE.output(config, {})
+    assert wire.messages == {Samples, Alarm}
+    assert wire.columns == {"frequency_hz"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"columns": []}, "give `columns`, `messages` or both"),
+        ({"columns": ["frequency"]}, "'frequency' does not end in a unit"),
+        ({"columns": ["a_hz", "a_hz"]}, "names something twice"),
+        ({"messages": ["alram"]}, "no message type 'alram'; known: .*did you mean 'alarm'"),
+        ({"topics": []}, "length >= 1"),
+        ({"topics": ["a/#/b"]}, "'#' must be the last level"),
+        ({"topics": ["a+/b"]}, "a level of its own"),
+        ({"topics": [""]}, "must not be empty"),
+        ({"device_from": "topic:0"}, "levels of a topic count from topic:1"),
+        ({"device_from": "topic:x"}, "levels of a topic count from topic:1"),
+        ({"device_from": "created"}, "key of the payload or `topic:N`"),
+        ({"device_from": "frequency_hz"}, "both name 'frequency_hz'"),
+    ],
+)
+def test_config_refuses_what_cannot_work(fields: dict[str, object], complaint: str) -> None:
+    good: dict[str, object] = {"bus": "b", "topics": ["a"], "columns": ["frequency_hz"]}
+    with pytest.raises(msgspec.ValidationError, match=complaint):
+        msgspec.convert({**good, **fields}, MqttSubscribeConfig)

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from broker import wait_until
+
+from edgeflex_connectors import sqlite, store_write
+from edgeflex_connectors.sqlite import SqliteConfig
+from edgeflex_connectors.store_write import StoreWriteConfig
+from edgeflex_flow.errors import FatalError
+from edgeflex_flow.messages import Alarm, FrequencyEvent, Quality, samples_from_rows
+from edgeflex_flow.node import Context, OpenConnection, Sink
+
+if TYPE_CHECKING:
+    from conftest import ContextMaker
+
+ALARM = Alarm(source="s", severity="info", text="x", time_ns=7)
+
+
+@contextmanager
+def sink(make_context: ContextMaker, path: str = "history.db", **fields: Any) -> Iterator[tuple[Sink, Context]]:
+    config = SqliteConfig(path=path, busy_timeout=0.05)
+    context = make_context("archive", connections={"store": OpenConnection("history", sqlite.NODE, config)})
+    opened = store_write.NODE.open(StoreWriteConfig(store="history", commit_every=0.01, **fields), context)
+    try:
+        opened.open()
+        yield opened, context
+    finally:
+        opened.close()
+
+
+def read(file: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(file)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def rows(first: int, count: int, quality: int = 0) -> Any:
+    return samples_from_rows(
+        [(number, "G1", {"x_v": 1.0, "y_a": 2.0}) for number in range(first, first + count)], quality=quality
+    )
+
+
+def test_samples_and_messages_are_committed_with_their_quality(tmp_path: Path, make_context: ContextMaker) -> None:
+    doubtful = Quality.SYNC_LOST | Quality.CLIPPED
+    with sink(make_context) as (opened, context):
+        opened.write([rows(0, 3), rows(3, 2, quality=doubtful), ALARM])
+        assert opened.flush(10.0)
+        # Read by another connection while the sink is open: committed means visible.
+        stored = read(tmp_path / "history.db", "SELECT time_ns, quality FROM samples WHERE quantity_id = 1")
+        assert stored == [(0, 0), (1, 0), (2, 0), (3, doubtful), (4, doubtful)]
+        assert read(tmp_path / "history.db", "SELECT type FROM messages") == [("alarm",)]
+        counters = context.counters.snapshot()
+        assert {name: counters[name] for name in ("rows", "values", "messages")} == {
+            "rows": 5,
+            "values": 10,
+            "messages": 1,
+        }
+        assert counters["commits"] >= 1
+
+
+def test_only_the_named_columns_are_kept(tmp_path: Path, make_context: ContextMaker) -> None:
+    with sink(make_context, columns=("y_a",)) as (opened, _):
+        opened.write([rows(0, 1)])
+        assert opened.flush(10.0)
+    assert read(tmp_path / "history.db", "SELECT name FROM quantities") == [("y_a",)]
+
+
+def test_named_columns_are_needed_of_the_wire() -> None:
+    port = store_write.NODE.inputs["in"]
+    assert port.columns(StoreWriteConfig(store="s", columns=("y_a",))) == {"y_a"}
+
+
+def test_message_that_no_store_can_hold_is_a_dead_letter(tmp_path: Path, make_context: ContextMaker) -> None:
+    late = FrequencyEvent(
+        id="x",
+        state="started",
+        device="G1",
+        onset_time_ns=2**63,
+        detected_time_ns=0,
+        rocof_hz_per_s=0,
+        frequency_before_hz=0,
+        frequency_extreme_hz=0,
+    )
+    with sink(make_context) as (opened, context):
+        opened.write([late, Alarm(source="\ud800", severity="info", text="", time_ns=1), ALARM])
+        assert opened.flush(10.0)
+        assert context.counters.get("messages") == 1
+    assert [reason for reason, _, _ in make_context.dead_letters] == ["not_storable"] * 2
+    assert "does not fit into 64 bits" in make_context.dead_letters[0][1]
+
+
+def test_several_sinks_share_one_file(tmp_path: Path, make_context: ContextMaker) -> None:
+    with sink(make_context) as (first, _), sink(make_context) as (second, _):
+        for number in range(50):
+            first.write([rows(2 * number, 1)])
+            second.write([rows(2 * number + 1, 1)])
+        assert first.flush(20.0)
+        assert second.flush(20.0)
+    assert read(tmp_path / "history.db", "SELECT count(*) FROM samples") == [(200,)]
+
+
+def test_locked_store_keeps_the_rows_and_writes_them_later(
+    tmp_path: Path, make_context: ContextMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with sink(make_context) as (opened, context):
+        with closing(sqlite3.connect(tmp_path / "history.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            opened.write([rows(0, 10)])
+            wait_until(lambda: context.counters.get("retries"))
+            other.execute("ROLLBACK")
+        assert opened.flush(10.0)
+        assert context.counters.get("rows") == 10
+    assert "history.db: database is locked (SQLITE_BUSY); 10 rows wait; trying again" in caplog.messages[0]
+
+
+def test_newer_schema_stops_the_flow_at_its_start(tmp_path: Path, make_context: ContextMaker) -> None:
+    with closing(sqlite3.connect(tmp_path / "history.db")) as connection:
+        connection.execute("PRAGMA user_version=99")
+    with pytest.raises(FatalError, match="newer version"), sink(make_context):
+        pass
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    mount = shutil.which("mount")
+    if os.geteuid() != 0 or mount is None:
+        pytest.skip("mounting a small file system needs root; a full database is also tested in test_sqlite.py")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"mounting a small file system is not allowed here: {mounted.stderr.decode()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_full_disk_keeps_the_rows_and_writes_them_when_there_is_space(
+    small_disk: Path, make_context: ContextMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    ballast = small_disk / "ballast"
+    with sink(make_context, "disk/history.db") as (opened, context):
+        opened.write([rows(0, 10)])
+        assert opened.flush(10.0)
+        free = os.statvfs(small_disk)
+        ballast.write_bytes(bytes(free.f_bavail * free.f_bsize - 20_000))
+        opened.write([rows(10, 5_000), ALARM])
+        wait_until(lambda: context.counters.get("retries"))
+        opened.write([rows(5_010, 100)])
+        assert not opened.flush(0.1)
+        assert context.counters.get("rows") == 10
+        ballast.unlink()
+        assert opened.flush(20.0)
+        assert context.counters.get("rows") == 5_110
+        assert context.counters.get("overflow_rows") == context.counters.get("lost_rows") == 0
+    assert "disk/history.db: database or disk is full (SQLITE_FULL); 5001 rows wait; trying again" in caplog.messages[0]
+    assert read(small_disk / "history.db", "SELECT count(*) FROM samples") == [(10_220,)]
+    assert read(small_disk / "history.db", "PRAGMA integrity_check") == [("ok",)]
+    assert make_context.failures == []
+
+
+def test_disk_that_stays_full_drops_the_oldest_waiting_rows(small_disk: Path, make_context: ContextMaker) -> None:
+    ballast = small_disk / "ballast"
+    with sink(make_context, "disk/history.db", queue=500) as (opened, context):
+        opened.write([rows(0, 10)])
+        assert opened.flush(10.0)
+        free = os.statvfs(small_disk)
+        ballast.write_bytes(bytes(free.f_bavail * free.f_bsize - 8_000))
+        for number in range(50):
+            opened.write([rows(1000 * number, 100)])
+        wait_until(lambda: context.counters.get("retries"))
+        dropped = context.counters.get("overflow_rows")
+        assert dropped > 0
+        ballast.unlink()
+        assert opened.flush(20.0)
+        assert context.counters.get("rows") == 10 + 5000 - context.counters.get("overflow_rows")
+    newest = read(small_disk / "history.db", "SELECT max(time_ns) FROM samples")
+    assert newest == [(49_099,)]
