@@ -19,10 +19,14 @@ class Listener:
         self._subscribed = threading.Event()
         self._sent_ns = sent_ns
         self._port = port
+        self._topic = topic
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2)
-        self._client.on_connect = lambda client, *_: client.subscribe(topic)
+        self._client.on_connect = self._subscribe
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self._client.on_message = self._on_message
+
+    def _subscribe(self, client: mqtt.Client, *_: object) -> None:
+        client.subscribe(self._topic)
 
     def _on_message(self, _client: object, _data: object, message: mqtt.MQTTMessage) -> None:
         now_ns = time.time_ns()

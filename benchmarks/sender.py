@@ -18,10 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.latency_sender import configuration, frame
+from edgeflex_services.udp_send import UdpSegmentSender
 
-SOL_UDP = 17
-UDP_SEGMENT = 103
-SEGMENTS = 64
 FRAME_BYTES = 46
 RATE_HZ = 50
 EVENT_PERIOD = 30 * RATE_HZ
@@ -96,10 +94,7 @@ def main(port: int, pmus: int) -> None:
     source = FrameSource(pmus)
     connection = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     connection.connect(("127.0.0.1", port))
-    segmented = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    segmented.setsockopt(SOL_UDP, UDP_SEGMENT, FRAME_BYTES)
-    segmented.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-    segmented.connect(("127.0.0.1", port))
+    segmented = UdpSegmentSender("127.0.0.1", port, FRAME_BYTES)
     for line in sys.stdin:
         command = json.loads(line)
         if command.get("configure"):
@@ -111,20 +106,18 @@ def main(port: int, pmus: int) -> None:
         print(json.dumps({"sent": sent, "seconds": seconds}), flush=True)
 
 
-def send(segmented: socket.socket, source: FrameSource, pmus: int, count: int, rate: float) -> tuple[int, float]:
+def send(segmented: UdpSegmentSender, source: FrameSource, pmus: int, count: int, rate: float) -> tuple[int, float]:
     """Send at least `count` frames, in whole ticks. Returns how many, and in which time."""
     ticks_a_block = max(1, 16_384 // pmus)
     sent = 0
     start_s = time.monotonic()
     while sent < count:
         block = source.frames(ticks_a_block)
-        octets = block.tobytes()
-        for first in range(0, len(block), SEGMENTS):
-            segmented.send(octets[first * FRAME_BYTES : (first + SEGMENTS) * FRAME_BYTES])
-            if rate and (first // SEGMENTS) % (PACE_FRAMES // SEGMENTS) == 0:
-                wait_s = start_s + (sent + first) / rate - time.monotonic()
-                if wait_s > 0:
-                    time.sleep(wait_s)
+        for first in range(0, len(block), PACE_FRAMES):
+            segmented.send(block[first : first + PACE_FRAMES])
+            wait_s = start_s + (sent + first) / rate - time.monotonic() if rate else 0.0
+            if wait_s > 0:
+                time.sleep(wait_s)
         sent += len(block)
     return sent, time.monotonic() - start_s
 

@@ -4,7 +4,8 @@ A module of a node kind ends in `NODE = …`, one of
 
 - `OperatorNode`: pure computation. `start(config) -> state`, one `step(config, state, message)` per input port, and
   optionally `tick(config, state, now_ns)` on a period. State is explicit, picklable and changed in place.
-- `SourceNode` / `SinkNode`: `open(config, context)` makes a `Source` or `Sink`; nothing is opened before their `open()`.
+- `SourceNode` / `SinkNode`: `open(config, context)` makes a `Source` or `Sink`, which acquires nothing before it is
+  itself opened.
 - `ConnectionNode`: what a site file names under `connections` (a broker, a store) and nodes refer to by name.
 
 The same contract serves the bytewax runtime and the inline one.

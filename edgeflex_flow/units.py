@@ -170,5 +170,5 @@ def conversion_factor(source: str, target: str) -> float:
     assert a is not None
     assert b is not None
     if a.dimension != b.dimension:
-        raise ValueError(f"'{source}' is a {a.dimension} ({a.symbol}), '{target}' a {b.dimension} ({b.symbol})")
+        raise ValueError(f"'{source}' measures {a.dimension} ({a.symbol}), '{target}' {b.dimension} ({b.symbol})")
     return a.factor / b.factor

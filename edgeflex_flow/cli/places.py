@@ -37,7 +37,7 @@ def find_site(text: str | None, flow_file: Path) -> Path | None:
     )
 
 
-class Definition(click.ParamType):
+class Definition(click.ParamType[tuple[str, str]]):
     """`name=value` of the option `-D`."""
 
     name = "name=value"

@@ -29,7 +29,7 @@ EXIT_BAD_FILE = 1
 EXIT_FATAL = 3
 
 
-class Seconds(click.ParamType):
+class Seconds(click.ParamType[float]):
     """A duration with its unit, `10s`."""
 
     name = "duration"
@@ -74,10 +74,11 @@ def run(
     Exit codes: 0 drained; 1 a file is wrong; 2 wrong usage; 3 the flow could not go on (a port in use, a refused
     password); 4 the drain took too long.
     """
-    if len(files) > 1:
+    file, *others = files
+    if others:
         sys.exit(_run_each(files))
     try:
-        plan = load_flow(files[0], registry, site=find_site(site, files[0]), params=dict(definitions))
+        plan = load_flow(file, registry, site=find_site(site, file), params=dict(definitions))
     except FlowFileError as error:
         show_problems(error.problems, console(err=True))
         sys.exit(EXIT_BAD_FILE)

@@ -78,7 +78,8 @@ class _FeedSource(FixedPartitionedSource[Any, None]):
     def list_parts(self) -> list[str]:
         return ["feed"]
 
-    def build_part(self, _step_id: str, _for_part: str, _resume_state: None) -> _FeedPartition:
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _FeedPartition:
+        del step_id, for_part, resume_state
         return self._build()
 
 
@@ -102,10 +103,12 @@ class _OneSink(FixedPartitionedSink[WireMessage, None]):
     def list_parts(self) -> list[str]:
         return ["sink"]
 
-    def part_fn(self, _item_key: str) -> int:
+    def part_fn(self, item_key: str) -> int:
+        del item_key
         return 0
 
-    def build_part(self, _step_id: str, _for_part: str, _resume_state: None) -> _SinkPartition:
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _SinkPartition:
+        del step_id, for_part, resume_state
         return _SinkPartition(self._runner)
 
 

@@ -28,7 +28,7 @@ def test_a_kernel_computes() -> None:
 def test_after_warm_up_a_kernel_refuses_to_compile_for_other_types() -> None:
     warm_up([total.__module__])
     with pytest.raises(TypeError, match="No matching definition"):
-        total(np.arange(4, dtype=np.int32))
+        total(np.arange(4, dtype=np.int32))  # pyright: ignore[reportArgumentType]
 
 
 def test_compiled_kernels_are_cached_on_disk(tmp_path: Path) -> None:

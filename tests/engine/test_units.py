@@ -57,7 +57,7 @@ def test_a_bare_unit_is_no_column_name() -> None:
 
 
 def test_converting_between_dimensions_is_refused() -> None:
-    with pytest.raises(ValueError, match="'angle_deg' is a angle"):
+    with pytest.raises(ValueError, match="'angle_deg' measures angle"):
         conversion_factor("angle_deg", "voltage_v")
 
 

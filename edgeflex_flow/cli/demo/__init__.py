@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -9,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from edgeflex_flow.errors import EdgeflexError
 from edgeflex_flow.registry import Registry
@@ -29,12 +30,13 @@ def demo(registry: Registry, seconds: float | None, as_json: bool, picture: Path
     """
     from edgeflex_flow.cli.demo.session import Session  # noqa: PLC0415 - starts slowly, and only the demo needs it
 
-    console = Console(record=picture is not None, stderr=as_json, quiet=as_json)
+    console = Console(quiet=as_json)
     if as_json:
         logging.getLogger("edgeflex").setLevel(logging.ERROR)
     try:
         with tempfile.TemporaryDirectory(prefix="edgeflex-demo-") as folder:
-            summary = Session(registry, Path(folder), console, seconds).run()
+            session = Session(registry, Path(folder), console, seconds)
+            summary = session.run()
     except EdgeflexError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
@@ -43,5 +45,13 @@ def demo(registry: Registry, seconds: float | None, as_json: bool, picture: Path
     else:
         summary.show(console)
     if picture is not None:
-        console.save_svg(str(picture), title="edgeflex demo")
+        _save_picture(session.last_screen, picture)
     sys.exit(0 if not summary.problems else 1)
+
+
+def _save_picture(screen: RenderableType, file: Path) -> None:
+    from edgeflex_flow.cli.demo.screen import WIDTH  # noqa: PLC0415 - as above
+
+    canvas = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
+    canvas.print(screen)
+    canvas.save_svg(str(file), title="edgeflex demo")

@@ -7,16 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from edgeflex_flow.cli.demo.watch import SeenEvent, Trace, Watch
+from edgeflex_flow.cli.demo.watch import TRACE_PERIOD_NS, TRACE_POINTS, SeenEvent, Trace, Watch
 
 BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 120
+"""Columns of the picture that `--picture` saves."""
 LEAST_SPAN_HZ = 0.02
 """Traces are drawn over at least this span, so that noise does not look like an event."""
 
@@ -54,13 +55,21 @@ def draw(watch: Watch, numbers: Numbers) -> RenderableType:
     """The whole screen."""
     traces = watch.traces()
     events = watch.events()
-    active = {seen.event.device for seen in events if seen.event.state == "started"}
+    ended = {seen.event.id for seen in events if seen.event.state == "ended"}
+    active = {seen.event.device for seen in events if seen.event.id not in ended}
     return Group(
         _title(numbers),
-        ProgressBar(total=numbers.seconds, completed=numbers.elapsed_s, width=100),
+        ProgressBar(total=numbers.seconds, completed=numbers.elapsed_s, width=WIDTH),
+        Text(),
         _pmus(traces, active),
-        Columns([_counters(numbers, events), _events(events)]),
+        _side_by_side(_counters(numbers, events), _events(events)),
     )
+
+
+def _side_by_side(*parts: RenderableType) -> Table:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(*parts)
+    return grid
 
 
 def _title(numbers: Numbers) -> Text:
@@ -77,7 +86,7 @@ def _pmus(traces: dict[str, Trace], active: set[str]) -> Table:
     table = Table("PMU", title_justify="left", expand=False, box=None, padding=(0, 1))
     for name in ("frequency", "ROCOF"):
         table.add_column(name, justify="right")
-    table.add_column("last 12 s")
+    table.add_column(f"last {TRACE_POINTS * TRACE_PERIOD_NS // 1_000_000_000} s", no_wrap=True)
     table.add_column("")
     known = [value for trace in traces.values() for value in trace.history_hz]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
@@ -106,17 +115,24 @@ def _counters(numbers: Numbers, events: list[SeenEvent]) -> Panel:
 
 
 def _events(events: list[SeenEvent]) -> Panel:
-    table = Table("onset (UTC)", "PMU", "", "ROCOF", "Δf", "sure after", "MQTT", box=None, padding=(0, 1))
-    for seen in events[-12:]:
+    """One line an event: what is known of it by now."""
+    table = Table(box=None, padding=(0, 1))
+    table.add_column("onset (UTC)", no_wrap=True)
+    table.add_column("PMU", no_wrap=True)
+    for name in ("ROCOF", "Δf", "sure after", "lasted", "MQTT"):
+        table.add_column(name, justify="right", no_wrap=True)
+    latest = {seen.event.id: seen for seen in events}
+    for seen in sorted(latest.values(), key=lambda seen: seen.event.onset_time_ns)[-10:]:
         event = seen.event
         onset = datetime.fromtimestamp(event.onset_time_ns / 1e9, UTC)
+        lasted_s = None if event.end_time_ns is None else (event.end_time_ns - event.onset_time_ns) / 1e9
         table.add_row(
             f"{onset:%H:%M:%S}.{onset.microsecond // 1000:03d}",
             event.device,
-            event.state,
             f"{1000 * event.rocof_hz_per_s:+.1f} mHz/s",
             f"{1000 * (event.frequency_extreme_hz - event.frequency_before_hz):+.0f} mHz",
             f"{(event.detected_time_ns - event.onset_time_ns) / 1e9:.2f} s",
+            "…" if lasted_s is None else f"{lasted_s:.1f} s",
             "…" if seen.received_ns is None else f"+{(seen.received_ns - seen.emitted_ns) / 1e6:.1f} ms",
         )
     return Panel(table, title="frequency events", border_style="red" if events else "dim")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 
 from edgeflex_flow.cli.demo.screen import Numbers, draw
@@ -86,6 +86,7 @@ class Session:
         self._watch = Watch()
         self._started_s = 0.0
         self._last = (0.0, 0, 0.0)
+        self.last_screen: RenderableType = ""
 
     def run(self) -> Summary:
         """Raises EdgeflexError when a part cannot start."""
@@ -156,7 +157,8 @@ class Session:
         if not self._console.is_terminal:
             with self._lines(run, broker, pmu_port):
                 yield
-            self._console.print(draw(self._watch, picture()))
+            self.last_screen = draw(self._watch, picture())
+            self._console.print(self.last_screen)
             return
         with Live(console=self._console, auto_refresh=False) as live:
             thread = threading.Thread(target=refresh, args=(live,), name="screen")
@@ -166,7 +168,8 @@ class Session:
             finally:
                 over.set()
                 thread.join()
-                live.update(draw(self._watch, picture()), refresh=True)
+                self.last_screen = draw(self._watch, picture())
+                live.update(self.last_screen, refresh=True)
 
     @contextmanager
     def _lines(self, run: FlowRun, broker: LocalBroker, pmu_port: int) -> Iterator[None]:
@@ -223,7 +226,7 @@ class Session:
             seconds=round(time.monotonic() - self._started_s, 1),
             broker=broker,
             frames_sent=simulator.frames_sent,
-            frames_received=pmu.get("frames", 0),
+            frames_received=pmu.get("frames", 0) - pmu.get("config_frames", 0),
             kernel_drops=pmu.get("kernel_drops", 0),
             bad_frames=sum(pmu.get(reason, 0) for reason in ("bad_sync", "bad_size", "bad_crc", "unknown_idcode")),
             samples_stored=samples_stored,

@@ -13,8 +13,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edgeflex_flow.messages import BUILT_IN_MESSAGES, FrequencyEvent, Samples, decode_message
 from edgeflex_flow.node import WireMessage
 
-TRACE_POINTS = 60
-TRACE_PERIOD_NS = 200_000_000
+TRACE_POINTS = 50
+TRACE_PERIOD_NS = 300_000_000
 
 
 @dataclass
@@ -101,9 +101,12 @@ class Subscriber:
         self._topic = topic
         self._ready = threading.Event()
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="edgeflex-demo-listener")
-        self._client.on_connect = lambda client, *_: client.subscribe(self._topic, qos=1)
+        self._client.on_connect = self._subscribe
         self._client.on_subscribe = lambda *_: self._ready.set()
         self._client.on_message = lambda _client, _data, message: watch.on_mqtt(bytes(message.payload))
+
+    def _subscribe(self, client: mqtt.Client, *_: object) -> None:
+        client.subscribe(self._topic, qos=1)
 
     def __enter__(self) -> Subscriber:
         self._client.connect("127.0.0.1", self._port)

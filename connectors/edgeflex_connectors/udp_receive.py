@@ -1,0 +1,237 @@
+"""Receives UDP datagrams in blocks, with one system call for up to 1024 of them (`recvmmsg`).
+
+A socket in Python costs several microseconds a datagram; this costs a few nanoseconds more than the operating system.
+Linux only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import ipaddress
+import logging
+import mmap
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeflex_flow.errors import FatalError, RetryableError
+
+BLOCK: Final = 1024
+"""Datagrams of one call."""
+LARGEST_DATAGRAM: Final = 65_536
+_SMALLEST_SLOT: Final = 9 * 64
+
+_SO_RCVBUFFORCE: Final = 33
+_SO_MEMINFO: Final = 55
+_MEMINFO: Final = struct.Struct("9I")
+_MEMINFO_DROPS: Final = 8
+_MSG_DONTWAIT: Final = 0x40
+_ADDRESS_BYTES: Final = 32
+
+_MSGHDR: Final = np.dtype(
+    [
+        ("name", np.uintp),
+        ("namelen", np.uint32),
+        ("iov", np.uintp),
+        ("iovlen", np.uintp),
+        ("control", np.uintp),
+        ("controllen", np.uintp),
+        ("flags", np.int32),
+    ],
+    align=True,
+)
+_MMSGHDR: Final = np.dtype([("header", _MSGHDR), ("length", np.uint32)], align=True)
+"""`struct mmsghdr` of Linux; NumPy pads it as the C compiler does."""
+_IOVEC: Final = np.dtype([("base", np.uintp), ("length", np.uintp)])
+
+
+def _lazy_memory() -> NDArray[np.uint8]:
+    """Room for a block of the largest datagrams. The system provides each page of it only when data come there."""
+    memory = mmap.mmap(-1, BLOCK * LARGEST_DATAGRAM, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # A system without huge pages does not know the word.
+        # A huge page is provided as a whole at its first byte.
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype=np.uint8)
+
+
+def _recvmmsg() -> Callable[..., int]:
+    function = ctypes.CDLL(None, use_errno=True).recvmmsg
+    function.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p]
+    function.restype = ctypes.c_int
+    return function
+
+
+class UdpReceiver:
+    """A UDP socket that is read in blocks. After `receive()` gave n, datagram i < n lies in
+    `data[i * stride : i * stride + lengths[i]]` if it is no longer than `stride`, and came from the host `peers[i]`.
+    `datagram(i)` gives any of them whole.
+
+    Raises FatalError when the port is taken or may not be used, RetryableError when the address is not there yet.
+    """
+
+    def __init__(self, host: str, port: int, receive_buffer_bytes: int, log: logging.Logger) -> None:
+        self._where = f"UDP {host}:{port}"
+        self._log = log
+        self._socket = self._bind(host, port)
+        try:
+            self._enlarge_buffer(receive_buffer_bytes)
+            self._call = _recvmmsg()
+            self._fileno = self._socket.fileno()
+            self._drops_before = 0
+            self.kernel_drops: int | None = 0
+            """Datagrams that the operating system dropped because they were not read in time; None: it cannot tell."""
+            self._allocate()
+            if self.read_kernel_drops() is None:
+                log.warning("%s: this system does not tell how many datagrams it drops", self._where)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _bind(self, host: str, port: int) -> socket.socket:
+        try:
+            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        except socket.gaierror as error:
+            text = f"{self._where}: '{host}' is no address of this machine: {error.strerror}"
+            raise (RetryableError if error.errno == socket.EAI_AGAIN else FatalError)(text) from error
+        opened = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            opened.bind(address)
+        except OSError as error:
+            opened.close()
+            raise self._bind_error(error, port) from error
+        opened.setblocking(False)
+        return opened
+
+    def _bind_error(self, error: OSError, port: int) -> Exception:
+        if error.errno == errno.EADDRINUSE:
+            return FatalError(
+                f"{self._where}: the port is in use by another program (`ss -lunp sport = :{port}` names it);"
+                " stop that program, or choose another port here and in the device"
+            )
+        if error.errno == errno.EACCES:
+            return FatalError(f"{self._where}: ports below 1024 need a privilege; choose another port")
+        if error.errno == errno.EADDRNOTAVAIL:
+            return RetryableError(f"{self._where}: no network interface of this machine has this address now")
+        return FatalError(f"{self._where}: {error.strerror}")
+
+    def _enlarge_buffer(self, wanted: int) -> None:
+        """Linux doubles what it is asked for, to cover its own overhead, and gives the double back."""
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, wanted)
+        except PermissionError:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted)
+        granted = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+        if granted < wanted:
+            self._log.warning(
+                "%s: the receive buffer has %d of the %d bytes asked for, so that bursts may be dropped;"
+                " `sysctl -w net.core.rmem_max=%d` allows them",
+                self._where,
+                granted,
+                wanted,
+                wanted,
+            )
+
+    def _allocate(self) -> None:
+        self.data = _lazy_memory()
+        self._overflow = _lazy_memory()
+        self.lengths = np.zeros(BLOCK, dtype=np.int32)
+        self.peers = np.zeros(BLOCK, dtype=np.uint64)
+        """The sender's host, not its port: a device that restarts sends from another port."""
+        rows = np.arange(BLOCK, dtype=np.uintp)
+        self._vectors = np.zeros((BLOCK, 2), dtype=_IOVEC)
+        self._vectors["base"][:, 1] = self._overflow.ctypes.data + rows * np.uintp(LARGEST_DATAGRAM)
+        self._vectors["length"][:, 1] = LARGEST_DATAGRAM
+        self._addresses = np.zeros((BLOCK, _ADDRESS_BYTES), dtype=np.uint8)
+        self._headers = np.zeros(BLOCK, dtype=_MMSGHDR)
+        headers = self._headers["header"]
+        headers["name"] = self._addresses.ctypes.data + rows * np.uintp(_ADDRESS_BYTES)
+        headers["namelen"] = _ADDRESS_BYTES
+        headers["iov"] = self._vectors.ctypes.data + rows * np.uintp(2 * _IOVEC.itemsize)
+        headers["iovlen"] = 2
+        self._headers_at = self._headers.ctypes.data
+        self._received = self._headers["length"]
+        # sockaddr_in holds the address at byte 4, sockaddr_in6 at byte 8; both in network order.
+        self._hosts_4: NDArray[Any] = self._addresses.view(">u4")[:, 1]
+        self._hosts_6: NDArray[Any] = self._addresses.view(">u8")[:, 1:3]
+        self.fit(_SMALLEST_SLOT)
+
+    def fit(self, datagram_bytes: int) -> None:
+        """Make the slots large enough for datagrams of this size. Longer ones are whole all the same, but slower."""
+        # Close together, so that a block touches few pages, and an odd number of cache lines apart, so that the slots
+        # spread over all sets of the cache: together a third of the decoder's time.
+        lines = max(_SMALLEST_SLOT, min(datagram_bytes, LARGEST_DATAGRAM - 64)) + 63 >> 6 | 1
+        self.stride = lines * 64
+        """Distance between two slots in `data`, and their size."""
+        self._vectors["base"][:, 0] = self.data.ctypes.data + np.arange(BLOCK, dtype=np.uintp) * np.uintp(self.stride)
+        self._vectors["length"][:, 0] = self.stride
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on, also when port 0 asked for any free one."""
+        return int(self._socket.getsockname()[1])
+
+    def fileno(self) -> int:
+        return self._fileno
+
+    def receive(self, most: int = BLOCK) -> int:
+        """Read up to `most` datagrams that are there; how many. Never blocks."""
+        count = self._call(self._fileno, self._headers_at, min(most, BLOCK), _MSG_DONTWAIT, None)
+        if count <= 0:
+            return self._nothing()
+        self.lengths[:count] = self._received[:count]
+        if self._socket.family == socket.AF_INET:
+            self.peers[:count] = self._hosts_4[:count]
+        else:
+            self.peers[:count] = self._hosts_6[:count, 0] * np.uint64(0x9E3779B97F4A7C15) ^ self._hosts_6[:count, 1]
+        return count
+
+    def _nothing(self) -> int:
+        code = ctypes.get_errno()
+        # ECONNREFUSED and the like report on datagrams that were sent from this port; nothing is lost by them.
+        if code in (errno.EBADF, errno.ENOTSOCK, errno.EFAULT, errno.ENOSYS):
+            raise FatalError(f"{self._where}: recvmmsg: {os.strerror(code)}")
+        return 0
+
+    def datagram(self, index: int) -> bytes:
+        """Datagram `index` of the last block, whole, however long it is."""
+        length = int(self.lengths[index])
+        start = index * self.stride
+        overflow = index * LARGEST_DATAGRAM
+        first = self.data[start : start + min(length, self.stride)].tobytes()
+        return first + self._overflow[overflow : overflow + max(0, length - self.stride)].tobytes()
+
+    def peer_name(self, peer: int) -> str:
+        """The address of a host by its number in `peers`."""
+        if self._socket.family == socket.AF_INET:
+            return str(ipaddress.IPv4Address(peer))
+        # IPv6 addresses are longer than their number; the last block tells it if the host was in it.
+        found = np.flatnonzero(self.peers == peer)
+        if not len(found):
+            return f"host {peer:016x}"
+        return str(ipaddress.IPv6Address(self._addresses[found[0], 8:24].tobytes()))
+
+    def read_kernel_drops(self) -> int | None:
+        """Bring `kernel_drops` up to date and give it."""
+        if self.kernel_drops is None:
+            return None
+        try:
+            now = _MEMINFO.unpack(self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[
+                _MEMINFO_DROPS
+            ]
+        except (OSError, struct.error):
+            self.kernel_drops = None
+            return None
+        # The system's counter has 32 bits.
+        self.kernel_drops += (now - self._drops_before) & 0xFFFFFFFF
+        self._drops_before = now
+        return self.kernel_drops
+
+    def close(self) -> None:
+        self._socket.close()

@@ -1,0 +1,199 @@
+"""`threshold`: says when a value goes beyond a limit and when it comes back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from edgeflex_flow.kernel import kernel
+from edgeflex_flow.messages import Crossing, Quality, Samples
+from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
+from edgeflex_flow.units import SUFFIXES, UNITLESS_SUFFIXES, names_its_unit
+from edgeflex_operators._devices import RESTARTS, DeviceClock, grown, read_only
+
+REFUSED_QUALITY = int(Quality.BAD_DATA)
+
+# Sides of a device's value.
+BELOW, NORMAL, ABOVE = -1, 0, 1
+STATES: dict[int, Literal["below", "normal", "above"]] = {BELOW: "below", NORMAL: "normal", ABOVE: "above"}
+
+# Columns of the table `sides` (int64), one row a device.
+SIDE, WAITING, SINCE_NS, _SIDES = range(4)
+
+
+class ThresholdConfig(NodeConfig, frozen=True, kw_only=True):
+    """Watches one column and tells, device by device, when its value goes beyond a limit and when it comes back.
+
+    A value is `above` when it exceeds the limit `above`, and `below` when it is less than the limit `below`, for at
+    least `hold`. It is `normal` again at once when it has come back inside by `hysteresis`. A device starts as normal.
+
+    Limits and hysteresis are plain numbers in the unit that the column's name states.
+
+    Input:
+        Samples with the column. NaN rows and those flagged `bad_data` are ignored; a lost time reference does not
+        silence a threshold.
+    Output:
+        `Crossing` on every change of state, with the value, the limit that it crossed and the flags of that row.
+    Errors:
+        Rows that are not later than the last one of their device are dropped and counted as `out_of_order`, those of
+        devices beyond `max_devices` as `too_many_devices`.
+    Source:
+        A limit with hysteresis and a definite-time delay, as in protection relays.
+
+    >>> from edgeflex_flow.messages import samples_from_rows
+    >>> config = ThresholdConfig(column="frequency_hz", below=49.8, hysteresis=0.05)
+    >>> hz = [50.0, 49.7, 49.82, 49.9]
+    >>> rows = [(k * 20_000_000, "G1", {"frequency_hz": hz[k]}) for k in range(4)]
+    >>> [(c.state, c.value, c.limit) for c in step(config, start(config), samples_from_rows(rows))]
+    [('below', 49.7, 49.8), ('normal', 49.9, 49.8)]
+    """
+
+    column: Annotated[str, Meta(min_length=1, description="Column to watch; its name ends in its unit.")]
+    above: Annotated[float | None, Meta(description="Upper limit, in the column's unit.")] = None
+    below: Annotated[float | None, Meta(description="Lower limit, in the column's unit.")] = None
+    hysteresis: Annotated[
+        float, Meta(ge=0, description="How far inside a limit the value must come back, in the column's unit.")
+    ] = 0.0
+    hold: Annotated[
+        float, quantity("s", "How long the value must stay beyond a limit before that is told.", ge=0, le=86_400)
+    ] = 0.0
+    max_devices: Annotated[int, Meta(ge=1, le=1_000_000, description="How many devices may send.")] = 10_000
+
+    def __post_init__(self) -> None:
+        if not names_its_unit(self.column):
+            known = ", ".join([*SUFFIXES, *sorted(UNITLESS_SUFFIXES)])
+            raise ValueError(f"column '{self.column}' does not end in a unit; known endings: {known}")
+        if self.above is None and self.below is None:
+            raise ValueError("neither 'above' nor 'below' is given: there is nothing to watch for")
+        if self.above is not None and self.below is not None and self.below >= self.above:
+            raise ValueError(f"below ({self.below:g}) is not less than above ({self.above:g})")
+
+
+@dataclass(slots=True)
+class ThresholdState:
+    """On which side each device is; `sides` has a row for each slot of `clock`."""
+
+    clock: DeviceClock = field(default_factory=DeviceClock)
+    sides: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, _SIDES), dtype=np.int64))
+
+
+@kernel(
+    f"int64(int32[::1], uint8[::1], {read_only('int64')}, {read_only('float64')}, float64, float64, float64, int64, "
+    "int64[:, ::1], int64[::1], int64[:, ::1])"
+)
+def cross(
+    slot: NDArray[np.int32],
+    verdict: NDArray[np.uint8],
+    time_ns: NDArray[np.int64],
+    values: NDArray[np.float64],
+    below: float,
+    above: float,
+    hysteresis: float,
+    hold_ns: int,
+    sides: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    changes: NDArray[np.int64],
+) -> int:
+    """Follow each device's side. Fills `rows` with the rows that change it and `changes` with (from, to).
+
+    Returns how many. An absent limit is infinite. WAITING is the side that a value beyond a limit waits to be told for.
+    """
+    changed = 0
+    for i in range(len(time_ns)):
+        if verdict[i] > RESTARTS:
+            continue
+        d = slot[i]
+        value = values[i]
+        side = sides[d, SIDE]
+        beyond = ABOVE if value > above else BELOW if value < below else NORMAL
+        if beyond == NORMAL:
+            sides[d, WAITING] = NORMAL
+            inside = (side == ABOVE and value <= above - hysteresis) or (side == BELOW and value >= below + hysteresis)
+            if not inside:
+                continue
+        elif beyond == side:
+            sides[d, WAITING] = NORMAL
+            continue
+        else:
+            if sides[d, WAITING] != beyond or verdict[i] == RESTARTS:
+                sides[d, WAITING] = beyond
+                sides[d, SINCE_NS] = time_ns[i]
+            if time_ns[i] - sides[d, SINCE_NS] < hold_ns:
+                continue
+            sides[d, WAITING] = NORMAL
+        rows[changed] = i
+        changes[changed, 0] = side
+        changes[changed, 1] = beyond
+        changed += 1
+        sides[d, SIDE] = beyond
+    return changed
+
+
+def start(_config: ThresholdConfig) -> ThresholdState:
+    return ThresholdState()
+
+
+def step(config: ThresholdConfig, state: ThresholdState, samples: Samples) -> list[WireMessage]:
+    values = samples.columns[config.column]
+    slot, verdict, letters = state.clock.follow(
+        samples,
+        values,
+        unusable=REFUSED_QUALITY,
+        max_gap_s=math.inf,
+        max_devices=config.max_devices,
+    )
+    state.sides = grown(state.sides, state.clock.used)
+    rows = np.empty(samples.rows, dtype=np.int64)
+    changes = np.empty((samples.rows, 2), dtype=np.int64)
+    changed = cross(
+        slot,
+        verdict,
+        samples.time_ns,
+        values,
+        -math.inf if config.below is None else config.below,
+        math.inf if config.above is None else config.above,
+        config.hysteresis,
+        round(config.hold * 0.999e9),  # tags are rounded
+        state.sides,
+        rows,
+        changes,
+    )
+    messages: list[WireMessage] = []
+    for row, (side, to) in zip(rows[:changed].tolist(), changes[:changed].tolist(), strict=True):
+        limit = config.above if (to or side) == ABOVE else config.below
+        assert limit is not None
+        messages.append(
+            Crossing(
+                device=samples.devices[samples.device[row]],
+                column=config.column,
+                state=STATES[to],
+                time_ns=int(samples.time_ns[row]),
+                value=float(values[row]),
+                limit=limit,
+                quality=int(samples.quality[row]),
+            )
+        )
+    return [*messages, *letters]
+
+
+def _needs(config: ThresholdConfig) -> tuple[str, ...]:
+    return (config.column,)
+
+
+def _output(_config: ThresholdConfig, _inputs: Mapping[str, Wire]) -> Wire:
+    return message_wire(Crossing)
+
+
+NODE = OperatorNode(
+    kind="threshold",
+    config=ThresholdConfig,
+    inputs={"in": Input(accepts=(Samples,), needs=_needs, step=step)},
+    output=_output,
+    start=start,
+)

@@ -1,0 +1,189 @@
+"""Every flow file that ships, run on real input: recordings, frames over UDP, brokers, a database."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paho.mqtt.client as mqtt
+import pytest
+from broker import Amqtt, BrokerProcess, Listener, wait_until
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edgeflex_flow.cli.kinds import shipped_registry
+from edgeflex_flow.cli.places import shipped_flows
+from edgeflex_flow.flowfile import check_flows, load_flow
+from edgeflex_flow.messages import Quality
+from edgeflex_flow.runtime.bytewax import run_bytewax
+from edgeflex_flow.runtime.inline import run_inline
+from edgeflex_flow.runtime.run import FlowRun
+from edgeflex_services.broker import free_udp_port
+from edgeflex_services.pmu_simulator import PmuSimulator
+
+FLOWS = shipped_flows()
+LOCAL = FLOWS / "sites" / "local.yaml"
+RECORDING = Path(__file__).parents[1] / "data" / "ieee39_load_step.npz"
+START_NS = 1_700_000_000_000_000_000
+
+RUNTIMES: dict[str, Callable[[FlowRun], None]] = {
+    "inline": run_inline,
+    "bytewax": run_bytewax,
+    "bytewax-2": lambda run: run_bytewax(run, workers=2),
+}
+each_runtime = pytest.mark.parametrize("execute", RUNTIMES.values(), ids=RUNTIMES)
+
+
+def test_every_shipped_flow_passes_the_check() -> None:
+    checked = check_flows(sorted(FLOWS.glob("*.yaml")), shipped_registry(), site=LOCAL)
+    assert [problem for flow in checked for problem in flow.problems] == []
+
+
+def test_every_shipped_flow_is_run_by_a_test_of_this_file() -> None:
+    here = Path(__file__).read_text()
+    assert [file.name for file in FLOWS.glob("*.yaml") if f'"{file.name}"' not in here] == []
+
+
+def flow_run(name: str, **params: object) -> FlowRun:
+    texts = {key: str(value) for key, value in params.items()}
+    return FlowRun(load_flow(FLOWS / name, shipped_registry(), site=LOCAL, params=texts))
+
+
+@contextmanager
+def running(run: FlowRun, execute: Callable[[FlowRun], None]) -> Iterator[None]:
+    """The flow runs in a thread while the block does; then it drains."""
+    errors: list[Exception] = []
+
+    def target() -> None:
+        try:
+            execute(run)
+        except Exception as error:  # noqa: BLE001 - raised again in the test's own thread
+            errors.append(error)
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    try:
+        assert run.started.wait(60.0), errors
+        yield
+    finally:
+        run.stop()
+        thread.join(60.0)
+    assert errors == []
+    assert not thread.is_alive()
+
+
+def recording(tmp_path: Path) -> Path:
+    """The recorded load step as a file that `file_replay` reads, rows in order of time."""
+    data = np.load(RECORDING)
+    frequency_hz = data["bus_freq"].astype(np.float64)
+    samples, machines = frequency_hz.shape
+    time_ns = START_NS + np.rint(data["t"].astype(np.float64) * 1e9).astype(np.int64)
+    np.savez(
+        tmp_path / "recording.npz",
+        time_ns=np.repeat(time_ns, machines),
+        device=np.tile(np.arange(machines, dtype=np.int32), samples),
+        devices=data["gen"].astype(str),
+        quality=np.zeros(samples * machines, dtype=np.uint16),
+        frequency_hz=frequency_hz.ravel(),
+    )
+    return tmp_path / "recording.npz"
+
+
+@each_runtime
+def test_replay_events_finds_the_same_events_on_every_runtime(
+    tmp_path: Path, execute: Callable[[FlowRun], None]
+) -> None:
+    def events(run_it: Callable[[FlowRun], None], name: str) -> list[dict[str, Any]]:
+        file = tmp_path / name
+        run_it(flow_run("replay_events.yaml", recording=tmp_path / "recording.npz", events=file))
+        found = [json.loads(line) for line in file.read_text().splitlines()]
+        return sorted(found, key=lambda event: (event["id"], event["state"]))
+
+    recording(tmp_path)
+    expected = events(run_inline, "expected.jsonl")
+    assert len({event["device"] for event in expected if event["state"] == "started"}) == 10
+    assert all(event["quality"] == Quality.REPLAYED for event in expected)
+    assert events(execute, "events.jsonl") == expected
+
+
+@pytest.fixture
+def any_broker(tmp_path: Path) -> Iterator[BrokerProcess]:
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    with Amqtt(folder) as broker:
+        yield broker
+
+
+@pytest.mark.long
+@each_runtime
+def test_frequency_events_detects_publishes_and_stores(
+    tmp_path: Path, any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
+) -> None:
+    port = free_udp_port()
+    run = flow_run("frequency_events.yaml", pmu_port=port, mqtt_port=any_broker.port, data_folder=tmp_path)
+    with Listener(any_broker, "edgeflex/local/event/frequency") as listener:
+        with running(run, execute):
+            report = PmuSimulator("127.0.0.1", port, event_at_s=2.0).run(seconds=4.0)
+            time.sleep(0.2)
+        wait_until(lambda: len(listener.received) >= 10)
+    sent = run.counters["pmu"].get("frames") - run.counters["pmu"].get("config_frames")
+    assert sent == report.frames == 2400
+    received = [json.loads(payload) for _, payload in listener.received]
+    assert len({event["device"] for event in received if event["state"] == "started"}) == 10
+    with closing(sqlite3.connect(tmp_path / "history.db")) as store:
+        stored = store.execute(
+            "SELECT count(*) FROM samples JOIN quantities ON quantities.id = quantity_id WHERE name = 'frequency_hz'"
+        ).fetchone()
+        events = store.execute("SELECT count(*) FROM messages WHERE type = 'frequency_event'").fetchone()
+    assert stored == (2400,)
+    assert events == (len(received),)
+
+
+@each_runtime
+def test_frequency_limits_warns_and_keeps_what_it_could_not_read(
+    tmp_path: Path, any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
+) -> None:
+    log = tmp_path / "limits.jsonl"
+    run = flow_run("frequency_limits.yaml", mqtt_port=any_broker.port, log_file=log)
+    client = mqtt.Client(CallbackAPIVersion.VERSION2)
+    client.connect("127.0.0.1", any_broker.port)
+    client.loop_start()
+    topic = "edgeflex/local/measurement/T1"
+
+    def publish(second: int, frequency_hz: float, voltage_kv: float) -> None:
+        row = {
+            "created": 1_700_000_000_000 + 1000 * second,
+            "device": "T1",
+            "frequency_hz": frequency_hz,
+            "voltage_kv": voltage_kv,
+        }
+        client.publish(topic, json.dumps([row]), qos=1).wait_for_publish(5.0)
+
+    with Listener(any_broker, "edgeflex/local/event/limit") as listener, running(run, execute):
+        wait_until(lambda: run.counters["measurements"].get("messages_out") > 0 or probe(client, run))
+        for second, (frequency_hz, voltage_kv) in enumerate([(50.0, 110.0), (49.7, 110.0), (49.7, 116.0)]):
+            publish(second, frequency_hz, voltage_kv)
+        client.publish(topic, b"not json", qos=1).wait_for_publish(5.0)
+        wait_until(lambda: len(listener.received) >= 2)
+        wait_until(lambda: run.counters["measurements"].get("dead_letters") >= 1)
+    client.disconnect()
+    client.loop_stop()
+    warnings = {(event["column"], event["state"]) for event in map(json.loads, (p for _, p in listener.received))}
+    assert warnings == {("frequency_hz", "below"), ("voltage_v", "above")}
+    kept = [json.loads(line) for line in log.read_text().splitlines()]
+    assert sum(entry["type"] == "crossing" for entry in kept) == 2
+    assert "measurements" in {entry["node"] for entry in kept if entry["type"] == "dead_letter"}
+
+
+def probe(client: mqtt.Client, run: FlowRun) -> bool:
+    """Publish something harmless until the flow's subscription is in place."""
+    row = {"created": 1_600_000_000_000, "device": "probe", "frequency_hz": 50.0, "voltage_kv": 110.0}
+    client.publish("edgeflex/local/measurement/probe", json.dumps([row]), qos=1).wait_for_publish(5.0)
+    time.sleep(0.05)
+    return run.counters["measurements"].get("messages_out") > 0
