@@ -2,8 +2,8 @@
 
 `python -m benchmarks.sender PORT PMUS` reads one JSON object a line, `{"count": 500000, "rate": 0}`, sends so many data
 frames (at `rate` a second; 0 is as fast as it can) and answers `{"sent": …, "seconds": …}`. Time tags go on from one
-command to the next at 50 frames/s for each PMU. Frequencies carry 1 mHz of noise, and each 30 s (of the tags) a ramp of
--0.1 Hz/s for 1 s and back, so that every PMU has an event.
+command to the next at 50 frames/s for each PMU. Frequencies carry 1 mHz of noise. Each 30 s (of the tags) the first
+`"disturbed"` PMUs (10 when not given) see a ramp of -0.1 Hz/s for 1 s and back: an event on each of them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ FRAME_BYTES = 46
 RATE_HZ = 50
 EVENT_PERIOD = 30 * RATE_HZ
 PACE_FRAMES = 1024
+DISTURBED = 10
 
 
 def crc_table() -> NDArray[np.uint16]:
@@ -68,6 +69,7 @@ class FrameSource:
     def __init__(self, pmus: int, seed: int = 1) -> None:
         self._pmus = pmus
         self._tick = 0
+        self.disturbed = DISTURBED
         self._soc = int(time.time())
         self._table = crc_table()
         self._noise = np.random.default_rng(seed)
@@ -87,7 +89,8 @@ class FrameSource:
         phase_s = ((self._tick + np.arange(ticks)) % EVENT_PERIOD) / RATE_HZ
         dip_hz = np.interp(phase_s, [0, 10, 11, 12, 13, 30], [0, 0, -0.1, -0.1, 0, 0])
         noise_hz = self._noise.normal(0.0, 0.001, (ticks, self._pmus))
-        return np.ravel(50.0 + dip_hz[:, None] + noise_hz)
+        noise_hz[:, : self.disturbed] += dip_hz[:, np.newaxis]
+        return np.ravel(50.0 + noise_hz)
 
 
 def main(port: int, pmus: int) -> None:
@@ -102,6 +105,7 @@ def main(port: int, pmus: int) -> None:
                 connection.send(configuration(idcode))
             print(json.dumps({"sent": 0}), flush=True)
             continue
+        source.disturbed = command.get("disturbed", DISTURBED)
         sent, seconds = send(segmented, source, pmus, command["count"], command["rate"])
         print(json.dumps({"sent": sent, "seconds": seconds}), flush=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -86,21 +87,20 @@ def warm_up(modules: Iterable[str]) -> None:
     _release_compiler()
 
 
-_MADV_PAGEOUT = 21
+_MADV_DONTNEED = 4
+_MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) r.*llvmlite.*\n(?:\w+:.*\n)*?Anonymous: +0 kB$", re.MULTILINE)
+"""A readable mapping of the compiler's library none of whose pages were changed (those would be lost)."""
 
 
 def _release_compiler() -> None:
     """Give back the pages of the compiler's library, some 70 MB that nothing reads again once all is compiled.
 
-    They are clean pages of a file: should one be needed after all, the system reads it again. Linux only, and only a
-    hint to it.
+    They are unchanged pages of a file: should one be needed after all, the system reads it again. Linux only.
     """
-    maps = Path("/proc/self/maps")
-    if not maps.exists():
+    smaps = Path("/proc/self/smaps")
+    if not smaps.exists():
         return
     advise = ctypes.CDLL(None).madvise
-    for line in maps.read_text().splitlines():
-        span, permissions, *_, name = line.split()
-        if "llvmlite" in name and "w" not in permissions:
-            begin, end = (int(address, 16) for address in span.split("-"))
-            advise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _MADV_PAGEOUT)
+    for begin, end in _MAPPING.findall(smaps.read_text()):
+        start = int(begin, 16)
+        advise(ctypes.c_void_p(start), ctypes.c_size_t(int(end, 16) - start), _MADV_DONTNEED)

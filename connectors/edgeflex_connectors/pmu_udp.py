@@ -47,8 +47,8 @@ class PmuUdpConfig(NodeConfig, frozen=True, kw_only=True):
 
     Output:
         Samples with `frequency_hz`, `dfreq_hz_per_s` (the device's own rate of change, too noisy to trip on: see
-        `rocof`) and the columns of all channels. A channel listed in `channels` goes by that column; a phasor adds a column for its
-        angle, `voltage_angle_rad` beside `voltage_v`. Magnitudes are converted to the unit of the column (V, kV, A,
+        `rocof`) and the columns of all channels. A channel listed in `channels` goes by that column; a phasor adds a
+        column for its angle, `voltage_angle_rad` beside `voltage_v`. Magnitudes are converted to the unit of the column (V, kV, A,
         kA); analogs are taken as sent, so that the column must name the unit that the device uses. Other channels get
         columns by their own names: phasor VA `va_v` and `va_angle_rad`, analog P `p_raw`, digital words
         `digital1_bits`. A column that a device lacks, and a value that it marks as absent, is NaN.
