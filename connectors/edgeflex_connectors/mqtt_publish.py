@@ -133,7 +133,8 @@ class MqttPublish:
         session = self._session
         session.on_connecting = self._give_up_half_sent
         session.on_turn = self._publish_waiting
-        session.on_published = self._published
+        if self._config.qos:
+            session.on_published = self._acknowledged
         session.start()
 
     def write(self, messages: Sequence[WireMessage]) -> None:
@@ -185,6 +186,8 @@ class MqttPublish:
         assert self._session is not None
         client = self._session.client
         qos, retain, most = self._config.qos, self._config.retain, MOST_IN_FLIGHT[self._config.qos]
+        if qos == 0 and not client.want_write():
+            self._out = self._handed_over
         published = size = 0
         while self._waiting and not client.want_write() and self._handed_over - self._out < most:
             try:
@@ -199,16 +202,17 @@ class MqttPublish:
                 break
             published += 1
             size += len(payload)
+            if qos == 0 and not client.want_write():
+                self._out = self._handed_over
             if code:
                 break  # paho keeps it and sends it again on the next connection
         if published:
             self._context.counters.add("published", published)
             self._context.counters.add("bytes", size)
 
-    def _published(self) -> None:
+    def _acknowledged(self) -> None:
         self._out += 1
-        if self._config.qos:
-            self._context.counters.add("acknowledged")
+        self._context.counters.add("acknowledged")
 
     def _give_up_half_sent(self) -> None:
         """With QoS 0, paho forgets what the old connection took only in part; it keeps the rest."""

@@ -135,7 +135,8 @@ class MqttSession:
         """The client is connected and free: the time to publish what waits."""
         self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self.on_published: Callable[[], None] = _nothing
-        """A message is out: written for QoS 0, acknowledged by the broker for QoS 1 and 2."""
+        """A message is out: written for QoS 0, acknowledged by the broker for QoS 1 and 2. When set, each message
+        costs 20 µs more: paho makes a reason and properties for the call."""
         self._context = context
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -169,12 +170,13 @@ class MqttSession:
         client.on_disconnect = self._disconnected
         client.on_subscribe = self._subscribe_answered
         client.on_message = self._message_came
-        client.on_publish = self._message_went
         client.connect_async(broker.host, broker.port, keepalive=max(1, round(broker.keepalive_s)))
         return client
 
     def start(self) -> None:
         """Start the network thread. Returns at once."""
+        if self.on_published is not _nothing:
+            self.client.on_publish = self._message_went
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)

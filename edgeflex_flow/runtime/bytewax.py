@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import bytewax.operators as op
 import numpy as np
@@ -112,7 +112,24 @@ class _OneSink(FixedPartitionedSink[WireMessage, None]):
         return _SinkPartition(self._runner)
 
 
-class _OperatorLogic(StatefulBatchLogic[tuple[str, WireMessage | Tick], WireMessage, None]):
+class _OneWireLogic(StatefulBatchLogic[WireMessage, WireMessage, None]):
+    """An operator that reads one wire, whose messages come as they are."""
+
+    def __init__(self, runner: OperatorRunner, port: str) -> None:
+        self._runner = runner
+        self._port = port
+
+    def on_batch(self, values: list[WireMessage]) -> tuple[Iterable[WireMessage], bool]:
+        step, port = self._runner.step, self._port
+        return [given for message in values for given in step(port, message)], self.RETAIN
+
+    def snapshot(self) -> None:
+        return None  # bytewax asks at each epoch's end, wanted or not; pickling all windows each second costs a third
+
+
+class _ManyWiresLogic(StatefulBatchLogic[tuple[str, WireMessage | Tick], WireMessage, None]):
+    """An operator that reads several wires or ticks: each message comes with its port."""
+
     def __init__(self, runner: OperatorRunner) -> None:
         self._runner = runner
 
@@ -121,7 +138,7 @@ class _OperatorLogic(StatefulBatchLogic[tuple[str, WireMessage | Tick], WireMess
         return [given for port, message in values for given in step(port, message)], self.RETAIN
 
     def snapshot(self) -> None:
-        return None  # bytewax asks at each epoch's end, wanted or not; pickling all windows each second costs a third
+        return None
 
 
 class _Sharding:
@@ -131,11 +148,16 @@ class _Sharding:
         self.keys = [str(shard) for shard in range(SHARDS_PER_WORKER * workers)] if workers > 1 else ["0"]
         self._shard_of: dict[tuple[str, ...], Any] = {}
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is split."""
+        return len(self.keys) == 1
+
     def keys_of(self, scope: str) -> list[str]:
         return self.keys if scope == "device" else [SITE_KEY]
 
     def split(self, message: WireMessage) -> list[tuple[str, WireMessage]]:
-        if len(self.keys) == 1:
+        if self.is_whole:
             return [(self.keys[0], message)]
         if isinstance(message, Samples):
             return self._split_samples(message)
@@ -151,8 +173,18 @@ class _Sharding:
         return [(self.keys[shard], samples.take(shards == shard)) for shard in np.unique(shards)]
 
 
+class _Stream(NamedTuple):
+    """What a node gives, as (key, message) items. `keys` says which keys: those of a scope, or some constant one."""
+
+    items: Any
+    keys: str | None = None
+
+
 class _Compiler:
-    """Turns a plan into a dataflow: one bytewax step a node, one a wire that changes keys or ports."""
+    """Turns a plan into a dataflow: one bytewax step a node, and one more where keys or ports have to be put on.
+
+    Each step costs some 20 µs on a message's way, so what can be wired directly is.
+    """
 
     def __init__(self, run: FlowRun, feed: Feed, sinks: Mapping[str, Sink], workers: int) -> None:
         self._run = run
@@ -161,41 +193,60 @@ class _Compiler:
         self.flow = Dataflow(run.plan.name)
         wait_s = POLL_WAIT_S if workers == 1 else SHARED_POLL_WAIT_S
         self._feed = op.input("feed", self.flow, _FeedSource(feed, run, wait_s))
-        self._streams: dict[str, Any] = {}
+        self._streams: dict[str, _Stream] = {}
 
     def compile(self) -> Dataflow:
-        if self._run.plan.keeps_dead_letters:
-            self._streams[DEAD_LETTERS] = self._from_feed(DEAD_LETTERS)
-        for planned in self._run.plan.nodes:
-            if isinstance(planned.node, SourceNode):
-                self._streams[planned.id] = self._from_feed(planned.id)
-            elif isinstance(planned.node, OperatorNode):
-                self._streams[planned.id] = self._operator(planned, planned.node)
-            else:
+        plan = self._run.plan
+        sources = [planned.id for planned in plan.nodes if isinstance(planned.node, SourceNode)]
+        if plan.keeps_dead_letters:
+            sources.append(DEAD_LETTERS)
+        ticks = any(isinstance(planned.node, OperatorNode) and planned.node.tick for planned in plan.nodes)
+        for source in sources:
+            alone = len(sources) == 1 and not ticks
+            self._streams[source] = _Stream(self._feed if alone else self._from_feed(source))
+        for planned in plan.nodes:
+            if isinstance(planned.node, OperatorNode):
+                self._streams[planned.id] = _Stream(self._operator(planned, planned.node), planned.node.scope)
+            elif isinstance(planned.node, SinkNode):
                 self._sink(planned)
         return self.flow
 
     def _from_feed(self, node_id: str) -> Any:
         """The messages of one source, as (node id, message)."""
 
-        def pick(items: list[FeedItem]) -> list[tuple[str, WireMessage | Tick]]:
+        def pick(items: list[FeedItem]) -> list[FeedItem]:
             return [item for item in items if item[0] == node_id and not isinstance(item[1], Tick)]
 
         return op.flat_map_batch(f"{node_id}:feed", self._feed, pick)
 
     def _operator(self, planned: PlannedNode, node: OperatorNode[Any, Any]) -> Any:
-        keys = self._sharding.keys_of(node.scope)
+        wires = [(port, source) for port, sources in planned.inputs.items() for source in sources]
+        if len(wires) == 1 and node.tick is None:
+            [(port, source)] = wires
+            if self._sharding.is_whole or self._streams[source].keys == node.scope:
+                return self._one_wire(planned, port, self._streams[source].items)
+        return self._many_wires(planned, node, wires)
+
+    def _one_wire(self, planned: PlannedNode, port: str, items: Any) -> Any:
+        def build(_resume: None) -> _OneWireLogic:
+            return _OneWireLogic(OperatorRunner(self._run, planned), port)
+
+        return op.stateful_batch(planned.id, items, build)
+
+    def _many_wires(self, planned: PlannedNode, node: OperatorNode[Any, Any], wires: list[tuple[str, str]]) -> Any:
         routed = [
-            op.flat_map_batch(f"{planned.id}:{port}:{source}", self._streams[source], self._router(node.scope, port))
-            for port, sources in planned.inputs.items()
-            for source in sources
+            op.flat_map_batch(
+                f"{planned.id}:{port}:{source}", self._streams[source].items, self._router(node.scope, port)
+            )
+            for port, source in wires
         ]
         if node.tick is not None:
+            keys = self._sharding.keys_of(node.scope)
             routed.append(op.flat_map_batch(f"{planned.id}:tick", self._feed, _ticker(planned.id, keys)))
         merged = routed[0] if len(routed) == 1 else op.merge(f"{planned.id}:merge", *routed)
 
-        def build(_resume: None) -> _OperatorLogic:
-            return _OperatorLogic(OperatorRunner(self._run, planned))
+        def build(_resume: None) -> _ManyWiresLogic:
+            return _ManyWiresLogic(OperatorRunner(self._run, planned))
 
         return op.stateful_batch(planned.id, merged, build)
 
@@ -206,9 +257,8 @@ class _Compiler:
         return lambda items: [(key, (port, part)) for _, message in items for key, part in split(message)]
 
     def _sink(self, planned: PlannedNode) -> None:
-        assert isinstance(planned.node, SinkNode)
-        sources = [self._streams[source] for ids in planned.inputs.values() for source in ids]
-        merged = sources[0] if len(sources) == 1 else op.merge(f"{planned.id}:merge", *sources)
+        streams = [self._streams[source].items for ids in planned.inputs.values() for source in ids]
+        merged = streams[0] if len(streams) == 1 else op.merge(f"{planned.id}:merge", *streams)
         runner = SinkRunner(self._run, planned, self._sinks[planned.id])
         op.output(planned.id, merged, _OneSink(runner))
 
