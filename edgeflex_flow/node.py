@@ -151,6 +151,13 @@ class Counters:
         with self._lock:
             self._values[name] = self._values.get(name, 0) + count
 
+    def add_all(self, **counts: int) -> None:
+        """Several counts at once; those of 0 are left out."""
+        with self._lock:
+            for name, count in counts.items():
+                if count:
+                    self._values[name] = self._values.get(name, 0) + count
+
     def set(self, name: str, value: int) -> None:
         """For counts that something else keeps, such as drops in the operating system's kernel."""
         with self._lock:

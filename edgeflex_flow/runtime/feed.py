@@ -63,6 +63,7 @@ class Feed:
             for planned in run.plan.nodes
             if isinstance(planned.node, OperatorNode) and planned.node.tick_period_s is not None
         ]
+        self._is_virtual = isinstance(run.clock, VirtualClock)
         self._linger = LINGER_POLLS
         self.ended = False
 
@@ -109,11 +110,13 @@ class Feed:
                 self._poll_one(item, ready, items)
             elif not item.finished and time.monotonic() >= item.retry_at_s and not self._run.stopping:
                 self._reopen(item)
-        self._move_clock(items)
-        items.extend((DEAD_LETTERS, letter) for letter in self._run.take_dead_letters())
+        if self._is_virtual:
+            self._move_clock(items)
+        if self._run.has_dead_letters:
+            items.extend((DEAD_LETTERS, letter) for letter in self._run.take_dead_letters())
         if self._sources_are_done():
             self._linger_on(items)
-        else:
+        elif self._tickers:
             items.extend(self._due_ticks())
         return items
 
@@ -128,7 +131,7 @@ class Feed:
         return ready
 
     def _timeout_s(self, wait_s: float) -> float:
-        if self._run.stopping or isinstance(self._run.clock, VirtualClock):
+        if wait_s == 0.0 or self._is_virtual or self._run.stopping:
             return 0.0
         now_ns = self._run.clock.now_ns()
         for item in self._inputs:
@@ -187,8 +190,7 @@ class Feed:
     def _move_clock(self, items: list[FeedItem]) -> None:
         """A virtual clock follows the data; when none is there it jumps to what is due next."""
         clock = self._run.clock
-        if not isinstance(clock, VirtualClock):
-            return
+        assert isinstance(clock, VirtualClock)
         for _, message in items:
             if isinstance(message, Samples) and message.rows:
                 clock.advance_to(int(message.time_ns.max()))
@@ -208,12 +210,15 @@ class Feed:
         return due
 
     def _sources_are_done(self) -> bool:
-        return not any(item.open or not (item.finished or self._run.stopping) for item in self._inputs)
+        for item in self._inputs:  # noqa: SIM110 - asked at every poll, and a generator costs 1 µs
+            if item.open or not (item.finished or self._run.stopping):
+                return False
+        return True
 
     def _linger_on(self, items: list[FeedItem]) -> None:
         """Stay for a few turns of the dataflow after the last message: operators may still send dead letters."""
         self._linger = LINGER_POLLS if items else self._linger - 1
-        if not items and not isinstance(self._run.clock, VirtualClock):
+        if not items and not self._is_virtual:
             time.sleep(LINGER_WAIT_S)
         self.ended = self._linger <= 0
 

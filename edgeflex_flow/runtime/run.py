@@ -143,6 +143,11 @@ class FlowRun:
         )
         self.wakeup.wake()
 
+    @property
+    def has_dead_letters(self) -> bool:
+        """Whether `take_dead_letters` would give something."""
+        return bool(self._dead_letters)
+
     def take_dead_letters(self) -> list[DeadLetter]:
         taken: list[DeadLetter] = []
         while self._dead_letters:
@@ -151,11 +156,11 @@ class FlowRun:
 
     def emitted(self, node: str, messages: list[WireMessage]) -> None:
         """Count what a node gave, and show it to the node's tap."""
-        counters = self.counters[node]
-        counters.add("messages_out", len(messages))
-        rows = sum(message.rows for message in messages if isinstance(message, Samples))
-        if rows:
-            counters.add("rows_out", rows)
+        rows = 0
+        for message in messages:
+            if isinstance(message, Samples):
+                rows += message.rows
+        self.counters[node].add_all(messages_out=len(messages), rows_out=rows)
         tap = self.taps.get(node)
         if tap is not None:
             for message in messages:

@@ -22,7 +22,7 @@ class Tick(msgspec.Struct, frozen=True):
 
 def _lacking(needs: frozenset[str], message: WireMessage) -> str | None:
     """What a batch lacks of the needed columns. The check cannot know columns that only a device's frames tell."""
-    if not needs or not isinstance(message, Samples) or message.columns.keys() >= needs:
+    if not needs or not isinstance(message, Samples) or needs <= message.columns.keys():
         return None
     lacking = ", ".join(sorted(needs - message.columns.keys()))
     return f"samples lack column {lacking}; known: {', '.join(message.columns)}"
@@ -35,50 +35,56 @@ class OperatorRunner:
         assert isinstance(planned.node, OperatorNode)
         self._run = run
         self._planned = planned
-        self._node: OperatorNode[Any, Any] = planned.node
+        self._counters = run.counters[planned.id]
+        self._tick: Callable[[Any, Any, int], Sequence[WireMessage]] = planned.node.tick or _no_tick
         self._ports: dict[str, tuple[Step, frozenset[str]]] = {
             name: (_step_of(planned, name, port), port.columns(planned.config))
-            for name, port in self._node.inputs.items()
+            for name, port in planned.node.inputs.items()
         }
-        self._state = self._node.start(planned.config)
+        self._state: Any = planned.node.start(planned.config)
 
-    def step(self, port: str, message: WireMessage | Tick) -> list[WireMessage]:
+    def step(self, port: str, message: WireMessage | Tick) -> Sequence[WireMessage]:
         """What follows from one message, dead letters taken out."""
-        if isinstance(message, Tick):
-            tick = self._node.tick
-            assert tick is not None
-            return self._guarded(lambda: tick(self._planned.config, self._state, message.now_ns))
-        step, needs = self._ports[port]
-        self._run.counters[self._planned.id].add("messages_in")
-        lacking = _lacking(needs, message)
-        if lacking is not None:
-            self._run.dead_letter(self._planned.id, "missing_column", lacking)
-            return []
-        return self._guarded(lambda: step(self._planned.config, self._state, message))
-
-    def _guarded(self, call: Callable[[], Sequence[WireMessage]]) -> list[WireMessage]:
-        node_id = self._planned.id
         try:
-            given = call()
-        except BadMessageError as error:
-            self._run.dead_letter(node_id, error.reason, str(error), error.payload)
-            return []
-        except FatalError as error:
-            self._run.fail(error)
-            return []
-        except Exception as error:
-            self._run.log.debug("operator '%s' raised", node_id, exc_info=True)
-            self._run.dead_letter(node_id, "operator_error", f"{type(error).__name__}: {error}")
-            return []
-        kept: list[WireMessage] = []
-        for message in given:
-            if isinstance(message, DeadLetter):
-                self._run.dead_letter(node_id, message.reason, message.text, message.payload)
+            if isinstance(message, Tick):
+                given = self._tick(self._planned.config, self._state, message.now_ns)
             else:
-                kept.append(message)
+                step, needs = self._ports[port]
+                self._counters.add("messages_in")
+                lacking = _lacking(needs, message)
+                if lacking is not None:
+                    self._run.dead_letter(self._planned.id, "missing_column", lacking)
+                    return ()
+                given = step(self._planned.config, self._state, message)
+        except Exception as error:  # noqa: BLE001 - `_failed` tells them apart
+            self._failed(error)
+            return ()
+        kept = [each for each in given if not isinstance(each, DeadLetter)]
+        if len(kept) < len(given):
+            self._set_aside(given)
         if kept:
-            self._run.emitted(node_id, kept)
+            self._run.emitted(self._planned.id, kept)
         return kept
+
+    def _failed(self, error: Exception) -> None:
+        """An operator's error costs one message, not the flow, unless it is fatal."""
+        node_id = self._planned.id
+        if isinstance(error, BadMessageError):
+            self._run.dead_letter(node_id, error.reason, str(error), error.payload)
+        elif isinstance(error, FatalError):
+            self._run.fail(error)
+        else:
+            self._run.log.debug("operator '%s' raised", node_id, exc_info=error)
+            self._run.dead_letter(node_id, "operator_error", f"{type(error).__name__}: {error}")
+
+    def _set_aside(self, given: Sequence[WireMessage]) -> None:
+        for each in given:
+            if isinstance(each, DeadLetter):
+                self._run.dead_letter(self._planned.id, each.reason, each.text, each.payload)
+
+
+def _no_tick(_config: object, _state: object, _now_ns: int) -> Sequence[WireMessage]:
+    return ()
 
 
 def _step_of(planned: PlannedNode, name: str, port: Input) -> Step:
@@ -114,6 +120,6 @@ class SinkRunner:
             self._run.dead_letter(self._id, error.reason, str(error), error.payload)
         except FatalError as error:
             self._run.fail(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - `_failed` tells them apart
             self._run.log.debug("sink '%s' raised", self._id, exc_info=True)
             self._run.dead_letter(self._id, "sink_error", f"{type(error).__name__}: {error}")
