@@ -120,6 +120,6 @@ class SinkRunner:
             self._run.dead_letter(self._id, error.reason, str(error), error.payload)
         except FatalError as error:
             self._run.fail(error)
-        except Exception as error:  # noqa: BLE001 - `_failed` tells them apart
+        except Exception as error:
             self._run.log.debug("sink '%s' raised", self._id, exc_info=True)
             self._run.dead_letter(self._id, "sink_error", f"{type(error).__name__}: {error}")
