@@ -7,9 +7,15 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tells the time in UTC nanoseconds since 1970."""
+    """Tells the time."""
 
-    def now_ns(self) -> int: ...
+    def now_ns(self) -> int:
+        """UTC nanoseconds since 1970: for time tags. It may jump when the computer's clock is set."""
+        ...
+
+    def monotonic_ns(self) -> int:
+        """Nanoseconds that never jump: for pacing and due times."""
+        ...
 
 
 class SystemClock:
@@ -17,6 +23,9 @@ class SystemClock:
 
     def now_ns(self) -> int:
         return time.time_ns()
+
+    def monotonic_ns(self) -> int:
+        return time.monotonic_ns()
 
 
 class VirtualClock:
@@ -26,6 +35,9 @@ class VirtualClock:
         self._now_ns = start_ns
 
     def now_ns(self) -> int:
+        return self._now_ns
+
+    def monotonic_ns(self) -> int:
         return self._now_ns
 
     def advance_to(self, time_ns: int) -> None:

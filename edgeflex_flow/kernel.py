@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
-import hashlib
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -38,10 +39,9 @@ def _cache_folder() -> Path:
     for folder in (own, user):
         if _writable(folder):
             return folder
-    # A read-only system: compile anew at each start rather than fail; keyed by user so that nobody shares code.
-    digest = hashlib.sha256(f"{os.getuid()}-{sys.prefix}".encode()).hexdigest()[:12]
-    folder = Path(tempfile.gettempdir()) / f"edgeflex-flow-{digest}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    # A read-only system: compile anew at each start rather than fail. A folder of a known name could be another's.
+    folder = Path(tempfile.mkdtemp(prefix="edgeflex-kernels-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+TimeNs: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""UTC nanoseconds since 1970 in a message: what an int64 column can hold."""
 
 
 class Quality(enum.IntFlag):
@@ -159,9 +162,9 @@ class FrequencyEvent(Message, frozen=True, kw_only=True, tag="frequency_event"):
     """Device and onset, `G1@1633791645123456789`: the same event keeps its id when it is computed again."""
     state: Literal["started", "ended"]
     device: str
-    onset_time_ns: int
+    onset_time_ns: TimeNs
     """When the frequency began to leave its course, UTC nanoseconds."""
-    detected_time_ns: int
+    detected_time_ns: TimeNs
     """Time tag of the sample that made the detector sure, UTC nanoseconds."""
     rocof_hz_per_s: float
     """ROCOF of largest magnitude since the onset."""
@@ -169,7 +172,7 @@ class FrequencyEvent(Message, frozen=True, kw_only=True, tag="frequency_event"):
     """Median over the time before the onset."""
     frequency_extreme_hz: float
     """The frequency farthest from `frequency_before_hz` so far (nadir or zenith)."""
-    end_time_ns: int | None = None
+    end_time_ns: TimeNs | None = None
     """When it ended; None while it lasts."""
     quality: int = 0
     """All `Quality` flags of the samples it was computed from."""
@@ -181,7 +184,7 @@ class Crossing(Message, frozen=True, kw_only=True, tag="crossing"):
     device: str
     column: str
     state: Literal["above", "below", "normal"]
-    time_ns: int
+    time_ns: TimeNs
     value: float
     limit: float
     """The limit that was crossed, in the unit of the column."""
@@ -195,7 +198,7 @@ class Alarm(Message, frozen=True, kw_only=True, tag="alarm"):
     """Node that raised it."""
     severity: Literal["info", "warning", "critical"]
     text: str
-    time_ns: int
+    time_ns: TimeNs
     device: str | None = None
 
 
@@ -206,7 +209,7 @@ class DeadLetter(Message, frozen=True, kw_only=True, tag="dead_letter"):
     reason: str
     """Short word, the same as the counter's name."""
     text: str
-    time_ns: int
+    time_ns: TimeNs
     payload: bytes = b""
     """The first bytes of what was wrong (base64 in JSON)."""
 

@@ -223,7 +223,8 @@ class Source(Protocol):
         ...
 
     def next_poll_ns(self) -> int | None:
-        """For sources paced by time: when to call `poll` next (in the clock's ns). None: on `fileno`, or whenever."""
+        """For sources paced by time: when to call `poll` next, in the clock's `monotonic_ns`. None: on `fileno`, or
+        whenever."""
         ...
 
     def close(self) -> None:

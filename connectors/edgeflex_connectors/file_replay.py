@@ -12,6 +12,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from edgeflex_connectors.batching import DeviceTable, Row, SamplesBuilder, check_promise, message_types
+from edgeflex_connectors.folders import check_path
 from edgeflex_connectors.records import LineDecoder, part_files, read_npz
 from edgeflex_connectors.store import message_time_ns
 from edgeflex_flow.errors import BadMessageError, FatalError
@@ -59,6 +60,7 @@ class FileReplayConfig(NodeConfig, frozen=True, kw_only=True):
     batch_rows: Annotated[int, Meta(ge=1, le=1_000_000, description="Most rows in one batch of samples.")] = 1000
 
     def __post_init__(self) -> None:
+        check_path(self.path)
         check_promise(self.columns, self.messages)
         suffix = Path(self.path).suffix
         if suffix not in {".jsonl", ".npz"}:
@@ -146,7 +148,7 @@ class _Pace:
         self._latest_ns = first_ns
 
     def due_ns(self, item: WireMessage) -> NDArray[np.int64]:
-        """When each row of a batch is due (one value for a message), in ns of the runtime's clock."""
+        """When each row of a batch is due (one value for a message), in the clock's `monotonic_ns`."""
         if isinstance(item, Samples):
             times_ns = np.maximum.accumulate(np.maximum(item.time_ns, self._latest_ns))
         else:
@@ -189,14 +191,14 @@ class FileReplay:
             self._read_on()
             return () if item is None else (self._received(item),)
         if self._due_ns is None:
-            self._pace = _Pace(self._config.speed, self._context.clock.now_ns(), _first_ns(self._next))
+            self._pace = _Pace(self._config.speed, self._context.clock.monotonic_ns(), _first_ns(self._next))
             self._due_ns = self._pace.due_ns(self._next)
         return self._take_due()
 
     def _take_due(self) -> list[WireMessage]:
         """Everything that is due by now."""
         given: list[WireMessage] = []
-        now_ns = self._context.clock.now_ns()
+        now_ns = self._context.clock.monotonic_ns()
         while self._next is not None and self._due_ns is not None:
             count = int(np.searchsorted(self._due_ns, now_ns, side="right"))
             if count == len(self._due_ns):
@@ -225,7 +227,7 @@ class FileReplay:
     def next_poll_ns(self) -> int | None:
         if self._config.speed == "max":
             return None
-        return self._context.clock.now_ns() if self._due_ns is None else int(self._due_ns[0])
+        return self._context.clock.monotonic_ns() if self._due_ns is None else int(self._due_ns[0])
 
     def close(self) -> None:
         if self._items is not None:

@@ -7,6 +7,12 @@ from pathlib import Path
 from edgeflex_flow.errors import FatalError, RetryableError
 
 
+def check_path(path: str) -> None:
+    """ValueError for a path that no operating system can have a file at."""
+    if "\0" in path:
+        raise ValueError(f"`path` must not hold a NUL character; got {path!r}")
+
+
 def make_folder_for(file: Path) -> None:
     """Make the folder of `file` unless it exists.
 

@@ -187,7 +187,7 @@ class PmuUdpSource:
         self._give(batches)
         if datagrams:
             self._counters.add("frames", datagrams)
-            if datagrams > _FEW or not 0 <= self._context.clock.now_ns() - self._drops_read_ns < _DROPS_PERIOD_NS:
+            if datagrams > _FEW or self._context.clock.monotonic_ns() - self._drops_read_ns >= _DROPS_PERIOD_NS:
                 self._count_kernel_drops(receiver)
         return batches
 
@@ -199,7 +199,7 @@ class PmuUdpSource:
         return self._open_receiver().fileno()
 
     def next_poll_ns(self) -> int | None:
-        return self._context.clock.now_ns() if self._blocks else None
+        return self._context.clock.monotonic_ns() if self._blocks else None
 
     def close(self) -> None:
         if self._receiver is None:
@@ -327,10 +327,10 @@ class PmuUdpSource:
 
     def _may_speak(self, subject: str, period_ns: int) -> bool:
         """True at most once in a period for each subject."""
-        now_ns = self._context.clock.now_ns()
+        now_ns = self._context.clock.monotonic_ns()
         spoke_ns = self._spoke_ns.get(subject)
         # A clock that was set back must not silence anything for long.
-        if spoke_ns is not None and 0 <= now_ns - spoke_ns < period_ns:
+        if spoke_ns is not None and now_ns - spoke_ns < period_ns:
             return False
         self._spoke_ns[subject] = now_ns
         return True
@@ -408,7 +408,7 @@ class PmuUdpSource:
                 self._context.log.warning("%s announces that its configuration will change within a minute", name)
 
     def _count_kernel_drops(self, receiver: UdpReceiver) -> None:
-        self._drops_read_ns = self._context.clock.now_ns()
+        self._drops_read_ns = self._context.clock.monotonic_ns()
         before = receiver.kernel_drops
         drops = receiver.read_kernel_drops()
         if drops is None or drops == before:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from edgeflex_connectors.folders import make_folder_for
+from edgeflex_connectors.folders import check_path, make_folder_for
 from edgeflex_connectors.store import StoredMessage
 from edgeflex_flow.errors import FatalError, RetryableError
 from edgeflex_flow.messages import Samples
@@ -20,6 +20,9 @@ from edgeflex_flow.node import ConnectionNode, Context, NodeConfig, quantity
 from edgeflex_flow.node import path as file_path
 
 SCHEMA_VERSION = 1
+APPLICATION_ID = int.from_bytes(b"EFlx", "big")
+"""Marks the file as ours, for this program and for `file`; see PRAGMA application_id."""
+TABLES = frozenset({"devices", "quantities", "samples", "messages"})
 SCHEMA = """
 CREATE TABLE devices (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE quantities (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -27,7 +30,7 @@ CREATE TABLE samples (
     device_id INTEGER NOT NULL REFERENCES devices,
     quantity_id INTEGER NOT NULL REFERENCES quantities,
     time_ns INTEGER NOT NULL,
-    value REAL,
+    value REAL NOT NULL,
     quality INTEGER NOT NULL,
     PRIMARY KEY (device_id, quantity_id, time_ns)
 ) WITHOUT ROWID;
@@ -67,7 +70,8 @@ class SqliteConfig(NodeConfig, frozen=True, kw_only=True):
 
     Tables: `samples` (device_id, quantity_id, time_ns, value, quality) with one row for each value, its names in
     `devices` and `quantities` (columns such as `frequency_hz`); `messages` (type, id, time_ns, device, body as JSON).
-    A NaN is stored as NULL. Writing the same device, time and column again replaces the row.
+    A missing value (NaN) makes no row and leaves a value that is stored already as it is; the flags of such a sample
+    are then kept only with its other values. Writing the same device, time and column again replaces the row.
 
     `synchronous: normal` survives every crash of the program; a power failure can take the last seconds of commits,
     never the file. `full` waits for the disk at each commit and loses nothing that was committed; it wears flash
@@ -80,8 +84,8 @@ class SqliteConfig(NodeConfig, frozen=True, kw_only=True):
         None.
 
     Errors:
-        FatalError: the folder of the file cannot be made, the file is no SQLite database, belongs to another program,
-        is damaged, or was written by a newer version. A full disk, a lock held by others or an input/output error is
+        FatalError: the folder of the file cannot be made, the file is no SQLite database, belongs to another program
+        (such a file is not touched), is damaged, or was written by a newer version. A full disk, a lock held by others or an input/output error is
         tried again.
 
     Source:
@@ -98,6 +102,9 @@ class SqliteConfig(NodeConfig, frozen=True, kw_only=True):
     busy_timeout: Annotated[
         float, quantity("s", "How long to wait for another program that writes to the file.", ge=0, le=60)
     ] = 2.0
+
+    def __post_init__(self) -> None:
+        check_path(self.path)
 
 
 class SqliteStore:
@@ -125,27 +132,42 @@ class SqliteStore:
         )
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
+        self._is_new(connection)  # before anything is written: write-ahead mode would change another program's file
         if connection.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
             raise FatalError(f"{self._file}: this file system cannot hold a write-ahead log (a network drive?)")
         connection.execute(f"PRAGMA synchronous={self._config.synchronous}")
         connection.execute(f"PRAGMA cache_size={-CACHE_KIB}")
         connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
         with _transaction(connection):
-            version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA_VERSION:
-                raise FatalError(
-                    f"{self._file}: written by a newer version of this program: its schema is {version}, "
-                    f"known: up to {SCHEMA_VERSION}"
-                )
-            if version == 0:
-                self._create(connection)
+            if self._is_new(connection):
+                for statement in SCHEMA.split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
-    def _create(self, connection: sqlite3.Connection) -> None:
-        if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-            raise FatalError(f"{self._file}: holds tables of another program")
-        for statement in SCHEMA.split(";"):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    def _is_new(self, connection: sqlite3.Connection) -> bool:
+        """Whether the file is empty; only reads. FatalError if it is neither empty nor ours."""
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        owner: int = connection.execute("PRAGMA application_id").fetchone()[0]
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        if version == 0 and owner == 0 and not tables:
+            return True
+        if owner != APPLICATION_ID:
+            raise FatalError(
+                f"{self._file}: belongs to another program: its application_id is {owner}, ours {APPLICATION_ID}; "
+                f"it holds {_listed(tables)}"
+            )
+        if version > SCHEMA_VERSION:
+            raise FatalError(
+                f"{self._file}: written by a newer version of this program: its schema is {version}, "
+                f"known: up to {SCHEMA_VERSION}"
+            )
+        if version != SCHEMA_VERSION or not tables >= TABLES:
+            raise FatalError(
+                f"{self._file}: damaged: its schema is {version} with {_listed(tables)}, "
+                f"expected {SCHEMA_VERSION} with {_listed(TABLES)}"
+            )
+        return False
 
     def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> None:
         if self._connection is None:
@@ -172,7 +194,12 @@ class SqliteStore:
             device_ids = self._lookup(connection, "devices", batch.devices)[batch.device]
             quantity_ids = self._lookup(connection, "quantities", tuple(batch.columns))
             for quantity_id, values in zip(quantity_ids, batch.columns.values(), strict=True):
-                pieces.append((device_ids, np.full(batch.rows, quantity_id), batch.time_ns, values, batch.quality))
+                # SQLite would store NaN as NULL, in place of a value that another batch gave.
+                kept = np.flatnonzero(~np.isnan(values))
+                owner = np.full(len(kept), quantity_id)
+                pieces.append((device_ids[kept], owner, batch.time_ns[kept], values[kept], batch.quality[kept]))
+        if not pieces:
+            return iter(())
         columns = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
         return _in_chunks(columns, np.lexsort((columns[2], columns[1], columns[0])))
 
@@ -223,13 +250,14 @@ class SqliteStore:
 
 
 def _in_chunks(columns: Sequence[NDArray[Any]], order: NDArray[np.intp]) -> Iterator[tuple[object, ...]]:
-    """Rows of the columns in this order, made Python objects piece by piece: they take ten times the room of arrays.
-
-    SQLite stores a NaN as NULL.
-    """
+    """Rows of the columns in this order, made Python objects piece by piece: they take ten times the room of arrays."""
     for start in range(0, len(order), CHUNK_ROWS):
         chunk = order[start : start + CHUNK_ROWS]
         yield from zip(*(column[chunk].tolist() for column in columns), strict=True)
+
+
+def _listed(tables: Set[str]) -> str:
+    return f"tables {', '.join(sorted(tables))}" if tables else "no tables"
 
 
 @contextmanager

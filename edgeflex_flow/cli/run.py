@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -20,8 +20,7 @@ from edgeflex_flow.cli.places import Definition, find_site
 from edgeflex_flow.cli.problems import console, show_problems
 from edgeflex_flow.errors import FatalError, FlowFileError
 from edgeflex_flow.flowfile import load_flow
-from edgeflex_flow.registry import Registry
-from edgeflex_flow.runtime.lifecycle import stop_on_signals
+from edgeflex_flow.runtime.lifecycle import EXIT_NOT_DRAINED, stop_on_signals
 from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_flow.units import parse_quantity
 
@@ -54,9 +53,9 @@ class Seconds(click.ParamType[float]):
 @click.option("--for", "duration_s", type=Seconds(), help="Drain and end after this time, for example 30s.")
 @click.option("--stats", "stats_s", type=Seconds(), help="Log all counters with this period, for example 10s.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary at the end as JSON.")
-@click.pass_obj
+@click.pass_context
 def run(
-    registry: Registry,
+    context: click.Context,
     *,
     files: tuple[Path, ...],
     site: str | None,
@@ -71,26 +70,37 @@ def run(
 
     Several files run as one process each, so that one flow's crash never touches another.
 
-    Exit codes: 0 drained; 1 a file is wrong; 2 wrong usage; 3 the flow could not go on (a port in use, a refused
-    password); 4 the drain took too long.
+    Exit codes: 0 drained, nothing lost; 1 a file is wrong; 2 wrong usage; 3 the flow could not go on (a port in use, a
+    refused password); 4 the drain took too long, or sinks could not bring out all that they held.
     """
     file, *others = files
     if others:
-        sys.exit(_run_each(files))
+        sys.exit(_run_each(context))
     try:
-        plan = load_flow(file, registry, site=find_site(site, file), params=dict(definitions))
+        plan = load_flow(file, context.obj, site=find_site(site, file), params=dict(definitions))
     except FlowFileError as error:
         show_problems(error.problems, console(err=True))
         sys.exit(EXIT_BAD_FILE)
     flow_run = FlowRun(plan)
     code = 0
-    with stop_on_signals(flow_run), _every(stats_s, lambda: _log_stats(flow_run)), _after(duration_s, flow_run.stop):
+
+    def show_summary() -> None:
+        _show_summary(flow_run, as_json=as_json)
+
+    with (
+        stop_on_signals(flow_run, show_summary),
+        _every(stats_s, lambda: _log_stats(flow_run)),
+        _after(duration_s, flow_run.stop),
+    ):
         try:
             start(flow_run, runtime, workers)
         except FatalError as error:
             click.echo(f"error: flow '{plan.name}': {error}", err=True)
             code = EXIT_FATAL
-    _show_summary(flow_run, as_json=as_json)
+    show_summary()
+    for node, count in flow_run.lost_at_the_end.items():
+        click.echo(f"error: flow '{plan.name}': sink '{node}' could not bring out all it held ({count})", err=True)
+        code = code or EXIT_NOT_DRAINED
     sys.exit(code)
 
 
@@ -107,20 +117,44 @@ def start(flow_run: FlowRun, runtime: str, workers: int) -> None:
         run_bytewax(flow_run, workers=workers)
 
 
-def _run_each(files: Sequence[Path]) -> int:
+def _child_arguments(context: click.Context) -> list[str]:
+    """The options of this command, for a process that runs one file. Built from what was parsed, never from the text of
+    the command line.
+    """
+    options = context.params
+    assert context.parent is not None
+    before = context.parent.params
+    arguments = ["--log-level", before["log_level"], "--log-format", before["log_format"], "run"]
+    arguments += ["--workers", str(options["workers"]), "--runtime", options["runtime"]]
+    arguments += ["--site", options["site"]] if options["site"] else []
+    arguments += ["--json"] if options["as_json"] else []
+    for name in ("for", "stats"):
+        seconds = options[{"for": "duration_s", "stats": "stats_s"}[name]]
+        arguments += [f"--{name}", f"{seconds!r}s"] if seconds is not None else []
+    for name, value in options["definitions"]:
+        arguments += ["-D", f"{name}={value}"]
+    return arguments
+
+
+def _run_each(context: click.Context) -> int:
     """One process a file, with the same options. Signals are passed on; the worst exit code is given back."""
-    names = {str(file) for file in files}
-    shared = [argument for argument in sys.argv[1:] if argument not in names]
-    children = [subprocess.Popen([sys.executable, "-m", "edgeflex_flow", *shared, str(file)]) for file in files]
+    command = [sys.executable, "-m", "edgeflex_flow", *_child_arguments(context), "--"]
+    children = {file: subprocess.Popen([*command, str(file)]) for file in context.params["files"]}
 
     def forward(number: int, _frame: FrameType | None) -> None:
-        for child in children:
+        for child in children.values():
             if child.poll() is None:
                 child.send_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, forward)
-    return max(child.wait() for child in children)
+    codes: list[int] = []
+    for file, child in children.items():
+        code = child.wait()
+        if code < 0:
+            click.echo(f"error: the process of '{file}' was killed by {signal.Signals(-code).name}", err=True)
+        codes.append(code if code >= 0 else 128 - code)
+    return max(codes)
 
 
 @contextmanager

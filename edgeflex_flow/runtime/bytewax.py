@@ -24,10 +24,10 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from edgeflex_flow.errors import FatalError
 from edgeflex_flow.flowfile.plan import PlannedNode
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import DEAD_LETTERS, OperatorNode, Sink, SinkNode, SourceNode, WireMessage
+from edgeflex_flow.node import DEAD_LETTERS, Counters, OperatorNode, Sink, SinkNode, SourceNode, WireMessage
 from edgeflex_flow.runtime.feed import Feed, FeedItem
 from edgeflex_flow.runtime.lifecycle import execute
-from edgeflex_flow.runtime.run import FlowRun
+from edgeflex_flow.runtime.run import FlowRun, count_on
 from edgeflex_flow.runtime.runners import OperatorRunner, SinkRunner, Tick
 
 EPOCH_INTERVAL = timedelta(seconds=1)
@@ -84,10 +84,13 @@ class _FeedSource(FixedPartitionedSource[Any, None]):
 
 
 class _SinkPartition(StatefulSinkPartition[WireMessage, None]):
-    def __init__(self, runner: SinkRunner) -> None:
+    def __init__(self, runner: SinkRunner, wire: Counters | None) -> None:
         self._runner = runner
+        self._wire = wire
 
     def write_batch(self, values: list[WireMessage]) -> None:
+        if self._wire is not None:
+            count_on(self._wire, values)
         self._runner.write(values)
 
     def snapshot(self) -> None:
@@ -95,10 +98,11 @@ class _SinkPartition(StatefulSinkPartition[WireMessage, None]):
 
 
 class _OneSink(FixedPartitionedSink[WireMessage, None]):
-    """A sink that exists once, however many workers there are."""
+    """A sink that exists once, however many workers there are. `wire` is counted here if it is the sink's only one."""
 
-    def __init__(self, runner: SinkRunner) -> None:
+    def __init__(self, runner: SinkRunner, wire: Counters | None = None) -> None:
         self._runner = runner
+        self._wire = wire
 
     def list_parts(self) -> list[str]:
         return ["sink"]
@@ -109,17 +113,19 @@ class _OneSink(FixedPartitionedSink[WireMessage, None]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _SinkPartition:
         del step_id, for_part, resume_state
-        return _SinkPartition(self._runner)
+        return _SinkPartition(self._runner, self._wire)
 
 
 class _OneWireLogic(StatefulBatchLogic[WireMessage, WireMessage, None]):
     """An operator that reads one wire, whose messages come as they are."""
 
-    def __init__(self, runner: OperatorRunner, port: str) -> None:
+    def __init__(self, runner: OperatorRunner, port: str, wire: Counters) -> None:
         self._runner = runner
         self._port = port
+        self._wire = wire
 
     def on_batch(self, values: list[WireMessage]) -> tuple[Iterable[WireMessage], bool]:
+        count_on(self._wire, values)
         step, port = self._runner.step, self._port
         return [given for message in values for given in step(port, message)], self.RETAIN
 
@@ -224,19 +230,23 @@ class _Compiler:
         if len(wires) == 1 and node.tick is None:
             [(port, source)] = wires
             if self._sharding.is_whole or self._streams[source].keys == node.scope:
-                return self._one_wire(planned, port, self._streams[source].items)
+                return self._one_wire(planned, port, source)
         return self._many_wires(planned, node, wires)
 
-    def _one_wire(self, planned: PlannedNode, port: str, items: Any) -> Any:
-        def build(_resume: None) -> _OneWireLogic:
-            return _OneWireLogic(OperatorRunner(self._run, planned), port)
+    def _one_wire(self, planned: PlannedNode, port: str, source: str) -> Any:
+        wire = self._run.wires[source, planned.id, port]
 
-        return op.stateful_batch(planned.id, items, build)
+        def build(_resume: None) -> _OneWireLogic:
+            return _OneWireLogic(OperatorRunner(self._run, planned), port, wire)
+
+        return op.stateful_batch(planned.id, self._streams[source].items, build)
 
     def _many_wires(self, planned: PlannedNode, node: OperatorNode[Any, Any], wires: list[tuple[str, str]]) -> Any:
         routed = [
             op.flat_map_batch(
-                f"{planned.id}:{port}:{source}", self._streams[source].items, self._router(node.scope, port)
+                f"{planned.id}:{port}:{source}",
+                self._streams[source].items,
+                self._router(node.scope, port, self._run.wires[source, planned.id, port]),
             )
             for port, source in wires
         ]
@@ -250,17 +260,42 @@ class _Compiler:
 
         return op.stateful_batch(planned.id, merged, build)
 
-    def _router(self, scope: str, port: str) -> Callable[[list[tuple[str, WireMessage]]], list[Item]]:
-        if scope == "site":
-            return lambda items: [(SITE_KEY, (port, message)) for _, message in items]
+    def _router(self, scope: str, port: str, wire: Counters) -> Callable[[list[tuple[str, WireMessage]]], list[Item]]:
         split = self._sharding.split
-        return lambda items: [(key, (port, part)) for _, message in items for key, part in split(message)]
+
+        def route(items: list[tuple[str, WireMessage]]) -> list[Item]:
+            count_on(wire, [message for _, message in items])
+            if scope == "site":
+                return [(SITE_KEY, (port, message)) for _, message in items]
+            return [(key, (port, part)) for _, message in items for key, part in split(message)]
+
+        return route
 
     def _sink(self, planned: PlannedNode) -> None:
-        streams = [self._streams[source].items for ids in planned.inputs.values() for source in ids]
-        merged = streams[0] if len(streams) == 1 else op.merge(f"{planned.id}:merge", *streams)
         runner = SinkRunner(self._run, planned, self._sinks[planned.id])
-        op.output(planned.id, merged, _OneSink(runner))
+        wires = [(port, source) for port, sources in planned.inputs.items() for source in sources]
+        if len(wires) == 1:
+            [(port, source)] = wires
+            sink = _OneSink(runner, self._run.wires[source, planned.id, port])
+            op.output(planned.id, self._streams[source].items, sink)
+            return
+        counted = [
+            op.flat_map_batch(
+                f"{planned.id}:{port}:{source}",
+                self._streams[source].items,
+                _counter(self._run.wires[source, planned.id, port]),
+            )
+            for port, source in wires
+        ]
+        op.output(planned.id, op.merge(f"{planned.id}:merge", *counted), _OneSink(runner))
+
+
+def _counter(wire: Counters) -> Callable[[list[tuple[str, WireMessage]]], list[tuple[str, WireMessage]]]:
+    def count(items: list[tuple[str, WireMessage]]) -> list[tuple[str, WireMessage]]:
+        count_on(wire, [message for _, message in items])
+        return items
+
+    return count
 
 
 def _ticker(node_id: str, keys: list[str]) -> Callable[[list[FeedItem]], list[Item]]:

@@ -78,6 +78,10 @@ class Feed:
         except RetryableError as error:
             self._retry_later(item, error)
             return
+        except FatalError:
+            raise
+        except Exception as error:
+            raise FatalError(f"source '{item.planned.id}' cannot open: {error!r}") from error
         item.open = True
         item.retry_delay_s = FIRST_RETRY_S
         item.fd = item.source.fileno()
@@ -133,7 +137,7 @@ class Feed:
     def _timeout_s(self, wait_s: float) -> float:
         if wait_s == 0.0 or self._is_virtual or self._run.stopping:
             return 0.0
-        now_ns = self._run.clock.now_ns()
+        now_ns = self._run.clock.monotonic_ns()
         for item in self._inputs:
             if item.open:
                 next_ns = item.source.next_poll_ns()
@@ -159,11 +163,10 @@ class Feed:
         except BadMessageError as error:
             self._run.dead_letter(item.planned.id, error.reason, str(error), error.payload)
             return
-        except FatalError as error:
+        except Exception as error:  # noqa: BLE001 - a source's bug, too, ends the flow in order, its cause kept
             self._run.fail(error)
-            return
-        except Exception as error:  # noqa: BLE001 - a source's bug ends the flow in order, its cause kept
-            self._run.fail(error)
+            self._release(item)
+            item.finished = True
             return
         if messages:
             self._run.emitted(item.planned.id, messages)
@@ -175,7 +178,7 @@ class Feed:
 
     def _is_due(self, item: _Input, ready: set[int]) -> bool:
         next_ns = item.source.next_poll_ns()
-        if next_ns is not None and self._run.clock.now_ns() >= next_ns:
+        if next_ns is not None and self._run.clock.monotonic_ns() >= next_ns:
             return True
         if item.fd is not None:
             return item.fd in ready
@@ -201,12 +204,12 @@ class Feed:
                 clock.advance_to(min(known))
 
     def _due_ticks(self) -> list[FeedItem]:
-        now_ns = self._run.clock.now_ns()
+        monotonic_ns = self._run.clock.monotonic_ns()
         due: list[FeedItem] = []
         for ticker in self._tickers:
-            if now_ns >= ticker.due_ns:
-                due.append((ticker.node, Tick(now_ns)))
-                ticker.due_ns = (now_ns // ticker.period_ns + 1) * ticker.period_ns
+            if monotonic_ns >= ticker.due_ns:
+                due.append((ticker.node, Tick(self._run.clock.now_ns())))
+                ticker.due_ns = (monotonic_ns // ticker.period_ns + 1) * ticker.period_ns
         return due
 
     def _sources_are_done(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from edgeflex_flow.node import OperatorNode, Sink, WireMessage
 from edgeflex_flow.runtime.feed import Feed
 from edgeflex_flow.runtime.lifecycle import execute
-from edgeflex_flow.runtime.run import FlowRun
+from edgeflex_flow.runtime.run import FlowRun, count_on
 from edgeflex_flow.runtime.runners import OperatorRunner, SinkRunner, Tick
 
 POLL_WAIT_S = 0.02
@@ -26,6 +26,7 @@ class _Graph:
         self._sinks = {
             planned.id: SinkRunner(run, planned, sinks[planned.id]) for planned in run.plan.nodes if planned.id in sinks
         }
+        self._wires = run.wires
         sources = {source for planned in run.plan.nodes for ids in planned.inputs.values() for source in ids}
         self._readers = {source: [(reader.id, port) for reader, port in run.plan.readers(source)] for source in sources}
 
@@ -37,6 +38,7 @@ class _Graph:
         while pending:
             source, current = pending.popleft()
             for reader, port in self._readers.get(source, ()):
+                count_on(self._wires[source, reader, port], [current])
                 sink = self._sinks.get(reader)
                 if sink is not None:
                     sink.write([current])

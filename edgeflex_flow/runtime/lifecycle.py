@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
-from edgeflex_flow.errors import RetryableError
+from edgeflex_flow.errors import FatalError, RetryableError
 from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.kernel import warm_up
 from edgeflex_flow.node import Sink, SinkNode
@@ -22,7 +22,8 @@ from edgeflex_flow.runtime.run import FlowRun
 DRAIN_TIMEOUT_S = 10.0
 """How long a stopping flow may take to empty and flush."""
 
-EXIT_DRAIN_TIMEOUT = 4
+EXIT_NOT_DRAINED = 4
+"""The drain took too long, or sinks lost something at the end."""
 
 GIL_SWITCH_INTERVAL_S = 0.0005
 """Python's default of 5 ms would let a connector's thread hold up a frame that long."""
@@ -58,21 +59,37 @@ def _open_with_retries(run: FlowRun, node_id: str, sink: Sink) -> None:
         except RetryableError as error:
             run.counters[node_id].add("retries")
             run.log.warning("sink '%s': %s; trying again in %.1f s", node_id, error, delay_s)
+        except FatalError:
+            raise
+        except Exception as error:
+            raise FatalError(f"sink '{node_id}' cannot open: {error!r}") from error
         time.sleep(delay_s)
         delay_s = min(2 * delay_s, LAST_RETRY_S)
 
 
-def close_sinks(run: FlowRun, sinks: Mapping[str, Sink], *, flush_by_s: float | None = None) -> None:
-    """Flush (until the monotonic time `flush_by_s`) and close. What could not be flushed is said and counted."""
-    for node_id, sink in sinks.items():
-        try:
-            if flush_by_s is not None and not sink.flush(max(0.1, flush_by_s - time.monotonic())):
-                run.counters[node_id].add("unflushed")
-                run.log.error("sink '%s' could not write everything before the end of the drain", node_id)
-            sink.close()
-        except Exception as error:
-            run.log.exception("closing sink '%s'", node_id)
-            run.fail(error)
+def close_sinks(run: FlowRun, sinks: Mapping[str, Sink], *, flush_s: float = 0.0) -> None:
+    """Flush (for at most `flush_s`) and close all sinks side by side: a broker that is away must not cost the store its
+    last rows. What could not be flushed is said and counted.
+    """
+    threads = [
+        threading.Thread(target=_close_sink, args=(run, node_id, sink, flush_s), name=f"close {node_id}")
+        for node_id, sink in sinks.items()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _close_sink(run: FlowRun, node_id: str, sink: Sink, flush_s: float) -> None:
+    try:
+        if flush_s and not sink.flush(flush_s):
+            run.counters[node_id].add("unflushed")
+            run.log.error("sink '%s' could not write everything before the end of the drain", node_id)
+        sink.close()
+    except Exception as error:
+        run.log.exception("closing sink '%s'", node_id)
+        run.fail(error)
 
 
 def execute(run: FlowRun, pass_messages: Callable[[Feed, Mapping[str, Sink]], None]) -> None:
@@ -91,9 +108,10 @@ def execute(run: FlowRun, pass_messages: Callable[[Feed, Mapping[str, Sink]], No
         run.log.info("flow '%s' runs", run.plan.name, extra={"site": run.plan.site, "nodes": len(run.plan.nodes)})
         pass_messages(feed, sinks)
     finally:
+        run.on_draining()
         if feed is not None:
             feed.close()
-        close_sinks(run, sinks, flush_by_s=time.monotonic() + DRAIN_TIMEOUT_S)
+        close_sinks(run, sinks, flush_s=DRAIN_TIMEOUT_S)
         run.wakeup.close()
         gc.unfreeze()
     run.raise_failure()
@@ -101,26 +119,34 @@ def execute(run: FlowRun, pass_messages: Callable[[Feed, Mapping[str, Sink]], No
 
 @contextmanager
 def stop_on_signals(run: FlowRun, on_timeout: Callable[[], None] | None = None) -> Iterator[None]:
-    """SIGTERM and SIGINT drain the run. A drain that takes too long ends the process with code 4."""
+    """SIGTERM and SIGINT drain the run. A drain that takes too long, whatever began it, ends the process with code 4
+    after `on_timeout`.
+    """
 
     def give_up() -> None:
         run.log.critical("drain took longer than %.0f s: giving up", 2 * DRAIN_TIMEOUT_S)
         if on_timeout is not None:
             on_timeout()
-        os._exit(EXIT_DRAIN_TIMEOUT)
+        os._exit(EXIT_NOT_DRAINED)
 
     timer = threading.Timer(2 * DRAIN_TIMEOUT_S, give_up)
     timer.daemon = True
+    begun = threading.Event()
+
+    def begin_countdown() -> None:
+        if not begun.is_set():
+            begun.set()
+            timer.start()
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if not run.stopping:
             run.log.info("%s: draining", signal.Signals(number).name)
-            timer.start()
         run.stop()
 
     interval_s = sys.getswitchinterval()
     sys.setswitchinterval(GIL_SWITCH_INTERVAL_S)
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    run.on_draining = begin_countdown
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from edgeflex_flow.clock import Clock, SystemClock
 from edgeflex_flow.errors import FatalError
@@ -20,6 +20,8 @@ Tap = Callable[[WireMessage], None]
 
 PAYLOAD_KEPT_BYTES = 256
 DEAD_LETTERS_KEPT = 1000
+LOST = ("unflushed", "lost", "lost_rows")
+"""Counters of sinks that tell of a loss at the end."""
 
 
 class Wakeup:
@@ -68,6 +70,19 @@ class RateLimitedLog:
         self._last[node, reason] = (now, 0)
 
 
+def _nothing() -> None:
+    return None
+
+
+def count_on(wire: Counters, messages: Sequence[object]) -> None:
+    """Count messages (and their rows) that a reader takes from a wire."""
+    rows = 0
+    for message in messages:
+        if isinstance(message, Samples):
+            rows += message.rows
+    wire.add_all(messages=len(messages), rows=rows)
+
+
 class FlowRun:
     """One run of a flow: everything about it that is not the passing of messages.
 
@@ -83,6 +98,15 @@ class FlowRun:
         self.wakeup = Wakeup()
         self.failure: BaseException | None = None
         self.taps = dict(taps or {})
+        self.on_draining: Callable[[], None] = _nothing
+        """Called once or more when the run begins to drain, for whatever reason."""
+        self.wires: dict[tuple[str, str, str], Counters] = {
+            (source, reader.id, port): Counters()
+            for reader in plan.nodes
+            for port, sources in reader.inputs.items()
+            for source in sources
+        }
+        """By (source, reader, port): what the reader took from the wire."""
         self.started = threading.Event()
         self._stopping = threading.Event()
         self._dead_letters: deque[DeadLetter] = deque(maxlen=DEAD_LETTERS_KEPT)
@@ -97,6 +121,7 @@ class FlowRun:
         """Ask the run to drain and end. Any thread, any number of times."""
         self._stopping.set()
         self.wakeup.wake()
+        self.on_draining()
 
     def fail(self, error: BaseException) -> None:
         """End the run with this error (the first one counts)."""
@@ -167,17 +192,22 @@ class FlowRun:
                 tap(message)
 
     def summary(self) -> dict[str, dict[str, dict[str, int]]]:
-        """All counters by node, and what went over each wire (`pmu -> rocof.in`)."""
+        """All counters by node, and what each reader took from each of its wires (`pmu -> rocof.in`)."""
         nodes = {node: counters.snapshot() for node, counters in self.counters.items()}
         wires = {
-            f"{source.id} -> {reader.id}.{port}": {
-                "messages": nodes[source.id].get("messages_out", 0),
-                "rows": nodes[source.id].get("rows_out", 0),
-            }
-            for source in self.plan.nodes
-            for reader, port in self.plan.readers(source.id)
+            f"{source} -> {reader}.{port}": {"messages": wire.get("messages"), "rows": wire.get("rows")}
+            for (source, reader, port), wire in self.wires.items()
         }
         return {"nodes": nodes, "wires": wires}
+
+    @property
+    def lost_at_the_end(self) -> dict[str, int]:
+        """By node: what sinks held and could not bring out before the run ended."""
+        return {
+            node: sum(counters.get(name) for name in LOST)
+            for node, counters in self.counters.items()
+            if any(counters.get(name) for name in LOST)
+        }
 
     def raise_failure(self) -> None:
         """Raise what ended the run, if it was an error."""

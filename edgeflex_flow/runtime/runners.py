@@ -35,7 +35,6 @@ class OperatorRunner:
         assert isinstance(planned.node, OperatorNode)
         self._run = run
         self._planned = planned
-        self._counters = run.counters[planned.id]
         self._tick: Callable[[Any, Any, int], Sequence[WireMessage]] = planned.node.tick or _no_tick
         self._ports: dict[str, tuple[Step, frozenset[str]]] = {
             name: (_step_of(planned, name, port), port.columns(planned.config))
@@ -50,7 +49,6 @@ class OperatorRunner:
                 given = self._tick(self._planned.config, self._state, message.now_ns)
             else:
                 step, needs = self._ports[port]
-                self._counters.add("messages_in")
                 lacking = _lacking(needs, message)
                 if lacking is not None:
                     self._run.dead_letter(self._planned.id, "missing_column", lacking)
@@ -105,8 +103,6 @@ class SinkRunner:
         self._needs = frozenset[str]().union(*needs)
 
     def write(self, messages: Sequence[WireMessage]) -> None:
-        counters = self._run.counters[self._id]
-        counters.add("messages_in", len(messages))
         good: list[WireMessage] = []
         for message in messages:
             lacking = _lacking(self._needs, message)

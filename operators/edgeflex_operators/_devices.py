@@ -8,14 +8,15 @@ clocks that jump, or streams that mention ever more devices.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.kernel import kernel
-from edgeflex_flow.messages import DeadLetter, Samples
+from edgeflex_flow.messages import DeadLetter, Quality, Samples
 
 # Verdicts on rows. Compiled kernels of other files hold these numbers (numba#4807): never renumber them.
 FOLLOWS = 0
@@ -45,10 +46,20 @@ NEW, STEADY, BEHIND = range(3)
 NAMES_IN_A_LETTER = 5
 TUPLES_KNOWN = 16
 
+AcceptTest: TypeAlias = Annotated[
+    bool, Meta(description="Use rows of devices in test mode (flag `test`) like any other: for commissioning.")
+]
+"""Type of the config field `accept_test`."""
+
 
 def read_only(dtype: str) -> str:
     """Numba's type of a one-dimensional input that a kernel only reads: any strides, writable or not."""
     return f"Array({dtype}, 1, 'A', readonly=True)"
+
+
+def refused_flags(always: Quality, *, accept_test: bool) -> int:
+    """The flags that make a row unusable: IEEE C37.118.2 says to use values of a device in test mode for nothing."""
+    return int(always if accept_test else always | Quality.TEST)
 
 
 class Rows(NamedTuple):

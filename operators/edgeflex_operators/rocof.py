@@ -14,9 +14,19 @@ from numpy.typing import NDArray
 from edgeflex_flow.kernel import kernel
 from edgeflex_flow.messages import Quality, Samples
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, quantity, samples_wire
-from edgeflex_operators._devices import RESTARTS, UNUSABLE, DeviceClock, grown, grown_rings, read_only, unrolled
+from edgeflex_operators._devices import (
+    RESTARTS,
+    UNUSABLE,
+    AcceptTest,
+    DeviceClock,
+    grown,
+    grown_rings,
+    read_only,
+    refused_flags,
+    unrolled,
+)
 
-REFUSED_QUALITY = int(Quality.BAD_DATA | Quality.SYNC_LOST)
+REFUSED_QUALITY = Quality.BAD_DATA | Quality.SYNC_LOST
 CLIPPED = int(Quality.CLIPPED)
 FLAGS = 16
 NEVER_NS = -(2**62)
@@ -31,8 +41,8 @@ class RocofConfig(NodeConfig, frozen=True, kw_only=True):
 
     The line is fitted to the true time tags, so that a lost sample neither bends nor blinds it. A row comes out for
     every row that comes in once the window is full. The window of a device starts anew after a sample that must not
-    be used (NaN, or flagged `bad_data` or `sync_lost`, whose time tag cannot be trusted either) and after a gap of
-    more than `max_gap`. Samples of a device in test mode are used; their flag passes on.
+    be used (NaN, or flagged `bad_data`, `test`, or `sync_lost`, whose time tag cannot be trusted either) and after a
+    gap of more than `max_gap`. With `accept_test` samples of a device in test mode are used, and their flag passes on.
 
     Choose 500 ms unless there is a reason: a 10-degree phase jump looks like 5 Hz/s over 100 ms, like 0.5 Hz/s over
     500 ms and like 0.15 Hz/s over 1 s, while noise of 1 mHz rms at 50 frames/s makes 15, 1.4 and 0.5 mHz/s.
@@ -68,6 +78,7 @@ class RocofConfig(NodeConfig, frozen=True, kw_only=True):
         quantity("Hz", "Fastest rate of samples of one device for which the window is held in full.", gt=0, le=1e4),
     ] = 120.0
     max_devices: Annotated[int, Meta(ge=1, le=1_000_000, description="How many devices may send.")] = 10_000
+    accept_test: AcceptTest = False
 
     def __post_init__(self) -> None:
         if self.max_gap > self.window:
@@ -281,7 +292,7 @@ def step(config: RocofConfig, state: RocofState, samples: Samples) -> list[WireM
     slot, verdict, letters = state.clock.follow(
         samples,
         frequency_hz,
-        unusable=REFUSED_QUALITY,
+        unusable=refused_flags(REFUSED_QUALITY, accept_test=config.accept_test),
         max_gap_s=config.max_gap,
         max_devices=config.max_devices,
     )

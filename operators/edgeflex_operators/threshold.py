@@ -15,31 +15,39 @@ from edgeflex_flow.kernel import kernel
 from edgeflex_flow.messages import Crossing, Quality, Samples
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
 from edgeflex_flow.units import SUFFIXES, UNITLESS_SUFFIXES, names_its_unit
-from edgeflex_operators._devices import RESTARTS, DeviceClock, grown, read_only
+from edgeflex_operators._devices import RESTARTS, AcceptTest, DeviceClock, grown, read_only, refused_flags
 
-REFUSED_QUALITY = int(Quality.BAD_DATA)
+REFUSED_QUALITY = Quality.BAD_DATA
 
 # Sides of a device's value.
 BELOW, NORMAL, ABOVE = -1, 0, 1
 STATES: dict[int, Literal["below", "normal", "above"]] = {BELOW: "below", NORMAL: "normal", ABOVE: "above"}
 
 # Columns of the table `sides` (int64), one row a device.
-SIDE, WAITING, SINCE_NS, _SIDES = range(4)
+SIDE, WAITING, SINCE_NS, FLAGS, _SIDES = range(5)
+# Columns of the table `changes` (int64), one row a change.
+ROW, FROM, TO, QUALITY, _CHANGES = range(5)
 
 
 class ThresholdConfig(NodeConfig, frozen=True, kw_only=True):
     """Watches one column and tells, device by device, when its value goes beyond a limit and when it comes back.
 
-    A value is `above` when it exceeds the limit `above`, and `below` when it is less than the limit `below`, for at
-    least `hold`. It is `normal` again at once when it has come back inside by `hysteresis`. A device starts as normal.
+    A value is `above` when it exceeds the limit `above`, and `below` when it is less than the limit `below`, in every
+    sample for at least `hold`. It is `normal` again at once when it has come back inside by `hysteresis`, and also when
+    it has gone beyond the other limit and the hold of that one runs; without a hold that is one change, from `above` to
+    `below`. A device starts as normal.
+
+    The hold starts anew after a gap of more than `max_gap`, since nobody knows where the value was meanwhile. Give a
+    `max_gap` above the period at which the devices send: with a shorter one, a hold never ends.
 
     Limits and hysteresis are plain numbers in the unit that the column's name states.
 
     Input:
-        Samples with the column. NaN rows and those flagged `bad_data` are ignored; a lost time reference does not
-        silence a threshold.
+        Samples with the column. NaN rows and those flagged `bad_data` or `test` are ignored; a lost time reference does
+        not silence a threshold. With `accept_test` rows of a device in test mode are used, and their flag passes on.
     Output:
-        `Crossing` on every change of state, with the value, the limit that it crossed and the flags of that row.
+        `Crossing` on every change of state, with the value and the limit that it crossed. `quality` holds the flags of
+        that row, and for `above` and `below` those of every row of the hold.
     Errors:
         Rows that are not later than the last one of their device are dropped and counted as `out_of_order`, those of
         devices beyond `max_devices` as `too_many_devices`.
@@ -63,7 +71,12 @@ class ThresholdConfig(NodeConfig, frozen=True, kw_only=True):
     hold: Annotated[
         float, quantity("s", "How long the value must stay beyond a limit before that is told.", ge=0, le=86_400)
     ] = 0.0
+    max_gap: Annotated[
+        float,
+        quantity("s", "Longest time between two samples that does not start the hold anew.", gt=0, le=86_400),
+    ] = 1.0
     max_devices: Annotated[int, Meta(ge=1, le=1_000_000, description="How many devices may send.")] = 10_000
+    accept_test: AcceptTest = False
 
     def __post_init__(self) -> None:
         if not names_its_unit(self.column):
@@ -71,8 +84,16 @@ class ThresholdConfig(NodeConfig, frozen=True, kw_only=True):
             raise ValueError(f"column '{self.column}' does not end in a unit; known endings: {known}")
         if self.above is None and self.below is None:
             raise ValueError("neither 'above' nor 'below' is given: there is nothing to watch for")
-        if self.above is not None and self.below is not None and self.below >= self.above:
+        if self.above is None or self.below is None:
+            return
+        if self.below >= self.above:
             raise ValueError(f"below ({self.below:g}) is not less than above ({self.above:g})")
+        apart = self.above - self.below
+        if self.hysteresis >= apart * (1.0 - 1e-9):  # so that rounding does not let 50.2 - 49.8 > 0.4 through
+            raise ValueError(
+                f"hysteresis ({self.hysteresis:g}) is not less than above - below ({apart:g}): "
+                "a value that comes back from one limit would be normal only beyond the other"
+            )
 
 
 @dataclass(slots=True)
@@ -84,25 +105,25 @@ class ThresholdState:
 
 
 @kernel(
-    f"int64(int32[::1], uint8[::1], {read_only('int64')}, {read_only('float64')}, float64, float64, float64, int64, "
-    "int64[:, ::1], int64[::1], int64[:, ::1])"
+    f"int64(int32[::1], uint8[::1], {read_only('int64')}, {read_only('float64')}, {read_only('uint16')}, "
+    "float64, float64, float64, int64, int64[:, ::1], int64[:, ::1])"
 )
 def cross(
     slot: NDArray[np.int32],
     verdict: NDArray[np.uint8],
     time_ns: NDArray[np.int64],
     values: NDArray[np.float64],
+    quality: NDArray[np.uint16],
     below: float,
     above: float,
     hysteresis: float,
     hold_ns: int,
     sides: NDArray[np.int64],
-    rows: NDArray[np.int64],
     changes: NDArray[np.int64],
 ) -> int:
-    """Follow each device's side. Fills `rows` with the rows that change it and `changes` with (from, to).
+    """Follow each device's side. Fills `changes`, of shape (n, _CHANGES), with each row that changes it.
 
-    Returns how many. An absent limit is infinite. WAITING is the side that a value beyond a limit waits to be told for.
+    Returns how many do. An absent limit is infinite. WAITING is the side that a value beyond a limit waits to be told for.
     """
     changed = 0
     for i in range(len(time_ns)):
@@ -120,18 +141,27 @@ def cross(
         elif beyond == side:
             sides[d, WAITING] = NORMAL
             continue
-        else:
-            if sides[d, WAITING] != beyond or verdict[i] == RESTARTS:
-                sides[d, WAITING] = beyond
-                sides[d, SINCE_NS] = time_ns[i]
-            if time_ns[i] - sides[d, SINCE_NS] < hold_ns:
+        elif sides[d, WAITING] != beyond or verdict[i] == RESTARTS:
+            sides[d, WAITING] = beyond
+            sides[d, SINCE_NS] = time_ns[i]
+            sides[d, FLAGS] = 0
+        to = beyond
+        flags = np.int64(quality[i])
+        if beyond != NORMAL:
+            sides[d, FLAGS] |= flags
+            if time_ns[i] - sides[d, SINCE_NS] >= hold_ns:
+                sides[d, WAITING] = NORMAL
+                flags = sides[d, FLAGS]
+            elif side == NORMAL:
                 continue
-            sides[d, WAITING] = NORMAL
-        rows[changed] = i
-        changes[changed, 0] = side
-        changes[changed, 1] = beyond
+            else:
+                to = NORMAL
+        changes[changed, ROW] = i
+        changes[changed, FROM] = side
+        changes[changed, TO] = to
+        changes[changed, QUALITY] = flags
         changed += 1
-        sides[d, SIDE] = beyond
+        sides[d, SIDE] = to
     return changed
 
 
@@ -144,28 +174,27 @@ def step(config: ThresholdConfig, state: ThresholdState, samples: Samples) -> li
     slot, verdict, letters = state.clock.follow(
         samples,
         values,
-        unusable=REFUSED_QUALITY,
-        max_gap_s=math.inf,
+        unusable=refused_flags(REFUSED_QUALITY, accept_test=config.accept_test),
+        max_gap_s=config.max_gap,
         max_devices=config.max_devices,
     )
     state.sides = grown(state.sides, state.clock.used)
-    rows = np.empty(samples.rows, dtype=np.int64)
-    changes = np.empty((samples.rows, 2), dtype=np.int64)
+    changes = np.empty((samples.rows, _CHANGES), dtype=np.int64)
     changed = cross(
         slot,
         verdict,
         samples.time_ns,
         values,
+        samples.quality,
         -math.inf if config.below is None else config.below,
         math.inf if config.above is None else config.above,
         config.hysteresis,
         round(config.hold * 0.999e9),  # tags are rounded
         state.sides,
-        rows,
         changes,
     )
     messages: list[WireMessage] = []
-    for row, (side, to) in zip(rows[:changed].tolist(), changes[:changed].tolist(), strict=True):
+    for row, side, to, quality in changes[:changed].tolist():
         limit = config.above if (to or side) == ABOVE else config.below
         assert limit is not None
         messages.append(
@@ -176,7 +205,7 @@ def step(config: ThresholdConfig, state: ThresholdState, samples: Samples) -> li
                 time_ns=int(samples.time_ns[row]),
                 value=float(values[row]),
                 limit=limit,
-                quality=int(samples.quality[row]),
+                quality=quality,
             )
         )
     return [*messages, *letters]
@@ -196,4 +225,5 @@ NODE = OperatorNode(
     inputs={"in": Input(accepts=(Samples,), needs=_needs, step=step)},
     output=_output,
     start=start,
+    state_version=2,
 )

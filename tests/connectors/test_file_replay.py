@@ -228,6 +228,29 @@ def test_factor_makes_time_pass_faster(make_context: ContextMaker) -> None:
         assert times(list(opened.poll())) == [10 * SECOND_NS]
 
 
+class SteppedClock(VirtualClock):
+    """A clock whose wall time is set while it runs."""
+
+    step_ns = 0
+
+    def now_ns(self) -> int:
+        return super().now_ns() + self.step_ns
+
+
+@pytest.mark.parametrize("step_s", [60, -3600])
+def test_computer_clock_that_is_set_neither_hurries_nor_stops_a_replay(make_context: ContextMaker, step_s: int) -> None:
+    record(make_context, "day.jsonl", rows(*(second * SECOND_NS for second in range(100))))
+    clock = SteppedClock(5000 * SECOND_NS)
+    with source(make_context, "day.jsonl", clock=clock, speed=1.0) as (opened, _):
+        assert opened.next_poll_ns() == 5000 * SECOND_NS
+        assert times(list(opened.poll())) == [0]
+        clock.step_ns = step_s * SECOND_NS
+        assert list(opened.poll()) == []
+        assert opened.next_poll_ns() == 5001 * SECOND_NS
+        clock.advance_to(5001 * SECOND_NS)
+        assert times(list(opened.poll())) == [SECOND_NS]
+
+
 def test_time_tags_that_step_back_hold_nothing_up(make_context: ContextMaker) -> None:
     record(make_context, "day.jsonl", rows(5 * SECOND_NS, 1 * SECOND_NS, 6 * SECOND_NS), ALARM)
     clock = VirtualClock()
@@ -251,6 +274,7 @@ def test_output_is_what_the_fields_promise() -> None:
     ("fields", "complaint"),
     [
         ({"path": "a.csv"}, "ends in .jsonl or .npz"),
+        ({"path": "a\0.jsonl"}, "must not hold a NUL character"),
         ({"path": "a.npz", "columns": [], "messages": ["alarm"]}, "holds samples only"),
         ({"columns": []}, "give `columns`, `messages` or both"),
         ({"speed": 0}, "> 0.0"),

@@ -5,15 +5,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeflex_connectors.sqlite import SCHEMA_VERSION, SqliteConfig, SqliteStore
+from edgeflex_connectors.sqlite import APPLICATION_ID, SCHEMA_VERSION, SqliteConfig, SqliteStore
 from edgeflex_connectors.store import stored_message
 from edgeflex_flow.errors import FatalError, RetryableError
-from edgeflex_flow.messages import Alarm, FrequencyEvent, samples_from_rows
+from edgeflex_flow.messages import Alarm, FrequencyEvent, join_samples, samples_from_rows
 
 READ = """
 SELECT devices.name, quantities.name, time_ns, value, quality FROM samples
@@ -53,12 +54,36 @@ def test_samples_become_rows_with_names_times_and_quality(file: Path) -> None:
         doubtful = samples_from_rows([(3, "A", {"x_v": 4.0})], quality=0x1FF)
         store.write([good, doubtful], [])
     assert read(file) == [
-        ("A", "x_v", 1, None, 0),
         ("A", "x_v", 3, 4.0, 0x1FF),
         ("A", "y_a", 1, 2.0, 0),
         ("B", "x_v", 2, 1.5, 0),
         ("B", "y_a", 2, 0.0, 0),
     ]
+
+
+def test_missing_value_makes_no_row_and_leaves_a_stored_value(file: Path) -> None:
+    with closing(store_at(file)) as store:
+        store.open()
+        value, missing = (samples_from_rows([(1, "A", {"x_v": each})]) for each in (1.0, float("nan")))
+        store.write([value], [])
+        store.write([missing], [])
+        store.write([value, missing], [])
+    assert read(file) == [("A", "x_v", 1, 1.0, 0)]
+
+
+def test_joined_batch_stores_each_device_with_its_own_columns_only(file: Path) -> None:
+    batch = join_samples([samples_from_rows([(1, f"G{number}", {f"c{number}_v": 1.0})]) for number in range(20)])
+    with closing(store_at(file)) as store:
+        store.open()
+        store.write([batch], [])
+    assert [row[:2] for row in read(file)] == sorted((f"G{number}", f"c{number}_v") for number in range(20))
+
+
+def test_batch_without_columns_stores_nothing(file: Path) -> None:
+    with closing(store_at(file)) as store:
+        store.open()
+        store.write([samples_from_rows([(1, "A", {})])], [])
+    assert read(file) == []
 
 
 def test_same_device_time_and_column_is_one_row_and_the_last_wins(file: Path) -> None:
@@ -134,12 +159,46 @@ def test_file_of_a_newer_version_is_refused(file: Path) -> None:
         store_at(file).open()
 
 
-def test_database_of_another_program_is_refused_and_left_alone(file: Path) -> None:
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["CREATE TABLE bookmarks (url)"],
+        ["CREATE TABLE bookmarks (url)", f"PRAGMA user_version={SCHEMA_VERSION}"],
+        ["PRAGMA user_version=-1"],
+        ["PRAGMA application_id=7"],
+        [f"PRAGMA user_version={SCHEMA_VERSION}"],
+    ],
+)
+def test_database_of_another_program_is_refused_and_left_alone(file: Path, statements: list[str]) -> None:
     with closing(sqlite3.connect(file)) as connection:
-        connection.execute("CREATE TABLE bookmarks (url)")
-    with pytest.raises(FatalError, match="holds tables of another program"):
+        for statement in statements:
+            connection.execute(statement)
+    before = file.read_bytes()
+    with pytest.raises(FatalError, match=r"history\.db: belongs to another program: its application_id is [07], ours"):
         store_at(file).open()
-    assert read(file, "SELECT name FROM sqlite_schema") == [("bookmarks",)]
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("statement", ["DROP TABLE samples", "PRAGMA user_version=-1", "PRAGMA user_version=0"])
+def test_file_of_ours_that_lacks_something_is_refused(file: Path, statement: str) -> None:
+    with closing(store_at(file)) as store:
+        store.open()
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(statement)
+    with pytest.raises(FatalError, match=r"history\.db: damaged: its schema is"):
+        store_at(file).open()
+
+
+def test_file_is_marked_as_ours(file: Path) -> None:
+    with closing(store_at(file)) as store:
+        store.open()
+    assert read(file, "PRAGMA application_id") == [(APPLICATION_ID,)]
+
+
+def test_path_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(msgspec.ValidationError, match="must not hold a NUL character"):
+        msgspec.convert({"path": "a\0.db"}, SqliteConfig)
 
 
 def test_file_that_is_no_database_is_refused(file: Path) -> None:
