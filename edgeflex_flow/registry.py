@@ -44,18 +44,23 @@ class Registry:
             )
 
 
-def third_party_nodes() -> list[AnyNode]:
-    """The nodes that installed packages give through the entry point group `edgeflex_flow.nodes`."""
+def third_party_nodes() -> tuple[list[AnyNode], list[str]]:
+    """The nodes that installed packages give through the entry point group `edgeflex_flow.nodes`, and what is wrong
+    with those that cannot be used: a broken package must not stop flows that do not need it.
+    """
     found: list[AnyNode] = []
+    problems: list[str] = []
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         try:
             node = entry.load()
-        except Exception as error:
-            raise RegistryError(f"entry point '{entry.name}' ({entry.value}) cannot be loaded: {error!r}") from error
-        if not isinstance(node, OperatorNode | SourceNode | SinkNode | ConnectionNode):
-            raise RegistryError(
+        except Exception as error:  # noqa: BLE001 - whatever another package's module raises
+            problems.append(f"entry point '{entry.name}' ({entry.value}) cannot be loaded: {error!r}")
+            continue
+        if isinstance(node, OperatorNode | SourceNode | SinkNode | ConnectionNode):
+            found.append(node)
+        else:
+            problems.append(
                 f"entry point '{entry.name}' ({entry.value}) holds a {type(node).__name__}; "
                 "known: OperatorNode, SourceNode, SinkNode, ConnectionNode"
             )
-        found.append(node)
-    return found
+    return found, problems

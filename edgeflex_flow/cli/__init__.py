@@ -8,6 +8,7 @@ import click
 
 from edgeflex_flow import __version__
 from edgeflex_flow.cli.logs import set_up_logs
+from edgeflex_flow.errors import EdgeflexError
 
 COMMANDS = {
     "demo": "edgeflex_flow.cli.demo",
@@ -62,4 +63,9 @@ def main(context: click.Context, log_level: str, log_format: str) -> None:
     # Imported here so that `edgeflex --help` answers at once: the kinds bring numba with them.
     from edgeflex_flow.cli.kinds import full_registry  # noqa: PLC0415
 
-    context.obj = full_registry()
+    try:
+        context.obj, problems = full_registry()
+    except EdgeflexError as error:
+        raise click.ClickException(str(error)) from error
+    for problem in problems:
+        click.echo(f"warning: {problem}", err=True)

@@ -38,6 +38,10 @@ def shipped_registry() -> Registry:
     return Registry(SHIPPED)
 
 
-def full_registry() -> Registry:
-    """The kinds that come with edgeflex-flow and those of installed packages."""
-    return Registry([*SHIPPED, *third_party_nodes()])
+def full_registry() -> tuple[Registry, list[str]]:
+    """The kinds that come with edgeflex-flow and those of installed packages, and what is wrong with the latter.
+
+    Raises RegistryError when a kind is given twice.
+    """
+    nodes, problems = third_party_nodes()
+    return Registry([*SHIPPED, *nodes]), problems

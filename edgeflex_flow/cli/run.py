@@ -19,7 +19,7 @@ from rich.table import Table
 from edgeflex_flow.cli.places import Definition, find_site
 from edgeflex_flow.cli.problems import console, show_problems
 from edgeflex_flow.errors import FatalError, FlowFileError
-from edgeflex_flow.flowfile import load_flow
+from edgeflex_flow.flowfile import load_flows
 from edgeflex_flow.runtime.lifecycle import EXIT_NOT_DRAINED, stop_on_signals
 from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_flow.units import parse_quantity
@@ -73,19 +73,23 @@ def run(
     Exit codes: 0 drained, nothing lost; 1 a file is wrong; 2 wrong usage; 3 the flow could not go on (a port in use, a
     refused password); 4 the drain took too long, or sinks could not bring out all that they held.
     """
-    file, *others = files
-    if others:
-        sys.exit(_run_each(context))
     try:
-        plan = load_flow(file, context.obj, site=find_site(site, file), params=dict(definitions))
+        plan, *others = load_flows(files, context.obj, site=find_site(site, files[0]), params=dict(definitions))
     except FlowFileError as error:
         show_problems(error.problems, console(err=True))
         sys.exit(EXIT_BAD_FILE)
+    if others:
+        sys.exit(_run_each(context))
     flow_run = FlowRun(plan)
     code = 0
 
     def show_summary() -> None:
-        _show_summary(flow_run, as_json=as_json)
+        if as_json:
+            click.echo(json.dumps({"flow": plan.name, "site": plan.site, **flow_run.summary()}))
+        elif context.parent is not None and context.parent.params["log_format"] == "json":
+            flow_run.log.info("summary", extra=flow_run.summary())
+        else:
+            _show_summary(flow_run)
 
     with (
         stop_on_signals(flow_run, show_summary),
@@ -198,13 +202,13 @@ def _log_stats(flow_run: FlowRun) -> None:
         flow_run.log.info("%s", " ".join(f"{name}={count}" for name, count in counters.items()), extra={"node": node})
 
 
-def _show_summary(flow_run: FlowRun, *, as_json: bool) -> None:
+def _show_summary(flow_run: FlowRun) -> None:
     summary = flow_run.summary()
-    if as_json:
-        click.echo(json.dumps({"flow": flow_run.plan.name, "site": flow_run.plan.site, **summary}))
-        return
     table = Table("node", "counter", "count", title=f"{flow_run.plan.name} at {flow_run.plan.site}")
     for node, counters in summary["nodes"].items():
         for index, (name, count) in enumerate(sorted(counters.items())):
             table.add_row(node if index == 0 else "", name, f"{count:,}")
+    for wire, counts in summary["wires"].items():
+        table.add_row(wire, "messages", f"{counts['messages']:,}")
+        table.add_row("", "rows", f"{counts['rows']:,}")
     Console(stderr=True).print(table)

@@ -97,7 +97,11 @@ def execute(run: FlowRun, pass_messages: Callable[[Feed, Mapping[str, Sink]], No
 
     Raises FatalError when the flow could not start or could not go on. Everything is closed in every case.
     """
+    patience = threading.Timer(1.0, run.log.info, ["compiling kernels: once for each version, some ten seconds"])
+    patience.daemon = True
+    patience.start()
     warm_up_plan(run.plan)
+    patience.cancel()
     sinks = open_sinks(run)
     feed: Feed | None = None
     try:
@@ -118,9 +122,12 @@ def execute(run: FlowRun, pass_messages: Callable[[Feed, Mapping[str, Sink]], No
 
 
 @contextmanager
-def stop_on_signals(run: FlowRun, on_timeout: Callable[[], None] | None = None) -> Iterator[None]:
-    """SIGTERM and SIGINT drain the run. A drain that takes too long, whatever began it, ends the process with code 4
-    after `on_timeout`.
+def stop_on_signals(
+    run: FlowRun, on_timeout: Callable[[], None] | None = None, on_signal: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """SIGTERM and SIGINT drain the run (or call `on_signal`, which must see to it).
+
+    A drain that takes too long, whatever began it, ends the process with code 4 after `on_timeout`.
     """
 
     def give_up() -> None:
@@ -141,7 +148,7 @@ def stop_on_signals(run: FlowRun, on_timeout: Callable[[], None] | None = None) 
     def handle(number: int, _frame: FrameType | None) -> None:
         if not run.stopping:
             run.log.info("%s: draining", signal.Signals(number).name)
-        run.stop()
+        (on_signal or run.stop)()
 
     interval_s = sys.getswitchinterval()
     sys.setswitchinterval(GIL_SWITCH_INTERVAL_S)

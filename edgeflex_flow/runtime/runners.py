@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from edgeflex_flow.errors import BadMessageError, FatalError
 from edgeflex_flow.flowfile.plan import PlannedNode
-from edgeflex_flow.messages import DeadLetter, Samples
+from edgeflex_flow.messages import DeadLetter, Message, Samples
 from edgeflex_flow.node import Input, OperatorNode, Sink, SinkNode, Step, WireMessage
 from edgeflex_flow.runtime.run import FlowRun
 
@@ -35,6 +37,7 @@ class OperatorRunner:
         assert isinstance(planned.node, OperatorNode)
         self._run = run
         self._planned = planned
+        self._promised = planned.wire.columns if planned.wire is not None else frozenset[str]()
         self._tick: Callable[[Any, Any, int], Sequence[WireMessage]] = planned.node.tick or _no_tick
         self._ports: dict[str, tuple[Step, frozenset[str]]] = {
             name: (_step_of(planned, name, port), port.columns(planned.config))
@@ -54,15 +57,30 @@ class OperatorRunner:
                     self._run.dead_letter(self._planned.id, "missing_column", lacking)
                     return ()
                 given = step(self._planned.config, self._state, message)
+            kept = [each for each in given if not isinstance(each, DeadLetter)]
+            for each in kept:
+                self._check(each)
         except Exception as error:  # noqa: BLE001 - `_failed` tells them apart
             self._failed(error)
             return ()
-        kept = [each for each in given if not isinstance(each, DeadLetter)]
         if len(kept) < len(given):
             self._set_aside(given)
         if kept:
             self._run.emitted(self._planned.id, kept)
         return kept
+
+    def _check(self, message: WireMessage) -> None:
+        """An operator's mistake must show at the operator, not in a sink far behind it."""
+        if isinstance(message, Samples):
+            rows = message.rows
+            for name, values in message.columns.items():
+                if len(values) != rows:
+                    raise ValueError(f"column '{name}' has {len(values)} values for {rows} rows")
+            if not self._promised <= message.columns.keys():
+                missing = ", ".join(sorted(self._promised - message.columns.keys()))
+                raise ValueError(f"output lacks the column {missing} that its declaration promises")
+        elif not isinstance(message, Message):
+            raise TypeError(f"step must return a sequence of messages; got one that holds {type(message).__name__}")
 
     def _failed(self, error: Exception) -> None:
         """An operator's error costs one message, not the flow, unless it is fatal."""
@@ -73,12 +91,18 @@ class OperatorRunner:
             self._run.fail(error)
         else:
             self._run.log.debug("operator '%s' raised", node_id, exc_info=error)
-            self._run.dead_letter(node_id, "operator_error", f"{type(error).__name__}: {error}")
+            self._run.dead_letter(node_id, "operator_error", f"{type(error).__name__}: {error} ({_place(error)})")
 
     def _set_aside(self, given: Sequence[WireMessage]) -> None:
         for each in given:
             if isinstance(each, DeadLetter):
                 self._run.dead_letter(self._planned.id, each.reason, each.text, each.payload)
+
+
+def _place(error: Exception) -> str:
+    """File and line where an error arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "no place"
 
 
 def _no_tick(_config: object, _state: object, _now_ns: int) -> Sequence[WireMessage]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import socket
@@ -52,6 +53,10 @@ class LocalBroker:
         self.port = free_tcp_port()
         self._folder = folder
         mosquitto = find_mosquitto()
+        if mosquitto is None and importlib.util.find_spec("amqtt") is None:
+            raise FatalError(
+                "neither mosquitto nor amqtt is installed: install mosquitto, or pip install 'edgeflex-flow[demo]'"
+            )
         self.name = "mosquitto" if mosquitto else "amqtt"
         self._command = (
             [mosquitto, "-c", str(folder / "mosquitto.conf")]

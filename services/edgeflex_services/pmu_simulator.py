@@ -4,7 +4,7 @@
 
 One stream for each generator: IDCODE 1 to 10, station name as in the recording, 60 frames/s of 46 bytes with the
 phasors V1 (V, line to ground) and I1 (A), FREQ, DFREQ and the analog P (W, three-phase), all float32. Configurations
-(CFG-2) come first and every 10 s. Time tags are the time now, on whole frames of the UTC second.
+(CFG-2) come first and every 5 s. Time tags are the time now, on whole frames of the UTC second.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class PmuSimulator:
         loop: bool = False,
         frequency_noise_hz: float = 0.0,
         seed: int = 0,
-        config_period_s: float = 10.0,
+        config_period_s: float = 5.0,
     ) -> None:
         if speed <= 0.0 or config_period_s <= 0.0 or frequency_noise_hz < 0.0 or event_at_s < 0.0:
             raise ValueError(
@@ -214,6 +214,13 @@ def _wrapped(angle_rad: NDArray[np.float64]) -> NDArray[np.float64]:
     return angle_rad - 2.0 * np.pi * np.rint(angle_rad / (2.0 * np.pi))
 
 
+def _port(text: str) -> int:
+    port = int(text)
+    if not 1 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535; got {text}")
+    return port
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m edgeflex_services.pmu_simulator",
@@ -221,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--host", default="127.0.0.1", help="where to send to")
-    parser.add_argument("--port", type=int, default=4713, help="UDP port to send to")
+    parser.add_argument("--port", type=_port, default=4713, help="UDP port to send to")
     parser.add_argument("--seconds", type=float, default=None, help="end after this long; otherwise at SIGTERM")
     parser.add_argument("--event-at", type=float, default=10.0, metavar="S", help="seconds until the event")
     parser.add_argument("--speed", type=float, default=1.0, help="2 sends the frames twice as fast")
@@ -231,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
     parser.add_argument("--json", action="store_true", help="tell the event's time and what was sent as JSON lines")
-    parser.add_argument("--config-period", type=float, default=10.0, metavar="S", help="seconds between CFG-2 frames")
+    parser.add_argument("--config-period", type=float, default=5.0, metavar="S", help="seconds between CFG-2 frames")
     return parser
 
 

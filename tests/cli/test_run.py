@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from edgeflex_services.broker import free_udp_port
+from edgeflex_services.broker import free_tcp_port, free_udp_port
 
 EDGEFLEX = [sys.executable, "-m", "edgeflex_flow"]
 
@@ -195,3 +195,35 @@ def test_several_flows_run_as_one_process_each_and_drain_together(tmp_path: Path
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert {json.loads(line)["flow"] for line in output.splitlines()} == {"one", "two"}
+
+
+def test_files_given_by_odd_paths_still_run_as_one_process_each(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text(
+            REPLAY.replace("flow: replay", f"flow: {name}").replace("out.j", f"{name}.j")
+        )
+    (tmp_path / "in.jsonl").write_text(row(1, 50.3) + "\n")
+    done = edgeflex("run", "./a.yaml", ".//b.yaml", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(json.loads(line)["flow"] for line in done.stdout.splitlines()) == ["a", "b"]
+
+
+def test_of_several_files_none_runs_when_one_is_wrong(replay: Path) -> None:
+    (replay / "wrong.yaml").write_text("flow: wrong\nnodes: {a: {kind: rocoff}}\n")
+    done = edgeflex("run", "replay.yaml", "wrong.yaml", cwd=replay)
+    assert done.returncode == 1
+    assert not (replay / "out.jsonl").exists()
+
+
+def test_what_a_sink_could_not_bring_out_ends_with_code_4(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(
+        f"site: s\nconnections:\n  databus: {{kind: mqtt, url: 'mqtt://127.0.0.1:{free_tcp_port()}'}}\n"
+    )
+    (tmp_path / "flow.yaml").write_text(
+        "flow: f\nnodes:\n  in: {kind: file_replay, path: in.jsonl, columns: [frequency_hz]}\n"
+        "  out: {kind: mqtt_publish, from: in, bus: databus, topic: t}\n"
+    )
+    (tmp_path / "in.jsonl").write_text(row(1, 50.3) + "\n")
+    done = edgeflex("run", "flow.yaml", "--site", "site.yaml", "--json", cwd=tmp_path)
+    assert done.returncode == 4, done.stderr
+    assert "sink 'out' could not bring out all it held" in done.stderr

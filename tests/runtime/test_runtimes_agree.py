@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -24,7 +24,8 @@ from toy_nodes import (
 
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.errors import BadMessageError, FatalError, RetryableError
-from edgeflex_flow.messages import Alarm, DeadLetter, samples_from_rows
+from edgeflex_flow.messages import Alarm, DeadLetter, Samples, samples_from_rows
+from edgeflex_flow.node import WireMessage
 from edgeflex_flow.runtime.bytewax import run_bytewax
 from edgeflex_flow.runtime.inline import run_inline
 from edgeflex_flow.runtime.run import FlowRun
@@ -248,3 +249,91 @@ def test_samples_that_lack_a_needed_column_are_dead_letters(execute: Run) -> Non
     execute(run)
     assert run.counters["op"].get("missing_column") == 1
     assert out.messages == []
+
+
+class StubbornSource(ScriptedSource):
+    """Raises at every poll."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__([], endless=True)
+        self.error = error
+
+    def poll(self) -> Sequence[WireMessage]:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [FatalError("gone"), ZeroDivisionError("bug")])
+def test_a_source_that_goes_on_raising_ends_the_flow_once(execute: Run, error: Exception) -> None:
+    made = StubbornSource(error)
+    with pytest.raises(FatalError):
+        execute(FlowRun(plan(planned("in", source(made)), planned("out", sink(CollectingSink()), "in"))))
+    assert made.closed == 1
+
+
+@pytest.mark.parametrize("given", [5, None, batch(50.0)])
+def test_an_operator_that_returns_no_sequence_costs_its_message_only(execute: Run, given: object) -> None:
+    out = CollectingSink()
+    run = FlowRun(
+        plan(
+            planned("in", source(ScriptedSource([[batch(50.0)]]))),
+            planned("op", operator(lambda _config, _state, _message: given), "in"),  # type: ignore[arg-type,return-value]
+            planned("out", sink(out), "op"),
+        )
+    )
+    execute(run)
+    assert run.counters["op"].get("operator_error") == 1
+    assert out.messages == []
+
+
+def test_a_column_of_another_length_is_caught_at_the_operator_that_made_it(execute: Run) -> None:
+    def shorten(_config: object, _state: object, message: Samples) -> list[Samples]:
+        return [message.with_columns({"frequency_hz": message.columns["frequency_hz"][:1]})]
+
+    out = CollectingSink()
+    run = FlowRun(
+        plan(
+            planned("in", source(ScriptedSource([[batch(50.0, 50.0)]]))),
+            planned("op", operator(shorten), "in"),
+            planned("out", sink(out), "op"),
+        )
+    )
+    execute(run)
+    assert run.counters["op"].get("operator_error") == 1
+    assert out.messages == []
+
+
+def test_the_wire_of_dead_letters_is_counted(execute: Run) -> None:
+    dead = CollectingSink()
+    run = FlowRun(
+        plan(
+            planned("in", source(ScriptedSource([[batch(1.0)], [batch(50.0)]]))),
+            planned("op", operator(misbehave), "in"),
+            planned("out", sink(CollectingSink()), "op"),
+            planned("dead", sink(dead), "dead_letters"),
+        )
+    )
+    execute(run)
+    assert run.summary()["wires"]["dead_letters -> dead.in"] == {"messages": 1, "rows": 0}
+
+
+def test_a_sink_that_cannot_flush_does_not_keep_another_from_flushing(execute: Run) -> None:
+    flushed = threading.Event()
+
+    class Waiting(CollectingSink):
+        def flush(self, timeout_s: float) -> bool:
+            return flushed.wait(timeout_s)
+
+    class Prompt(CollectingSink):
+        def flush(self, timeout_s: float) -> bool:
+            flushed.set()
+            return True
+
+    run = FlowRun(
+        plan(
+            planned("in", source(ScriptedSource([[batch(50.0)]]))),
+            planned("first", sink(Waiting()), "in"),
+            planned("second", sink(Prompt()), "in"),
+        )
+    )
+    execute(run)
+    assert run.lost_at_the_end == {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import sys
@@ -10,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import click
-from rich.console import Console, RenderableType
+from rich.console import Console
 
 from edgeflex_flow.errors import EdgeflexError
 from edgeflex_flow.registry import Registry
@@ -30,6 +29,8 @@ def demo(registry: Registry, seconds: float | None, as_json: bool, picture: Path
     """
     from edgeflex_flow.cli.demo.session import Session  # noqa: PLC0415 - starts slowly, and only the demo needs it
 
+    if picture is not None and not picture.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder '{picture.parent}'", param_hint="--picture")
     console = Console(quiet=as_json)
     if as_json:
         logging.getLogger("edgeflex").setLevel(logging.ERROR)
@@ -37,6 +38,8 @@ def demo(registry: Registry, seconds: float | None, as_json: bool, picture: Path
         with tempfile.TemporaryDirectory(prefix="edgeflex-demo-") as folder:
             session = Session(registry, Path(folder), console, seconds)
             summary = session.run()
+            if picture is not None:
+                session.save_picture(picture)
     except EdgeflexError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
@@ -44,14 +47,4 @@ def demo(registry: Registry, seconds: float | None, as_json: bool, picture: Path
         click.echo(json.dumps(summary.as_dict()))
     else:
         summary.show(console)
-    if picture is not None:
-        _save_picture(session.last_screen, picture)
     sys.exit(0 if not summary.problems else 1)
-
-
-def _save_picture(screen: RenderableType, file: Path) -> None:
-    from edgeflex_flow.cli.demo.screen import WIDTH  # noqa: PLC0415 - as above
-
-    canvas = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
-    canvas.print(screen)
-    canvas.save_svg(str(file), title="edgeflex demo")

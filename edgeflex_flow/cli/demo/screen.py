@@ -16,7 +16,7 @@ from rich.text import Text
 from edgeflex_flow.cli.demo.watch import TRACE_PERIOD_NS, TRACE_POINTS, SeenEvent, Trace, Watch
 
 BARS = "▁▂▃▄▅▆▇█"
-WIDTH = 120
+WIDTH = 124
 """Columns of the picture that `--picture` saves."""
 LEAST_SPAN_HZ = 0.02
 """Traces are drawn over at least this span, so that noise does not look like an event."""
@@ -51,22 +51,25 @@ def sparkline(values: Iterable[float], low: float, high: float) -> str:
     )
 
 
-def draw(watch: Watch, numbers: Numbers) -> RenderableType:
-    """The whole screen."""
+def draw(watch: Watch, numbers: Numbers, width: int = WIDTH) -> RenderableType:
+    """The whole screen, for a terminal of this many columns."""
     traces = watch.traces()
     events = watch.events()
     ended = {seen.event.id for seen in events if seen.event.state == "ended"}
     active = {seen.event.device for seen in events if seen.event.id not in ended}
     return Group(
         _title(numbers),
-        ProgressBar(total=numbers.seconds, completed=numbers.elapsed_s, width=WIDTH),
+        ProgressBar(total=numbers.seconds, completed=numbers.elapsed_s, width=min(width, WIDTH)),
         Text(),
         _pmus(traces, active),
-        _side_by_side(_counters(numbers, events), _events(events)),
+        _arranged(width, _counters(numbers, events), _events(events)),
     )
 
 
-def _side_by_side(*parts: RenderableType) -> Table:
+def _arranged(width: int, *parts: RenderableType) -> RenderableType:
+    """Side by side where there is room, else one below the other."""
+    if width < WIDTH:
+        return Group(*parts)
     grid = Table.grid(padding=(0, 1))
     grid.add_row(*parts)
     return grid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import statistics
 import subprocess
@@ -12,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.live import Live
 
-from edgeflex_flow.cli.demo.screen import Numbers, draw
+from edgeflex_flow.cli.demo.screen import WIDTH, Numbers, draw
 from edgeflex_flow.cli.demo.summary import Summary, count_stored, started_events
 from edgeflex_flow.cli.demo.watch import Subscriber, Watch
 from edgeflex_flow.cli.places import shipped_flows
@@ -85,8 +86,10 @@ class Session:
         self._event_at_s = EVENT_AT_S if seconds is None else min(EVENT_AT_S, seconds / 2)
         self._watch = Watch()
         self._started_s = 0.0
+        self._over = threading.Event()
+        """Set by a signal: then the simulator ends first, so that no frame is on its way when the flow drains."""
         self._last = (0.0, 0, 0.0)
-        self.last_screen: RenderableType = ""
+        self._numbers_at_the_end: Numbers | None = None
 
     def run(self) -> Summary:
         """Raises EdgeflexError when a part cannot start."""
@@ -95,12 +98,19 @@ class Session:
             run = self._prepare(broker.port, port)
             simulator = Simulator(port, self._event_at_s)
             topic = f"edgeflex/{run.plan.site}/event/frequency"
-            with Subscriber(broker.port, topic, self._watch), stop_on_signals(run):
+            with Subscriber(broker.port, topic, self._watch), stop_on_signals(run, on_signal=self._over.set):
                 with self._screen(run, broker, port), self._director(run, simulator):
                     run_bytewax(run)
                 # The last messages are on their way from the broker to the subscriber.
                 time.sleep(SETTLE_S)
             return self._summary(run, simulator, broker.name)
+
+    def save_picture(self, file: Path) -> None:
+        """Save the last screen as SVG."""
+        assert self._numbers_at_the_end is not None, "run() comes first"
+        canvas = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
+        canvas.print(draw(self._watch, self._numbers_at_the_end))
+        canvas.save_svg(str(file), title="edgeflex demo")
 
     def _prepare(self, mqtt_port: int, pmu_port: int) -> FlowRun:
         flows = shipped_flows()
@@ -118,12 +128,13 @@ class Session:
 
         def direct() -> None:
             while not run.started.wait(0.1):
-                if run.stopping:
+                if run.stopping or self._over.is_set():
+                    run.stop()
                     return
             self._started_s = time.monotonic()
             try:
                 simulator.start()
-                while not run.stopping and not self._time_is_up():
+                while not run.stopping and not self._over.is_set() and not self._time_is_up():
                     time.sleep(0.05)
             except FatalError as error:
                 run.fail(error)
@@ -152,13 +163,13 @@ class Session:
 
         def refresh(live: Live) -> None:
             while not over.wait(1 / REFRESH_PER_S):
-                live.update(draw(self._watch, picture()), refresh=True)
+                live.update(draw(self._watch, picture(), self._console.width), refresh=True)
 
         if not self._console.is_terminal:
             with self._lines(run, broker, pmu_port):
                 yield
-            self.last_screen = draw(self._watch, picture())
-            self._console.print(self.last_screen)
+            self._numbers_at_the_end = picture()
+            self._console.print(draw(self._watch, self._numbers_at_the_end, self._console.width))
             return
         with Live(console=self._console, auto_refresh=False) as live:
             thread = threading.Thread(target=refresh, args=(live,), name="screen")
@@ -168,8 +179,8 @@ class Session:
             finally:
                 over.set()
                 thread.join()
-                self.last_screen = draw(self._watch, picture())
-                live.update(self.last_screen, refresh=True)
+                self._numbers_at_the_end = picture()
+                live.update(draw(self._watch, self._numbers_at_the_end, self._console.width), refresh=True)
 
     @contextmanager
     def _lines(self, run: FlowRun, broker: LocalBroker, pmu_port: int) -> Iterator[None]:
@@ -178,6 +189,8 @@ class Session:
 
         def tell() -> None:
             while not over.wait(1.0):
+                if not self._started_s:
+                    continue
                 numbers = self._numbers(run, broker, pmu_port)
                 self._console.print(
                     f"{numbers.elapsed_s:5.1f} s  {numbers.frames:,} frames ({numbers.frames_per_s:,.0f}/s)  "
