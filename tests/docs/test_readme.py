@@ -1,4 +1,4 @@
-"""The README's first flow and first operator, done as it says, in an empty folder."""
+"""The README's first flow and first operator, done as it says, in an empty folder; and the code of the docs."""
 
 from __future__ import annotations
 
@@ -61,14 +61,15 @@ def test_the_first_flow_finds_the_events_of_the_simulator(tmp_path: Path) -> Non
 
 
 def test_the_misspelt_flow_is_refused_with_the_place_and_the_name_that_was_meant(tmp_path: Path) -> None:
-    text = block("yaml", "flow: first").replace("kind: rocof,", "kind: rocoff,").replace("window: 500ms", "window: 500")
+    text = block("yaml", "flow: first").replace("kind: rocof,", "kind: rocoff,")
     (tmp_path / "first.yaml").write_text(text)
     done = subprocess.run(
         [*EDGEFLEX, "check", "first.yaml"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
-    assert "first.yaml:6:" in done.stdout + done.stderr
-    assert "did you mean 'rocof'" in done.stdout + done.stderr
+    said = re.search(r"```\n(first.yaml:6:.*?)```", README, re.DOTALL)
+    assert said is not None
+    assert said[1] in done.stdout
 
 
 @pytest.mark.long
@@ -89,3 +90,11 @@ def test_the_first_operator_becomes_a_kind_by_its_entry_point(tmp_path: Path) ->
     command(*EDGEFLEX, "check", "second.yaml", cwd=tmp_path, PYTHONPATH=str(installed))
     schema = json.loads(command(*EDGEFLEX, "schema", cwd=tmp_path, PYTHONPATH=str(installed)))
     assert "deviation" in json.dumps(schema)
+
+
+def test_the_kernel_and_its_test_of_the_docs_run(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "writing-nodes.md").read_text()
+    blocks = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if text.startswith("from ")]
+    assert len(blocks) == 2
+    (tmp_path / "test_deviation.py").write_text("\n".join(blocks))
+    command(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_deviation.py", cwd=tmp_path)
