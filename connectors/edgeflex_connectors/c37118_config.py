@@ -28,7 +28,7 @@ FLOAT_FREQUENCY: Final = 8
 """Bits of FORMAT. Unset: rectangular; 16-bit integers."""
 
 LABELS_PER_WORD: Final = 16
-_NAME_BYTES: Final = 16
+NAME_BYTES: Final = 16
 _LARGEST_TIME_BASE: Final = 0xFFFFFF
 
 
@@ -164,7 +164,7 @@ class _Reader:
         return struct.unpack(">" + code, self.take(struct.calcsize(">" + code)))
 
     def fixed_name(self) -> str:
-        return _text(self.take(_NAME_BYTES))
+        return _text(self.take(NAME_BYTES))
 
     def name(self) -> str:
         return _text(self.take(self.take(1)[0]))
@@ -323,9 +323,9 @@ def encode_config(config: ConfigFrame) -> bytes:
 
 def _fixed(name: str) -> bytes:
     raw = name.encode()
-    if len(raw) > _NAME_BYTES:
-        raise ValueError(f"names in CFG-1 and CFG-2 have at most {_NAME_BYTES} bytes; got '{name}'")
-    return raw.ljust(_NAME_BYTES)
+    if len(raw) > NAME_BYTES:
+        raise ValueError(f"names in CFG-1 and CFG-2 have at most {NAME_BYTES} bytes; got '{name}'")
+    return raw.ljust(NAME_BYTES)
 
 
 def _prefixed(name: str) -> bytes:

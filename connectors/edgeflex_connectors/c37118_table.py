@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from edgeflex_connectors.c37118_columns import FIXED_COLUMNS, ColumnPlan, plan_columns
-from edgeflex_connectors.c37118_config import ConfigFrame, PmuConfig
+from edgeflex_connectors.c37118_config import NAME_BYTES, ConfigFrame, PmuConfig
 from edgeflex_connectors.c37118_header import FrameType
 from edgeflex_connectors.c37118_kernel import ANY_PEER, EMPTY, add_stream
 
@@ -95,6 +96,9 @@ class StreamTable:
         old = self._streams.get(key)
         changes = () if old is None else differences(old.config, config)
         if old is not None and not changes:
+            if old.config.kind is FrameType.CFG1 and config.kind is not FrameType.CFG1:
+                # Decoded as before, but known to be what is sent: no CFG-1 overrides it from here on.
+                self._streams[key] = old._replace(config=config)
             return Outcome(devices=self._named(old))
         plans = tuple(plan_columns(pmu, self._channels) for pmu in config.pmus)
         new_columns = {column for plan in plans for column in plan.columns} - self._columns.keys()
@@ -240,7 +244,7 @@ def differences(old: ConfigFrame, new: ConfigFrame) -> tuple[str, ...]:
     """How `new` tells of other data than `old`, for a log; nothing when a stream goes on as before."""
     if new.kind is FrameType.CFG1 and old.kind is not FrameType.CFG1:
         return ()  # What the device could send, while what it does send is known.
-    if new.kind is not old.kind and _outline(old) == _outline(new):
+    if new.kind is not old.kind and old.kind is not FrameType.CFG1 and _agree(old, new):
         return ()  # The same data told by CFG-2 and by CFG-3; both may be repeated in turn.
     found = [
         f"{what} {before} -> {after}"
@@ -256,19 +260,48 @@ def differences(old: ConfigFrame, new: ConfigFrame) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _outline(config: ConfigFrame) -> tuple[object, ...]:
-    return config.time_base, tuple(
-        (
-            pmu.idcode,
-            pmu.format,
-            len(pmu.phasors),
-            len(pmu.analogs),
-            len(pmu.digitals),
-            pmu.nominal_hz,
-            pmu.change_count,
+def _agree(one: ConfigFrame, other: ConfigFrame) -> bool:
+    """Whether a CFG-2 and a CFG-3 tell of the same data, as far as both can tell."""
+    return (
+        one.time_base == other.time_base
+        and len(one.pmus) == len(other.pmus)
+        and all(
+            _outline(a) == _outline(b) and _close(_numbers(a), _numbers(b))
+            for a, b in zip(one.pmus, other.pmus, strict=True)
         )
-        for pmu in config.pmus
     )
+
+
+def _outline(pmu: PmuConfig) -> tuple[object, ...]:
+    """Layout, names and kinds of a PMU's channels. Names as far as a CFG-2, with its 16 bytes, can hold them."""
+    return (
+        _short(pmu.station),
+        pmu.idcode,
+        pmu.format,
+        pmu.nominal_hz,
+        pmu.change_count,
+        tuple((_short(phasor.name), phasor.is_current) for phasor in pmu.phasors),
+        tuple(_short(analog.name) for analog in pmu.analogs),
+        len(pmu.digitals),
+    )
+
+
+def _short(name: str) -> bytes:
+    return name.encode()[:NAME_BYTES].rstrip()
+
+
+def _numbers(pmu: PmuConfig) -> list[float]:
+    """Scales and offsets by which the channels are decoded."""
+    phasors = () if pmu.float_phasors else pmu.phasors
+    return [
+        *(number for phasor in phasors for number in (phasor.scale, phasor.angle_offset_rad)),
+        *(number for analog in pmu.analogs for number in (analog.gain, analog.offset)),
+    ]
+
+
+def _close(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Equal but for rounding: a CFG-2 holds decimals, a CFG-3 32-bit floats."""
+    return all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(one, other, strict=True))
 
 
 def _pmu_differences(old: PmuConfig, new: PmuConfig) -> list[str]:

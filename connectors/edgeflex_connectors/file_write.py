@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import secrets
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from edgeflex_connectors.folders import make_folder_for
+from edgeflex_connectors.folders import check_path, make_folder_for
 from edgeflex_connectors.records import encode_lines, part_file, part_files, part_number, write_npz
 from edgeflex_connectors.writer import Target, Writer
-from edgeflex_flow.errors import RetryableError
-from edgeflex_flow.messages import Message, Samples, encode_message, join_samples
+from edgeflex_flow.errors import FatalError, RetryableError
+from edgeflex_flow.messages import DeadLetter, Message, Samples, encode_message, join_samples
 from edgeflex_flow.node import ANY, DEFAULT_PORT, Context, Counters, Input, NodeConfig, SinkNode, WireMessage
 from edgeflex_flow.node import path as file_path
+
+NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+"""What file systems without hard links answer, such as FAT on a USB stick."""
 
 WRITE_EVERY_S = 0.2
 LARGE_ROWS = 50_000
@@ -30,7 +37,11 @@ class FileWriteConfig(NodeConfig, frozen=True, kw_only=True):
     `jsonl`: one object a line, a row of samples or a message; lines are added to a file that exists.
     `npz`: samples only, in parts `name-0001.npz`, `name-0002.npz` …, each with up to about `max_rows` rows of one set
     of columns. A part is written when it is full and when the flow ends; until then its rows are in memory, and a
-    crash takes them. Numbers go on after the highest that exists.
+    crash takes them; one in the middle of a part leaves a file `*.unfinished`, which may be deleted. Numbers go on
+    after the highest that exists.
+
+    One node writes a `jsonl` file at a time: a second is refused. Two nodes that record npz under one name take turns
+    with the numbers, and the log warns of it.
 
     While the disk is full or fails, what comes is kept and tried again with growing waits. At most `queue` rows wait;
     beyond that the oldest are dropped and counted under `overflow_rows`.
@@ -44,7 +55,9 @@ class FileWriteConfig(NodeConfig, frozen=True, kw_only=True):
 
     Errors:
         Dead letter `not_a_table` for a message sent to an npz recording, `not_encodable` for one that JSON cannot hold.
-        FatalError if the file cannot be made: its folder is made, but not the folder around that.
+        A dead letter that cannot be recorded makes no other: it is counted under these reasons, the first is logged.
+        FatalError if the file cannot be made (its folder is made, but not the folder around that), or if another
+        writer has the `jsonl` file.
 
     Source:
         https://jsonlines.org, https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
@@ -63,6 +76,7 @@ class FileWriteConfig(NodeConfig, frozen=True, kw_only=True):
     ] = 500_000
 
     def __post_init__(self) -> None:
+        check_path(self.path)
         if self.format is None and Path(self.path).suffix not in SUFFIXES:
             raise ValueError(f"`path` ends in {' or '.join(SUFFIXES)}, or give `format`; got '{self.path}'")
 
@@ -72,7 +86,7 @@ class FileWriteConfig(NodeConfig, frozen=True, kw_only=True):
 
 
 class JsonLinesFile:
-    """A file of JSON lines. After a failed write the file ends where it ended before."""
+    """A file of JSON lines, locked while it is open. After a failed write the file ends where it ended before."""
 
     def __init__(self, file: Path, context: Context) -> None:
         self._file = file
@@ -84,9 +98,14 @@ class JsonLinesFile:
         make_folder_for(self._file)
         try:
             self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # Before its end is looked for: two writers would each write over what the other wrote.
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._end = os.lseek(self._descriptor, 0, os.SEEK_END)
             if self._end and os.pread(self._descriptor, 1, self._end - 1) != b"\n":
                 self._append(b"\n")  # a crash cut the last line off; it must not spoil the next
+        except BlockingIOError as error:
+            self.close()
+            raise FatalError(f"{self._file}: another node or program writes to this file") from error
         except OSError as error:
             self.close()
             raise RetryableError(f"{self._file}: {error.strerror}") from error
@@ -132,6 +151,18 @@ class JsonLinesFile:
             os.close(descriptor)
 
 
+@dataclass(slots=True)
+class _OpenPart:
+    """Rows of a part that is not full."""
+
+    batches: list[Samples] = field(default_factory=list)
+    rows: int = 0
+
+    def add(self, samples: Samples) -> None:
+        self.batches.append(samples)
+        self.rows += samples.rows
+
+
 class NpzParts:
     """A recording in npz parts. Holds the rows of parts that are not full, by their columns."""
 
@@ -140,7 +171,7 @@ class NpzParts:
         self._max_rows = max_rows
         self._context = context
         self._next = 1
-        self._open_parts: dict[frozenset[str], list[Samples]] = {}
+        self._open_parts: dict[frozenset[str], _OpenPart] = {}
 
     def open(self) -> None:
         make_folder_for(self._file)
@@ -151,43 +182,71 @@ class NpzParts:
         while batch:
             samples = batch[0]
             assert isinstance(samples, Samples)
-            columns = frozenset(samples.columns)
-            rows = [*self._open_parts.get(columns, ()), samples]
-            if sum(each.rows for each in rows) >= self._max_rows:
-                self._save(rows)
-                rows = []
-            self._open_parts[columns] = rows
+            part = self._open_parts.setdefault(frozenset(samples.columns), _OpenPart())
+            if part.rows + samples.rows >= self._max_rows:
+                # Taken out of `batch` only when the part is on the disk: what is left there is tried again.
+                self._save([*part.batches, samples])
+                del self._open_parts[frozenset(samples.columns)]
+            else:
+                part.add(samples)
             batch.popleft()
 
     def sync(self) -> None:
-        for columns, rows in self._open_parts.items():
-            if rows:
-                self._save(rows)
-                self._open_parts[columns] = []
+        for columns, part in list(self._open_parts.items()):
+            if part.rows:
+                self._save(part.batches)
+            del self._open_parts[columns]
 
     def _save(self, rows: list[Samples]) -> None:
         """Write a whole part or nothing: under another name first, and to the disk."""
         part = part_file(self._file, self._next)
-        unfinished = part.with_name(part.name + ".unfinished")
+        # A name that no other writer of this recording has.
+        unfinished = part.with_name(f"{part.name}.{secrets.token_hex(4)}.unfinished")
         try:
-            with unfinished.open("wb") as file:
+            with unfinished.open("xb") as file:
                 write_npz(file, join_samples(rows))
                 file.flush()
                 os.fsync(file.fileno())
                 size = file.tell()
-            unfinished.rename(part)
+            self._name(unfinished)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
             raise RetryableError(f"{part}: {error.strerror}") from error
-        self._next += 1
+        finally:
+            unfinished.unlink(missing_ok=True)
         _count(self._context.counters, rows, size)
 
+    def _name(self, unfinished: Path) -> None:
+        """Give a finished part the next number that is free. Never takes the place of another file."""
+        while True:
+            part = part_file(self._file, self._next)
+            self._next += 1
+            try:
+                _link(unfinished, part)
+            except FileExistsError:
+                self._context.log.warning("%s: made by another writer meanwhile; the next number is tried", part)
+                continue
+            except OSError:
+                self._next -= 1
+                raise
+            return
+
     def close(self) -> None:
-        held = sum(each.rows for rows in self._open_parts.values() for each in rows)
+        held = sum(part.rows for part in self._open_parts.values())
         self._open_parts.clear()
         if held:
             self._context.counters.add("lost_rows", held)
             self._context.log.error("%s: %d rows could not be written and are lost", self._file, held)
+
+
+def _link(file: Path, name: Path) -> None:
+    """Give `file` another name. FileExistsError if that is taken: a rename would destroy what has it."""
+    try:
+        os.link(file, name)
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        name.open("xb").close()  # the name is ours from here on
+        file.replace(name)
 
 
 def _count(counters: Counters, items: Sequence[WireMessage], size: int) -> None:
@@ -202,6 +261,8 @@ class FileWrite:
     def __init__(self, config: FileWriteConfig, context: Context) -> None:
         self._context = context
         file = context.resolve(config.path)
+        self._unrecorded: set[str] = set()
+        """Reasons for which a dead letter was not recorded."""
         self._only_samples = config.format_of_file == "npz"
         target: Target[WireMessage] = (
             NpzParts(file, config.max_rows, context) if self._only_samples else JsonLinesFile(file, context)
@@ -231,11 +292,21 @@ class FileWrite:
         try:
             payload = encode_message(message)
         except (ValueError, OverflowError) as error:
-            self._context.dead_letter("not_encodable", f"a {name}: {error}", b"")
+            self._refuse(message, "not_encodable", f"a {name}: {error}", b"")
             return False
         if self._only_samples:
-            self._context.dead_letter("not_a_table", f"a {name} does not fit into a table of samples (npz)", payload)
+            self._refuse(message, "not_a_table", f"a {name} does not fit into a table of samples (npz)", payload)
         return not self._only_samples
+
+    def _refuse(self, message: Message, reason: str, text: str, payload: bytes) -> None:
+        if not isinstance(message, DeadLetter):
+            self._context.dead_letter(reason, text, payload)
+            return
+        # A dead letter about a dead letter would come back here by `from: dead_letters`, without end.
+        self._context.counters.add(reason)
+        if reason not in self._unrecorded:
+            self._unrecorded.add(reason)
+            self._context.log.warning("a dead letter of node '%s' is not recorded: %s", message.node, text)
 
     def flush(self, timeout_s: float) -> bool:
         return self._writer.flush(timeout_s)

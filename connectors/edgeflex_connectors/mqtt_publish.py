@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import string
 import time
+import unicodedata
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import numpy as np
@@ -19,6 +21,8 @@ from edgeflex_flow.node import ANY, DEFAULT_PORT, Context, Input, NodeConfig, Si
 PLACEHOLDERS = ("device", "type")
 LONGEST_TOPIC_BYTES = 65535
 NO_DEVICE = "_"
+FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cn", "Cs"})
+"""Control characters, no characters, surrogates: brokers may end the connection of who sends them (MQTT-1.5.3)."""
 
 MOST_IN_FLIGHT = {0: 1, 1: 100, 2: 20}
 """Payloads on their way, by QoS: with QoS 0 not wholly written yet, else not answered yet. Brokers limit the latter (20
@@ -36,6 +40,8 @@ class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
 
     In `topic`, `{device}` and `{type}` are filled in from the message (`samples` is the type of samples; the device is
     `_` in messages that have none). With `{device}` a batch of samples is split into one payload for each device.
+    A device's name, which may come from the network, chooses no other topics: `/`, `+`, `#`, control characters and a
+    `$` at its start become `_` in the topic. Two devices may then share one; the payload has their names as they are.
 
     While the broker is away, or slower than the flow, up to `queue` payloads wait; beyond that the oldest are dropped
     and counted under `overflow`. With QoS 1 and 2 every payload is sent again until the broker acknowledges it.
@@ -49,8 +55,8 @@ class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
         `reconnects`, `lost` (still held when the flow ended).
 
     Errors:
-        Dead letter `bad_topic` for a message whose device makes a topic that cannot be published to, `not_encodable`
-        for one that JSON cannot hold.
+        Dead letter `bad_topic` for a message whose device makes a topic too long to publish to, `not_encodable` for
+        one that JSON cannot hold.
         Those of the connection: see `mqtt`.
 
     Source:
@@ -96,6 +102,20 @@ def topic_problem(topic: str) -> str | None:
     return None
 
 
+@lru_cache(maxsize=4096)
+def topic_level(device: str) -> str:
+    """A device's name as part of a topic.
+
+    >>> topic_level("$SYS/broker"), topic_level("G1+"), topic_level("")
+    ('_SYS_broker', 'G1_', '_')
+    """
+    level = "".join(
+        "_" if character in "/+#" or unicodedata.category(character) in FORBIDDEN_CATEGORIES else character
+        for character in device
+    )
+    return "_" + level[1:] if level.startswith("$") else level or NO_DEVICE
+
+
 def _type(message: WireMessage) -> str:
     return Samples.tag if isinstance(message, Samples) else str(message.__struct_config__.tag)
 
@@ -103,14 +123,14 @@ def _type(message: WireMessage) -> str:
 def payloads(config: MqttPublishConfig, message: WireMessage) -> Iterator[tuple[str, bytes]]:
     """Topic and payload of everything that one message becomes."""
     if not isinstance(message, Samples):
-        device = getattr(message, "device", None) or NO_DEVICE
+        device = topic_level(getattr(message, "device", None) or "")
         yield config.topic.format(device=device, type=_type(message)), encode_message(message)
     elif "{device}" not in config.topic:
         if message.rows:
             yield config.topic.format(type=Samples.tag), encode_samples(message)
     else:
         for code in np.unique(message.device).tolist():
-            topic = config.topic.format(device=message.devices[code], type=Samples.tag)
+            topic = config.topic.format(device=topic_level(message.devices[code]), type=Samples.tag)
             yield topic, encode_samples(message.take(message.device == code))
 
 

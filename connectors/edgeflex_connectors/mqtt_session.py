@@ -29,6 +29,8 @@ from edgeflex_flow.node import Context
 LONGEST_WAIT_S = 1.0
 """paho checks its keep-alive when called, so the network thread looks up at least this often."""
 LONGEST_WAIT_FOR_ANSWER_S = 0.1
+LONGEST_CLOSE_S = 2.0
+"""How long `close` waits for the network thread, which may be in an attempt to connect that nothing can break off."""
 
 X509_V_ERR_CERT_NOT_YET_VALID = 9
 
@@ -147,6 +149,8 @@ class MqttSession:
         self._last_error = _LastError()
         self._backoff = Backoff(broker.reconnect_min_s, broker.reconnect_max_s)
         self._wake_read, self._wake_write = -1, -1
+        self._done_with_pipe = 0
+        self._pipe_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self.client = self._make_client()
 
@@ -197,15 +201,32 @@ class MqttSession:
             self._lock.release()
 
     def close(self) -> None:
-        """Say good-bye to the broker and end the thread. Waits at most for an attempt to connect that is under way."""
+        """Say good-bye to the broker and end the thread. Waits `LONGEST_CLOSE_S` at most.
+
+        A thread that is in an attempt to connect longer than that is left behind: it hangs up and ends once the attempt
+        has.
+        """
         self._stop.set()
-        if self._thread is not None:
-            self._wake()
-            self._thread.join()
-            self._thread = None
-            for descriptor in (self._wake_read, self._wake_write):
-                os.close(descriptor)
-            self._wake_read, self._wake_write = -1, -1
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._wake()
+        thread.join(LONGEST_CLOSE_S)
+        if thread.is_alive():
+            self._context.log.warning(
+                "%s: closed during an attempt to connect, which is left to end alone", self.broker
+            )
+        self._release_pipe()
+
+    def _release_pipe(self) -> None:
+        """Called by `close` and by the network thread; the one who comes last closes the pipe."""
+        with self._pipe_lock:
+            self._done_with_pipe += 1
+            if self._done_with_pipe < 2:
+                return
+        for descriptor in (self._wake_read, self._wake_write):
+            os.close(descriptor)
+        self._wake_read, self._wake_write = -1, -1
 
     def _wake(self) -> None:
         try:
@@ -228,10 +249,12 @@ class MqttSession:
             self._give_up(failure)
         finally:
             self._hang_up()
+            self._release_pipe()
 
     def _give_up(self, error: FatalError) -> None:
         self._context.log.error("%s", error)
-        self._context.fail(error)
+        if not self._stop.is_set():  # else the flow has let go of this session, and may have ended
+            self._context.fail(error)
 
     def _one_connection(self) -> None:
         """Connect, serve until the connection ends, then wait before the next attempt."""

@@ -28,6 +28,11 @@ class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
     Up to `queue` payloads wait for the flow; beyond that the oldest are dropped and counted under `overflow`.
     What others publish while the connection is down does not arrive: the session ends with the connection.
 
+    With QoS 1 and 2 a payload is acknowledged when it is received, before the flow has used it: the broker does not
+    send it again. When the program is killed (kill -9) or the power fails, what waited in the queue, was on its way
+    through the flow or waited in a sink is lost, whatever the QoS. An orderly stop counts what it could not use
+    (`lost`). Commands that must not be lost need an answer from the flow that their sender waits for.
+
     Input:
         None: JSON payloads of the topics.
 

@@ -329,7 +329,6 @@ class PmuUdpSource:
         """True at most once in a period for each subject."""
         now_ns = self._context.clock.monotonic_ns()
         spoke_ns = self._spoke_ns.get(subject)
-        # A clock that was set back must not silence anything for long.
         if spoke_ns is not None and now_ns - spoke_ns < period_ns:
             return False
         self._spoke_ns[subject] = now_ns

@@ -9,7 +9,9 @@ and one float64 array (n,) for each column under its own name. No pickles.
 
 from __future__ import annotations
 
+import lzma
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -29,6 +31,23 @@ _TimeNs: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Value: TypeAlias = float | Literal["inf", "-inf"] | UnsetType | None
 
 _NAN = float("nan")
+
+_NOT_OURS = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    tokenize.TokenError,
+    RuntimeError,
+    MemoryError,
+)
+"""What numpy and zipfile raise for files that are no tables of ours; among the last three: a header that is no Python,
+an encrypted member, a shape that no memory holds."""
+
 _TEXTS = {"inf": float("inf"), "-inf": float("-inf"), None: _NAN, UNSET: _NAN}
 _encoder = msgspec.json.Encoder()
 
@@ -138,8 +157,8 @@ def read_npz(file: Path, columns: Sequence[str], devices: DeviceTable) -> Sample
             if not problem:
                 codes = devices.codes(samples.devices)
                 return msgspec.structs.replace(samples, device=codes[samples.device], devices=devices.freeze())
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        problem = str(error)
+    except _NOT_OURS as error:
+        problem = str(error) or type(error).__name__
     raise BadMessageError(
         f"{file}: no table of samples: {problem}", reason="bad_file", payload=str(file).encode(errors="replace")
     )

@@ -85,8 +85,8 @@ class SqliteConfig(NodeConfig, frozen=True, kw_only=True):
 
     Errors:
         FatalError: the folder of the file cannot be made, the file is no SQLite database, belongs to another program
-        (such a file is not touched), is damaged, or was written by a newer version. A full disk, a lock held by others or an input/output error is
-        tried again.
+        (such a file is not touched), is damaged, or was written by a newer version. A full disk, a lock held by others
+        or an input/output error is tried again.
 
     Source:
         https://sqlite.org/wal.html

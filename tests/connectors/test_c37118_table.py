@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
@@ -162,11 +164,56 @@ def test_cfg_1_does_not_override_what_is_sent() -> None:
 
 
 def test_cfg_2_and_cfg_3_of_the_same_data_are_no_change() -> None:
+    assert differences(plain_config(), plain_config(kind=FrameType.CFG3)) == ()
+    # A CFG-2 has no room for more of the name, and tells a scale in decimals.
+    (long, short) = ("bus 7 voltage of phase A", "bus 7 voltage of")
     third = plain_config(
-        kind=FrameType.CFG3, phasors=(Phasor(name="a longer name"), Phasor(name="I1", is_current=True))
+        kind=FrameType.CFG3, format_bits=0, phasors=(Phasor(name=long, scale=float(np.float32(9.15527))),)
     )
-    assert differences(plain_config(), third) == ()
+    second = plain_config(format_bits=0, phasors=(Phasor(name=short, scale=9.15527),))
+    assert differences(second, third) == differences(third, second) == ()
     assert differences(plain_config(), plain_config(kind=FrameType.CFG3, change_count=2)) == ("'G7': CFGCNT 1 -> 2",)
+
+
+V1, I1 = Phasor(name="V1", scale=0.5), Phasor(name="I1", is_current=True)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"station": "other"},
+        {"phasors": (I1, V1)},
+        {"phasors": (msgspec.structs.replace(V1, name="V2"), I1)},
+        {"phasors": (msgspec.structs.replace(V1, scale=0.6), I1)},
+        {"phasors": (msgspec.structs.replace(V1, is_current=True), I1)},
+        {"phasors": (msgspec.structs.replace(V1, angle_offset_rad=0.1), I1)},
+        {"analogs": (Analog(name="Q"),)},
+        {"analogs": (Analog(name="P", gain=2.0),)},
+        {"analogs": (Analog(name="P", offset=1.0),)},
+    ],
+)
+@pytest.mark.parametrize(
+    "kinds", [(FrameType.CFG1, FrameType.CFG2), (FrameType.CFG2, FrameType.CFG3), (FrameType.CFG3, FrameType.CFG2)]
+)
+def test_configuration_of_another_kind_that_tells_of_other_data_is_a_change(
+    changed: dict[str, Any], kinds: tuple[FrameType, FrameType]
+) -> None:
+    base: dict[str, Any] = {"format_bits": 0, "phasors": (V1, I1), "analogs": (Analog(name="P"),)}
+    before = plain_config(kind=kinds[0], **base)
+    after = plain_config(kind=kinds[1], **{**base, **changed})
+    assert differences(before, after) != ()
+    streams = table()
+    streams.configure(1, before, "host")
+    assert streams.configure(1, after, "host").changes
+    assert streams.config_of(1, 7) == after
+
+
+def test_cfg_1_after_a_cfg_2_that_repeated_it_does_not_override_it() -> None:
+    streams = table()
+    streams.configure(1, plain_config(kind=FrameType.CFG1), "host")
+    assert streams.configure(1, plain_config(), "host").changes == ()
+    assert streams.configure(1, plain_config(kind=FrameType.CFG1, analogs=()), "host").changes == ()
+    assert streams.config_of(1, 7) == plain_config()
 
 
 @pytest.mark.parametrize("bound", ["MOST_STREAMS", "MOST_DEVICES", "MOST_COLUMNS"])

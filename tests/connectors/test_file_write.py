@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,10 @@ import pytest
 from broker import wait_until
 
 from edgeflex_connectors import file_write
-from edgeflex_connectors.file_write import FileWriteConfig
-from edgeflex_flow.messages import Alarm, Samples, samples_from_rows
-from edgeflex_flow.node import Context, Sink
+from edgeflex_connectors.file_write import FileWriteConfig, NpzParts
+from edgeflex_flow.errors import FatalError
+from edgeflex_flow.messages import Alarm, DeadLetter, Samples, join_samples, samples_from_rows
+from edgeflex_flow.node import Context, Sink, WireMessage
 
 if TYPE_CHECKING:
     from conftest import ContextMaker
@@ -116,6 +118,92 @@ def test_message_for_an_npz_recording_is_a_dead_letter(tmp_path: Path, make_cont
         opened.write([ALARM, rows(0, 1)])
     assert times(tmp_path / "day-0001.npz") == [0]
     assert [reason for reason, _, _ in make_context.dead_letters] == ["not_a_table"]
+
+
+LETTER = DeadLetter(node="n", reason="r", text="x", time_ns=1)
+
+
+@pytest.mark.parametrize(
+    ("path", "letter", "reason"),
+    [
+        ("day.npz", LETTER, "not_a_table"),
+        ("day.jsonl", msgspec.structs.replace(LETTER, text="\ud800"), "not_encodable"),
+    ],
+)
+def test_dead_letter_that_cannot_be_recorded_makes_no_other(
+    make_context: ContextMaker, caplog: pytest.LogCaptureFixture, path: str, letter: DeadLetter, reason: str
+) -> None:
+    with sink(make_context, path) as (opened, context):
+        opened.write([letter, letter])
+        assert context.counters.get(reason) == 2
+    assert make_context.dead_letters == []
+    assert [message for message in caplog.messages if "a dead letter of node 'n' is not recorded" in message] == (
+        caplog.messages
+    )
+    assert len(caplog.messages) == 1
+
+
+def test_second_writer_of_a_jsonl_file_is_refused(tmp_path: Path, make_context: ContextMaker) -> None:
+    with sink(make_context, "day.jsonl") as (first, _):
+        with (
+            pytest.raises(FatalError, match=r"day\.jsonl: another node or program writes to this file"),
+            sink(make_context, "./day.jsonl"),
+        ):
+            pass
+        first.write([rows(0, 1)])
+    with sink(make_context, "day.jsonl") as (second, _):
+        second.write([rows(1, 1)])
+    assert [line["time_ns"] for line in lines(tmp_path / "day.jsonl")] == [0, 1]
+
+
+def no_hard_links(_file: Path, _name: Path) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.parametrize("link", [os.link, no_hard_links])
+def test_two_writers_of_one_npz_recording_lose_nothing(
+    tmp_path: Path,
+    make_context: ContextMaker,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    link: Callable[[Path, Path], None],
+) -> None:
+    monkeypatch.setattr(os, "link", link)
+    with sink(make_context, "day.npz") as (first, _), sink(make_context, "day.npz") as (second, _):
+        for number, opened in enumerate((first, second, first)):
+            opened.write([rows(number, 1)])
+            assert opened.flush(10.0)
+    parts = sorted(tmp_path.iterdir())
+    assert [part.name for part in parts] == [f"day-000{number}.npz" for number in (1, 2, 3)]
+    assert [times(part) for part in parts] == [[0], [1], [2]]
+    assert "day-0001.npz: made by another writer meanwhile" in caplog.messages[0]
+
+
+def test_part_joins_its_batches_once(
+    tmp_path: Path, make_context: ContextMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined: list[int] = []
+
+    def join(batches: list[Samples]) -> Samples:
+        joined.append(len(batches))
+        return join_samples(batches)
+
+    monkeypatch.setattr(file_write, "join_samples", join)
+    parts = NpzParts(tmp_path / "day.npz", 1000, make_context())
+    parts.open()
+    batch: deque[WireMessage] = deque(rows(number, 1) for number in range(1500))
+    whole = list(batch)
+    parts.write(batch)
+    (held,) = parts._open_parts.values()
+    assert joined == [1000]
+    assert (held.rows, held.batches) == (500, whole[1000:])
+    parts.sync()
+    assert times(tmp_path / "day-0002.npz") == list(range(1000, 1500))
+
+
+def test_path_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(msgspec.ValidationError, match="must not hold a NUL character"):
+        msgspec.convert({"path": "a\0.jsonl"}, FileWriteConfig)
 
 
 def test_message_that_json_cannot_hold_is_a_dead_letter(tmp_path: Path, make_context: ContextMaker) -> None:

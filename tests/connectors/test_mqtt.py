@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import pytest
 from broker import HOST, Amqtt, BrokerProcess, Mosquitto, free_port, wait_until
 from certificates import Authority
 
-from edgeflex_connectors import mqtt
+from edgeflex_connectors import mqtt, mqtt_session
 from edgeflex_connectors.mqtt import MqttConfig
 from edgeflex_connectors.mqtt_session import MqttSession
 from edgeflex_flow.errors import FatalError
@@ -140,6 +141,32 @@ def test_closing_leaves_no_thread_and_no_descriptor(tmp_path: Path, make_context
             wait_until(connected(opened))
         del opened
         assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before
+
+
+def test_closing_does_not_wait_for_an_attempt_to_connect_that_hangs(
+    make_context: ContextMaker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt_session, "LONGEST_CLOSE_S", 0.05)
+    connecting, answered = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        connecting.set()
+        answered.wait(30.0)
+        raise ssl.SSLError(1, "not TLS")  # fatal, had the flow not ended before
+
+    before = len(os.listdir("/proc/self/fd"))
+    with session(make_context, url=f"mqtt://{HOST}:1") as opened:
+        monkeypatch.setattr(opened.client, "reconnect", hang)
+        wait_until(connecting.is_set)
+        thread = opened._thread
+        assert thread is not None
+    assert thread.is_alive()
+    assert "closed during an attempt to connect" in caplog.messages[-1]
+    answered.set()
+    thread.join(10.0)
+    assert not thread.is_alive()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert make_context.failures == []
 
 
 @pytest.mark.needs("mosquitto", "mosquitto_passwd")

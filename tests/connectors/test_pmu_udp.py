@@ -566,6 +566,21 @@ def test_descriptor_tells_when_to_poll(bench: MakeBench) -> None:
     assert select.select([descriptor], [], [], 5.0)[0] == [descriptor]
 
 
+class ClockSetWrong(VirtualClock):
+    """A clock whose wall time is not that of pacing."""
+
+    def now_ns(self) -> int:
+        return super().now_ns() - 3600 * 10**9
+
+
+def test_frames_left_over_are_due_at_once_by_the_clock_that_never_jumps(bench: MakeBench) -> None:
+    config = pdc(3)
+    pmu = bench(clock=ClockSetWrong(7), max_rows=8)
+    pmu.send(*(frame(config, number) for number in range(5)), encode_config(config))
+    pmu.source.poll()
+    assert pmu.source.next_poll_ns() == 7
+
+
 def test_frames_received_but_not_decoded_at_the_end_are_counted(bench: MakeBench) -> None:
     config = pdc(3)
     pmu = bench(max_rows=8)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,43 @@ def test_damaged_npz_raises_nothing_but_bad_message(
     except BadMessageError:
         return
     assert list(samples.problems()) == []
+
+
+def npz_with_header(header: bytes) -> bytes:
+    """A zip whose member time_ns.npy has this header and no data."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("time_ns.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    return buffer.getvalue()
+
+
+def encrypted_npz() -> bytes:
+    """A table whose members are marked as encrypted, in their own headers and in the directory."""
+    content = bytearray(npz_bytes())
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = content.find(mark)
+        while start >= 0:
+            content[start + place] |= 1
+            start = content.find(mark, start + 4)
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(npz_with_header(b"{'descr': '<i8', 'shape': (((\n"), id="header that is no Python"),
+        pytest.param(
+            npz_with_header(b"{'descr': '<i8', 'fortran_order': False, 'shape': (9000000000000000,)}\n"),
+            id="shape that no memory holds",
+        ),
+        pytest.param(encrypted_npz(), id="encrypted"),
+    ],
+)
+def test_npz_of_others_raises_nothing_but_bad_message(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(BadMessageError, match=r"a\.npz: no table of samples: .") as raised:
+        read_npz(tmp_path / "a.npz", ("x_v",), DeviceTable())
+    assert raised.value.reason == "bad_file"
 
 
 def test_parts_are_found_by_number(tmp_path: Path) -> None:

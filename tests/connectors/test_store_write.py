@@ -13,7 +13,7 @@ import pytest
 from broker import wait_until
 
 from edgeflex_connectors import sqlite, store_write
-from edgeflex_connectors.sqlite import SqliteConfig
+from edgeflex_connectors.sqlite import APPLICATION_ID, SqliteConfig
 from edgeflex_connectors.store_write import StoreWriteConfig
 from edgeflex_flow.errors import FatalError
 from edgeflex_flow.messages import Alarm, FrequencyEvent, Quality, samples_from_rows
@@ -123,6 +123,7 @@ def test_locked_store_keeps_the_rows_and_writes_them_later(
 
 def test_newer_schema_stops_the_flow_at_its_start(tmp_path: Path, make_context: ContextMaker) -> None:
     with closing(sqlite3.connect(tmp_path / "history.db")) as connection:
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         connection.execute("PRAGMA user_version=99")
     with pytest.raises(FatalError, match="newer version"), sink(make_context):
         pass
