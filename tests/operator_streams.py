@@ -111,9 +111,10 @@ def detect(
     samples: Samples,
     config: frequency_event.FrequencyEventConfig | None = None,
     sizes: Sequence[int] = (8192,),
+    rocof_config: rocof.RocofConfig | None = None,
 ) -> list[FrequencyEvent]:
     """What `rocof` and then `frequency_event` make of a stream."""
-    rocof_config = rocof.RocofConfig()
+    rocof_config = rocof_config or rocof.RocofConfig()
     rocof_state = rocof.start(rocof_config)
     config = config or frequency_event.FrequencyEventConfig()
     state = frequency_event.start(config)

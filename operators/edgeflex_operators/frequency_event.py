@@ -14,17 +14,27 @@ from numpy.typing import NDArray
 from edgeflex_flow.kernel import kernel
 from edgeflex_flow.messages import FrequencyEvent, Quality, Samples
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
-from edgeflex_operators._devices import RESTARTS, DeviceClock, grown, grown_rings, read_only, unrolled
+from edgeflex_operators._devices import (
+    RESTARTS,
+    AcceptTest,
+    DeviceClock,
+    grown,
+    grown_rings,
+    read_only,
+    refused_flags,
+    unrolled,
+)
 
-REFUSED_QUALITY = int(Quality.BAD_DATA | Quality.SYNC_LOST)
+REFUSED_QUALITY = Quality.BAD_DATA | Quality.SYNC_LOST
+CLIPPED = int(Quality.CLIPPED)
 FLAGS = 16
 NEVER_NS = -(2**62)
 
-MIN_HISTORY_NS = 499_000_000
-"""Half a second, less the rounding of tags, must be known before ROCOF may start an event."""
-SEARCH_NS = 501_000_000
-"""The onset is looked for in this time before ROCOF crosses its limit: the usual window of the ROCOF, half a second,
-and the rounding of tags."""
+SHORTEST_WINDOW_S = 0.5
+LONGEST_WINDOW_S = 60.0
+"""The window of the ROCOF is taken to lie between these: `rocof` allows no longer one."""
+TOLERANCE_NS = 1_000_000
+"""For the rounding of tags, where a time is compared with the window of the ROCOF."""
 HELD_S = 0.099
 """A displacement counts only when it has held for 0.1 s. By then a class P PMU has settled after a phase jump (4.5
 cycles, 90 ms at 50 Hz)."""
@@ -37,7 +47,7 @@ OUTBOX = 64
 IDLE, PENDING, ACTIVE, HOLD_OFF = range(4)
 # Columns of the tables `episodes` (int64) and `levels` (float64), one row a device.
 HEAD, COUNT, MASK, PHASE, LAST_NS, CROSSING_NS, SIGN, ONSET_NS = range(8)
-DETECTED_NS, QUIET_NS, END_NS, HOLD_NS, QUALITY, CODE, _EPISODES = range(8, 15)
+DETECTED_NS, QUIET_NS, END_NS, HOLD_NS, QUALITY, CODE, WINDOW_NS, _EPISODES = range(8, 16)
 BEFORE_HZ, EXTREME_HZ, ROCOF, _LEVELS = range(4)
 
 
@@ -52,26 +62,32 @@ class FrequencyEventConfig(NodeConfig, frozen=True, kw_only=True):
     ROCOF remembers it. The event ends when |ROCOF| has stayed below `clear_ratio` of `onset` for `clear_time`; then
     the device rests for `hold_off`.
 
-    The onset is the break of a two-line fit to the frequency, looked for in the 0.5 s before the crossing. Far from a
-    disturbance the lines meet. Near it the angle jumps with the load, so an offset between them is allowed where the
-    samples call for one; without it such onsets come out 0.1 to 0.2 s early.
+    The onset is the break of a two-line fit to the frequency, looked for in the window of the ROCOF that crossed: the
+    time before the crossing of twice `rocof_delay_s`, but at least 0.5 s and at most 60 s. Far from a disturbance the
+    lines meet. Near it the angle jumps with the load, so an offset between them is allowed where the samples call for
+    one; without it such onsets come out 0.1 to 0.2 s early.
 
     `displacement` is ten times the noise of a common PMU and twice the frequency error that the standard allows it.
     `confirm` must be longer than a PMU takes to settle after a step. The default suits class P, which has 4.5 cycles;
     class M has 14 frames, so 300 ms is too short for it below 50 frames/s.
 
     Input:
-        Samples with `frequency_hz` and `rocof_hz_per_s`, from `rocof`. Flags of all samples from which an event was
-        computed are in its `quality`.
+        Samples with `frequency_hz` and `rocof_hz_per_s`, and with `rocof_delay_s` when the ROCOF is one over more than
+        0.5 s: half the time that its window spans. `rocof` gives all three. With `accept_test`, for commissioning, rows
+        of a device in test mode are used, and their flag passes on.
     Output:
-        `FrequencyEvent`, `started` when it is found and `ended` with the same `id`. A device that falls silent keeps
-        its event open until it sends again: then, if it was silent for longer than `hold_off`, the event ends with the
-        last sample before the silence. After any gap of more than `max_gap` nothing from before it is used, and half
-        a second must pass before an event may start.
+        `FrequencyEvent`, `started` when it is found and `ended` with the same `id`. Its `quality` holds the flags of
+        all samples from which it was computed: those since `history` before the window in which the onset was looked
+        for. It holds `clipped` when that time was not held in full, because the device sends faster than `max_rate`.
+
+        A device that falls silent keeps its event open until it sends again: then, if it was silent for longer than
+        `hold_off`, the event ends with the last sample before the silence. After any gap of more than `max_gap` nothing
+        from before it is used, and the time of the ROCOF's window, at least 0.5 s, must pass before an event may start.
+        Of a device too fast to hold that time, 0.5 s will do; one too fast to hold even that is not watched.
     Errors:
         Rows that are not later than the last one of their device are dropped and counted as `out_of_order`, those of
-        devices beyond `max_devices` as `too_many_devices`. NaN rows and those flagged `bad_data` or `sync_lost` are
-        ignored.
+        devices beyond `max_devices` as `too_many_devices`. NaN rows and those flagged `bad_data`, `sync_lost` or `test`
+        are ignored.
     Source:
         A design of this project. Limits of frequency error and settling times: IEC/IEEE 60255-118-1. Onset: least
         squares of a line with one break, with and without an offset there, chosen by their F statistic.
@@ -108,6 +124,7 @@ class FrequencyEventConfig(NodeConfig, frozen=True, kw_only=True):
         quantity("Hz", "Fastest rate of samples of one device for which the history is held in full.", gt=0, le=1e4),
     ] = 120.0
     max_devices: Annotated[int, Meta(ge=1, le=1_000_000, description="How many devices may send.")] = 10_000
+    accept_test: AcceptTest = False
 
 
 @dataclass(slots=True)
@@ -117,6 +134,8 @@ class FrequencyEventState:
     span_ns: int
     """How far back a decision may look."""
     capacity: int
+    window_s: float = SHORTEST_WINDOW_S
+    """Longest window of the ROCOF so far, rounded up to half seconds: the rings hold the course for it."""
     clock: DeviceClock = field(default_factory=DeviceClock)
     episodes: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, _EPISODES), dtype=np.int64))
     levels: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, _LEVELS)))
@@ -141,10 +160,12 @@ class FrequencyEventState:
         count -= old
         width = int(count.max(initial=0))
         rings = [unrolled(ring[:, :used], first + old, count, width) for ring in (self.ring_ns, self.ring_hz)]
-        return self.span_ns, self.capacity, self.clock, episodes, self.levels[:used], self.flag_ns[:used], *rings
+        sizes = self.span_ns, self.capacity, self.window_s
+        return *sizes, self.clock, episodes, self.levels[:used], self.flag_ns[:used], *rings
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.span_ns, self.capacity, self.clock, self.episodes, self.levels, self.flag_ns, ring_ns, ring_hz = state
+        self.span_ns, self.capacity, self.window_s, *tables, ring_ns, ring_hz = state
+        self.clock, self.episodes, self.levels, self.flag_ns = tables
         count = self.episodes[:, COUNT]
         self.ring_ns = unrolled(ring_ns, np.zeros_like(count), count, self.capacity)
         self.ring_hz = unrolled(ring_hz, np.zeros_like(count), count, self.capacity)
@@ -160,9 +181,9 @@ class FrequencyEventState:
         self.ring_hz = grown_rings(self.ring_hz, used)
 
     def refit(self, config: FrequencyEventConfig) -> None:
-        """Follow a config that a policy changed: hold as much history as it needs."""
-        self.span_ns = _span_ns(config)
-        capacity = max(self.capacity, _capacity(config))
+        """Follow a config that a policy changed, or a longer window: hold as much history as it needs."""
+        self.span_ns = _span_ns(config, self.window_s)
+        capacity = max(self.capacity, _capacity(config, self.window_s))
         if capacity == self.capacity:
             return
         count = self.episodes[:, COUNT]
@@ -178,12 +199,19 @@ def _patience_ns(config: FrequencyEventConfig) -> int:
     return round((config.confirm + min(config.displacement / config.onset, 5.0) + 0.5) * 1e9)
 
 
-def _span_ns(config: FrequencyEventConfig) -> int:
-    return _patience_ns(config) + SEARCH_NS + round(config.history * 1e9)
+def _span_ns(config: FrequencyEventConfig, window_s: float) -> int:
+    search_ns = round(window_s * 1.001e9) + TOLERANCE_NS  # a window of `rocof` may span 0.1 % more than its length
+    return _patience_ns(config) + search_ns + round(config.history * 1e9)
 
 
-def _capacity(config: FrequencyEventConfig) -> int:
-    return math.ceil(_span_ns(config) * 1e-9 * config.max_rate) + 2
+def _capacity(config: FrequencyEventConfig, window_s: float) -> int:
+    return math.ceil(_span_ns(config, window_s) * 1e-9 * config.max_rate) + 2
+
+
+def _longest_window_s(delay_s: NDArray[np.float64]) -> float:
+    """Longest window of these delays in half seconds, rounded up, so that rings seldom grow; NaN means the shortest."""
+    longest_s = 2.0 * float(np.fmax.reduce(delay_s, initial=SHORTEST_WINDOW_S / 2))
+    return min(math.ceil(min(longest_s, LONGEST_WINDOW_S) / 1.001 * 2.0) / 2.0, LONGEST_WINDOW_S)
 
 
 @kernel("float64(float64[::1])")
@@ -295,7 +323,8 @@ def becomes_active(
     capacity = len(ring_ns)
     head = episodes[d, HEAD]
     crossing_ns = episodes[d, CROSSING_NS]
-    begin_ns = crossing_ns - SEARCH_NS - history_ns
+    search_ns = episodes[d, WINDOW_NS] + TOLERANCE_NS
+    begin_ns = crossing_ns - search_ns - history_ns
     n = 0
     while n < episodes[d, COUNT] and ring_ns[(head - 1 - n) % capacity, d] >= begin_ns:
         n += 1
@@ -304,7 +333,7 @@ def becomes_active(
     for i in range(n):
         time_s[i] = (ring_ns[(head - n + i) % capacity, d] - crossing_ns) * 1e-9
         hz[i] = ring_hz[(head - n + i) % capacity, d]
-    k = onset_index(time_s, hz, SEARCH_NS * -1e-9, 0.0)
+    k = onset_index(time_s, hz, search_ns * -1e-9, 0.0)
     onset_ns = ring_ns[(head - n + k) % capacity, d]
     begin = 0
     while ring_ns[(head - n + begin) % capacity, d] < onset_ns - history_ns:
@@ -332,9 +361,9 @@ def becomes_active(
     episodes[d, DETECTED_NS] = episodes[d, LAST_NS]
     episodes[d, QUIET_NS] = NEVER_NS
     episodes[d, END_NS] = NEVER_NS
-    episodes[d, QUALITY] = 0
+    episodes[d, QUALITY] = CLIPPED if n == capacity else 0
     for bit in range(FLAGS):
-        if episodes[d, MASK] & (1 << bit) != 0 and flag_ns[d, bit] >= onset_ns - history_ns:
+        if episodes[d, MASK] & (1 << bit) != 0 and flag_ns[d, bit] >= begin_ns:
             episodes[d, QUALITY] |= 1 << bit
     return True
 
@@ -366,21 +395,32 @@ def note_flags(episodes: NDArray[np.int64], flag_ns: NDArray[np.int64], d: int, 
             flag_ns[d, bit] = episodes[d, LAST_NS]
 
 
-@kernel("void(int64[:, ::1], float64[:, ::1], int64[:, ::1], int64, float64, float64)")
+@kernel("void(int64[:, ::1], float64[:, ::1], int64[:, ::1], int64, float64, float64, float64)")
 def may_cross(
     episodes: NDArray[np.int64],
     levels: NDArray[np.float64],
     ring_ns: NDArray[np.int64],
     d: int,
     slope: float,
+    delay_s: float,
     onset_hz_per_s: float,
 ) -> None:
-    """Make the device pending when ROCOF is above its limit and enough is known of the time before; idle otherwise."""
+    """Make the device pending when ROCOF is above its limit and the time of its window is known; idle otherwise.
+
+    Of a device too fast for its ring to hold that time, half a second will do.
+    """
     now_ns = episodes[d, LAST_NS]
     known_ns = now_ns - ring_ns[(episodes[d, HEAD] - episodes[d, COUNT]) % len(ring_ns), d]
+    window_s = SHORTEST_WINDOW_S
+    if 2.0 * delay_s > window_s:  # false when it is NaN
+        window_s = min(2.0 * delay_s, LONGEST_WINDOW_S)
+    window_ns = np.int64(np.rint(window_s * 1e9))
+    needed_s = SHORTEST_WINDOW_S if episodes[d, COUNT] == len(ring_ns) else window_s
+    known = known_ns >= np.int64(np.rint(needed_s * 1e9)) - TOLERANCE_NS
     episodes[d, PHASE] = IDLE
-    if abs(slope) > onset_hz_per_s and known_ns >= MIN_HISTORY_NS:
+    if abs(slope) > onset_hz_per_s and known:
         episodes[d, PHASE] = PENDING
+        episodes[d, WINDOW_NS] = window_ns
         episodes[d, CROSSING_NS] = now_ns
         episodes[d, SIGN] = 1 if slope > 0.0 else -1
         levels[d, ROCOF] = slope
@@ -434,7 +474,7 @@ def stays_active(
 
 @kernel(
     f"UniTuple(int64, 2)(int64, int32[::1], uint8[::1], {read_only('int32')}, {read_only('int64')}, "
-    f"{read_only('float64')}, {read_only('float64')}, {read_only('uint16')}, "
+    f"{read_only('float64')}, {read_only('float64')}, {read_only('float64')}, {read_only('uint16')}, "
     "float64, float64, float64, float64, int64, int64, int64, int64, int64, "
     "int64[:, ::1], float64[:, ::1], int64[:, ::1], int64[:, ::1], float64[:, ::1], int64[:, ::1], float64[:, ::1])"
 )
@@ -446,6 +486,7 @@ def watch(
     time_ns: NDArray[np.int64],
     frequency_hz: NDArray[np.float64],
     rocof_hz_per_s: NDArray[np.float64],
+    delay_s: NDArray[np.float64],
     quality: NDArray[np.uint16],
     onset_hz_per_s: float,
     clear_hz_per_s: float,
@@ -503,7 +544,7 @@ def watch(
             continue
         since_ns = now - episodes[d, CROSSING_NS]
         if phase != PENDING or slope * episodes[d, SIGN] < clear_hz_per_s or since_ns > patience_ns:
-            may_cross(episodes, levels, ring_ns, d, slope, onset_hz_per_s)
+            may_cross(episodes, levels, ring_ns, d, slope, delay_s[i], onset_hz_per_s)
             continue
         if abs(slope) > abs(levels[d, ROCOF]):
             levels[d, ROCOF] = slope
@@ -516,17 +557,23 @@ def watch(
 
 
 def start(config: FrequencyEventConfig) -> FrequencyEventState:
-    return FrequencyEventState(span_ns=_span_ns(config), capacity=_capacity(config))
+    return FrequencyEventState(
+        span_ns=_span_ns(config, SHORTEST_WINDOW_S), capacity=_capacity(config, SHORTEST_WINDOW_S)
+    )
 
 
 def step(config: FrequencyEventConfig, state: FrequencyEventState, samples: Samples) -> list[WireMessage]:
     frequency_hz = samples.columns["frequency_hz"]
-    if _span_ns(config) != state.span_ns or _capacity(config) > state.capacity:
+    delay_s = samples.columns.get("rocof_delay_s")
+    if delay_s is None:
+        delay_s = np.broadcast_to(SHORTEST_WINDOW_S / 2, frequency_hz.shape)
+    state.window_s = max(state.window_s, _longest_window_s(delay_s))
+    if _span_ns(config, state.window_s) != state.span_ns or _capacity(config, state.window_s) > state.capacity:
         state.refit(config)
     slot, verdict, letters = state.clock.follow(
         samples,
         frequency_hz,
-        unusable=REFUSED_QUALITY,
+        unusable=refused_flags(REFUSED_QUALITY, accept_test=config.accept_test),
         max_gap_s=config.max_gap,
         max_devices=config.max_devices,
     )
@@ -545,6 +592,7 @@ def step(config: FrequencyEventConfig, state: FrequencyEventState, samples: Samp
             samples.time_ns,
             frequency_hz,
             samples.columns["rocof_hz_per_s"],
+            delay_s,
             samples.quality,
             config.onset,
             config.onset * config.clear_ratio,
@@ -595,4 +643,5 @@ NODE = OperatorNode(
     inputs={"in": Input(accepts=(Samples,), needs=("frequency_hz", "rocof_hz_per_s"), step=step)},
     output=_output,
     start=start,
+    state_version=2,
 )

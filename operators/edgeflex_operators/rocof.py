@@ -42,7 +42,8 @@ class RocofConfig(NodeConfig, frozen=True, kw_only=True):
     The line is fitted to the true time tags, so that a lost sample neither bends nor blinds it. A row comes out for
     every row that comes in once the window is full. The window of a device starts anew after a sample that must not
     be used (NaN, or flagged `bad_data`, `test`, or `sync_lost`, whose time tag cannot be trusted either) and after a
-    gap of more than `max_gap`. With `accept_test` samples of a device in test mode are used, and their flag passes on.
+    gap of more than `max_gap`. With `accept_test`, for commissioning, samples of a device in test mode are used, and
+    their flag passes on.
 
     Choose 500 ms unless there is a reason: a 10-degree phase jump looks like 5 Hz/s over 100 ms, like 0.5 Hz/s over
     500 ms and like 0.15 Hz/s over 1 s, while noise of 1 mHz rms at 50 frames/s makes 15, 1.4 and 0.5 mHz/s.

@@ -44,7 +44,8 @@ class ThresholdConfig(NodeConfig, frozen=True, kw_only=True):
 
     Input:
         Samples with the column. NaN rows and those flagged `bad_data` or `test` are ignored; a lost time reference does
-        not silence a threshold. With `accept_test` rows of a device in test mode are used, and their flag passes on.
+        not silence a threshold. With `accept_test`, for commissioning, rows of a device in test mode are used, and
+        their flag passes on.
     Output:
         `Crossing` on every change of state, with the value and the limit that it crossed. `quality` holds the flags of
         that row, and for `above` and `below` those of every row of the hold.
@@ -123,7 +124,8 @@ def cross(
 ) -> int:
     """Follow each device's side. Fills `changes`, of shape (n, _CHANGES), with each row that changes it.
 
-    Returns how many do. An absent limit is infinite. WAITING is the side that a value beyond a limit waits to be told for.
+    Returns how many do. An absent limit is infinite. WAITING is the side that a value beyond a limit waits to be told
+    for, SINCE_NS when that wait began and FLAGS all flags since.
     """
     changed = 0
     for i in range(len(time_ns)):

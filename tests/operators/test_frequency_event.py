@@ -28,6 +28,7 @@ from edgeflex_operators.frequency_event import (
 BAD = int(Quality.BAD_DATA)
 TEST = int(Quality.TEST)
 REPLAYED = int(Quality.REPLAYED)
+ESTIMATED = int(Quality.ESTIMATED)
 
 
 def made_up(time_s: NDArray[np.float64], hz: NDArray[np.float64], slope: NDArray[np.float64]) -> Samples:
@@ -228,14 +229,76 @@ def test_unusable_rows_are_ignored() -> None:
     assert begun.rocof_hz_per_s == -0.1
 
 
-def test_flags_since_the_history_are_in_the_event() -> None:
+def test_flags_of_what_the_event_was_computed_from_are_in_it() -> None:
     samples = ramp()
-    samples.quality[time_s(samples) < 0.9] = TEST
+    samples.quality[time_s(samples) < 0.51] = int(Quality.LATE)
     samples.quality[np.abs(time_s(samples) - 2.0) < 0.001] = REPLAYED
-    samples.quality[time_s(samples) > 3.5] = int(Quality.ESTIMATED)
+    samples.quality[time_s(samples) > 3.5] = ESTIMATED
     begun, ended = run(samples)
     assert begun.quality == REPLAYED
-    assert ended.quality == REPLAYED | int(Quality.ESTIMATED)
+    assert ended.quality == REPLAYED | ESTIMATED
+
+
+def test_flag_of_the_oldest_sample_in_the_fit_is_in_the_event() -> None:
+    samples = ramp()
+    # The ROCOF crosses at 3.02 s: the fit begins 2 s of history and 0.501 s before.
+    samples.quality[np.abs(time_s(samples) - 0.52) < 0.001] = ESTIMATED
+    assert run(samples)[0].quality == ESTIMATED
+    samples = ramp()
+    samples.quality[np.abs(time_s(samples) - 0.50) < 0.001] = ESTIMATED
+    assert run(samples)[0].quality == 0
+
+
+def test_device_in_test_mode_starts_no_event() -> None:
+    samples = ramp()
+    samples.quality[:] = TEST
+    assert run(samples) == []
+
+
+def test_device_in_test_mode_starts_an_event_when_asked_for_and_its_flag_passes_on() -> None:
+    samples = ramp()
+    samples.quality[:] = TEST
+    assert [event.quality for event in run(samples, FrequencyEventConfig(accept_test=True))] == [TEST, TEST]
+
+
+def late(delay_s: float, after_s: float) -> Samples:
+    """A ramp from 12 s on, whose ROCOF is known only `after_s` later and says that it lags by `delay_s`."""
+    samples = ramp(begin_s=12.0, end_s=20.0, until_s=25.0)
+    known = time_s(samples) > 12.0 + after_s
+    samples = with_rows(samples, ~known, rocof_hz_per_s=0.0)
+    return samples.with_columns({**samples.columns, "rocof_delay_s": np.full(samples.rows, delay_s)})
+
+
+@pytest.mark.parametrize("window_s", [0.2, 0.5, 1.0, 3.0, 8.0])
+def test_onset_is_looked_for_in_the_window_of_the_rocof(window_s: float) -> None:
+    begun = run(late(window_s / 2, 0.9 * window_s))[0]
+    assert seconds(begun.onset_time_ns) == pytest.approx(12.0, abs=1e-6)
+    assert begun.frequency_before_hz == 50.0
+    assert begun.quality == 0
+
+
+@pytest.mark.parametrize("delay_s", [math.nan, 0.0])
+def test_delay_that_says_nothing_is_a_window_of_half_a_second(delay_s: float) -> None:
+    samples = late(delay_s, 0.3)
+    columns = {name: samples.columns[name] for name in ("frequency_hz", "rocof_hz_per_s")}
+    assert run(samples) == run(samples.with_columns(columns))
+    assert seconds(run(samples)[0].onset_time_ns) == pytest.approx(12.0, abs=1e-6)
+
+
+def test_time_of_the_window_must_be_known_first() -> None:
+    samples = late(2.0, 0.5)
+    assert len(run(samples.take(time_s(samples) > 8.0))) > 0
+    after = run(samples.take(time_s(samples) > 10.0))[0]
+    assert seconds(after.detected_time_ns) == pytest.approx(10.02 + 4.0 + 0.3, abs=1e-6)
+
+
+def test_delay_without_end_does_not_take_memory_without_end() -> None:
+    samples = late(math.inf, 0.5)
+    config = FrequencyEventConfig()
+    state = frequency_event.start(config)
+    frequency_event.step(config, state, samples)
+    assert state.window_s == 60.0
+    assert state.capacity < 65 * config.max_rate
 
 
 def test_rows_out_of_order_are_reported() -> None:
@@ -283,6 +346,7 @@ def test_policy_that_asks_for_more_history_keeps_what_is_there() -> None:
 def test_device_faster_than_max_rate_is_watched_with_less_history() -> None:
     events = run(ramp(), FrequencyEventConfig(max_rate=30.0))
     assert [event.state for event in events] == ["started", "ended"]
+    assert {event.quality for event in events} == {int(Quality.CLIPPED)}
 
 
 def test_ports_and_output_are_declared() -> None:
@@ -299,6 +363,17 @@ def test_pickled_state_goes_on_identically(rows: int) -> None:
     frequency_event.step(config, state, first)
     copy: FrequencyEventState = pickle.loads(pickle.dumps(state))
     assert frequency_event.step(config, copy, second) == frequency_event.step(config, state, second)
+
+
+def test_pickled_state_keeps_the_course_for_a_long_window() -> None:
+    samples = late(4.0, 7.0)
+    config = FrequencyEventConfig()
+    first, second = cut(samples, (19 * 50, 10_000))
+    state = frequency_event.start(config)
+    assert frequency_event.step(config, state, first) == []
+    begun = frequency_event.step(config, pickle.loads(pickle.dumps(state)), second)[0]
+    assert isinstance(begun, FrequencyEvent)
+    assert seconds(begun.onset_time_ns) == pytest.approx(12.0, abs=1e-6)
 
 
 def test_snapshot_leaves_out_what_no_decision_looks_at() -> None:
@@ -385,7 +460,7 @@ class SlowDetector:
     told: list[FrequencyEvent] = field(default_factory=list)
 
     def row(self, now: int, hz: float, slope: float, quality: int) -> None:
-        if quality & BAD or not math.isfinite(hz):
+        if quality & (BAD | TEST) or not math.isfinite(hz):
             return
         if self.last_ns is not None and now - self.last_ns > self.config.max_gap * 1.01e9:
             self.gap(now)
@@ -437,7 +512,7 @@ class SlowDetector:
         self.extreme = max([self.before, *hz[k:]], key=lambda value: abs(value - self.before))
         self.flags = 0
         for row in self.rows:
-            self.flags |= row[2] if row[0] >= self.onset_ns - history_ns else 0
+            self.flags |= row[2] if row[0] >= self.crossing_ns - 501_000_000 - history_ns else 0
         return bool(held[-1] >= self.config.displacement and held[-1] >= self.config.return_ratio * max(held))
 
     @staticmethod
@@ -489,7 +564,7 @@ def random_course(seed: int) -> Samples:
     samples = one_device(
         EPOCH_NS + np.cumsum(step_ms) * 1_000_000,
         hz,
-        rng.choice([0] * 100 + [BAD, TEST, REPLAYED], size=len(slope)).tolist(),
+        rng.choice([0] * 100 + [BAD, TEST, REPLAYED, ESTIMATED], size=len(slope)).tolist(),
         rocof_hz_per_s=slope + rng.normal(scale=2e-3, size=len(slope)),
     )
     samples.columns["frequency_hz"][rng.random(len(slope)) < 0.003] = np.nan

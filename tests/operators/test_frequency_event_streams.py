@@ -63,6 +63,17 @@ def test_recorded_disturbance_is_found_once_at_low_rates(name: str, rate: int) -
     assert np.median([seconds(event.detected_time_ns) - made.event_s for event in events]) <= 0.5
 
 
+@pytest.mark.parametrize("slope", [-0.03, -0.1])
+@pytest.mark.parametrize("window_s", [0.2, 0.5, 1.0, 2.0, 5.0, 10.0])
+def test_onset_and_course_before_do_not_depend_on_the_window(window_s: float, slope: float) -> None:
+    time_s = np.arange(50 * 50) / 50
+    hz = 50.0 + slope * np.maximum(0.0, time_s - 25.0)[:, None] + noise((len(time_s), 8), 9) / 10
+    events = started(detect(interleaved(tags(time_s), hz), rocof_config=rocof.RocofConfig(window=window_s)))
+    assert len(events) == 8
+    assert max(abs(seconds(event.onset_time_ns) - 25.0) for event in events) <= 0.1
+    assert max(abs(event.frequency_before_hz - 50.0) for event in events) <= 2e-4
+
+
 def test_event_ends_at_the_nadir_and_names_it() -> None:
     made = recording("kundur")
     ended = [event for event in detect(samples_of(made)) if event.state == "ended"]

@@ -89,10 +89,16 @@ def test_unusable_row_starts_the_window_anew(hz: float, quality: int) -> None:
     assert not out.quality.any()
 
 
-def test_rows_of_a_device_in_test_mode_are_used_and_flagged() -> None:
+def test_rows_of_a_device_in_test_mode_are_refused() -> None:
     samples = frames(30)
     samples.quality[:] = TEST
-    assert run(samples).quality.tolist() == [TEST] * 5
+    assert run(samples).rows == 0
+
+
+def test_rows_of_a_device_in_test_mode_are_used_and_flagged_when_asked_for() -> None:
+    samples = frames(30)
+    samples.quality[:] = TEST
+    assert run(samples, RocofConfig(accept_test=True)).quality.tolist() == [TEST] * 5
 
 
 def test_flag_stays_as_long_as_its_row_is_in_the_window() -> None:
@@ -229,7 +235,7 @@ def slow_rocof(config: RocofConfig, samples: Samples) -> list[tuple[int, int, fl
     for i in range(samples.rows):
         d, now = int(samples.device[i]), int(samples.time_ns[i])
         hz, quality = float(samples.columns["frequency_hz"][i]), int(samples.quality[i])
-        if not math.isfinite(hz) or quality & (BAD | SYNC_LOST):
+        if not math.isfinite(hz) or quality & (BAD | SYNC_LOST | (0 if config.accept_test else TEST)):
             windows.pop(d, None)
             continue
         if d not in last or now - last[d] > config.max_gap * 1.01e9:
@@ -270,6 +276,7 @@ CONFIGS = st.builds(
     window=st.sampled_from([0.1, 0.2, 0.5, 0.5, 1.0]),
     max_gap=st.sampled_from([0.06, 0.1]),
     max_rate=st.sampled_from([30.0, 60.0, 120.0]),
+    accept_test=st.booleans(),
 )
 
 
@@ -318,7 +325,7 @@ def outputs(state: RocofState, samples: Samples) -> tuple[list[float], list[int]
 def test_pickled_state_goes_on_identically() -> None:
     time_s = np.arange(100) / 50
     noise = np.random.default_rng(0).normal(size=(100, 30))
-    samples = interleaved(tags(time_s), 50.0 + noise, quality=TEST)
+    samples = interleaved(tags(time_s), 50.0 + noise, quality=ESTIMATED)
     first, second = cut(samples, (1700,))
     state = rocof.start(RocofConfig())
     rocof.step(RocofConfig(), state, first)

@@ -18,6 +18,8 @@ from edgeflex_operators.threshold import NODE, ThresholdConfig
 MS = 1_000_000
 BAD = int(Quality.BAD_DATA)
 SYNC_LOST = int(Quality.SYNC_LOST)
+TIME_UNCERTAIN = int(Quality.TIME_UNCERTAIN)
+TEST = int(Quality.TEST)
 
 
 def frequency(values: list[float], quality: list[int] | None = None, step_ms: int = 20) -> Samples:
@@ -66,6 +68,59 @@ def test_other_side_has_a_hold_of_its_own() -> None:
     assert states(values, above=50.2, below=49.8, hold=0.04) == [("below", 4)]
 
 
+@pytest.mark.parametrize(
+    ("step_ms", "max_gap", "told"), [(1000, 1.0, 1), (1009, 1.0, 1), (1100, 1.0, 0), (60_000, 60.0, 1)]
+)
+def test_gap_starts_the_hold_anew(step_ms: int, max_gap: float, told: int) -> None:
+    config = ThresholdConfig(column="frequency_hz", below=49.8, hold=5.0, max_gap=max_gap)
+    assert len(run(frequency([49.7] * 20, step_ms=step_ms), config)) == told
+
+
+def test_two_samples_beyond_with_silence_between_are_no_hold() -> None:
+    config = ThresholdConfig(column="frequency_hz", below=49.8, hold=5.0)
+    assert run(one_device([0, 3_600_000 * MS], [49.7, 49.7]), config) == []
+
+
+def test_gap_without_a_hold_hides_nothing() -> None:
+    config = ThresholdConfig(column="frequency_hz", below=49.8)
+    crossings = run(one_device([0, 3_600_000 * MS, 7_200_000 * MS], [50.0, 49.7, 50.0]), config)
+    assert [crossing.state for crossing in crossings] == ["below", "normal"]
+
+
+def test_value_that_jumps_to_the_other_side_is_normal_during_the_hold() -> None:
+    values = [50.3, 50.3, 50.3, 49.7, 49.7, 49.7]
+    assert states(values, above=50.2, below=49.8, hold=0.04) == [("above", 2), ("normal", 3), ("below", 5)]
+
+
+def test_value_that_jumps_to_the_other_side_names_the_limit_that_it_left() -> None:
+    config = ThresholdConfig(column="frequency_hz", above=50.2, below=49.8, hold=0.02)
+    _, normal = run(frequency([50.3, 50.3, 49.7], [0, 0, SYNC_LOST]), config)
+    assert (normal.state, normal.value, normal.limit, normal.quality) == ("normal", 49.7, 50.2, SYNC_LOST)
+
+
+def test_flags_of_the_whole_hold_are_told() -> None:
+    config = ThresholdConfig(column="frequency_hz", below=49.8, hold=0.04)
+    [below] = run(frequency([49.7, 49.7, 49.7], [SYNC_LOST, TIME_UNCERTAIN, 0]), config, sizes=(1,))
+    assert (below.state, below.quality) == ("below", SYNC_LOST | TIME_UNCERTAIN)
+
+
+def test_flags_from_before_the_hold_are_not_told() -> None:
+    config = ThresholdConfig(column="frequency_hz", below=49.8, hold=0.04)
+    [below] = run(frequency([49.7, 50.0, 49.7, 49.7, 49.7], [SYNC_LOST, TIME_UNCERTAIN, 0, 0, 0]), config)
+    assert below.quality == 0
+
+
+def test_device_in_test_mode_crosses_nothing() -> None:
+    config = ThresholdConfig(column="frequency_hz", below=49.8)
+    assert run(frequency([50.0, 49.0, 50.0], [0, TEST, 0]), config) == []
+
+
+def test_device_in_test_mode_crosses_when_asked_for_and_its_flag_passes_on() -> None:
+    config = ThresholdConfig(column="frequency_hz", below=49.8, accept_test=True)
+    crossings = run(frequency([50.0, 49.0, 50.0], [0, TEST, 0]), config)
+    assert [(crossing.state, crossing.quality) for crossing in crossings] == [("below", TEST), ("normal", 0)]
+
+
 def test_crossing_tells_value_limit_and_quality() -> None:
     config = ThresholdConfig(column="frequency_hz", below=49.8)
     samples = frequency([50.0, 49.5, 50.0], [0, SYNC_LOST, 0])
@@ -112,6 +167,15 @@ def test_clock_set_back_starts_the_hold_anew() -> None:
         ({"column": "frequency", "above": 1.0}, "column 'frequency' does not end in a unit; known endings: hz_per_s"),
         ({"column": "frequency_hz"}, "neither 'above' nor 'below' is given"),
         ({"column": "frequency_hz", "above": 49.0, "below": 51.0}, r"below \(51\) is not less than above \(49\)"),
+        ({"column": "frequency_hz", "above": 50.0, "below": 50.0}, r"below \(50\) is not less than above \(50\)"),
+        (
+            {"column": "frequency_hz", "above": 50.2, "below": 49.8, "hysteresis": 0.5},
+            r"hysteresis \(0.5\) is not less than above - below \(0.4\)",
+        ),
+        (
+            {"column": "frequency_hz", "above": 50.2, "below": 49.8, "hysteresis": 0.4},
+            r"hysteresis \(0.4\) is not less than above - below \(0.4\)",
+        ),
     ],
 )
 def test_config_that_makes_no_sense_is_refused(given_: dict[str, Any], text: str) -> None:
@@ -125,15 +189,21 @@ def test_needs_the_column_of_the_config() -> None:
     assert NODE.output(config, {}).messages == {Crossing}
 
 
-def slow_crossings(config: ThresholdConfig, samples: Samples) -> list[tuple[int, str, str]]:
+def slow_crossings(config: ThresholdConfig, samples: Samples) -> list[tuple[int, str, str, int]]:
     """The rules once more, one row after the other; rows must be in order."""
     side: dict[int, str] = {}
     since: dict[tuple[int, str], int] = {}
+    flags: dict[tuple[int, str], int] = {}
+    last: dict[int, int] = {}
     found = []
     for i in range(samples.rows):
         d, now, value = int(samples.device[i]), int(samples.time_ns[i]), float(samples.columns["frequency_hz"][i])
-        if math.isnan(value):
+        quality = int(samples.quality[i])
+        if math.isnan(value) or quality & BAD:
             continue
+        if now - last.get(d, now) > config.max_gap * 1.01e9:
+            since = {key: begun for key, begun in since.items() if key[0] != d}
+        last[d] = now
         here = side.get(d, "normal")
         high = config.above is not None and value > config.above
         low = config.below is not None and value < config.below
@@ -143,8 +213,14 @@ def slow_crossings(config: ThresholdConfig, samples: Samples) -> list[tuple[int,
         to = here
         if high or low:
             name = "above" if high else "below"
-            if name != here and now - since.setdefault((d, name), now) >= config.hold * 0.999e9:
-                to = name
+            if name != here:
+                if (d, name) not in since:
+                    since[d, name], flags[d, name] = now, 0
+                flags[d, name] |= quality
+                if now - since[d, name] >= config.hold * 0.999e9:
+                    to, quality = name, flags[d, name]
+                else:
+                    to = "normal"
         elif (here == "above" and value <= (config.above or 0.0) - config.hysteresis) or (
             here == "below" and value >= (config.below or 0.0) + config.hysteresis
         ):
@@ -152,33 +228,46 @@ def slow_crossings(config: ThresholdConfig, samples: Samples) -> list[tuple[int,
         if to != here:
             side[d] = to
             since.pop((d, to), None)
-            found.append((now, samples.devices[d], to))
+            found.append((now, samples.devices[d], to, quality))
     return found
 
 
 @settings(deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, 1), st.sampled_from([47, 48, 49, 50, 51, 52, 53, math.nan])), max_size=100),
+    st.lists(
+        st.tuples(
+            st.integers(0, 1),
+            st.sampled_from([47, 48, 49, 50, 51, 52, 53, math.nan]),
+            st.sampled_from([20, 20, 20, 20, 60, 200]),
+            st.sampled_from([0, 0, 0, BAD, SYNC_LOST, TIME_UNCERTAIN]),
+        ),
+        max_size=100,
+    ),
     st.sampled_from([(None, 49.0), (51.0, None), (51.0, 49.0), (50.0, 49.5)]),
-    st.sampled_from([0.0, 0.5, 1.0, 3.0]),
+    st.sampled_from([0.0, 0.25, 0.4]),
     st.sampled_from([0.0, 0.02, 0.06]),
     st.integers(1, 50),
 )
 def test_crossings_agree_with_a_slow_twin(
-    rows: list[tuple[int, float]],
+    rows: list[tuple[int, float, int, int]],
     limits: tuple[float | None, float | None],
     hysteresis: float,
     hold: float,
     size: int,
 ) -> None:
-    config = ThresholdConfig(column="frequency_hz", above=limits[0], below=limits[1], hysteresis=hysteresis, hold=hold)
+    config = ThresholdConfig(
+        column="frequency_hz", above=limits[0], below=limits[1], hysteresis=hysteresis, hold=hold, max_gap=0.1
+    )
     samples = Samples(
-        time_ns=np.arange(len(rows), dtype=np.int64) * 20 * MS,
+        time_ns=np.cumsum([row[2] for row in rows], dtype=np.int64) * MS,
         device=np.array([row[0] for row in rows], dtype=np.int32),
         devices=("A", "B"),
         columns={"frequency_hz": np.array([row[1] for row in rows], dtype=np.float64)},
-        quality=np.zeros(len(rows), dtype=np.uint16),
+        quality=np.array([row[3] for row in rows], dtype=np.uint16),
         received_ns=0,
     )
-    found = [(crossing.time_ns, crossing.device, crossing.state) for crossing in run(samples, config, (size,))]
+    found = [
+        (crossing.time_ns, crossing.device, crossing.state, crossing.quality)
+        for crossing in run(samples, config, (size,))
+    ]
     assert found == slow_crossings(config, samples)
