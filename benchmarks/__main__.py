@@ -33,11 +33,11 @@ def main(only: tuple[str, ...], quick: bool) -> None:
                 if part == "throughput":
                     throughput.measure(report, broker.port, rounds=rounds, sustained_s=5 if quick else 30)
                 elif part == "latency":
-                    latency.measure(report, broker.port, rounds=rounds, seconds=3 if quick else 10)
+                    latency.measure(report, broker.port, rounds=rounds, seconds=3 if quick else 6)
                 elif part == "kernels":
                     kernels.measure(report, rounds=rounds)
                 else:
-                    start_up.measure(report, broker.port, rounds=rounds, idle_s=10 if quick else 30)
+                    start_up.measure(report, broker.port, rounds=rounds, idle_s=10 if quick else 20)
     report.show(console)
     if not only and not quick:
         report.save()
