@@ -1,8 +1,9 @@
 """Sends at 1,000 messages/s what the latency benchmarks measure. `python -m benchmarks.latency_sender MODE PORT`.
 
 MODE `frames`: C37.118 frames of 20 PMUs at 50 frames/s over UDP, tagged with the time of sending; the frequency of each
-PMU jumps to and fro with each frame, so that each frame crosses a limit. MODE `mqtt`: bare MQTT messages that hold the
-time of sending.
+PMU jumps to and fro with each frame, so that each frame crosses a limit; configurations each second. MODE `start`: the
+same with configurations each 100 ms, so that a flow that starts does not wait for them. MODE `mqtt`: bare MQTT messages
+that hold the time of sending.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ def configuration(idcode: int) -> bytes:
     return body + struct.pack(">H", binascii.crc_hqx(body, 0xFFFF))
 
 
-def frames_over_udp(port: int) -> Callable[[int], None]:
+def frames_over_udp(port: int, configure_every: int) -> Callable[[int], None]:
     sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sender.connect(("127.0.0.1", port))
 
     def send(turn: int) -> None:
         idcode = turn % PMUS + 1
         try:
-            if turn % 1000 < PMUS:
+            if turn % configure_every < PMUS:
                 sender.send(configuration(idcode))
             high = turn // PMUS % 2
             sender.send(frame(idcode, time.time_ns(), 50.5 if high else 49.5))
@@ -71,7 +72,10 @@ def messages_over_mqtt(port: int) -> Callable[[int], None]:
 
 
 def main(mode: str, port: int) -> None:
-    send = frames_over_udp(port) if mode == "frames" else messages_over_mqtt(port)
+    if mode == "mqtt":
+        send = messages_over_mqtt(port)
+    else:
+        send = frames_over_udp(port, 100 if mode == "start" else 1000)
     start_s = time.monotonic()
     turn = 0
     while True:

@@ -39,7 +39,7 @@ def _first_event(mqtt_port: int, kernel_cache: str | None) -> float:
     with (
         tempfile.TemporaryDirectory() as folder,
         Listener(mqtt_port, "bench/event", _sent_with_event) as listener,
-        child(["-m", "benchmarks.latency_sender", "frames", str(port)]),
+        child(["-m", "benchmarks.latency_sender", "start", str(port)]),
     ):
         time.sleep(1.0)
         start_s = time.monotonic()
