@@ -72,10 +72,7 @@ def messages_over_mqtt(port: int) -> Callable[[int], None]:
 
 
 def main(mode: str, port: int) -> None:
-    if mode == "mqtt":
-        send = messages_over_mqtt(port)
-    else:
-        send = frames_over_udp(port, 100 if mode == "start" else 1000)
+    send = messages_over_mqtt(port) if mode == "mqtt" else frames_over_udp(port, 100 if mode == "start" else 1000)
     start_s = time.monotonic()
     turn = 0
     while True:
