@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,11 +23,11 @@ from typing import Any, Self
 from certificates import KeyPair
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
+from programs import find_program
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 20.0
 ATTEMPTS = 5
-PROGRAM_FOLDERS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
 
 
 def free_port() -> int:
@@ -249,6 +248,6 @@ class Listener:
 
 
 def _program(name: str) -> str:
-    path = shutil.which(name, path=PROGRAM_FOLDERS)
+    path = find_program(name)
     assert path is not None, f"mark the test with @pytest.mark.needs('{name}')"
     return path

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from programs import find_program
 
 from edgeflex_flow.clock import Clock, SystemClock
 from edgeflex_flow.node import Context, Counters, OpenConnection
-
-PROGRAM_FOLDERS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
-
-
-def find_program(name: str) -> str | None:
-    """The path of an operating system's program, also where only root has it on the PATH."""
-    return shutil.which(name, path=PROGRAM_FOLDERS)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -36,7 +36,7 @@ class Wakeup:
     def wake(self) -> None:
         try:
             os.write(self._write, b"!")
-        except (BlockingIOError, OSError):
+        except OSError:
             return  # full means that it is awake already; closed means that the run is over
 
     def drain(self) -> None:

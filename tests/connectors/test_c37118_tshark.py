@@ -13,6 +13,7 @@ from random import Random
 
 import pytest
 from c37118_cases import plain_config, plain_data, random_config, random_data, random_header
+from programs import find_program
 
 from edgeflex_connectors.c37118 import (
     CommandFrame,
@@ -127,8 +128,6 @@ def _frames() -> Iterator[tuple[int, bytes, ConfigFrame | None]]:
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Capture:
     # Not the `program` fixture, which lives for one test only.
-    from conftest import find_program
-
     tshark = find_program("tshark")
     assert tshark is not None
     return Capture(tshark, tmp_path_factory.mktemp("tshark"))
