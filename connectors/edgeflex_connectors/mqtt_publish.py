@@ -90,6 +90,7 @@ class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
             raise ValueError(f"`topic`: {problem}")
 
 
+@lru_cache(maxsize=4096)
 def topic_problem(topic: str) -> str | None:
     """Why nothing can be published on this topic; None if it can."""
     if not topic:
@@ -102,7 +103,6 @@ def topic_problem(topic: str) -> str | None:
     return None
 
 
-@lru_cache(maxsize=4096)
 def topic_level(device: str) -> str:
     """A device's name as part of a topic.
 
@@ -120,17 +120,23 @@ def _type(message: WireMessage) -> str:
     return Samples.tag if isinstance(message, Samples) else str(message.__struct_config__.tag)
 
 
+@lru_cache(maxsize=4096)
+def topic_of(pattern: str, device: str, message_type: str) -> str:
+    """What `topic` of the config becomes for a message of this device (may be empty) and type."""
+    return pattern.format(device=topic_level(device), type=message_type)
+
+
 def payloads(config: MqttPublishConfig, message: WireMessage) -> Iterator[tuple[str, bytes]]:
     """Topic and payload of everything that one message becomes."""
     if not isinstance(message, Samples):
-        device = topic_level(getattr(message, "device", None) or "")
-        yield config.topic.format(device=device, type=_type(message)), encode_message(message)
+        device: str = getattr(message, "device", None) or ""
+        yield topic_of(config.topic, device, _type(message)), encode_message(message)
     elif "{device}" not in config.topic:
         if message.rows:
-            yield config.topic.format(type=Samples.tag), encode_samples(message)
+            yield topic_of(config.topic, "", Samples.tag), encode_samples(message)
     else:
         for code in np.unique(message.device).tolist():
-            topic = config.topic.format(device=topic_level(message.devices[code]), type=Samples.tag)
+            topic = topic_of(config.topic, message.devices[code], Samples.tag)
             yield topic, encode_samples(message.take(message.device == code))
 
 

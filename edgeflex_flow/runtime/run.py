@@ -76,11 +76,16 @@ def _nothing() -> None:
 
 def count_on(wire: Counters, messages: Sequence[object]) -> None:
     """Count messages (and their rows) that a reader takes from a wire."""
+    wire.add_all(messages=len(messages), rows=rows_of(messages))
+
+
+def rows_of(messages: Sequence[object]) -> int:
+    """Rows of all samples among the messages."""
     rows = 0
     for message in messages:
         if isinstance(message, Samples):
-            rows += message.rows
-    wire.add_all(messages=len(messages), rows=rows)
+            rows += len(message.time_ns)
+    return rows
 
 
 class FlowRun:
@@ -181,11 +186,7 @@ class FlowRun:
 
     def emitted(self, node: str, messages: list[WireMessage]) -> None:
         """Count what a node gave, and show it to the node's tap."""
-        rows = 0
-        for message in messages:
-            if isinstance(message, Samples):
-                rows += message.rows
-        self.counters[node].add_all(messages_out=len(messages), rows_out=rows)
+        self.counters[node].add_all(messages_out=len(messages), rows_out=rows_of(messages))
         tap = self.taps.get(node)
         if tap is not None:
             for message in messages:

@@ -30,6 +30,8 @@ OUT_OF_ORDER = 3
 REFUSED = 4
 """A device beyond `max_devices`: to be dropped. Reported in `Rows.letters`."""
 
+TEST = int(Quality.TEST)
+
 CLOCK_SET_BACK_NS = 1_000_000_000
 """A device whose rows stay behind its last one for this long, while increasing among themselves, is believed: either
 its clock was set back, or a single tag from the future had put the last row ahead."""
@@ -57,9 +59,9 @@ def read_only(dtype: str) -> str:
     return f"Array({dtype}, 1, 'A', readonly=True)"
 
 
-def refused_flags(always: Quality, *, accept_test: bool) -> int:
+def refused_flags(always: int, *, accept_test: bool) -> int:
     """The flags that make a row unusable: IEEE C37.118.2 says to use values of a device in test mode for nothing."""
-    return int(always if accept_test else always | Quality.TEST)
+    return always if accept_test else always | TEST
 
 
 class Rows(NamedTuple):

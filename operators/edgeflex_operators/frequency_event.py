@@ -25,7 +25,7 @@ from edgeflex_operators._devices import (
     unrolled,
 )
 
-REFUSED_QUALITY = Quality.BAD_DATA | Quality.SYNC_LOST
+REFUSED_QUALITY = int(Quality.BAD_DATA | Quality.SYNC_LOST)
 CLIPPED = int(Quality.CLIPPED)
 FLAGS = 16
 NEVER_NS = -(2**62)

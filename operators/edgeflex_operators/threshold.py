@@ -17,7 +17,7 @@ from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessag
 from edgeflex_flow.units import SUFFIXES, UNITLESS_SUFFIXES, names_its_unit
 from edgeflex_operators._devices import RESTARTS, AcceptTest, DeviceClock, grown, read_only, refused_flags
 
-REFUSED_QUALITY = Quality.BAD_DATA
+REFUSED_QUALITY = int(Quality.BAD_DATA)
 
 # Sides of a device's value.
 BELOW, NORMAL, ABOVE = -1, 0, 1
