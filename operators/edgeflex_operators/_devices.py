@@ -59,9 +59,22 @@ def read_only(dtype: str) -> str:
     return f"Array({dtype}, 1, 'A', readonly=True)"
 
 
-def refused_flags(always: int, *, accept_test: bool) -> int:
-    """The flags that make a row unusable: IEEE C37.118.2 says to use values of a device in test mode for nothing."""
-    return always if accept_test else always | TEST
+class RowRules(NamedTuple):
+    """What an operator asks of rows. Made once for each config: `step` runs for every frame."""
+
+    unusable: int
+    """Quality flags of rows that it must not use."""
+    max_gap_ns: int
+    max_devices: int
+
+
+def row_rules(refused: int, *, accept_test: bool, max_gap_s: float, max_devices: int) -> RowRules:
+    """Rules that refuse rows with the flags `refused`, and by IEEE C37.118.2 those of devices in test mode.
+
+    A gap is a time of more than `max_gap_s` and 1 % between two rows, since tags are rounded.
+    """
+    unusable = refused if accept_test else refused | TEST
+    return RowRules(unusable, int(min(max_gap_s * 1.01e9, NO_GAP_NS)), max_devices)
 
 
 class Rows(NamedTuple):
@@ -152,19 +165,11 @@ class DeviceClock:
         """How many slots are taken."""
         return len(self.slot_of)
 
-    def follow(
-        self,
-        samples: Samples,
-        values: NDArray[np.float64],
-        *,
-        unusable: int,
-        max_gap_s: float,
-        max_devices: int,
-    ) -> Rows:
+    def follow(self, samples: Samples, values: NDArray[np.float64], rules: RowRules) -> Rows:
         """Slots and verdicts of a batch's rows; `values` is the column that must be finite.
 
-        A gap is a time of more than `max_gap_s` and 1 % between two rows, since tags are rounded. Raises
-        BadMessageError when the batch is malformed: its parts differ in length, or a device code is out of range.
+        Raises BadMessageError when the batch is malformed: its parts differ in length, or a device code is out of
+        range.
         """
         n = len(samples.time_ns)
         if not n == len(samples.device) == len(samples.quality) == len(values):
@@ -172,7 +177,6 @@ class DeviceClock:
         slots = self._slots(samples.devices)
         slot = np.empty(n, dtype=np.int32)
         verdict = np.empty(n, dtype=np.uint8)
-        max_gap_ns = int(min(max_gap_s * 1.01e9, NO_GAP_NS))
         at = out_of_order = refused = 0
         while True:
             at, late, beyond = follow_rows(
@@ -182,8 +186,8 @@ class DeviceClock:
                 samples.time_ns,
                 values,
                 samples.quality,
-                unusable,
-                max_gap_ns,
+                rules.unusable,
+                rules.max_gap_ns,
                 self.clock,
                 slot,
                 verdict,
@@ -194,13 +198,13 @@ class DeviceClock:
                 break
             if at < 0:
                 raise BadMessageError("; ".join(samples.problems()), reason="malformed_samples")
-            self._admit(samples, slots, at, max_devices)
+            self._admit(samples, slots, at, rules.max_devices)
         letters: list[DeadLetter] = []
         if out_of_order:
             text = "rows not later than the last one of their device"
             letters.append(_letter("out_of_order", text, samples, verdict == OUT_OF_ORDER))
         if refused:
-            text = f"rows of devices beyond max_devices ({max_devices})"
+            text = f"rows of devices beyond max_devices ({rules.max_devices})"
             letters.append(_letter("too_many_devices", text, samples, verdict == REFUSED))
         return Rows(slot, verdict, letters)
 

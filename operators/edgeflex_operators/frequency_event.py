@@ -21,7 +21,7 @@ from edgeflex_operators._devices import (
     grown,
     grown_rings,
     read_only,
-    refused_flags,
+    row_rules,
     unrolled,
 )
 
@@ -570,13 +570,10 @@ def step(config: FrequencyEventConfig, state: FrequencyEventState, samples: Samp
     state.window_s = max(state.window_s, _longest_window_s(delay_s))
     if _span_ns(config, state.window_s) != state.span_ns or _capacity(config, state.window_s) > state.capacity:
         state.refit(config)
-    slot, verdict, letters = state.clock.follow(
-        samples,
-        frequency_hz,
-        unusable=refused_flags(REFUSED_QUALITY, accept_test=config.accept_test),
-        max_gap_s=config.max_gap,
-        max_devices=config.max_devices,
+    rules = row_rules(
+        REFUSED_QUALITY, accept_test=config.accept_test, max_gap_s=config.max_gap, max_devices=config.max_devices
     )
+    slot, verdict, letters = state.clock.follow(samples, frequency_hz, rules)
     if state.clock.used > len(state.episodes):
         state.grow()
     messages: list[WireMessage] = []

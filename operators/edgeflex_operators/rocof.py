@@ -19,10 +19,11 @@ from edgeflex_operators._devices import (
     UNUSABLE,
     AcceptTest,
     DeviceClock,
+    RowRules,
     grown,
     grown_rings,
     read_only,
-    refused_flags,
+    row_rules,
     unrolled,
 )
 
@@ -93,9 +94,11 @@ class RocofConfig(NodeConfig, frozen=True, kw_only=True):
 class RocofState:
     """Windows of all devices; tables have a row, rings a column for each slot of `clock`."""
 
-    window_ns: int
-    """Length that the windows were filled for."""
-    capacity: int
+    config: RocofConfig
+    """What the windows were filled for."""
+    window_ns: int = field(init=False)
+    capacity: int = field(init=False)
+    rules: RowRules = field(init=False)
     clock: DeviceClock = field(default_factory=DeviceClock)
     windows: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, _WINDOWS), dtype=np.int64))
     sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, _SUMS)))
@@ -105,6 +108,9 @@ class RocofState:
     ring_hz: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.window_ns = _window_ns(self.config)
+        self.capacity = _capacity(self.config)
+        self.rules = _rules(self.config)
         self.ring_ns = np.zeros((self.capacity, 0), dtype=np.int64)
         self.ring_hz = np.zeros((self.capacity, 0))
 
@@ -119,6 +125,8 @@ class RocofState:
 
     def refit(self, config: RocofConfig) -> None:
         """Follow a config that a policy changed: more room, and a longer window is full only once it has filled."""
+        self.config = config
+        self.rules = _rules(config)
         first, count = self.windows[:, FIRST], self.windows[:, COUNT]
         capacity = max(self.capacity, _capacity(config))
         self.ring_ns = unrolled(self.ring_ns, first, count, capacity)
@@ -137,6 +145,12 @@ def _window_ns(config: RocofConfig) -> int:
 def _capacity(config: RocofConfig) -> int:
     """Samples that a window holds at `max_rate`: both ends belong to it, and rounding may add one."""
     return math.ceil(config.window * 1.001 * config.max_rate) + 2
+
+
+def _rules(config: RocofConfig) -> RowRules:
+    return row_rules(
+        REFUSED_QUALITY, accept_test=config.accept_test, max_gap_s=config.max_gap, max_devices=config.max_devices
+    )
 
 
 # Kernels take whole tables and a slot: a view of one row would cost an atomic reference count each time.
@@ -282,21 +296,15 @@ def slide(
 
 
 def start(config: RocofConfig) -> RocofState:
-    return RocofState(window_ns=_window_ns(config), capacity=_capacity(config))
+    return RocofState(config)
 
 
 def step(config: RocofConfig, state: RocofState, samples: Samples) -> list[WireMessage]:
     frequency_hz = samples.columns["frequency_hz"]
-    window_ns = _window_ns(config)
-    if window_ns != state.window_ns or _capacity(config) > state.capacity:
+    if config is not state.config:
         state.refit(config)
-    slot, verdict, letters = state.clock.follow(
-        samples,
-        frequency_hz,
-        unusable=refused_flags(REFUSED_QUALITY, accept_test=config.accept_test),
-        max_gap_s=config.max_gap,
-        max_devices=config.max_devices,
-    )
+    window_ns = state.window_ns
+    slot, verdict, letters = state.clock.follow(samples, frequency_hz, state.rules)
     if state.clock.used > len(state.windows):
         state.grow()
     n = samples.rows

@@ -15,7 +15,7 @@ from edgeflex_flow.kernel import kernel
 from edgeflex_flow.messages import Crossing, Quality, Samples
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
 from edgeflex_flow.units import SUFFIXES, UNITLESS_SUFFIXES, names_its_unit
-from edgeflex_operators._devices import RESTARTS, AcceptTest, DeviceClock, grown, read_only, refused_flags
+from edgeflex_operators._devices import RESTARTS, AcceptTest, DeviceClock, RowRules, grown, read_only, row_rules
 
 REFUSED_QUALITY = int(Quality.BAD_DATA)
 
@@ -101,8 +101,20 @@ class ThresholdConfig(NodeConfig, frozen=True, kw_only=True):
 class ThresholdState:
     """On which side each device is; `sides` has a row for each slot of `clock`."""
 
+    config: ThresholdConfig
+    rules: RowRules = field(init=False)
     clock: DeviceClock = field(default_factory=DeviceClock)
     sides: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, _SIDES), dtype=np.int64))
+
+    def __post_init__(self) -> None:
+        self.adopt(self.config)
+
+    def adopt(self, config: ThresholdConfig) -> None:
+        """Follow a config that a policy changed."""
+        self.config = config
+        self.rules = row_rules(
+            REFUSED_QUALITY, accept_test=config.accept_test, max_gap_s=config.max_gap, max_devices=config.max_devices
+        )
 
 
 @kernel(
@@ -167,19 +179,15 @@ def cross(
     return changed
 
 
-def start(_config: ThresholdConfig) -> ThresholdState:
-    return ThresholdState()
+def start(config: ThresholdConfig) -> ThresholdState:
+    return ThresholdState(config)
 
 
 def step(config: ThresholdConfig, state: ThresholdState, samples: Samples) -> list[WireMessage]:
     values = samples.columns[config.column]
-    slot, verdict, letters = state.clock.follow(
-        samples,
-        values,
-        unusable=refused_flags(REFUSED_QUALITY, accept_test=config.accept_test),
-        max_gap_s=config.max_gap,
-        max_devices=config.max_devices,
-    )
+    if config is not state.config:
+        state.adopt(config)
+    slot, verdict, letters = state.clock.follow(samples, values, state.rules)
     state.sides = grown(state.sides, state.clock.used)
     changes = np.empty((samples.rows, _CHANGES), dtype=np.int64)
     changed = cross(

@@ -21,6 +21,7 @@ from edgeflex_operators._devices import (
     Rows,
     grown,
     grown_rings,
+    row_rules,
     unrolled,
 )
 
@@ -29,9 +30,8 @@ SYNC_LOST = int(Quality.SYNC_LOST)
 
 
 def follow(clock: DeviceClock, samples: Samples, max_devices: int = 100) -> Rows:
-    return clock.follow(
-        samples, samples.columns["frequency_hz"], unusable=SYNC_LOST, max_gap_s=0.1, max_devices=max_devices
-    )
+    rules = row_rules(SYNC_LOST, accept_test=True, max_gap_s=0.1, max_devices=max_devices)
+    return clock.follow(samples, samples.columns["frequency_hz"], rules)
 
 
 def verdicts(times_ms: list[int], clock: DeviceClock | None = None) -> list[int]:
