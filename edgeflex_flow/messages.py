@@ -191,6 +191,99 @@ class Crossing(Message, frozen=True, kw_only=True, tag="crossing"):
     quality: int = 0
 
 
+class EventWindow(Message, frozen=True, kw_only=True, tag="event_window"):
+    """An event of the grid together with what was measured around it. For operators; large on a databus."""
+
+    event: FrequencyEvent
+    """The event as the device that saw it first told it."""
+    onset_time_ns: TimeNs
+    """Median onset over the devices that saw the event, UTC nanoseconds."""
+    begin_ns: TimeNs
+    end_ns: TimeNs
+    """The window: samples with begin_ns <= time < end_ns."""
+    samples: Samples
+    """Rows of all devices, device after device, each in order of time."""
+    missing: tuple[str, ...] = ()
+    """Devices of which the window lacks rows, wholly or in part."""
+
+
+EstimateStatus: TypeAlias = Literal[
+    "ok",
+    "no_unit_data",
+    "no_data",
+    "bad_data",
+    "tripped",
+    "not_excited",
+    "phase_jump",
+    "ill_conditioned",
+    "model_mismatch",
+    "implausible",
+]
+"""Whether an estimate was accepted, and if not, why not."""
+
+
+class InertiaEstimate(Message, frozen=True, kw_only=True, tag="inertia_estimate"):
+    """The inertia of one generating unit, with its uncertainty, or the reason why there is none.
+
+    Holds what is needed to make it again from the store: window, configuration, unit data and version.
+    """
+
+    event_id: str
+    device: str
+    time_ns: TimeNs
+    """Onset of the event that it was made from, or the end of the window of a method without event."""
+    method: Literal["event", "online", "ambient"]
+    indicative: bool = False
+    """True for methods whose interval is not tested for coverage."""
+    status: EstimateStatus
+    reason: str = ""
+    """In words, with the numbers that decided; empty when accepted."""
+    remarks: tuple[str, ...] = ()
+    """What makes an accepted estimate worse than it could be, such as `bus_frequency`, `clock_offset`, `late_rows`."""
+    h_s: float | None = None
+    """Inertia constant in s on the unit's rated power; None when not accepted."""
+    h_ci95_low_s: float | None = None
+    h_ci95_high_s: float | None = None
+    kinetic_energy_mws: float | None = None
+    rated_power_mva: float | None = None
+    begin_ns: TimeNs
+    end_ns: TimeNs
+    rows: int
+    """Rows that were used."""
+    quality: int = 0
+    """All `Quality` flags of those rows."""
+    config_digest: str = ""
+    unit_digest: str = ""
+    """First 16 hex digits of the SHA-256 of the configuration and of the unit's data as JSON."""
+    version: str = ""
+    """Version of edgeflex-flow and of the method."""
+
+
+class SystemInertia(Message, frozen=True, kw_only=True, tag="system_inertia"):
+    """Kinetic energy of the whole system: the sum over its units, cross-checked where the lost power is known."""
+
+    event_id: str
+    time_ns: TimeNs
+    kinetic_energy_mws: float | None
+    """None when no unit could be estimated."""
+    ci95_low_mws: float | None = None
+    ci95_high_mws: float | None = None
+    reason: str = ""
+    """Why there is no sum; empty when there is one."""
+    estimated: tuple[str, ...] = ()
+    """Units whose estimates were accepted."""
+    assumed: tuple[str, ...] = ()
+    """Units that count with their known constant, or with a wide guess where they could not be estimated."""
+    tripped: tuple[str, ...] = ()
+    """Units that the event took off the grid: they do not count."""
+    lost_power_mw: float | None = None
+    """Lost power, when it is known."""
+    kinetic_energy_from_lost_power_mws: float | None = None
+    agrees: bool | None = None
+    """Whether the two ways differ by at most a quarter; None when the lost power is not known."""
+    quality: int = 0
+
+
 class Alarm(Message, frozen=True, kw_only=True, tag="alarm"):
     """Something that a person should see."""
 
@@ -214,13 +307,22 @@ class DeadLetter(Message, frozen=True, kw_only=True, tag="dead_letter"):
     """The first bytes of what was wrong (base64 in JSON)."""
 
 
+def _plain(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"JSON holds no {type(value).__name__}")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_plain)
+
+
 def encode_message(message: Message) -> bytes:
     """A message as JSON, its meaning in the key `type`.
 
     >>> encode_message(Alarm(source="n", severity="info", text="x", time_ns=1))[:15]
     b'{"type":"alarm"'
     """
-    return msgspec.json.encode(message)
+    return _encoder.encode(message)
 
 
 def decode_message(payload: bytes | str, types: Sequence[type[Message]]) -> Message:
@@ -232,5 +334,12 @@ def decode_message(payload: bytes | str, types: Sequence[type[Message]]) -> Mess
     return decoded
 
 
-BUILT_IN_MESSAGES: tuple[type[Message], ...] = (FrequencyEvent, Crossing, Alarm, DeadLetter)
-"""The message types that edgeflex-flow itself defines."""
+BUILT_IN_MESSAGES: tuple[type[Message], ...] = (
+    FrequencyEvent,
+    Crossing,
+    InertiaEstimate,
+    SystemInertia,
+    Alarm,
+    DeadLetter,
+)
+"""The message types that edgeflex-flow itself defines and reads from a bus; `EventWindow` stays within a flow."""

@@ -1,0 +1,52 @@
+"""Data of generating units that inertia estimation needs: a file of its own, `units.yaml`."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from edgeflex_flow.node import quantity
+
+
+class Governor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is known of a unit's governor: centres of priors, never certainties."""
+
+    gain_pu: Annotated[float, Meta(ge=0, le=200, description="1 / droop, in pu of power over pu of frequency.")] = 20.0
+    uncertainty: Annotated[
+        float, Meta(gt=0, le=3, description="Standard deviation of the logarithm of the gain: 0.1 is about 10 %.")
+    ] = 0.7
+
+
+class GeneratingUnit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One generating unit. Reactances and resistance are in pu on the machine's own base (rated power and voltage)."""
+
+    rated_power: Annotated[float, quantity("MVA", "Rated apparent power.", gt=0, le=10_000)]
+    rated_voltage: Annotated[
+        float | None, quantity("kV", "Rated line-to-line voltage; needed with phasors.", gt=0, le=1000)
+    ] = None
+    transient_reactance_pu: Annotated[float | None, Meta(gt=0, le=5, description="X'd.")] = None
+    subtransient_reactance_pu: Annotated[float | None, Meta(gt=0, le=5, description="X''d.")] = None
+    armature_resistance_pu: Annotated[float, Meta(ge=0, le=0.5, description="Ra.")] = 0.0
+    quadrature_reactance_pu: Annotated[float | None, Meta(gt=0, le=20, description="Xq, if known.")] = None
+    transient_quadrature_reactance_pu: Annotated[float | None, Meta(gt=0, le=10, description="X'q, if known.")] = None
+    quadrature_time_constant: Annotated[float | None, quantity("s", "T'q0, if known.", gt=0, le=20)] = None
+    subtransient_quadrature_time_constant: Annotated[float | None, quantity("s", "T''q0, if known.", gt=0, le=1)] = None
+    governor: Annotated[
+        Governor | None, Meta(description="What is known of the governor; null: the unit has none.")
+    ] = Governor()
+    inertia_constant: Annotated[
+        float | None,
+        quantity("s", "H, if known: counts in the sum when no estimate is accepted.", gt=0, le=1000),
+    ] = None
+
+
+UnitTable = dict[str, GeneratingUnit]
+"""Generating units by the name of the device (PMU) that measures at their terminals."""
+
+
+def digest(value: object) -> str:
+    """First 16 hex digits of the SHA-256 of a value as JSON: names a configuration without repeating it."""
+    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:16]
