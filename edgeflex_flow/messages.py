@@ -246,6 +246,15 @@ class InertiaEstimate(Message, frozen=True, kw_only=True, tag="inertia_estimate"
     h_ci95_high_s: float | None = None
     kinetic_energy_mws: float | None = None
     rated_power_mva: float | None = None
+    guess_h_s: float = 4.0
+    """The best that can be said of H when the estimate was not accepted, for sums over many units."""
+    deviation: float = 0.6
+    """Standard deviation of the logarithm of `h_s`, or of `guess_h_s`."""
+    power_before_mw: float | None = None
+    """Air-gap power before the event: what the grid lost, where the unit tripped."""
+    rocof_hz_per_s: float | None = None
+    """Slope of the rotor's frequency over the first 0.5 s after the onset."""
+    nominal_hz: float
     begin_ns: TimeNs
     end_ns: TimeNs
     rows: int
@@ -277,7 +286,7 @@ class SystemInertia(Message, frozen=True, kw_only=True, tag="system_inertia"):
     tripped: tuple[str, ...] = ()
     """Units that the event took off the grid: they do not count."""
     lost_power_mw: float | None = None
-    """Lost power, when it is known."""
+    """Lost power, when it is known: given, or that of the units that tripped."""
     kinetic_energy_from_lost_power_mws: float | None = None
     agrees: bool | None = None
     """Whether the two ways differ by at most a quarter; None when the lost power is not known."""

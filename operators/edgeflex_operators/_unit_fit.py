@@ -1,0 +1,617 @@
+"""Inertia of one generating unit from what was measured around an event: the checks before and after the fit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeflex_flow.messages import EstimateStatus, Quality, Samples
+from edgeflex_operators import _swing as swing
+from edgeflex_operators._units import GeneratingUnit
+
+METHOD_VERSION = "1"
+"""Changes whenever the same window may give another estimate."""
+
+TYPICAL_H_S, TYPICAL_DEVIATION = 4.0, 0.6
+"""What is assumed of a unit of which nothing is known."""
+
+UNUSABLE = int(Quality.BAD_DATA | Quality.SYNC_LOST | Quality.TEST)
+
+LEAST_BEFORE_S = 1.0
+LEAST_AFTER_S = 3.0
+ONSET_MARGIN_S = 0.25
+"""How long before the onset the baseline ends: the onset may be told late."""
+LEAST_SHARE = 0.9
+LONGEST_GAP_S = 0.2
+MOST_JITTER = 0.2
+"""Of a frame: time tags farther from the grid than this are another stream's, or a clock's that is being set."""
+
+MOST_APPARENT_POWER_PU = 2.5
+VOLTAGE_BAND_PU = (0.7, 1.3)
+LEAST_POWER_PU = -0.02
+PLAUSIBLE_H_S = (0.2, 120.0)
+USUAL_H_S = (1.0, 12.0)
+
+# Least noise that is believed of a measurement: 0.1 mrad is a total vector error of 0.01 %.
+ANGLE_FLOOR_RAD = 1e-4
+POWER_FLOOR_PU = 2e-5
+DRIFT_SHARE = 0.005
+"""Unmodelled mechanical power walks by this share of the largest change of power in a second's square root."""
+
+# Priors: medians, and standard deviations of logarithms, from textbook ranges (P. Kundur 1994, tables 4.2 and 9.1).
+PRIOR = {
+    swing.LOG_M: (8.0, 1.5),
+    swing.LOG_K: (20.0, 0.7),
+    swing.LOG_T1: (0.2, 1.0),
+    swing.LOG_T3: (4.0, 0.8),
+    swing.LOG_XQ: (4.8, 0.4),
+    swing.LOG_TQ: (0.6, 0.5),
+    swing.LOG_XQ1: (1.4, 0.35),
+    swing.LOG_TQ1: (0.05, 0.3),
+}
+LEAD_PRIOR = (0.35, 0.4)
+DAMPING_PRIOR = (0.0, 0.5)
+OFFSET_DEVIATION_HZ = 0.1
+KNOWN_DEVIATION = 0.1
+"""Standard deviation of the logarithm of a machine constant that the unit's data give."""
+NO_GOVERNOR_GAIN = 0.01
+TYPICAL_TRANSIENT_REACTANCE_PU = 0.3
+TYPICAL_SUBTRANSIENT_RATIO = 0.75
+
+# How much wider than the fit's own the interval is, found by cross-validation over simulated systems; see
+# docs/estimating-inertia.md.
+INFLATION = 1.3
+MODEL_DEVIATION = 0.025
+BUS_FREQUENCY_DEVIATION = 0.12
+TYPICAL_REACTANCE_DEVIATION = 0.06
+DOUBTFUL_DEVIATION = 0.3
+"""At least so uncertain is a fit that does not agree with the measurements."""
+LARGEST_ERROR = 30.0
+"""Largest normalised error of a predicted angle that is not a jump."""
+NORMAL_95 = 1.959964
+
+OTHER_STARTS = ({swing.LOG_TQ: 1.0, swing.LOG_XQ: -0.5}, {swing.LOG_TQ: -0.7, swing.LOG_M: 0.7}, {swing.LOG_M: -0.7})
+"""Changes to the priors' medians from which the search begins again when the first did not end well."""
+GOOD_RESIDUAL = 1.4
+
+
+class Limits(NamedTuple):
+    """What an estimate must meet to be accepted."""
+
+    min_deviation_hz: float
+    stand_out: float
+    """How many times the range before the onset the range after it must be."""
+    max_deviation: float
+    """Largest standard deviation of the logarithm of H."""
+    max_residual: float
+    """Largest mean square of normalised prediction errors."""
+
+
+@dataclass(frozen=True)
+class UnitFit:
+    """What was found about a unit. `status` other than "ok" comes with `reason`, a sentence with the numbers."""
+
+    status: EstimateStatus
+    reason: str = ""
+    remarks: tuple[str, ...] = ()
+    h_s: float | None = None
+    deviation: float = TYPICAL_DEVIATION
+    """Standard deviation of the logarithm of H."""
+    guess_h_s: float = TYPICAL_H_S
+    """The best that can be said where no estimate is accepted, with `deviation`."""
+    rows: int = 0
+    quality: int = 0
+    power_before_pu: float | None = None
+    rocof_hz_per_s: float | None = None
+    """Slope of the rotor's frequency over the first 0.5 s."""
+    time_s: NDArray[np.float64] | None = None
+    """Relative to the onset, shape (n,), as the next two."""
+    measured_hz: NDArray[np.float64] | None = None
+    """Rotor frequency as it follows from the phasors."""
+    fitted_hz: NDArray[np.float64] | None = None
+    """Rotor frequency as the fitted swing equation gives it from the measured power."""
+
+    @property
+    def interval_s(self) -> tuple[float, float] | None:
+        """The 95 % interval of H; None when not accepted."""
+        if self.h_s is None:
+            return None
+        factor = math.exp(NORMAL_95 * self.deviation)
+        return self.h_s / factor, self.h_s * factor
+
+
+class _RefusedError(Exception):
+    """No estimate for this reason."""
+
+    def __init__(
+        self,
+        status: EstimateStatus,
+        reason: str,
+        *,
+        guess_h_s: float = TYPICAL_H_S,
+        deviation: float = TYPICAL_DEVIATION,
+        power_before_pu: float | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.status: EstimateStatus = status
+        self.guess_h_s = guess_h_s
+        self.deviation = deviation
+        self.power_before_pu = power_before_pu
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A unit's rows on a regular grid of n frames."""
+
+    step_s: float
+    time_s: NDArray[np.float64]
+    """Relative to the onset."""
+    valid: NDArray[np.bool_]
+    before: int
+    """Frames before the onset, less the margin."""
+    columns: dict[str, NDArray[np.float64]]
+    rows: int
+    quality: int
+
+
+def fit_unit(
+    samples: Samples,
+    device: str,
+    unit: GeneratingUnit | None,
+    *,
+    onset_ns: int,
+    begin_ns: int,
+    end_ns: int,
+    limits: Limits,
+    nominal_hz: float,
+) -> UnitFit:
+    """Estimate the inertia of the unit at whose terminals `device` measures. Never raises on bad data: says why not."""
+    if unit is None:
+        return UnitFit("no_unit_data", f"no data of a unit '{device}'")
+    rows = quality = 0
+    try:
+        grid = _grid(samples, device, onset_ns, begin_ns, end_ns)
+        rows, quality = grid.rows, grid.quality
+        fitted = _fit(grid, unit, limits, nominal_hz)
+    except _RefusedError as refusal:
+        return UnitFit(
+            refusal.status,
+            str(refusal),
+            deviation=refusal.deviation,
+            guess_h_s=refusal.guess_h_s,
+            rows=rows,
+            quality=quality,
+            power_before_pu=refusal.power_before_pu,
+        )
+    return fitted
+
+
+# From rows to a grid --------------------------------------------------------------------------------------------------
+
+
+def _grid(samples: Samples, device: str, onset_ns: int, begin_ns: int, end_ns: int) -> _Grid:
+    code = samples.devices.index(device) if device in samples.devices else -1
+    mine = (samples.device == code) & (samples.time_ns >= begin_ns) & (samples.time_ns < end_ns)
+    time_ns = samples.time_ns[mine]
+    if len(time_ns) < 2:
+        raise _RefusedError("no_data", "no rows in the window")
+    if np.any(np.diff(time_ns) <= 0):
+        raise _RefusedError("bad_data", "time tags that do not increase")
+    step_s = float(np.median(np.diff(time_ns))) * 1e-9
+    steps_per_s = round(1.0 / step_s)
+    if abs(1.0 / step_s - steps_per_s) < 0.02 * steps_per_s:
+        step_s = 1.0 / steps_per_s  # time tags are rounded
+    place_exact = (time_ns - time_ns[0]) * 1e-9 / step_s
+    place = np.rint(place_exact).astype(np.int64)
+    stray = np.abs(place_exact - place) > MOST_JITTER
+    if stray.mean() > 0.02 or np.any(np.diff(place) == 0):
+        raise _RefusedError("bad_data", f"{int(stray.sum())} of {len(time_ns)} time tags off the frame rate's grid")
+    flags = samples.quality[mine]
+    usable = (flags & UNUSABLE) == 0
+    columns = {name: values[mine] for name, values in samples.columns.items()}
+    needed = _needed(columns)
+    for name in needed:
+        usable &= np.isfinite(columns[name])
+    n = int(place[-1]) + 1
+    valid = np.zeros(n, dtype=np.bool_)
+    valid[place[usable]] = True
+    time_s = (time_ns[0] - onset_ns) * 1e-9 + step_s * np.arange(n)
+    _check_coverage(valid, time_s, step_s, int(usable.sum()), len(time_ns))
+    on_grid = {name: _filled(columns[name][usable], place[usable], n, angle=name.endswith("_rad")) for name in needed}
+    before = int(np.searchsorted(time_s, -ONSET_MARGIN_S))
+    quality = int(np.bitwise_or.reduce(flags[usable], initial=0))
+    return _Grid(step_s, time_s, valid, before, on_grid, int(usable.sum()), quality)
+
+
+PHASORS = ("voltage_v", "voltage_angle_rad", "current_a", "current_angle_rad")
+WITHOUT_PHASORS = ("frequency_hz", "active_power_w")
+
+
+def _needed(columns: dict[str, NDArray[np.float64]]) -> tuple[str, ...]:
+    """The columns to use: phasors where most rows have them, else frequency and power."""
+    for names in (PHASORS, WITHOUT_PHASORS):
+        if all(name in columns and np.isfinite(columns[name]).mean() > 0.5 for name in names):
+            return names
+    raise _RefusedError(
+        "no_data", f"neither {', '.join(PHASORS)} nor {', '.join(WITHOUT_PHASORS)}; known: {', '.join(columns)}"
+    )
+
+
+def _check_coverage(
+    valid: NDArray[np.bool_], time_s: NDArray[np.float64], step_s: float, usable: int, rows: int
+) -> None:
+    if usable < rows * LEAST_SHARE:
+        raise _RefusedError("bad_data", f"only {usable} of {rows} rows are usable")
+    first, last = (time_s[valid][[0, -1]]) if valid.any() else (0.0, 0.0)
+    if first > -LEAST_BEFORE_S - ONSET_MARGIN_S or last < LEAST_AFTER_S:
+        raise _RefusedError(
+            "no_data",
+            f"rows from {first:.2f} s to {last:.2f} s about the onset; at least {-LEAST_BEFORE_S - ONSET_MARGIN_S:g} s "
+            f"to {LEAST_AFTER_S:g} s are needed",
+        )
+    there = np.flatnonzero(valid)
+    gap_s = float(np.diff(there).max(initial=1)) * step_s
+    if gap_s > LONGEST_GAP_S:
+        raise _RefusedError("bad_data", f"a gap of {gap_s:.2f} s; at most {LONGEST_GAP_S:g} s")
+    if valid[there[0] : there[-1] + 1].mean() < LEAST_SHARE:
+        raise _RefusedError("bad_data", f"only {int(valid.sum())} of {len(valid)} frames came")
+
+
+def _filled(values: NDArray[np.float64], place: NDArray[np.int64], n: int, *, angle: bool) -> NDArray[np.float64]:
+    """Values on the grid; the filter skips what is between, but the rotor's flux needs a current there."""
+    filled: NDArray[np.float64] = np.interp(np.arange(n), place, np.unwrap(values) if angle else values)
+    return filled
+
+
+# From a grid to per unit ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _PerUnit:
+    """Terminal quantities in pu of the unit."""
+
+    voltage: NDArray[np.complex128]
+    current: NDArray[np.complex128]
+    subtransient: float
+    transient: float
+    resistance: float
+    remarks: tuple[str, ...]
+
+    @property
+    def power(self) -> NDArray[np.float64]:
+        """Air-gap power."""
+        real: NDArray[np.float64] = (self.voltage * np.conj(self.current)).real
+        return real + self.resistance * np.abs(self.current) ** 2
+
+
+def _per_unit(grid: _Grid, unit: GeneratingUnit, nominal_hz: float) -> _PerUnit:
+    remarks: list[str] = []
+    transient = unit.transient_reactance_pu
+    if transient is None:
+        transient = TYPICAL_TRANSIENT_REACTANCE_PU
+        remarks.append("typical_reactance")
+    subtransient = unit.subtransient_reactance_pu or TYPICAL_SUBTRANSIENT_RATIO * transient
+    columns = grid.columns
+    rated_va = unit.rated_power * 1e6
+    if "voltage_v" in columns:
+        if unit.rated_voltage is None:
+            raise _RefusedError("no_unit_data", "phasors need the unit's rated_voltage")
+        rated_v = unit.rated_voltage * 1e3 / math.sqrt(3.0)
+        rated_a = rated_va / (3.0 * rated_v)
+        voltage = columns["voltage_v"] / rated_v * np.exp(1j * columns["voltage_angle_rad"])
+        current = columns["current_a"] / rated_a * np.exp(1j * columns["current_angle_rad"])
+    else:
+        # Nothing is known of voltage and reactive power; at rated voltage and unity power factor the rotor's angle
+        # against the terminals still follows from power, which is most of what bus frequency lacks.
+        remarks.append("bus_frequency")
+        turned = np.cumsum(columns["frequency_hz"] - nominal_hz) * grid.step_s
+        voltage = np.exp(2j * np.pi * turned)
+        current = voltage * columns["active_power_w"] / rated_va
+    return _PerUnit(
+        voltage, current, subtransient, max(transient, subtransient), unit.armature_resistance_pu, tuple(remarks)
+    )
+
+
+def _check_base(quantities: _PerUnit, before: int) -> None:
+    """Catch a wrong base, a wrong wiring and a unit that is not running."""
+    voltage = float(np.median(np.abs(quantities.voltage[:before])))
+    if not VOLTAGE_BAND_PU[0] <= voltage <= VOLTAGE_BAND_PU[1]:
+        raise _RefusedError(
+            "implausible", f"voltage is {voltage:.2f} pu; are rated_voltage and the phases' order right?"
+        )
+    apparent = float(np.median(np.abs(quantities.voltage[:before] * quantities.current[:before])))
+    if apparent > MOST_APPARENT_POWER_PU:
+        raise _RefusedError("implausible", f"apparent power is {apparent:.1f} pu; is rated_power right?")
+    power = float(np.median(quantities.power[:before]))
+    if power < LEAST_POWER_PU:
+        raise _RefusedError(
+            "implausible", f"the unit takes {-power:.2f} pu; are polarity and phases of the current right?"
+        )
+
+
+def _check_tripped(quantities: _PerUnit, grid: _Grid) -> None:
+    current = np.abs(quantities.current)
+    first = float(np.median(current[: grid.before]))
+    last = float(np.median(current[grid.time_s > grid.time_s[-1] - 0.5]))
+    if first > 0.05 and last < 0.2 * first:
+        raise _RefusedError(
+            "tripped",
+            f"its current fell from {first:.2f} to {last:.2f} pu",
+            power_before_pu=float(np.median(quantities.power[: grid.before])),
+        )
+
+
+def _check_excitation(
+    frequency_hz: NDArray[np.float64], power: NDArray[np.float64], grid: _Grid, limits: Limits
+) -> None:
+    """The event must stand out from what went on before it."""
+    smooth_hz = _smooth(frequency_hz, grid.step_s)
+    baseline_hz = float(np.median(smooth_hz[: grid.before]))
+    after = grid.time_s > 0.0
+    deviation_hz = float(np.abs(smooth_hz[after] - baseline_hz).max())
+    if deviation_hz < limits.min_deviation_hz:
+        raise _RefusedError(
+            "not_excited",
+            f"frequency moved by {1e3 * deviation_hz:.1f} mHz; at least {1e3 * limits.min_deviation_hz:g} are needed",
+        )
+    quiet_hz = float(np.ptp(smooth_hz[: grid.before])) / 2.0
+    if deviation_hz < limits.stand_out * quiet_hz:
+        raise _RefusedError(
+            "not_excited",
+            f"frequency moved by {1e3 * deviation_hz:.1f} mHz after the onset, {1e3 * quiet_hz:.1f} mHz before it",
+        )
+    smooth_power = _smooth(power, grid.step_s)
+    change = float(np.abs(smooth_power[after] - np.median(smooth_power[: grid.before])).max())
+    quiet = float(np.ptp(smooth_power[: grid.before])) / 2.0
+    if change < 0.5 * limits.stand_out * quiet:  # power follows the swings of neighbours, which frequency shows less
+        raise _RefusedError(
+            "not_excited", f"power changed by {change:.4f} pu after the onset and by {quiet:.4f} pu before it"
+        )
+
+
+def _smooth(values: NDArray[np.float64], step_s: float) -> NDArray[np.float64]:
+    """Moving average over 0.1 s."""
+    width = max(1, round(0.1 / step_s)) | 1
+    padded = np.pad(values, width // 2, mode="edge")
+    averaged: NDArray[np.float64] = np.convolve(padded, np.full(width, 1.0 / width), mode="valid")
+    return averaged
+
+
+def _frequency(angle_rad: NDArray[np.float64], step_s: float) -> NDArray[np.float64]:
+    slope: NDArray[np.float64] = np.gradient(angle_rad, step_s) / (2.0 * np.pi)
+    return slope
+
+
+def _rocof(grid: _Grid, angle_rad: NDArray[np.float64]) -> float:
+    first = (grid.time_s >= 0.0) & (grid.time_s <= 0.5)
+    return float(np.polyfit(grid.time_s[first], _frequency(angle_rad, grid.step_s)[first], 1)[0])
+
+
+# The fit --------------------------------------------------------------------------------------------------------------
+
+
+def _fit(grid: _Grid, unit: GeneratingUnit, limits: Limits, nominal_hz: float) -> UnitFit:
+    quantities = _per_unit(grid, unit, nominal_hz)
+    _check_base(quantities, grid.before)
+    _check_tripped(quantities, grid)
+    power = quantities.power
+    power_before = float(power[: grid.before].mean())
+    power = power - power_before
+    inner = quantities.voltage + (quantities.resistance + 1j * quantities.subtransient) * quantities.current
+    inner_rad = np.unwrap(np.angle(inner))
+    _check_excitation(_frequency(inner_rad, grid.step_s), power, grid, limits)
+    search = _Search(grid, quantities, unit, power, inner, inner_rad, nominal_hz)
+    best = search.best()
+    remarks = [*quantities.remarks]
+    deviation = best.deviation
+    if "bus_frequency" in remarks:
+        deviation = math.hypot(deviation, BUS_FREQUENCY_DEVIATION)
+    if "typical_reactance" in remarks:
+        deviation = math.hypot(deviation, TYPICAL_REACTANCE_DEVIATION)
+    _accept(best, deviation, limits)
+    if not USUAL_H_S[0] <= best.h_s <= USUAL_H_S[1]:
+        remarks.append("unusual_inertia")
+    return UnitFit(
+        "ok",
+        remarks=tuple(remarks),
+        h_s=best.h_s,
+        deviation=deviation,
+        guess_h_s=best.h_s,
+        rows=grid.rows,
+        quality=grid.quality,
+        power_before_pu=power_before,
+        rocof_hz_per_s=_rocof(grid, best.angle_rad),
+        time_s=grid.time_s,
+        measured_hz=nominal_hz + _frequency(best.angle_rad, grid.step_s),
+        fitted_hz=nominal_hz + search.fitted_hz(best),
+    )
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Where one search ended."""
+
+    parameters: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    angle_rad: NDArray[np.float64]
+    errors: NDArray[np.float64]
+    facts: NDArray[np.float64]
+
+    @property
+    def h_s(self) -> float:
+        return math.exp(self.parameters[swing.LOG_M]) / 2.0
+
+    @property
+    def residual(self) -> float:
+        return float(self.facts[swing.RESIDUAL_ANGLE])
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the logarithm of H, model error included."""
+        variance = float(self.covariance[swing.LOG_M, swing.LOG_M]) * max(1.0, self.residual)
+        return math.hypot(INFLATION * math.sqrt(variance), MODEL_DEVIATION)
+
+    @property
+    def is_good(self) -> bool:
+        return bool(self.facts[swing.CONVERGED]) and self.residual < GOOD_RESIDUAL
+
+
+class _Search:
+    """Searches for the parameters of one unit."""
+
+    def __init__(
+        self,
+        grid: _Grid,
+        quantities: _PerUnit,
+        unit: GeneratingUnit,
+        power: NDArray[np.float64],
+        inner: NDArray[np.complex128],
+        inner_rad: NDArray[np.float64],
+        nominal_hz: float,
+    ) -> None:
+        self._grid = grid
+        self._power = power
+        self._nominal_hz = nominal_hz
+        self._reactances = np.array([quantities.subtransient, quantities.transient])
+        current = quantities.current
+        self._phasors = np.ascontiguousarray(
+            np.stack([inner_rad, np.abs(inner), np.angle(current), np.abs(current)], axis=1)
+        )
+        offset_hz = float(np.polyfit(grid.time_s[: grid.before], inner_rad[: grid.before], 1)[0]) / (2.0 * np.pi)
+        self._mean, self._deviation = _priors(unit, quantities, offset_hz)
+        steps = np.diff(power, prepend=power[0]) ** 2
+        noise = max(_noise_variance(power, grid), POWER_FLOOR_PU**2)
+        # True power changes by what its steps show beyond their noise; a switched load shows for a few frames only.
+        self._power_walk = np.maximum(
+            np.convolve(np.pad(steps, 4, mode="edge"), np.full(9, 1.0 / 9.0), "valid") - 2.0 * noise, 0.05 * noise
+        )
+        self._drift_walk = (DRIFT_SHARE * float(np.abs(power).max())) ** 2 * grid.step_s
+        self._start = np.array(
+            [1.0, 4e-10, 1e-12, 1e-12, 1e-8 + noise / grid.before, noise + float(np.var(power[: grid.before]))]
+        )
+
+    def best(self) -> _Fitted:
+        """The likeliest end of up to four searches; the first is enough when it ends well."""
+        found = [self._from(self._mean)]
+        for changes in () if found[0].is_good else OTHER_STARTS:
+            start = self._mean.copy()
+            for parameter, change in changes.items():
+                start[parameter] += change
+            found.append(self._from(start))
+        return min(found, key=lambda each: float(each.facts[swing.UNLIKELINESS]))
+
+    def _from(self, start: NDArray[np.float64]) -> _Fitted:
+        n = len(self._power)
+        fitted = _Fitted(
+            start.copy(),
+            np.zeros((swing.PARAMETERS, swing.PARAMETERS)),
+            np.zeros(n),
+            np.zeros(2 * n),
+            np.zeros(swing.FACTS),
+        )
+        swing.fit(
+            fitted.parameters,
+            self._mean,
+            self._deviation,
+            self._phasors,
+            self._reactances,
+            self._grid.step_s,
+            self._nominal_hz,
+            self._grid.valid,
+            self._power,
+            self._grid.before,
+            self._power_walk,
+            self._drift_walk,
+            np.array([ANGLE_FLOOR_RAD**2, POWER_FLOOR_PU**2]),
+            self._start,
+            fitted.covariance,
+            fitted.angle_rad,
+            fitted.errors,
+            fitted.facts,
+        )
+        return fitted
+
+    def fitted_hz(self, fitted: _Fitted) -> NDArray[np.float64]:
+        """Deviation from nominal that the fitted unit shows when measured power drives it, shape (n,)."""
+        deviation_hz = np.empty(len(self._power))
+        swing.free_run(fitted.parameters, self._grid.step_s, self._nominal_hz, self._power, deviation_hz)
+        return deviation_hz
+
+
+def _noise_variance(values: NDArray[np.float64], grid: _Grid) -> float:
+    return float(swing.roughness(values, values, grid.valid, grid.before))
+
+
+def _priors(
+    unit: GeneratingUnit, quantities: _PerUnit, offset_hz: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means and standard deviations of the parameters, (PARAMETERS,) each."""
+    mean, deviation = np.zeros(swing.PARAMETERS), np.zeros(swing.PARAMETERS)
+    for parameter, (median, spread) in PRIOR.items():
+        mean[parameter], deviation[parameter] = math.log(median), spread
+    mean[swing.A_LEAD], deviation[swing.A_LEAD] = LEAD_PRIOR
+    mean[swing.DAMPING], deviation[swing.DAMPING] = DAMPING_PRIOR
+    mean[swing.OFFSET_HZ], deviation[swing.OFFSET_HZ] = offset_hz, OFFSET_DEVIATION_HZ
+    if unit.governor is None or unit.governor.gain_pu == 0.0:
+        mean[swing.LOG_K], deviation[swing.LOG_K] = math.log(NO_GOVERNOR_GAIN), KNOWN_DEVIATION
+    else:
+        mean[swing.LOG_K], deviation[swing.LOG_K] = math.log(unit.governor.gain_pu), unit.governor.uncertainty
+    known = {
+        swing.LOG_XQ: _ratio(unit.quadrature_reactance_pu, quantities.transient),
+        swing.LOG_XQ1: _ratio(unit.transient_quadrature_reactance_pu, quantities.transient),
+        swing.LOG_TQ: unit.quadrature_time_constant,
+        swing.LOG_TQ1: unit.subtransient_quadrature_time_constant,
+    }
+    if quantities.transient <= 1.001 * quantities.subtransient:
+        # A machine described by one reactance is the classical one: a constant voltage behind it.
+        known |= {swing.LOG_XQ: 1.002, swing.LOG_XQ1: 1.001}
+    for parameter, value in known.items():
+        if value is not None:
+            mean[parameter], deviation[parameter] = math.log(value), KNOWN_DEVIATION
+    if quantities.transient <= 1.001 * quantities.subtransient:
+        deviation[[swing.LOG_XQ, swing.LOG_XQ1]] = 1e-3
+    return mean, deviation
+
+
+def _ratio(value: float | None, base: float) -> float | None:
+    return None if value is None else value / base
+
+
+def _accept(best: _Fitted, deviation: float, limits: Limits) -> None:
+    """Raise unless the fit is one to believe."""
+    doubtful = max(deviation, DOUBTFUL_DEVIATION)
+    worst = float(best.facts[swing.WORST_ANGLE])
+    if worst > LARGEST_ERROR:
+        raise _RefusedError(
+            "phase_jump",
+            f"the angle jumped by {worst:.0f} times what noise and model explain, with no power to go with it",
+            guess_h_s=best.h_s,
+            deviation=doubtful,
+        )
+    if best.residual > limits.max_residual:
+        raise _RefusedError(
+            "model_mismatch",
+            f"prediction errors are {math.sqrt(best.residual):.1f} times what noise explains; at most "
+            f"{math.sqrt(limits.max_residual):.1f}",
+            guess_h_s=best.h_s,
+            deviation=doubtful,
+        )
+    if not PLAUSIBLE_H_S[0] <= best.h_s <= PLAUSIBLE_H_S[1]:
+        raise _RefusedError(
+            "implausible",
+            f"H would be {best.h_s:.2g} s; believed from {PLAUSIBLE_H_S[0]:g} to {PLAUSIBLE_H_S[1]:g} s",
+            guess_h_s=best.h_s,
+            deviation=doubtful,
+        )
+    if deviation > limits.max_deviation:
+        raise _RefusedError(
+            "ill_conditioned",
+            f"H could be told to within {100.0 * deviation:.0f} % only (one standard deviation); at most "
+            f"{100.0 * limits.max_deviation:.0f} %",
+            guess_h_s=best.h_s,
+            deviation=deviation,
+        )

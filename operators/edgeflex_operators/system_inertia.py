@@ -1,0 +1,179 @@
+"""`system_inertia`: kinetic energy of the whole system from the estimates of its units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from msgspec import Meta
+from msgspec.structs import replace
+
+from edgeflex_flow.messages import InertiaEstimate, SystemInertia
+from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
+from edgeflex_operators._units import GeneratingUnit, UnitTable
+
+NORMAL_95 = 1.959964
+COMMON_DEVIATION = 0.012
+"""Relative error that all units of a system share, found by cross-validation like that of a unit."""
+KNOWN_DEVIATION = 0.05
+"""Relative standard deviation of a constant that the unit's data give."""
+LEAST_ESTIMATED_SHARE = 0.5
+AGREEMENT = 0.25
+EVENTS_KEPT = 16
+
+
+class SystemInertiaConfig(NodeConfig, frozen=True, kw_only=True):
+    """Kinetic energy of the whole system at an event: the sum of H times rated power over its units.
+
+    Summing units keeps what one equation for the whole system loses when machines swing against each other. A unit
+    whose estimate was not accepted counts with the inertia constant of its data, if they give one, else with the best
+    guess that was left and its wide uncertainty; a unit that tripped does not count. There is a sum when at least half
+    of it is estimated or known.
+
+    Where the lost power is known, the energy also follows from how fast the whole slows down in the first 0.5 s,
+    somewhat too high since governors help by then; `agrees` tells whether both are within a quarter of each other.
+
+    Input:
+        in: InertiaEstimate of each unit of `units`; the sum goes out with the last of them.
+    Output:
+        SystemInertia with a 95 % interval, which holds the errors of the units and one that they share.
+    Errors:
+        None.
+    Source:
+        E_k = sum of H_i S_n,i; the variance of a sum.
+
+    >>> SystemInertiaConfig(units={}).units
+    {}
+    """
+
+    units: Annotated[UnitTable, Meta(description="Data of the units, the same as those of `inertia_event`.")]
+    lost_power: Annotated[
+        float | None,
+        quantity("MW", "Lost power of the event, if known; else that of units that tripped.", gt=0, le=1e6),
+    ] = None
+
+
+@dataclass(slots=True)
+class SystemInertiaState:
+    """Estimates of events that are not complete, by event."""
+
+    waiting: dict[str, dict[str, InertiaEstimate]] = field(default_factory=dict)
+
+
+def start(_config: SystemInertiaConfig) -> SystemInertiaState:
+    return SystemInertiaState()
+
+
+def step(config: SystemInertiaConfig, state: SystemInertiaState, estimate: InertiaEstimate) -> list[WireMessage]:
+    if estimate.device not in config.units:
+        return []
+    event = state.waiting.setdefault(estimate.event_id, {})
+    event[estimate.device] = estimate
+    if event.keys() != config.units.keys():
+        while len(state.waiting) > EVENTS_KEPT:
+            del state.waiting[next(iter(state.waiting))]
+        return []
+    del state.waiting[estimate.event_id]
+    return [system_inertia(list(event.values()), config.units, config.lost_power)]
+
+
+@dataclass(slots=True)
+class _Sum:
+    """What the units add up to."""
+
+    energy_mws: float = 0.0
+    variance: float = 0.0
+    believed_mws: float = 0.0
+    """The part that is estimated or known."""
+    weighted_rocof: float = 0.0
+    """Energy times relative rate of change of frequency, of units that have one."""
+    weight_mws: float = 0.0
+    tripped_mw: float = 0.0
+    quality: int = 0
+    estimated: list[str] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
+    tripped: list[str] = field(default_factory=list)
+
+    def add(self, estimate: InertiaEstimate, unit: GeneratingUnit) -> None:
+        self.quality |= estimate.quality
+        if estimate.status == "tripped":
+            self.tripped.append(estimate.device)
+            self.tripped_mw += estimate.power_before_mw or 0.0
+            return
+        h_s, deviation = _of_unit(estimate, unit.inertia_constant)
+        energy_mws = h_s * unit.rated_power
+        self.energy_mws += energy_mws
+        self.variance += (energy_mws * deviation) ** 2
+        (self.assumed if estimate.h_s is None else self.estimated).append(estimate.device)
+        if estimate.h_s is not None or unit.inertia_constant is not None:
+            self.believed_mws += energy_mws
+        if estimate.rocof_hz_per_s is not None:
+            self.weighted_rocof += energy_mws * estimate.rocof_hz_per_s / estimate.nominal_hz
+            self.weight_mws += energy_mws
+
+    def from_lost_power(self, lost_mw: float) -> float | None:
+        """Kinetic energy from how fast the system as a whole slows down for a known loss."""
+        if not self.weight_mws or not self.weighted_rocof:
+            return None
+        return abs(lost_mw / (2.0 * self.weighted_rocof / self.weight_mws))
+
+
+def system_inertia(
+    estimates: Sequence[InertiaEstimate], units: UnitTable, lost_power_mw: float | None = None
+) -> SystemInertia:
+    """The sum over the units' estimates of one event."""
+    total = _Sum()
+    for estimate in estimates:
+        total.add(estimate, units[estimate.device])
+    last = estimates[-1]
+    lost_mw = lost_power_mw if lost_power_mw is not None else total.tripped_mw or None
+    other_mws = None if lost_mw is None else total.from_lost_power(lost_mw)
+    found = SystemInertia(
+        event_id=last.event_id,
+        time_ns=last.time_ns,
+        kinetic_energy_mws=None,
+        estimated=tuple(total.estimated),
+        assumed=tuple(total.assumed),
+        tripped=tuple(total.tripped),
+        lost_power_mw=lost_mw,
+        kinetic_energy_from_lost_power_mws=other_mws,
+        quality=total.quality,
+    )
+    if not total.estimated:
+        return replace(found, reason="no unit could be estimated")
+    if total.believed_mws < LEAST_ESTIMATED_SHARE * total.energy_mws:
+        share = 100.0 * total.believed_mws / total.energy_mws
+        return replace(found, reason=f"only {share:.0f} % of the sum is estimated or known")
+    half = NORMAL_95 * math.hypot(math.sqrt(total.variance), COMMON_DEVIATION * total.energy_mws)
+    return replace(
+        found,
+        kinetic_energy_mws=total.energy_mws,
+        ci95_low_mws=max(total.energy_mws - half, 0.0),
+        ci95_high_mws=total.energy_mws + half,
+        agrees=None if other_mws is None else abs(other_mws - total.energy_mws) <= AGREEMENT * total.energy_mws,
+    )
+
+
+def _of_unit(estimate: InertiaEstimate, known_h_s: float | None) -> tuple[float, float]:
+    """H in s and its relative deviation."""
+    if estimate.h_s is not None:
+        return estimate.h_s, estimate.deviation
+    if known_h_s is not None:
+        return known_h_s, KNOWN_DEVIATION
+    return estimate.guess_h_s, estimate.deviation
+
+
+def _output(_config: SystemInertiaConfig, _inputs: Mapping[str, Wire]) -> Wire:
+    return message_wire(SystemInertia)
+
+
+NODE = OperatorNode(
+    kind="system_inertia",
+    config=SystemInertiaConfig,
+    inputs={"in": Input(accepts=(InertiaEstimate,), step=step)},
+    output=_output,
+    start=start,
+    scope="site",
+)
