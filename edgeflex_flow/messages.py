@@ -203,6 +203,9 @@ class EventWindow(Message, frozen=True, kw_only=True, tag="event_window"):
     """The window: samples with begin_ns <= time < end_ns."""
     samples: Samples
     """Rows of all devices, device after device, each in order of time."""
+    power_step: float | None = None
+    """Ratio of the square of the largest joint change of power near the onset to what is usual before it; None when that
+    cannot be told."""
     missing: tuple[str, ...] = ()
     """Devices of which the window lacks rows, wholly or in part."""
 
@@ -246,9 +249,9 @@ class InertiaEstimate(Message, frozen=True, kw_only=True, tag="inertia_estimate"
     h_ci95_high_s: float | None = None
     kinetic_energy_mws: float | None = None
     rated_power_mva: float | None = None
-    guess_h_s: float = 4.0
-    """The best that can be said of H when the estimate was not accepted, for sums over many units."""
-    deviation: float = 0.6
+    guess_h_s: float | None = None
+    """The best that can be said of H when the estimate was not accepted, for sums over many units; None: nothing."""
+    deviation: float | None = None
     """Standard deviation of the logarithm of `h_s`, or of `guess_h_s`."""
     power_before_mw: float | None = None
     """Air-gap power before the event: what the grid lost, where the unit tripped."""
@@ -282,7 +285,7 @@ class SystemInertia(Message, frozen=True, kw_only=True, tag="system_inertia"):
     estimated: tuple[str, ...] = ()
     """Units whose estimates were accepted."""
     assumed: tuple[str, ...] = ()
-    """Units that count with their known constant, or with a wide guess where they could not be estimated."""
+    """Units that count with their known constant, or with what could be told of them though not accepted."""
     tripped: tuple[str, ...] = ()
     """Units that the event took off the grid: they do not count."""
     lost_power_mw: float | None = None

@@ -16,9 +16,6 @@ from edgeflex_operators._units import GeneratingUnit
 METHOD_VERSION = "1"
 """Changes whenever the same window may give another estimate."""
 
-TYPICAL_H_S, TYPICAL_DEVIATION = 4.0, 0.6
-"""What is assumed of a unit of which nothing is known."""
-
 UNUSABLE = int(Quality.BAD_DATA | Quality.SYNC_LOST | Quality.TEST)
 
 LEAST_BEFORE_S = 1.0
@@ -99,10 +96,10 @@ class UnitFit:
     reason: str = ""
     remarks: tuple[str, ...] = ()
     h_s: float | None = None
-    deviation: float = TYPICAL_DEVIATION
-    """Standard deviation of the logarithm of H."""
-    guess_h_s: float = TYPICAL_H_S
-    """The best that can be said where no estimate is accepted, with `deviation`."""
+    deviation: float | None = None
+    """Standard deviation of the logarithm of `h_s`, or of `guess_h_s`."""
+    guess_h_s: float | None = None
+    """The best that can be said where no estimate is accepted, with `deviation`; None when nothing can."""
     rows: int = 0
     quality: int = 0
     power_before_pu: float | None = None
@@ -118,7 +115,7 @@ class UnitFit:
     @property
     def interval_s(self) -> tuple[float, float] | None:
         """The 95 % interval of H; None when not accepted."""
-        if self.h_s is None:
+        if self.h_s is None or self.deviation is None:
             return None
         factor = math.exp(NORMAL_95 * self.deviation)
         return self.h_s / factor, self.h_s * factor
@@ -132,8 +129,8 @@ class _RefusedError(Exception):
         status: EstimateStatus,
         reason: str,
         *,
-        guess_h_s: float = TYPICAL_H_S,
-        deviation: float = TYPICAL_DEVIATION,
+        guess_h_s: float | None = None,
+        deviation: float | None = None,
         power_before_pu: float | None = None,
     ) -> None:
         super().__init__(reason)
@@ -345,32 +342,24 @@ def _check_tripped(quantities: _PerUnit, grid: _Grid) -> None:
         )
 
 
-def _check_excitation(
+def _lacking_excitation(
     frequency_hz: NDArray[np.float64], power: NDArray[np.float64], grid: _Grid, limits: Limits
-) -> None:
-    """The event must stand out from what went on before it."""
+) -> str | None:
+    """Why the event is none for this unit: it must stand out from what went on before it. None if it does."""
     smooth_hz = _smooth(frequency_hz, grid.step_s)
-    baseline_hz = float(np.median(smooth_hz[: grid.before]))
     after = grid.time_s > 0.0
-    deviation_hz = float(np.abs(smooth_hz[after] - baseline_hz).max())
-    if deviation_hz < limits.min_deviation_hz:
-        raise _RefusedError(
-            "not_excited",
-            f"frequency moved by {1e3 * deviation_hz:.1f} mHz; at least {1e3 * limits.min_deviation_hz:g} are needed",
-        )
+    moved_hz = float(np.abs(smooth_hz[after] - np.median(smooth_hz[: grid.before])).max())
+    if moved_hz < limits.min_deviation_hz:
+        return f"frequency moved by {1e3 * moved_hz:.1f} mHz; at least {1e3 * limits.min_deviation_hz:g} are needed"
     quiet_hz = float(np.ptp(smooth_hz[: grid.before])) / 2.0
-    if deviation_hz < limits.stand_out * quiet_hz:
-        raise _RefusedError(
-            "not_excited",
-            f"frequency moved by {1e3 * deviation_hz:.1f} mHz after the onset, {1e3 * quiet_hz:.1f} mHz before it",
-        )
+    if moved_hz < limits.stand_out * quiet_hz:
+        return f"frequency moved by {1e3 * moved_hz:.1f} mHz after the onset, {1e3 * quiet_hz:.1f} mHz before it"
     smooth_power = _smooth(power, grid.step_s)
     change = float(np.abs(smooth_power[after] - np.median(smooth_power[: grid.before])).max())
     quiet = float(np.ptp(smooth_power[: grid.before])) / 2.0
     if change < 0.5 * limits.stand_out * quiet:  # power follows the swings of neighbours, which frequency shows less
-        raise _RefusedError(
-            "not_excited", f"power changed by {change:.4f} pu after the onset and by {quiet:.4f} pu before it"
-        )
+        return f"power changed by {change:.4f} pu after the onset and by {quiet:.4f} pu before it"
+    return None
 
 
 def _smooth(values: NDArray[np.float64], step_s: float) -> NDArray[np.float64]:
@@ -403,7 +392,7 @@ def _fit(grid: _Grid, unit: GeneratingUnit, limits: Limits, nominal_hz: float) -
     power = power - power_before
     inner = quantities.voltage + (quantities.resistance + 1j * quantities.subtransient) * quantities.current
     inner_rad = np.unwrap(np.angle(inner))
-    _check_excitation(_frequency(inner_rad, grid.step_s), power, grid, limits)
+    lacking = _lacking_excitation(_frequency(inner_rad, grid.step_s), power, grid, limits)
     search = _Search(grid, quantities, unit, power, inner, inner_rad, nominal_hz)
     best = search.best()
     remarks = [*quantities.remarks]
@@ -412,7 +401,7 @@ def _fit(grid: _Grid, unit: GeneratingUnit, limits: Limits, nominal_hz: float) -
         deviation = math.hypot(deviation, BUS_FREQUENCY_DEVIATION)
     if "typical_reactance" in remarks:
         deviation = math.hypot(deviation, TYPICAL_REACTANCE_DEVIATION)
-    _accept(best, deviation, limits)
+    _accept(best, deviation, limits, lacking)
     if not USUAL_H_S[0] <= best.h_s <= USUAL_H_S[1]:
         remarks.append("unusual_inertia")
     return UnitFit(
@@ -581,8 +570,8 @@ def _ratio(value: float | None, base: float) -> float | None:
     return None if value is None else value / base
 
 
-def _accept(best: _Fitted, deviation: float, limits: Limits) -> None:
-    """Raise unless the fit is one to believe."""
+def _accept(best: _Fitted, deviation: float, limits: Limits, lacking: str | None) -> None:
+    """Raise unless the fit is one to believe. `lacking`: why the event does not excite the unit enough."""
     doubtful = max(deviation, DOUBTFUL_DEVIATION)
     worst = float(best.facts[swing.WORST_ANGLE])
     if worst > LARGEST_ERROR:
@@ -607,6 +596,8 @@ def _accept(best: _Fitted, deviation: float, limits: Limits) -> None:
             guess_h_s=best.h_s,
             deviation=doubtful,
         )
+    if lacking is not None:
+        raise _RefusedError("not_excited", lacking, guess_h_s=best.h_s, deviation=deviation)
     if deviation > limits.max_deviation:
         raise _RefusedError(
             "ill_conditioned",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from msgspec import Meta
@@ -14,11 +14,13 @@ from edgeflex_flow.messages import EventWindow, FrequencyEvent, Samples, join_sa
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
 
 NS = 1_000_000_000
-DETECTORS_AGREE_NS = 3 * NS
-"""Onsets this close together are of one event."""
+DETECTORS_AGREE_NS = 3 * NS // 2
+"""Onsets this close together are of one event: a disturbance takes that long through a large grid."""
 STEP_SEARCH_NS = NS
-STEP_STANDS_OUT = 6.0
-"""How many times its usual change between frames the joint power must change to tell the onset."""
+CLEAR_STEP = 30.0
+"""From this ratio on, the joint step of power tells the onset better than the detectors do. Load noise makes up to
+15."""
+LEAST_ROWS = 10
 COMPLETE_SHARE = 0.98
 
 
@@ -26,7 +28,7 @@ class EventWindowConfig(NodeConfig, frozen=True, kw_only=True):
     """What all devices measured around a frequency event, joined with the event.
 
     Keeps the samples of the last `before` + `after` + `wait` and a little more. When a device tells of an event, the
-    onset is taken as the median over all devices that tell of it within 3 s, and then moved to the frame at which the
+    onset is taken as the median over all devices that tell of it within 1.5 s, and then moved to the frame at which the
     power of all devices together steps, if it does within 1 s: power steps everywhere at once, frequency follows
     later. The window goes out once every device that sends has rows up to its end, or `wait` after the first device has
     (by time tags, so that a replay gives the same), without the late ones, which are named in `missing`.
@@ -35,7 +37,7 @@ class EventWindowConfig(NodeConfig, frozen=True, kw_only=True):
         samples: Samples of any columns.
         event: FrequencyEvent; those that have ended are ignored.
     Output:
-        EventWindow. One event at a time: another onset within the window belongs to the same event.
+        EventWindow, one for each event. Events may follow each other so closely that their windows overlap.
     Errors:
         None. An event whose window begins before the first sample is told with what there is.
     Source:
@@ -58,13 +60,12 @@ class EventWindowState:
     """Batches of the recent past, and the event that is being waited for."""
 
     batches: list[Samples] = field(default_factory=list)
-    rows: int = 0
     latest_ns: dict[str, int] = field(default_factory=dict)
     """Newest time tag of each device that sends."""
-    events: list[FrequencyEvent] = field(default_factory=list)
-    """What the devices told of the current event, the first first."""
-    done_until_ns: int = -(2**62)
-    """Onsets before this belong to an event that is over."""
+    waiting: list[list[FrequencyEvent]] = field(default_factory=list)
+    """What the devices told of each event whose window is not complete."""
+    done_ns: list[int] = field(default_factory=list)
+    """Onsets, as first told and as found, of events whose windows went out."""
 
 
 def start(_config: EventWindowConfig) -> EventWindowState:
@@ -75,48 +76,67 @@ def take_samples(config: EventWindowConfig, state: EventWindowState, samples: Sa
     if not samples.rows:
         return []
     state.batches.append(samples)
-    state.rows += samples.rows
     for code in np.unique(samples.device).tolist():
         name = samples.devices[code]
         newest = int(samples.time_ns[samples.device == code].max())
         state.latest_ns[name] = max(state.latest_ns.get(name, newest), newest)
-    given = _window_if_complete(config, state)
+    given = _complete_windows(config, state)
     _forget(config, state)
     return given
 
 
 def take_event(config: EventWindowConfig, state: EventWindowState, event: FrequencyEvent) -> list[WireMessage]:
-    if event.state == "ended" or event.onset_time_ns < state.done_until_ns:
+    if event.state == "ended" or any(_agree(event.onset_time_ns, onset_ns) for onset_ns in state.done_ns):
         return []
-    state.events.append(event)
-    return _window_if_complete(config, state)
+    for told in state.waiting:
+        if _agree(event.onset_time_ns, told[0].onset_time_ns):
+            told.append(event)
+            break
+    else:
+        state.waiting.append([event])
+    return _complete_windows(config, state)
 
 
-def _window_if_complete(config: EventWindowConfig, state: EventWindowState) -> list[WireMessage]:
-    if not state.events:
-        return []
-    first = state.events[0].onset_time_ns
-    end_ns = first + DETECTORS_AGREE_NS + round(config.after * NS)
-    latest = max(state.latest_ns.values(), default=0)
-    everyone_is_there = all(time_ns >= end_ns for time_ns in state.latest_ns.values())
-    if not everyone_is_there and latest < end_ns + round(config.wait * NS):
-        return []
-    agreeing = [event for event in state.events if abs(event.onset_time_ns - first) <= DETECTORS_AGREE_NS]
-    onset_ns = _refined(config, state, int(np.median([event.onset_time_ns for event in agreeing])))
+def _agree(one_ns: int, other_ns: int) -> bool:
+    return abs(one_ns - other_ns) <= DETECTORS_AGREE_NS
+
+
+def _complete_windows(config: EventWindowConfig, state: EventWindowState) -> list[WireMessage]:
+    complete = [told for told in state.waiting if _is_complete(config, state, told[0].onset_time_ns)]
+    windows: list[WireMessage] = []
+    for told in complete:
+        state.waiting.remove(told)
+        window = _window(config, state, told)
+        # A device far away may tell of an event so late that it seems another one, until power shows the onset.
+        if not any(_agree(window.onset_time_ns, onset_ns) for onset_ns in state.done_ns):
+            windows.append(window)
+        state.done_ns += [told[0].onset_time_ns, window.onset_time_ns]
+    return windows
+
+
+def _is_complete(config: EventWindowConfig, state: EventWindowState, onset_ns: int) -> bool:
+    end_ns = onset_ns + DETECTORS_AGREE_NS + round(config.after * NS)
+    if all(time_ns >= end_ns for time_ns in state.latest_ns.values()):
+        return True
+    return max(state.latest_ns.values(), default=end_ns) >= end_ns + round(config.wait * NS)
+
+
+def _window(config: EventWindowConfig, state: EventWindowState, told: list[FrequencyEvent]) -> EventWindow:
+    onset_ns = int(np.median([event.onset_time_ns for event in told]))
+    step = _joint_step(config, state, onset_ns)
+    if step is not None and step.ratio >= CLEAR_STEP:
+        onset_ns = step.time_ns
     begin_ns, end_ns = onset_ns - round(config.before * NS), onset_ns + round(config.after * NS)
     samples = _between(state.batches, begin_ns, end_ns)
-    state.events.clear()
-    state.done_until_ns = end_ns
-    return [
-        EventWindow(
-            event=agreeing[0],
-            onset_time_ns=onset_ns,
-            begin_ns=begin_ns,
-            end_ns=end_ns,
-            samples=samples,
-            missing=_missing(samples, state.latest_ns, begin_ns, end_ns),
-        )
-    ]
+    return EventWindow(
+        event=told[0],
+        onset_time_ns=onset_ns,
+        begin_ns=begin_ns,
+        end_ns=end_ns,
+        samples=samples,
+        power_step=None if step is None else step.ratio,
+        missing=_missing(samples, state.latest_ns, begin_ns, end_ns),
+    )
 
 
 def _between(batches: list[Samples], begin_ns: int, end_ns: int) -> Samples:
@@ -144,28 +164,37 @@ def _missing(samples: Samples, senders: Mapping[str, int], begin_ns: int, end_ns
     return tuple(found)
 
 
-def _refined(config: EventWindowConfig, state: EventWindowState, onset_ns: int) -> int:
-    """The onset by the joint step of power, where there is one; else as the detectors told it."""
+class _Step(NamedTuple):
+    """Where the power of all devices together changes most, and how many times more than is usual before (squared)."""
+
+    time_ns: int
+    ratio: float
+
+
+def _joint_step(config: EventWindowConfig, state: EventWindowState, onset_ns: int) -> _Step | None:
+    """The largest change of power within 1 s of the onset; None when the window has too little to tell."""
+    quiet_until_ns = onset_ns - STEP_SEARCH_NS
     around = _between(state.batches, onset_ns - round(config.before * NS), onset_ns + STEP_SEARCH_NS)
-    steps = [step for name in range(len(around.devices)) if (step := _power_steps(around, name)) is not None]
+    steps = [
+        step for code in range(len(around.devices)) if (step := _power_steps(around, code, quiet_until_ns)) is not None
+    ]
     if not steps:
-        return onset_ns
+        return None
     grid_ns = max((time_ns for time_ns, _ in steps), key=len)
     joint = np.zeros(len(grid_ns))
     for time_ns, size in steps:
-        joint += np.interp(grid_ns, time_ns, size)
-    near = np.abs(grid_ns - onset_ns) <= STEP_SEARCH_NS
-    quiet = joint[~near]
-    if not near.any() or len(quiet) < 10:
-        return onset_ns
+        joint += np.interp(grid_ns, time_ns, size * size)
+    near = grid_ns > quiet_until_ns
+    if not near.any():
+        return None
     largest = int(np.argmax(np.where(near, joint, -np.inf)))
-    if joint[largest] < STEP_STANDS_OUT * float(np.median(quiet)):
-        return onset_ns
-    return int(grid_ns[largest])
+    return _Step(int(grid_ns[largest]), float(joint[largest] / np.median(joint[~near])))
 
 
-def _power_steps(samples: Samples, code: int) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-    """Times and sizes of how a device's apparent power changes over two frames, each relative to its own usual change.
+def _power_steps(
+    samples: Samples, code: int, quiet_until_ns: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+    """Times and sizes of how a device's apparent power changes over two frames, each relative to what is usual before.
 
     From phasors where there are some, since the power that a device tells may lag behind them.
     """
@@ -177,14 +206,16 @@ def _power_steps(samples: Samples, code: int) -> tuple[NDArray[np.int64], NDArra
         power = columns["active_power_w"][mine]
     else:
         return None
-    time_ns = samples.time_ns[mine][np.isfinite(power)]
-    power = power[np.isfinite(power)]
-    if len(power) < 10:
+    known = np.isfinite(power)
+    time_ns, power = samples.time_ns[mine][known], power[known]
+    if len(power) < LEAST_ROWS:
         return None
-    change = np.abs(power[2:] - power[:-2])
-    usual = float(np.median(change))
-    scale = max(usual, 1e-9 * float(np.abs(power).max()), 1e-12)
-    return time_ns[1:-1], change / scale
+    middle_ns, change = time_ns[1:-1], np.abs(power[2:] - power[:-2])
+    quiet = change[middle_ns <= quiet_until_ns]
+    if len(quiet) < LEAST_ROWS:
+        return None
+    # Power that does not change at all is a recording without noise.
+    return middle_ns, change / max(float(np.median(quiet)), 1e-5 * float(np.abs(power).max()), 1e-12)
 
 
 def _forget(config: EventWindowConfig, state: EventWindowState) -> None:
@@ -194,9 +225,8 @@ def _forget(config: EventWindowConfig, state: EventWindowState) -> None:
     kept = [batch for batch in state.batches if int(batch.time_ns.max()) >= oldest]
     while len(kept) > 1 and sum(batch.rows for batch in kept) > config.max_rows:
         kept.pop(0)
-    if len(kept) != len(state.batches):
-        state.batches = kept
-        state.rows = sum(batch.rows for batch in kept)
+    state.batches = kept
+    state.done_ns = [onset_ns for onset_ns in state.done_ns if onset_ns >= oldest]
     silent = [name for name, time_ns in state.latest_ns.items() if time_ns < oldest]
     for name in silent:
         del state.latest_ns[name]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Annotated
 
-import msgspec
 import numpy as np
 from msgspec import Meta
+from msgspec.structs import replace
 
 from edgeflex_flow import __version__
 from edgeflex_flow.messages import EventWindow, InertiaEstimate
@@ -53,6 +54,15 @@ class InertiaEventConfig(NodeConfig, frozen=True, kw_only=True):
     stand_out: Annotated[
         float, Meta(ge=1, le=100, description="How many times the range before the onset the one after it must be.")
     ] = 3.0
+    min_power_step: Annotated[
+        float,
+        Meta(
+            ge=1, description="How many times (squared) what is usual the power of all devices must step at the onset."
+        ),
+    ] = 30.0
+    min_units: Annotated[
+        float, Meta(ge=0, le=1, description="Share of the units with data that the event must excite.")
+    ] = 0.34
     max_deviation: Annotated[
         float, Meta(gt=0, le=1, description="Largest relative standard deviation of an estimate that is accepted.")
     ] = 0.15
@@ -74,10 +84,8 @@ def estimates(config: InertiaEventConfig, window: EventWindow) -> list[tuple[Ine
     """The estimate of each unit beside the fit that it came from, for those who want to see it."""
     limits = Limits(config.min_deviation, config.stand_out, config.max_deviation, config.max_residual)
     nominal_hz = _nominal_hz(window)
-    config_digest = digest(msgspec.structs.replace(config, units={}))
-    found: list[tuple[InertiaEstimate, UnitFit]] = []
-    for device, unit in config.units.items():
-        fit = fit_unit(
+    fits = {
+        device: fit_unit(
             window.samples,
             device,
             unit,
@@ -87,36 +95,76 @@ def estimates(config: InertiaEventConfig, window: EventWindow) -> list[tuple[Ine
             limits=limits,
             nominal_hz=nominal_hz,
         )
-        interval = fit.interval_s
-        remarks = (*fit.remarks, "late_rows") if device in window.missing and fit.status == "ok" else fit.remarks
-        estimate = InertiaEstimate(
-            event_id=window.event.id,
-            device=device,
-            time_ns=window.onset_time_ns,
-            method="event",
-            status=fit.status,
-            reason=fit.reason,
-            remarks=remarks,
-            h_s=fit.h_s,
-            h_ci95_low_s=interval[0] if interval else None,
-            h_ci95_high_s=interval[1] if interval else None,
-            kinetic_energy_mws=None if fit.h_s is None else fit.h_s * unit.rated_power,
-            rated_power_mva=unit.rated_power,
-            guess_h_s=fit.guess_h_s,
-            deviation=fit.deviation,
-            power_before_mw=None if fit.power_before_pu is None else fit.power_before_pu * unit.rated_power,
-            rocof_hz_per_s=fit.rocof_hz_per_s,
-            nominal_hz=nominal_hz,
-            begin_ns=window.begin_ns,
-            end_ns=window.end_ns,
-            rows=fit.rows,
-            quality=fit.quality,
-            config_digest=config_digest,
-            unit_digest=digest(unit),
-            version=f"{__version__}/{METHOD_VERSION}",
+        for device, unit in config.units.items()
+    }
+    no_event = _no_event(config, window, fits)
+    if no_event is not None:
+        fits = {device: _refused(fit, no_event) for device, fit in fits.items()}
+    config_digest = digest(replace(config, units={}))
+    return [
+        (_estimate(config, window, device, fit, nominal_hz=nominal_hz, config_digest=config_digest), fit)
+        for device, fit in fits.items()
+    ]
+
+
+def _no_event(config: InertiaEventConfig, window: EventWindow, fits: Mapping[str, UnitFit]) -> str | None:
+    """Why there was no event of the grid, though a device told one; None if there was."""
+    if window.power_step is not None and window.power_step < config.min_power_step:
+        return (
+            f"power of all devices together stepped by {window.power_step:.0f} times its usual square only; "
+            f"{config.min_power_step:g} are needed"
         )
-        found.append((estimate, fit))
-    return found
+    with_data = [fit for fit in fits.values() if fit.time_s is not None or fit.guess_h_s is not None]
+    excited = [fit for fit in with_data if fit.status != "not_excited"]
+    if len(excited) < config.min_units * len(with_data):
+        return f"only {len(excited)} of {len(with_data)} units show the event"
+    return None
+
+
+def _refused(fit: UnitFit, reason: str) -> UnitFit:
+    if fit.status != "ok":
+        return fit
+    return dataclasses.replace(fit, status="not_excited", reason=reason, h_s=None)
+
+
+def _estimate(
+    config: InertiaEventConfig,
+    window: EventWindow,
+    device: str,
+    fit: UnitFit,
+    *,
+    nominal_hz: float,
+    config_digest: str,
+) -> InertiaEstimate:
+    unit = config.units[device]
+    interval = fit.interval_s
+    late = device in window.missing and fit.status == "ok"
+    return InertiaEstimate(
+        event_id=window.event.id,
+        device=device,
+        time_ns=window.onset_time_ns,
+        method="event",
+        status=fit.status,
+        reason=fit.reason,
+        remarks=(*fit.remarks, "late_rows") if late else fit.remarks,
+        h_s=fit.h_s,
+        h_ci95_low_s=interval[0] if interval else None,
+        h_ci95_high_s=interval[1] if interval else None,
+        kinetic_energy_mws=None if fit.h_s is None else fit.h_s * unit.rated_power,
+        rated_power_mva=unit.rated_power,
+        guess_h_s=fit.guess_h_s,
+        deviation=fit.deviation,
+        power_before_mw=None if fit.power_before_pu is None else fit.power_before_pu * unit.rated_power,
+        rocof_hz_per_s=fit.rocof_hz_per_s,
+        nominal_hz=nominal_hz,
+        begin_ns=window.begin_ns,
+        end_ns=window.end_ns,
+        rows=fit.rows,
+        quality=fit.quality,
+        config_digest=config_digest,
+        unit_digest=digest(unit),
+        version=f"{__version__}/{METHOD_VERSION}",
+    )
 
 
 def _nominal_hz(window: EventWindow) -> float:

@@ -20,6 +20,8 @@ COMMON_DEVIATION = 0.012
 KNOWN_DEVIATION = 0.05
 """Relative standard deviation of a constant that the unit's data give."""
 LEAST_ESTIMATED_SHARE = 0.5
+WIDEST_GUESS = 0.7
+"""A guess with a larger relative deviation is none."""
 AGREEMENT = 0.25
 EVENTS_KEPT = 16
 
@@ -28,9 +30,9 @@ class SystemInertiaConfig(NodeConfig, frozen=True, kw_only=True):
     """Kinetic energy of the whole system at an event: the sum of H times rated power over its units.
 
     Summing units keeps what one equation for the whole system loses when machines swing against each other. A unit
-    whose estimate was not accepted counts with the inertia constant of its data, if they give one, else with the best
-    guess that was left and its wide uncertainty; a unit that tripped does not count. There is a sum when at least half
-    of it is estimated or known.
+    whose estimate was not accepted counts with the inertia constant of its data, if they give one, else with what the
+    fit told though it was not accepted, and its wide uncertainty; a unit that tripped does not count. There is no sum
+    when nothing is known of a unit, which may be larger than all others, or when less than half is estimated or known.
 
     Where the lost power is known, the energy also follows from how fast the whole slows down in the first 0.5 s,
     somewhat too high since governors help by then; `agrees` tells whether both are within a quarter of each other.
@@ -95,6 +97,7 @@ class _Sum:
     estimated: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
     tripped: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
 
     def add(self, estimate: InertiaEstimate, unit: GeneratingUnit) -> None:
         self.quality |= estimate.quality
@@ -102,7 +105,11 @@ class _Sum:
             self.tripped.append(estimate.device)
             self.tripped_mw += estimate.power_before_mw or 0.0
             return
-        h_s, deviation = _of_unit(estimate, unit.inertia_constant)
+        told = _of_unit(estimate, unit.inertia_constant)
+        if told is None:
+            self.unknown.append(estimate.device)
+            return
+        h_s, deviation = told
         energy_mws = h_s * unit.rated_power
         self.energy_mws += energy_mws
         self.variance += (energy_mws * deviation) ** 2
@@ -143,6 +150,8 @@ def system_inertia(
     )
     if not total.estimated:
         return replace(found, reason="no unit could be estimated")
+    if total.unknown:
+        return replace(found, reason=f"nothing is known of {', '.join(total.unknown)}")
     if total.believed_mws < LEAST_ESTIMATED_SHARE * total.energy_mws:
         share = 100.0 * total.believed_mws / total.energy_mws
         return replace(found, reason=f"only {share:.0f} % of the sum is estimated or known")
@@ -156,12 +165,14 @@ def system_inertia(
     )
 
 
-def _of_unit(estimate: InertiaEstimate, known_h_s: float | None) -> tuple[float, float]:
-    """H in s and its relative deviation."""
-    if estimate.h_s is not None:
+def _of_unit(estimate: InertiaEstimate, known_h_s: float | None) -> tuple[float, float] | None:
+    """H in s and its relative deviation; None when nothing is known of it."""
+    if estimate.h_s is not None and estimate.deviation is not None:
         return estimate.h_s, estimate.deviation
     if known_h_s is not None:
         return known_h_s, KNOWN_DEVIATION
+    if estimate.guess_h_s is None or estimate.deviation is None or estimate.deviation > WIDEST_GUESS:
+        return None
     return estimate.guess_h_s, estimate.deviation
 
 
