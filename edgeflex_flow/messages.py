@@ -204,8 +204,8 @@ class EventWindow(Message, frozen=True, kw_only=True, tag="event_window"):
     samples: Samples
     """Rows of all devices, device after device, each in order of time."""
     power_step: float | None = None
-    """Ratio of the square of the largest joint change of power near the onset to what is usual before it; None when that
-    cannot be told."""
+    """Ratio of the square of the largest joint change of power near the onset to what is usual before it; None when
+    that cannot be told."""
     missing: tuple[str, ...] = ()
     """Devices of which the window lacks rows, wholly or in part."""
 
