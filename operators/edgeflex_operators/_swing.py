@@ -160,14 +160,14 @@ def rotor_angle(
     angle = behind + np.arctan2(f[F_TOTAL] * current * np.cos(lag), size - f[F_TOTAL] * current * np.sin(lag))
     quadrature = current * np.cos(angle - current_angle)
     a, p = f[F_SLOW] * quadrature, f[F_FAST] * quadrature
-    before = angle
+    ahead = before = angle - behind
     for k in range(len(phasors)):
         behind, size, current_angle, current = phasors[k, 0], phasors[k, 1], phasors[k, 2], phasors[k, 3]
         if k > 0:
             next_a = f[F_AA] * a + f[F_AP] * p + (f[F_AI] - f[F_AR]) * quadrature
             next_p = f[F_PA] * a + f[F_PP] * p + (f[F_PI] - f[F_PR]) * quadrature
             known = (1.0 - FLUX_SHARE) * next_a + FLUX_SHARE * next_p
-            guess = 2.0 * angle - before
+            guess = behind + 2.0 * ahead - before
             for _ in range(NEWTON_TURNS):
                 error = size * np.sin(guess - behind) - known - gain * current * np.cos(guess - current_angle)
                 slope = size * np.cos(guess - behind) + gain * current * np.sin(guess - current_angle)
@@ -177,7 +177,8 @@ def rotor_angle(
             quadrature = current * np.cos(guess - current_angle)
             a = next_a + f[F_AR] * quadrature
             p = next_p + f[F_PR] * quadrature
-            before, angle = angle, guess
+            angle = guess
+            before, ahead = ahead, angle - behind
         out[k] = angle
 
 

@@ -36,6 +36,8 @@ USUAL_H_S = (1.0, 12.0)
 # Least noise that is believed of a measurement: 0.1 mrad is a total vector error of 0.01 %.
 ANGLE_FLOOR_RAD = 1e-4
 POWER_FLOOR_PU = 2e-5
+BUS_FREQUENCY_FLOOR_RAD = 1e-3
+"""The same for an angle that was summed up from frequency."""
 DRIFT_SHARE = 0.005
 """Unmodelled mechanical power walks by this share of the largest change of power in a second's square root."""
 
@@ -63,8 +65,8 @@ TYPICAL_SUBTRANSIENT_RATIO = 0.75
 # docs/estimating-inertia.md.
 INFLATION = 1.3
 MODEL_DEVIATION = 0.025
-BUS_FREQUENCY_DEVIATION = 0.12
-TYPICAL_REACTANCE_DEVIATION = 0.06
+BUS_FREQUENCY_DEVIATION = 0.08
+TYPICAL_REACTANCE_DEVIATION = 0.05
 DOUBTFUL_DEVIATION = 0.3
 """At least so uncertain is a fit that does not agree with the measurements."""
 LARGEST_ERROR = 30.0
@@ -465,6 +467,8 @@ class _Search:
         self._grid = grid
         self._power = power
         self._nominal_hz = nominal_hz
+        angle_floor = BUS_FREQUENCY_FLOOR_RAD if "bus_frequency" in quantities.remarks else ANGLE_FLOOR_RAD
+        self._floors = np.array([angle_floor**2, POWER_FLOOR_PU**2])
         self._reactances = np.array([quantities.subtransient, quantities.transient])
         current = quantities.current
         self._phasors = np.ascontiguousarray(
@@ -515,7 +519,7 @@ class _Search:
             self._grid.before,
             self._power_walk,
             self._drift_walk,
-            np.array([ANGLE_FLOOR_RAD**2, POWER_FLOOR_PU**2]),
+            self._floors,
             self._start,
             fitted.covariance,
             fitted.angle_rad,
@@ -574,6 +578,9 @@ def _accept(best: _Fitted, deviation: float, limits: Limits, lacking: str | None
     """Raise unless the fit is one to believe. `lacking`: why the event does not excite the unit enough."""
     doubtful = max(deviation, DOUBTFUL_DEVIATION)
     worst = float(best.facts[swing.WORST_ANGLE])
+    if lacking is not None:
+        agrees = worst <= LARGEST_ERROR and best.residual <= limits.max_residual
+        raise _RefusedError("not_excited", lacking, guess_h_s=best.h_s, deviation=deviation if agrees else doubtful)
     if worst > LARGEST_ERROR:
         raise _RefusedError(
             "phase_jump",
@@ -596,8 +603,6 @@ def _accept(best: _Fitted, deviation: float, limits: Limits, lacking: str | None
             guess_h_s=best.h_s,
             deviation=doubtful,
         )
-    if lacking is not None:
-        raise _RefusedError("not_excited", lacking, guess_h_s=best.h_s, deviation=deviation)
     if deviation > limits.max_deviation:
         raise _RefusedError(
             "ill_conditioned",

@@ -17,7 +17,7 @@ NS = 1_000_000_000
 DETECTORS_AGREE_NS = 3 * NS // 2
 """Onsets this close together are of one event: a disturbance takes that long through a large grid."""
 STEP_SEARCH_NS = NS
-CLEAR_STEP = 30.0
+CLEAR_STEP = 25.0
 """From this ratio on, the joint step of power tells the onset better than the detectors do. Load noise makes up to
 15."""
 LEAST_ROWS = 10

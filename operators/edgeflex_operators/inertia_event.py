@@ -59,7 +59,7 @@ class InertiaEventConfig(NodeConfig, frozen=True, kw_only=True):
         Meta(
             ge=1, description="How many times (squared) what is usual the power of all devices must step at the onset."
         ),
-    ] = 30.0
+    ] = 25.0
     min_units: Annotated[
         float, Meta(ge=0, le=1, description="Share of the units with data that the event must excite.")
     ] = 0.34
