@@ -21,6 +21,7 @@ from edgeflex_flow.cli.problems import console, show_problems
 from edgeflex_flow.errors import FatalError, FlowFileError
 from edgeflex_flow.flowfile import load_flows
 from edgeflex_flow.runtime.lifecycle import EXIT_NOT_DRAINED, stop_on_signals
+from edgeflex_flow.runtime.policies import policies_from
 from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_flow.units import parse_quantity
 
@@ -50,6 +51,11 @@ class Seconds(click.ParamType[float]):
 @click.option(
     "--runtime", type=click.Choice(["bytewax", "inline"]), default="bytewax", show_default=True, help="What runs it."
 )
+@click.option(
+    "--policies",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="YAML file of policies, {policy: {field: value}}; followed while the flow runs.",
+)
 @click.option("--for", "duration_s", type=Seconds(), help="Drain and end after this time, for example 30s.")
 @click.option("--stats", "stats_s", type=Seconds(), help="Log all counters with this period, for example 10s.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary at the end as JSON.")
@@ -62,6 +68,7 @@ def run(
     definitions: tuple[tuple[str, str], ...],
     workers: int,
     runtime: str,
+    policies: Path | None,
     duration_s: float | None,
     stats_s: float | None,
     as_json: bool,
@@ -93,6 +100,7 @@ def run(
 
     with (
         stop_on_signals(flow_run, show_summary),
+        policies_from(policies, flow_run),
         _every(stats_s, lambda: _log_stats(flow_run)),
         _after(duration_s, flow_run.stop),
     ):
@@ -131,6 +139,7 @@ def _child_arguments(context: click.Context) -> list[str]:
     arguments = ["--log-level", before["log_level"], "--log-format", before["log_format"], "run"]
     arguments += ["--workers", str(options["workers"]), "--runtime", options["runtime"]]
     arguments += ["--site", options["site"]] if options["site"] else []
+    arguments += ["--policies", str(options["policies"])] if options["policies"] else []
     arguments += ["--json"] if options["as_json"] else []
     for name in ("for", "stats"):
         seconds = options[{"for": "duration_s", "stats": "stats_s"}[name]]

@@ -13,7 +13,7 @@ from edgeflex_flow.clock import Clock, SystemClock
 from edgeflex_flow.errors import FatalError
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.messages import DeadLetter, Samples
-from edgeflex_flow.node import Context, Counters, WireMessage
+from edgeflex_flow.node import Context, Counters, NodeConfig, WireMessage
 
 Tap = Callable[[WireMessage], None]
 """Looks at every message that a node emits, in the runtime's thread: be quick, never change it."""
@@ -99,6 +99,8 @@ class FlowRun:
         self.plan = plan
         self.clock: Clock = clock or SystemClock()
         self.log = logging.getLogger(f"edgeflex.{plan.name}")
+        self.configs: dict[str, NodeConfig] = {node.id: node.config for node in plan.nodes}
+        """Configs now in force; a policy replaces one, and the node's next step uses it."""
         self.counters: dict[str, Counters] = {node.id: Counters() for node in plan.nodes}
         self.wakeup = Wakeup()
         self.failure: BaseException | None = None

@@ -43,20 +43,21 @@ class OperatorRunner:
             name: (_step_of(planned, name, port), port.columns(planned.config))
             for name, port in planned.node.inputs.items()
         }
-        self._state: Any = planned.node.start(planned.config)
+        self._state: Any = planned.node.start(run.configs[planned.id])
 
     def step(self, port: str, message: WireMessage | Tick) -> Sequence[WireMessage]:
         """What follows from one message, dead letters taken out."""
+        config = self._run.configs[self._planned.id]
         try:
             if isinstance(message, Tick):
-                given = self._tick(self._planned.config, self._state, message.now_ns)
+                given = self._tick(config, self._state, message.now_ns)
             else:
                 step, needs = self._ports[port]
                 lacking = _lacking(needs, message)
                 if lacking is not None:
                     self._run.dead_letter(self._planned.id, "missing_column", lacking)
                     return ()
-                given = step(self._planned.config, self._state, message)
+                given = step(config, self._state, message)
             kept = [each for each in given if not isinstance(each, DeadLetter)]
             for each in kept:
                 self._check(each)

@@ -1,0 +1,112 @@
+"""Policies in a running flow: bound parameters take new values between two steps, within the flow file's limits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from edgeflex_flow.errors import FlowFileError
+from edgeflex_flow.flowfile.document import read_document
+from edgeflex_flow.flowfile.fields import config_fields
+from edgeflex_flow.flowfile.plan import PlannedNode
+from edgeflex_flow.policy import PolicyBinding
+from edgeflex_flow.runtime.run import FlowRun
+from edgeflex_flow.units import parse_quantity
+
+PERIOD_S = 0.5
+"""How often a policy file is looked at."""
+
+PolicyValues = Mapping[str, Mapping[str, Any]]
+"""Values by policy and field: numbers in the unit of the parameter, or texts with their unit."""
+
+
+def apply_policies(run: FlowRun, policies: PolicyValues) -> None:
+    """Give bound parameters the values of their policies; where a policy says nothing, the default.
+
+    A value outside its limits, or one that its node refuses, changes nothing: the last good one stays, and that is
+    logged and counted as `policy_refused`. Changes count as `policy_changes`.
+    """
+    for planned in run.plan.nodes:
+        for name, binding in planned.policies.items():
+            value = policies.get(binding.policy, {}).get(binding.field, binding.default)
+            _apply(run, planned, name, binding, value)
+
+
+def _apply(run: FlowRun, planned: PlannedNode, name: str, binding: PolicyBinding, value: Any) -> None:
+    config = run.configs[planned.id]
+    before = getattr(config, name)
+    where = f"policy '{binding.policy}', field '{binding.field}', for {planned.id}.{name}"
+    try:
+        number = _number(planned, name, value)
+        if not binding.min <= number <= binding.max:
+            raise ValueError(f"{number:g} is outside {binding.min:g} to {binding.max:g}")
+        if number == before:
+            return
+        run.configs[planned.id] = replace(config, **{name: type(before)(number)})
+    except (ValueError, TypeError) as error:
+        run.counters[planned.id].add("policy_refused")
+        run.log.warning("%s: refused: %s; %g stays", where, error, before, extra={"node": planned.id})
+        return
+    run.counters[planned.id].add("policy_changes")
+    run.log.info("%s: %g -> %g", where, before, number, extra={"node": planned.id})
+
+
+def _number(planned: PlannedNode, name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError(f"no number: {value!r}")
+    if not isinstance(value, str):
+        return float(value)
+    [hint] = [field.hint for field in config_fields(type(planned.config)) if field.name == name]
+    return parse_quantity(value, hint.unit) if hint.unit else float(value)
+
+
+def read_policies(file: Path) -> PolicyValues:
+    """Values by policy and field from a YAML file. Raises FlowFileError when it is none."""
+    found = read_document(file).plain()
+    if not isinstance(found, dict) or not all(isinstance(fields, dict) for fields in found.values()):
+        raise ValueError(f"{file}: a policy file holds policies, and in each its fields with their values")
+    return found
+
+
+@contextmanager
+def policies_from(file: Path | None, run: FlowRun) -> Iterator[None]:
+    """Follow a policy file while the block runs. A file that cannot be read leaves the last good values in force."""
+    if file is None:
+        yield
+        return
+    over = threading.Event()
+    seen = _look(file, run, None)
+
+    def loop(last: tuple[int, int] | None) -> None:
+        while not over.wait(PERIOD_S):
+            last = _look(file, run, last)
+
+    thread = threading.Thread(target=loop, args=(seen,), name="policies", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _look(file: Path, run: FlowRun, seen: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Apply the file if it is not as it was when last seen; what tells that (None: it is not there)."""
+    try:
+        status = file.stat()
+    except OSError as error:
+        if seen is not None:
+            run.log.warning("policies: '%s': %s; what was in force stays", file, error.strerror)
+        return None
+    now = status.st_mtime_ns, status.st_size
+    if now != seen:
+        try:
+            apply_policies(run, read_policies(file))
+        except (ValueError, FlowFileError) as error:
+            run.log.warning("policies: %s; what was in force stays", error)
+    return now

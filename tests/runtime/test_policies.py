@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+from toy_nodes import CollectingSink, ScriptedSource, batch, plan, planned, sink, source
+
+from edgeflex_flow.flowfile.plan import PlannedNode
+from edgeflex_flow.messages import Alarm
+from edgeflex_flow.node import ANY, Input, NodeConfig, OperatorNode, WireMessage, message_wire, quantity
+from edgeflex_flow.policy import PolicyBinding
+from edgeflex_flow.runtime.bytewax import run_bytewax
+from edgeflex_flow.runtime.inline import run_inline
+from edgeflex_flow.runtime.policies import apply_policies, policies_from, read_policies
+from edgeflex_flow.runtime.run import FlowRun
+
+BINDING = PolicyBinding(policy="trigger", field="onset", default=0.02, min=0.01, max=1.0)
+
+
+class BoundConfig(NodeConfig, frozen=True, kw_only=True):
+    """A node with a parameter that a policy may change."""
+
+    onset: Annotated[float, quantity("Hz/s", "Any rate.", gt=0)] = 0.02
+
+    def __post_init__(self) -> None:
+        if self.onset == 0.5:
+            raise ValueError("not this one")
+
+
+def tell(config: BoundConfig, _state: None, _message: object) -> Sequence[WireMessage]:
+    return [Alarm(source="bound", severity="info", text=f"{config.onset:g}", time_ns=0)]
+
+
+def bound() -> PlannedNode:
+    node = OperatorNode(
+        "bound", BoundConfig, {"in": Input(ANY, step=tell)}, lambda _c, _w: message_wire(Alarm), lambda _config: None
+    )
+    return PlannedNode("bound", node, BoundConfig(), {"in": ("in",)}, policies={"onset": BINDING})
+
+
+class ChangingSource(ScriptedSource):
+    """Calls a function before one of its polls."""
+
+    def __init__(self, script: list[Any], before: dict[int, Callable[[], None]]) -> None:
+        super().__init__(script)
+        self._before = before
+        self._polls = 0
+
+    def poll(self) -> Sequence[WireMessage]:
+        self._before.get(self._polls, lambda: None)()
+        self._polls += 1
+        return super().poll()
+
+
+@pytest.mark.parametrize("run_it", [run_inline, run_bytewax, lambda run: run_bytewax(run, workers=2)])
+def test_a_new_value_is_in_force_from_the_next_step_on(run_it: Callable[[FlowRun], None]) -> None:
+    out = CollectingSink()
+    changes: dict[int, Callable[[], None]] = {}
+    made = ChangingSource([[batch(50.0)], [batch(50.0)], [batch(50.0)]], changes)
+    run = FlowRun(plan(planned("in", source(made)), bound(), planned("out", sink(out), "bound")))
+
+    def change() -> None:
+        # What came so far must have passed before: messages on their way meet whatever is in force.
+        wait_until(lambda: len(out.messages) == 2)
+        apply_policies(run, {"trigger": {"onset": 0.25}})
+
+    changes[2] = change
+    run_it(run)
+    assert [alarm.text for alarm in out.of_type(Alarm)] == ["0.02", "0.02", "0.25"]
+    assert run.counters["bound"].get("policy_changes") == 1
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 5.0
+    while not happened() and time.monotonic() < deadline_s:
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def run() -> Iterator[FlowRun]:
+    made = FlowRun(plan(planned("in", source(ScriptedSource([]))), bound()))
+    yield made
+    made.wakeup.close()
+
+
+def onset(run: FlowRun) -> float:
+    config = run.configs["bound"]
+    assert isinstance(config, BoundConfig)
+    return config.onset
+
+
+def test_a_value_may_have_its_unit(run: FlowRun) -> None:
+    apply_policies(run, {"trigger": {"onset": "30 mHz/s"}})
+    assert onset(run) == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize("value", [0.001, 2.0, "3 Hz/s", "5 kV", "much", None, True, [1], 0.5, float("nan")])
+def test_a_value_that_may_not_be_leaves_the_last_good_one(
+    run: FlowRun, value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    apply_policies(run, {"trigger": {"onset": 0.1}})
+    with caplog.at_level(logging.WARNING):
+        apply_policies(run, {"trigger": {"onset": value}})
+    assert onset(run) == 0.1
+    assert run.counters["bound"].get("policy_refused") == 1
+    assert "policy 'trigger', field 'onset', for bound.onset: refused" in caplog.text
+
+
+def test_without_a_policy_the_default_comes_back(run: FlowRun) -> None:
+    apply_policies(run, {"trigger": {"onset": 0.1}})
+    apply_policies(run, {})
+    assert onset(run) == 0.02
+
+
+def test_policies_for_others_change_nothing(run: FlowRun) -> None:
+    apply_policies(run, {"other": {"onset": 0.1}, "trigger": {"other": 0.1}})
+    assert onset(run) == 0.02
+    assert run.counters["bound"].get("policy_changes") == 0
+
+
+def write(file: Path, text: str) -> None:
+    """As a careful editor does: the file is never there in part."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    os.replace(new, file)
+
+
+def test_a_policy_file_is_followed_while_the_flow_runs(run: FlowRun, tmp_path: Path) -> None:
+    file = tmp_path / "policies.yaml"
+    write(file, "trigger: {onset: 100 mHz/s}\n")
+    with policies_from(file, run):
+        assert onset(run) == pytest.approx(0.1)
+        write(file, "trigger: {onset: 0.3}\n# changed\n")
+        wait_until(lambda: onset(run) == 0.3)
+        assert onset(run) == 0.3
+
+
+@pytest.mark.parametrize("text", ["trigger: [1", "trigger: 3\n", "- a\n", "\x00"])
+def test_a_policy_file_that_is_none_leaves_the_last_good_values(
+    run: FlowRun, tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "policies.yaml"
+    file.write_text(text)
+    apply_policies(run, {"trigger": {"onset": 0.1}})
+    with policies_from(file, run):
+        assert onset(run) == 0.1
+    assert "what was in force stays" in caplog.text
+
+
+def test_a_policy_file_that_is_not_there_yet_leaves_the_defaults(run: FlowRun, tmp_path: Path) -> None:
+    with policies_from(tmp_path / "none.yaml", run):
+        assert onset(run) == 0.02
+
+
+def test_a_policy_file_holds_fields_by_policy(tmp_path: Path) -> None:
+    file = tmp_path / "policies.yaml"
+    file.write_text("trigger: {onset: 0.1, hold: 3 s}\nother: {}\n")
+    assert read_policies(file) == {"trigger": {"onset": 0.1, "hold": "3 s"}, "other": {}}
