@@ -9,6 +9,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeflex_connectors import c37118_kernel as kernel
+from edgeflex_connectors.c37118_table import StreamTable
 from edgeflex_flow.messages import Samples
 
 HELD_FRAMES: Final = 4096
@@ -115,3 +117,38 @@ class Rows:
             quality=self.quality[:n].copy(),
             received_ns=received_ns,
         )
+
+
+def decode_block(
+    table: StreamTable, rows: Rows, block: Block, status: NDArray[np.int8], counts: NDArray[np.int64]
+) -> int:
+    """Go on with a block until its end or a frame that is the caller's work; the kernel's state of that frame.
+
+    `status` has room for each frame of the block; `counts` is added to. Afterwards `block.next` is the frame at which
+    the kernel stopped.
+    """
+    stop, filled = kernel.decode_block(
+        block.data,
+        block.stride,
+        block.lengths,
+        block.peers,
+        block.next,
+        block.count,
+        table.slot_peers,
+        table.slots,
+        table.streams,
+        table.pmus,
+        table.nominal_hz,
+        table.announced,
+        table.channels,
+        table.factors,
+        rows.time_ns,
+        rows.device,
+        rows.quality,
+        rows.columns,
+        rows.filled,
+        status,
+        counts,
+    )
+    block.next, rows.filled = stop, filled
+    return kernel.DECODED if stop == block.count else int(status[stop])

@@ -13,7 +13,7 @@ from edgeflex_connectors.c37118 import FrameError, decode_config, decode_frame
 from edgeflex_connectors.c37118_columns import FIXED_COLUMNS
 from edgeflex_connectors.c37118_files import read_config_file
 from edgeflex_connectors.c37118_table import Outcome, StreamTable, TableFullError
-from edgeflex_connectors.pmu_frames import MOST_CELLS, Block, HeldFrame, HeldFrames, Rows, block_of
+from edgeflex_connectors.pmu_frames import MOST_CELLS, Block, HeldFrame, HeldFrames, Rows, block_of, decode_block
 from edgeflex_connectors.udp_receive import BLOCK, UdpReceiver
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, path, quantity, samples_wire
@@ -231,30 +231,8 @@ class PmuUdpSource:
         table, rows, first = self._table, self._rows, block.next
         if len(self._status) < block.count:
             self._status = np.zeros(block.count, dtype=np.int8)
-        stop, filled = kernel.decode_block(
-            block.data,
-            block.stride,
-            block.lengths,
-            block.peers,
-            first,
-            block.count,
-            table.slot_peers,
-            table.slots,
-            table.streams,
-            table.pmus,
-            table.nominal_hz,
-            table.announced,
-            table.channels,
-            table.factors,
-            rows.time_ns,
-            rows.device,
-            rows.quality,
-            rows.columns,
-            rows.filled,
-            self._status,
-            self._counts,
-        )
-        block.next, rows.filled = stop, filled
+        state = decode_block(table, rows, block, self._status, self._counts)
+        stop = block.next
         if self._counts[kernel.DECODED] != stop - first:
             self._odd_frames(block, first, stop)
         if self._counts[kernel.ANNOUNCED]:
@@ -263,7 +241,6 @@ class PmuUdpSource:
         if stop == block.count:
             self._blocks.pop()
             return True
-        state = int(self._status[stop])
         if state == kernel.FULL:
             if rows.filled:
                 return False

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 from msgspec import Meta
@@ -59,6 +60,16 @@ CHECKPOINT_PAGES = 4_000
 
 CHUNK_ROWS = 10_000
 
+SELECT_NAMES = {"devices": "SELECT id, name FROM devices", "quantities": "SELECT id, name FROM quantities"}
+SELECT_VALUES = """
+SELECT time_ns, value, quality FROM samples
+WHERE device_id = ? AND quantity_id = ? AND time_ns >= ? AND time_ns < ? ORDER BY time_ns
+"""
+ALWAYS_NS = -(2**63), 2**63 - 1
+MOST_VALUES = 60_000_000
+"""Bound on the values of one reading, some 2 GB while they are read."""
+READ_ATTEMPTS = 3
+
 SICK = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR})
 """Errors of the file's content: no database, damaged, tables that are not ours. All others (full, locked, read-only,
 input/output) are the world's, which may come right."""
@@ -105,6 +116,14 @@ class SqliteConfig(NodeConfig, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_path(self.path)
+
+
+class _FileState(NamedTuple):
+    """What tells whether somebody wrote to a file meanwhile."""
+
+    has_log: bool
+    size: int
+    modified_ns: int
 
 
 class SqliteStore:
@@ -212,6 +231,58 @@ class SqliteStore:
                 ids[name] = connection.execute(SELECT_ID[table], (name,)).fetchone()[0]
         return np.array([ids[name] for name in names], dtype=np.int64)
 
+    def read(
+        self,
+        columns: Sequence[str] | None = None,
+        begin_ns: int = ALWAYS_NS[0],
+        end_ns: int = ALWAYS_NS[1],
+        devices: Sequence[str] | None = None,
+    ) -> Samples:
+        """What is stored of the time begin_ns <= t < end_ns, in order of time and device, bit for bit.
+
+        All columns and devices unless they are named; a column that is not stored is NaN. Only -0.0 comes back as 0.0,
+        as SQLite keeps it. Flags of one device and time are joined. Neither makes nor changes a file, and may go on
+        while another process writes: it sees what was committed when it began.
+
+        Raises FatalError for a file that is missing, is not ours or holds more than MOST_VALUES in that time, and
+        RetryableError when it cannot be read for now.
+        """
+        if not self._file.is_file():
+            raise FatalError(f"{self._file}: there is no such file")
+        with self._translated():
+            for _ in range(READ_ATTEMPTS):
+                before = self._state()
+                try:
+                    with closing(self._connect_to_read(has_log=before.has_log)) as connection:
+                        if self._is_new(connection):
+                            raise FatalError(f"{self._file}: an empty database, without the tables of a store")
+                        samples = _read_window(connection, self._file, columns, (begin_ns, end_ns), devices)
+                except (sqlite3.DatabaseError, FatalError):
+                    if before.has_log or before == self._state():
+                        raise
+                    continue  # read from a file that changed meanwhile
+                if before.has_log or before == self._state():
+                    return samples
+        raise RetryableError(f"{self._file}: another program began to write to it while it was read")
+
+    def _state(self) -> _FileState:
+        facts = self._file.stat()
+        log = self._file.with_name(f"{self._file.name}-wal")
+        return _FileState(log.exists(), facts.st_size, facts.st_mtime_ns)
+
+    def _connect_to_read(self, *, has_log: bool) -> sqlite3.Connection:
+        # Without a log nobody writes. SQLite would then make one, beside a file that may lie in a folder that is
+        # read-only, unless it is told that the file will not change; whether that was so is checked afterwards.
+        mode = "mode=ro" if has_log else "mode=ro&immutable=1"
+        connection = sqlite3.connect(
+            f"file:{quote(str(self._file.absolute()))}?{mode}",
+            uri=True,
+            timeout=self._config.busy_timeout,
+            isolation_level=None,
+        )
+        connection.execute("BEGIN")  # all is read from one state of the store
+        return connection
+
     def sync(self) -> None:
         if self._connection is None:
             self.open()
@@ -247,6 +318,84 @@ class SqliteStore:
             if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
                 self.close()  # the disk may come back as another one
             raise RetryableError(text) from error
+
+
+def _read_window(
+    connection: sqlite3.Connection,
+    file: Path,
+    columns: Sequence[str] | None,
+    window_ns: tuple[int, int],
+    devices: Sequence[str] | None,
+) -> Samples:
+    device_ids, quantity_ids = _ids_of(connection, "devices", devices), _ids_of(connection, "quantities", columns)
+    series: list[_Series] = []
+    values = 0
+    for code, device_id in enumerate(device_ids.values()):
+        for place, quantity_id in enumerate(quantity_ids.values()):
+            found = connection.execute(SELECT_VALUES, (device_id, quantity_id, *window_ns)).fetchmany(
+                MOST_VALUES + 1 - values
+            )
+            values += len(found)
+            if values > MOST_VALUES:
+                raise FatalError(f"{file}: holds more than {MOST_VALUES} values of that time; read a shorter one")
+            if found:
+                try:
+                    series.append(_series(code, place, found))
+                except (ValueError, TypeError, OverflowError) as error:
+                    raise FatalError(f"{file}: damaged: a row of samples holds no numbers: {error}") from error
+    return _table(series, tuple(quantity_ids), tuple(device_ids))
+
+
+def _ids_of(connection: sqlite3.Connection, table: str, names: Sequence[str] | None) -> dict[str, int]:
+    """Names that are wanted, all unless told, with their ids; -1 for those that are not stored."""
+    stored = {name: number for number, name in connection.execute(SELECT_NAMES[table])}
+    return stored if names is None else {name: stored.get(name, -1) for name in names}
+
+
+class _Series(NamedTuple):
+    """Values of one device and column, each array of shape (n,)."""
+
+    code: int
+    place: int
+    time_ns: NDArray[np.int64]
+    values: NDArray[np.float64]
+    quality: NDArray[np.uint16]
+
+
+def _series(code: int, place: int, rows: Sequence[tuple[int, float, int]]) -> _Series:
+    times, values, flags = zip(*rows, strict=True)
+    return _Series(
+        code,
+        place,
+        np.array(times, dtype=np.int64),
+        np.array(values, dtype=np.float64),
+        np.array(flags, dtype=np.uint16),
+    )
+
+
+def _table(series: Sequence[_Series], columns: Sequence[str], devices: tuple[str, ...]) -> Samples:
+    """One row for each device and time of the series."""
+    keys = np.concatenate(
+        [np.stack([each.time_ns, np.full(len(each.time_ns), each.code, dtype=np.int64)], axis=1) for each in series]
+        or [np.empty((0, 2), dtype=np.int64)]
+    )
+    unique, row_of = np.unique(keys, axis=0, return_inverse=True)
+    table = np.full((len(columns), len(unique)), np.nan)
+    quality = np.zeros(len(unique), dtype=np.uint16)
+    done = 0
+    for each in series:
+        rows = row_of.reshape(-1)[done : done + len(each.values)]
+        table[each.place, rows] = each.values
+        quality[rows] |= each.quality
+        done += len(each.values)
+    return Samples(
+        time_ns=np.ascontiguousarray(unique[:, 0]),
+        device=unique[:, 1].astype(np.int32),
+        devices=devices,
+        columns=dict(zip(columns, table, strict=True)),
+        quality=quality,
+        received_ns=0,
+    )
 
 
 def _in_chunks(columns: Sequence[NDArray[Any]], order: NDArray[np.intp]) -> Iterator[tuple[object, ...]]:

@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": "edgeflex_flow.cli.demo",
     "check": "edgeflex_flow.cli.check",
     "run": "edgeflex_flow.cli.run",
+    "estimate": "edgeflex_flow.cli.estimate",
     "nodes": "edgeflex_flow.cli.nodes",
     "graph": "edgeflex_flow.cli.graph",
     "schema": "edgeflex_flow.cli.schema",

@@ -8,6 +8,7 @@ from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.flowfile.report import Secret
 from edgeflex_flow.flowfile.schema import json_schema
 from edgeflex_flow.flowfile.svg import to_svg
+from edgeflex_flow.flowfile.table import load_table
 
 __all__ = [
     "CheckedFlow",
@@ -19,6 +20,7 @@ __all__ = [
     "json_schema",
     "load_flow",
     "load_flows",
+    "load_table",
     "to_mermaid",
     "to_svg",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -25,6 +25,7 @@ from edgeflex_flow.flowfile.fields import (
     is_mapping,
     is_struct,
     item_hint,
+    read_hint,
 )
 from edgeflex_flow.flowfile.report import HIDDEN, FileReport, Secret, got
 from edgeflex_flow.flowfile.wording import example, expectation
@@ -43,6 +44,8 @@ class _Broken:
 
 
 BROKEN: Final = _Broken()
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 FindConnection = Callable[[str, str, Value, str], OpenConnection | None]
 """`find(name, family, value, field)`: the connection, or None after reporting why there is none."""
@@ -91,6 +94,11 @@ class ConfigDecoder:
         if self._good and not isinstance(arguments, _Broken):
             self._result.config = self._build(config, arguments, place)
         return self._result
+
+    def entry(self, kind: type[StructT], value: Value, key: str) -> StructT | None:
+        """A struct from a mapping that stands under `key`; None after reporting all that is wrong in it."""
+        made = self._value(value, read_hint(kind), key)
+        return made if isinstance(made, kind) else None
 
     def _wrong(
         self,

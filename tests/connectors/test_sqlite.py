@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeflex_connectors import sqlite
+from edgeflex_connectors.recordings import read_recording
 from edgeflex_connectors.sqlite import APPLICATION_ID, SCHEMA_VERSION, SqliteConfig, SqliteStore
 from edgeflex_connectors.store import stored_message
 from edgeflex_flow.errors import FatalError, RetryableError
-from edgeflex_flow.messages import Alarm, FrequencyEvent, join_samples, samples_from_rows
+from edgeflex_flow.messages import Alarm, FrequencyEvent, Samples, join_samples, samples_from_rows
 
 READ = """
 SELECT devices.name, quantities.name, time_ns, value, quality FROM samples
@@ -256,3 +258,143 @@ def test_rows_of_a_large_batch_keep_their_values(file: Path) -> None:
         store.write([batch], [])
     stored = {(device, time): value for device, _, time, value, _ in read(file)}
     assert stored == {(f"G{dev}", time): values[time, dev] for time in range(500) for dev in range(8)}
+
+
+def bits(samples: Samples) -> dict[tuple[int, str], tuple[list[int], int]]:
+    """Each row as the bits of its values, by time and device."""
+    table = np.stack([samples.columns[name] for name in sorted(samples.columns)]).view(np.uint64)
+    return {
+        (int(time), samples.devices[code]): (table[:, row].tolist(), int(flags))
+        for row, (time, code, flags) in enumerate(zip(samples.time_ns, samples.device, samples.quality, strict=True))
+    }
+
+
+ROWS = st.dictionaries(
+    st.tuples(st.integers(-(2**63), 2**63 - 2), st.sampled_from(["A", "B", "é\0"])),
+    st.tuples(st.floats(allow_nan=False), st.floats(allow_nan=False)).filter(lambda row: 0.0 not in row),
+    min_size=1,
+    max_size=20,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(ROWS)
+def test_samples_come_back_bit_for_bit(
+    tmp_path_factory: pytest.TempPathFactory, rows: dict[tuple[int, str], tuple[float, float]]
+) -> None:
+    file = tmp_path_factory.mktemp("store") / "history ?#%.db"
+    written = samples_from_rows([(t, d, {"x_v": x, "y_a": y}) for (t, d), (x, y) in rows.items()], quality=0x1FF)
+    with closing(store_at(file)) as store:
+        store.open()
+        store.write([written], [])
+        during = store_at(file).read()
+    after = store_at(file).read()
+    for found in (during, after):
+        assert list(found.problems()) == []
+        assert bits(found) == bits(written)
+        assert np.all(np.diff(found.time_ns.astype(object)) >= 0)
+
+
+def stored(file: Path) -> None:
+    with closing(store_at(file)) as store:
+        store.open()
+        rows = [(time, name, {"x_v": float(time), "y_a": -1.0}) for time in range(10) for name in "ABC"]
+        store.write([samples_from_rows(rows, quality=3)], [])
+
+
+def test_window_columns_and_devices_are_what_was_asked_for(file: Path) -> None:
+    stored(file)
+    found = store_at(file).read(["y_a", "none_v"], 2, 4, ["C", "nobody", "A"])
+    assert found.time_ns.tolist() == [2, 2, 3, 3]
+    assert [found.devices[code] for code in found.device] == ["C", "A", "C", "A"]
+    assert list(found.columns) == ["y_a", "none_v"]
+    assert np.isnan(found.columns["none_v"]).all()
+    assert found.quality.tolist() == [3, 3, 3, 3]
+    assert store_at(file).read(begin_ns=99).rows == 0
+
+
+def test_value_that_is_missing_comes_back_as_nan(file: Path) -> None:
+    with closing(store_at(file)) as store:
+        store.open()
+        store.write([samples_from_rows([(1, "A", {"x_v": 1.0}), (2, "A", {"y_a": 2.0})])], [])
+    found = store_at(file).read()
+    assert np.isnan(found.columns["y_a"]).tolist() == [True, False]
+
+
+def test_reading_leaves_the_file_and_its_folder_as_they_are(file: Path) -> None:
+    stored(file)
+    before = file.read_bytes(), file.stat().st_mtime_ns
+    store_at(file).read()
+    assert (file.read_bytes(), file.stat().st_mtime_ns) == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_reading_goes_on_while_another_connection_writes(file: Path) -> None:
+    stored(file)
+    with closing(store_at(file)) as writer:
+        writer.open()
+        writer.write([samples_from_rows([(100, "A", {"x_v": 1.0})])], [])
+        before = file.read_bytes()
+        with closing(sqlite3.connect(file, isolation_level=None)) as holder:
+            holder.execute("BEGIN IMMEDIATE")
+            assert store_at(file).read().rows == 31
+        assert file.read_bytes() == before
+        writer.write([samples_from_rows([(101, "A", {"x_v": 1.0})])], [])
+        assert store_at(file).read().rows == 32
+
+
+def test_what_a_crash_left_in_the_log_is_read(file: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    with closing(store_at(file)) as writer:
+        writer.open()
+        writer.write([samples_from_rows([(100, "A", {"x_v": 1.0})])], [])
+        for end in ("", "-wal"):
+            copy.with_name(copy.name + end).write_bytes(file.with_name(file.name + end).read_bytes())
+    before = copy.read_bytes()
+    assert store_at(copy).read().rows == 1
+    assert copy.read_bytes() == before
+
+
+def test_file_that_changes_while_it_is_read_is_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored(file)
+    writer = store_at(file)
+    real = sqlite._read_window
+
+    def late(*arguments: Any) -> Samples:
+        samples = real(*arguments)
+        writer.open()
+        return samples
+
+    monkeypatch.setattr(sqlite, "_read_window", late)
+    with closing(writer):
+        assert store_at(file).read().rows == 30
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [(None, "there is no such file"), (b"", "an empty database"), (b"no database" * 99, "file is not a database")],
+)
+def test_file_that_is_no_store_is_fatal_and_not_made(file: Path, content: bytes | None, complaint: str) -> None:
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(FatalError, match=complaint):
+        store_at(file).read()
+    assert (file.read_bytes() if file.exists() else None) == content
+
+
+def test_store_is_read_as_a_recording(file: Path) -> None:
+    with closing(store_at(file)) as store:
+        store.open()
+        rows = [(time, "A", {"frequency_hz": 50.0, "voltage_kv": 11.0, "va_v": 1.0}) for time in range(3)]
+        store.write([samples_from_rows(rows, quality=2)], [])
+    recording = read_recording(file)
+    assert recording.samples.columns["voltage_v"].tolist() == [11_000.0] * 3
+    assert recording.samples.quality.tolist() == [66] * 3
+
+
+def test_more_values_than_can_be_read_are_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored(file)
+    monkeypatch.setattr(sqlite, "MOST_VALUES", 59)
+    with pytest.raises(FatalError, match="more than 59 values of that time; read a shorter one"):
+        store_at(file).read()
+    assert store_at(file).read(["x_v"]).rows == 30

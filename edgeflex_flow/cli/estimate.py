@@ -1,0 +1,239 @@
+"""`edgeflex estimate`: estimates from recorded files."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from edgeflex_connectors.recording_table import RecordingError, target_of
+from edgeflex_connectors.recordings import read_recording
+from edgeflex_flow.cli.inertia_output import RecordReport, as_builtins, show_messages, show_tables
+from edgeflex_flow.cli.inertia_pipeline import RecordResult
+from edgeflex_flow.cli.places import Definition
+from edgeflex_flow.cli.problems import console, show_problems
+from edgeflex_flow.cli.recorded_units import unit_table
+from edgeflex_flow.errors import EdgeflexError, FlowFileError
+from edgeflex_flow.flowfile import load_table
+from edgeflex_flow.messages import Samples
+from edgeflex_operators._units import GeneratingUnit, UnitTable
+
+EXIT_NO_ESTIMATE: Final = 1
+_NOMINAL_HZ: Final = {"50Hz": 50.0, "60Hz": 60.0}
+_WIDTH_OF_FILES: Final = 120
+"""Columns when the output is no terminal."""
+
+
+class EstimateRecord(Protocol):
+    """Estimates the inertia of the units in one record. `on_progress` is told how many rows were taken since last."""
+
+    def __call__(
+        self, batches: Iterable[Samples], units: UnitTable, *, on_progress: Callable[[int], None]
+    ) -> RecordResult: ...
+
+
+@click.group()
+def estimate() -> None:
+    """Estimate quantities of the grid from recorded files."""
+
+
+@estimate.command()
+@click.argument("records", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECORD…")
+@click.option("--units", "units_file", type=click.Path(path_type=Path), help="File with the data of generating units.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw measured and fitted frequencies: out.png, out.svg or out.pdf; of several records one file each.",
+)
+@click.option(
+    "--nominal",
+    type=click.Choice(list(_NOMINAL_HZ)),
+    help="Nominal frequency, to derive the frequency of records that hold angles only.",
+)
+@click.option(
+    "--channel",
+    "channels",
+    type=Definition(),
+    multiple=True,
+    help="Column of a phasor or analog in captures: --channel VPOS=voltage_v.",
+)
+def inertia(
+    *,
+    records: tuple[Path, ...],
+    units_file: Path | None,
+    as_json: bool,
+    plot: Path | None,
+    nominal: str | None,
+    channels: tuple[tuple[str, str], ...],
+) -> None:
+    """Estimate the inertia of generating units, and of the system, from records of an event.
+
+    RECORD is an .npz file, a .csv, a store (.db, .sqlite) or a capture of C37.118 frames (.pcap, .pcapng). The data of
+    the units come from the record or from --units, which goes before it.
+
+    Exit codes: 0 every record gave a value for the system; 1 a file cannot be used, or there is no estimate; 2 wrong
+    usage.
+    """
+    draw = _drawing(plot)
+    given = _read_units(units_file)
+    estimator = Estimator(
+        _pipeline(),
+        units=given,
+        nominal_hz=None if nominal is None else _NOMINAL_HZ[nominal],
+        channels=_checked_channels(channels),
+    )
+    reports = estimator.run(records, _progress())
+    show_messages(reports)
+    if as_json:
+        click.echo(json.dumps(as_builtins(reports), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        show_tables(reports, _console())
+    for report, file in zip(reports, plot_files(plot, reports), strict=True) if plot else ():
+        if report.result is not None:
+            draw(report.key, report.result, file)
+    sys.exit(0 if all(report.good for report in reports) else EXIT_NO_ESTIMATE)
+
+
+def _pipeline() -> EstimateRecord:
+    # Imported when it is used: it brings the kernels of the estimators with it.
+    found: EstimateRecord = importlib.import_module("edgeflex_flow.cli.inertia_pipeline").estimate_record
+    return found
+
+
+def _drawing(plot: Path | None) -> Callable[[str, RecordResult, Path], None]:
+    """What draws a record into a file. Checked before the work, of which nothing should be lost."""
+    if plot is None:
+        return lambda _key, _result, _file: None
+    try:
+        module = importlib.import_module("edgeflex_flow.cli.inertia_plot")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "matplotlib":
+            raise
+        raise click.UsageError("--plot needs matplotlib: pip install 'edgeflex-flow[plot]'") from error
+    if plot.suffix.lower() not in module.FORMATS:
+        known = ", ".join(module.FORMATS)
+        raise click.BadParameter(f"'{plot}' ends in none of the known ways: {known}", param_hint="--plot")
+
+    def draw(key: str, result: RecordResult, file: Path) -> None:
+        try:
+            module.draw_record(key, result, file)
+        except OSError as error:
+            raise click.ClickException(f"{file} cannot be written: {error.strerror}") from error
+
+    return draw
+
+
+def _read_units(file: Path | None) -> dict[str, GeneratingUnit]:
+    if file is None:
+        return {}
+    try:
+        return load_table(file, GeneratingUnit)
+    except FlowFileError as error:
+        show_problems(error.problems, console(err=True))
+        sys.exit(EXIT_NO_ESTIMATE)
+
+
+def _checked_channels(channels: Sequence[tuple[str, str]]) -> dict[str, str]:
+    for name, column in channels:
+        try:
+            target = target_of(column)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--channel") from error
+        if target is None:
+            raise click.BadParameter(f"'{column}' of channel '{name}' is no column of a record", param_hint="--channel")
+    return dict(channels)
+
+
+def _console() -> Console:
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDTH_OF_FILES, highlight=False)
+
+
+def _progress() -> Progress:
+    err = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Estimator:
+    """Reads and estimates records; knows nothing of the command line."""
+
+    estimate_record: EstimateRecord
+    units: Mapping[str, GeneratingUnit] = field(default_factory=dict)
+    """Data of units that go before what a record tells."""
+    nominal_hz: float | None = None
+    channels: Mapping[str, str] = field(default_factory=dict)
+    """Columns of a capture's phasors and analogs by name."""
+
+    def run(self, files: Sequence[Path], progress: Progress) -> list[RecordReport]:
+        """Estimate each file; one that cannot be used does not keep the others from it."""
+        reports = []
+        with progress:
+            records = progress.add_task("records", total=len(files))
+            for key, file in zip(record_keys(files), files, strict=True):
+                rows = progress.add_task(key, total=None)
+                reports.append(self._estimate(key, file, progress, rows))
+                progress.remove_task(rows)
+                progress.advance(records)
+        return reports
+
+    def _estimate(self, key: str, file: Path, progress: Progress, task: TaskID) -> RecordReport:
+        try:
+            recording = read_recording(file, nominal_hz=self.nominal_hz, channels=self.channels)
+        except RecordingError as error:
+            return RecordReport(key, file, error=str(error))
+        units, doubts = unit_table(recording.units, self.units)
+        warnings = (*recording.warnings, *doubts)
+        progress.update(task, total=recording.samples.rows)
+        try:
+            result = self.estimate_record(
+                recording.batches(), units, on_progress=lambda rows: progress.advance(task, rows)
+            )
+        except EdgeflexError as error:
+            return RecordReport(key, file, error=f"{file}: {error}", warnings=warnings)
+        return RecordReport(key, file, result, warnings=warnings)
+
+
+def record_keys(files: Sequence[Path]) -> list[str]:
+    """A name for each file that no other has: its stem, else its name, else its path, else that with a number.
+
+    >>> record_keys([Path("a/x.npz"), Path("b/x.csv"), Path("y.csv"), Path("y.csv")])
+    ['x.npz', 'x.csv', 'y.csv', 'y.csv#2']
+    """
+    forms: tuple[Callable[[Path], str], ...] = (lambda file: file.stem, lambda file: file.name, str)
+    keys = [forms[0](file) for file in files]
+    for form in forms[1:]:
+        counts = Counter(keys)
+        keys = [form(file) if counts[key] > 1 else key for key, file in zip(keys, files, strict=True)]
+    taken: Counter[str] = Counter()
+    numbered = []
+    for key in keys:
+        taken[key] += 1
+        numbered.append(key if taken[key] == 1 else f"{key}#{taken[key]}")
+    return numbered
+
+
+def plot_files(plot: Path, reports: Sequence[RecordReport]) -> list[Path]:
+    """Where each record's picture goes: `plot` itself if there is one record, else `plot` with the record's name."""
+    if len(reports) == 1:
+        return [plot]
+    names = [re.sub(r"[^\w.#-]+", "_", report.key) for report in reports]
+    return [plot.with_name(f"{plot.stem}-{name}{plot.suffix}") for name in names]

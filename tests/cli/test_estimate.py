@@ -1,0 +1,346 @@
+"""`edgeflex estimate inertia`."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from inertia_results import inertia_estimate
+from rich.console import Console
+from rich.progress import Progress
+
+from edgeflex_flow.cli import estimate as command
+from edgeflex_flow.cli.estimate import Estimator, estimate, plot_files, record_keys
+from edgeflex_flow.cli.inertia_output import RecordReport
+from edgeflex_flow.cli.inertia_pipeline import RecordResult, UnitResult
+from edgeflex_flow.errors import FatalError
+from edgeflex_flow.messages import EstimateStatus, Samples, SystemInertia
+from edgeflex_operators._units import GeneratingUnit, UnitTable
+
+UNITS = """\
+G1:
+  rated_power: 1040 MVA
+  rated_voltage: 20 kV
+  transient_reactance_pu: 0.31
+  governor: {gain_pu: 25}
+G2:
+  rated_power: 0.5 MVA
+  governor: null
+"""
+
+
+def unit_result(device: str, h_s: float, status: EstimateStatus = "ok", reason: str = "") -> UnitResult:
+    good = status == "ok"
+    numbers = {"h_s": h_s, "h_ci95_low_s": h_s * 0.9, "h_ci95_high_s": h_s * 1.1, "kinetic_energy_mws": h_s * 1000.0}
+    remarks = ("bus_frequency",) if good else ()
+    made = inertia_estimate(device, status, reason=reason, remarks=remarks, **(numbers if good else {}))
+    time_s = np.arange(-60, 300) / 60.0
+    measured_hz = 60.0 - 0.04 * (1.0 - np.exp(-np.maximum(time_s, 0.0)))
+    return UnitResult(made, time_s, measured_hz, measured_hz + 1e-4)
+
+
+def system_result(**changes: Any) -> SystemInertia:
+    facts: dict[str, Any] = {
+        "event_id": "e",
+        "time_ns": 3_007_000_000,
+        "kinetic_energy_mws": 9000.5,
+        "ci95_low_mws": 8000.0,
+        "ci95_high_mws": 10_000.0,
+        "estimated": ("G1",),
+        "assumed": ("G2",),
+    }
+    return SystemInertia(**(facts | changes))
+
+
+class Fake:
+    """Stands for the estimators: takes all rows, gives a fixed result."""
+
+    def __init__(self, result: RecordResult | Exception) -> None:
+        self.result = result
+        self.tables: list[UnitTable] = []
+        self.rows: list[int] = []
+
+    def __call__(
+        self, batches: Iterable[Samples], units: UnitTable, *, on_progress: Callable[[int], None]
+    ) -> RecordResult:
+        self.tables.append(units)
+        taken = [batch.rows for batch in batches]
+        for rows in taken:
+            on_progress(rows)
+        self.rows.append(sum(taken))
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+GOOD = RecordResult(
+    {"G1": unit_result("G1", 4.2), "G2": unit_result("G2", 0.0, "not_excited", "largest deviation 4 mHz")},
+    system_result(),
+    3.007,
+)
+NO_EVENT = RecordResult({}, SystemInertia(event_id="", time_ns=0, kinetic_energy_mws=None, reason="no event"))
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    file = tmp_path / "case.npz"
+    rows = 120
+    np.savez(
+        file,
+        t=np.arange(rows) / 60.0,
+        gen=np.array(["G1", "G2", "G3", "G4"]),
+        bus_freq=np.full((rows, 4), 60.0),
+        s_base=100.0,
+        sn=np.array([900.0, 600.0, 300.0, 90_000.0]),
+        xd1=np.full(4, 0.03),
+        xd2=np.array([0.02, math.nan, 0.02, 0.02]),
+        ra=np.full(4, 0.001),
+        has_gov=np.array([True, False, True, True]),
+        monitored=np.array([True, True, False, True]),
+    )
+    return file
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`run(fake, *arguments)` runs the command with a fake in the place of the estimators."""
+
+    def invoke(fake: Fake, *arguments: object) -> Result:
+        monkeypatch.setattr(command, "_pipeline", lambda: fake)
+        result = CliRunner().invoke(estimate, ["inertia", *map(str, arguments)])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+        return result
+
+    return invoke
+
+
+def test_json_holds_units_system_and_event(run: Run, record: Path) -> None:
+    result = run(Fake(GOOD), record, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == {
+        "records": {
+            "case": {
+                "units": {
+                    "G1": {
+                        "h_s": 4.2,
+                        "ci95_low": pytest.approx(3.78),
+                        "ci95_high": pytest.approx(4.62),
+                        "status": "ok",
+                        "remarks": ["bus_frequency"],
+                    },
+                    "G2": {
+                        "h_s": None,
+                        "ci95_low": None,
+                        "ci95_high": None,
+                        "status": "not_excited",
+                        "reason": "largest deviation 4 mHz",
+                        "remarks": [],
+                    },
+                },
+                "system_ek_mws": 9000.5,
+                "system_ci95_mws": [8000.0, 10_000.0],
+                "event_time_s": 3.007,
+            }
+        }
+    }
+
+
+def test_json_without_a_value_holds_null_and_the_command_fails(run: Run, record: Path) -> None:
+    result = run(Fake(NO_EVENT), record, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["records"]["case"] == {
+        "units": {},
+        "system_ek_mws": None,
+        "system_ci95_mws": None,
+        "event_time_s": None,
+    }
+
+
+def test_json_never_holds_what_json_cannot_hold(run: Run, record: Path) -> None:
+    odd = RecordResult({"G1": unit_result("G1", math.inf)}, system_result(kinetic_energy_mws=math.nan), math.nan)
+    result = run(Fake(odd), record, "--json")
+    assert result.exit_code == 1
+    case = json.loads(result.stdout)["records"]["case"]
+    assert (case["units"]["G1"]["h_s"], case["system_ek_mws"], case["event_time_s"]) == (None, None, None)
+
+
+def test_file_that_cannot_be_used_is_told_and_the_others_are_estimated(run: Run, record: Path) -> None:
+    bad = record.with_name("bad.csv")
+    bad.write_text("time_s,frequency_hz\n0,high\n", encoding="utf-8")
+    result = run(Fake(GOOD), bad, record, "--json")
+    assert result.exit_code == 1
+    text = f"{bad}:2: column 2 ('frequency_hz'): a number is expected; got 'high'"
+    assert f"error: {text}\n" in result.stderr
+    records = json.loads(result.stdout)["records"]
+    assert records["bad"] == {
+        "units": {},
+        "system_ek_mws": None,
+        "system_ci95_mws": None,
+        "event_time_s": None,
+        "error": text,
+    }
+    assert records["case"]["system_ek_mws"] == 9000.5
+
+
+def test_estimators_that_give_up_are_told_with_the_file(run: Run, record: Path) -> None:
+    result = run(Fake(FatalError("no memory")), record)
+    assert result.exit_code == 1
+    assert f"error: {record}: no memory\n" in result.stderr
+
+
+def test_table_shows_each_unit_and_the_system(run: Run, record: Path) -> None:
+    result = run(Fake(GOOD), record)
+    assert result.exit_code == 0
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert lines[0] == "case, event at 3.007 s"
+    assert "G1 4.200 3.780 to 4.620 4 200 ok bus_frequency" in lines
+    assert "G2 – – – not_excited largest deviation 4 mHz" in lines
+    system = "✓ system: E_k 9 000 MWs, 95 % interval 8 000 to 10 000 MWs (1 estimated, 1 assumed)"
+    assert system in lines
+
+
+def test_table_says_why_there_is_no_value(run: Run, record: Path) -> None:
+    result = run(Fake(NO_EVENT), record)
+    assert result.exit_code == 1
+    assert "case, no event found" in result.stdout
+    assert "✗ system: no value: no event" in result.stdout
+
+
+def test_cross_check_with_the_lost_power_is_shown(run: Run, record: Path) -> None:
+    checked = system_result(lost_power_mw=500.0, kinetic_energy_from_lost_power_mws=8500.0, agrees=True)
+    result = run(Fake(RecordResult({}, checked, 1.0)), record)
+    assert "from the lost power 8 500 MWs, which agrees" in " ".join(result.stdout.split())
+
+
+def test_units_of_the_record_are_converted_to_the_base_of_the_machine(run: Run, record: Path) -> None:
+    fake = Fake(GOOD)
+    result = run(fake, record)
+    (table,) = fake.tables
+    assert list(table) == ["G1", "G2"]  # G3 is not monitored, the rating of G4 cannot be
+    unit = table["G1"]
+    assert (unit.rated_power, unit.rated_voltage, unit.inertia_constant) == (900.0, 20.0, None)
+    assert unit.transient_reactance_pu == pytest.approx(0.27)
+    assert unit.subtransient_reactance_pu == pytest.approx(0.18)
+    assert unit.armature_resistance_pu == pytest.approx(0.009)
+    assert unit.governor is not None
+    assert (table["G2"].governor, table["G2"].subtransient_reactance_pu) == (None, None)
+    assert f"warning: {record}: what the file tells of unit 'G4' cannot be right" in result.stderr
+
+
+def test_units_file_goes_before_the_record(run: Run, record: Path, tmp_path: Path) -> None:
+    (tmp_path / "units.yaml").write_text(UNITS, encoding="utf-8")
+    fake = Fake(GOOD)
+    run(fake, record, "--units", tmp_path / "units.yaml")
+    (table,) = fake.tables
+    assert table["G1"].rated_power == 1040.0
+    assert table["G1"].transient_reactance_pu == 0.31
+    assert table["G2"] == GeneratingUnit(rated_power=0.5, governor=None)
+
+
+def test_mistake_in_the_units_file_is_shown_with_its_place(run: Run, record: Path, tmp_path: Path) -> None:
+    file = tmp_path / "units.yaml"
+    file.write_text("G1:\n  rated_power: 1040\n  rated_volage: 20 kV\n", encoding="utf-8")
+    result = run(Fake(GOOD), record, "--units", file)
+    assert result.exit_code == 1
+    assert f"{file}:2:16: error: 'G1.rated_power': write it with its unit, e.g. 1 MVA; got 1040" in result.stderr
+    assert f"{file}:3:3: error: unknown key 'G1.rated_volage'" in result.stderr
+    assert "did you mean 'rated_voltage'?" in result.stderr
+    assert result.stdout == ""
+
+
+def test_every_row_is_taken_and_told(record: Path) -> None:
+    fake = Fake(GOOD)
+    seen = io.StringIO()
+    progress = Progress(console=Console(file=seen, force_terminal=True))
+    (report,) = Estimator(fake).run([record], progress)
+    assert fake.rows == [480]
+    assert report.good
+    assert "records" in seen.getvalue()
+
+
+def test_nominal_frequency_serves_records_of_angles(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "angles.csv"
+    file.write_text("time_s,voltage_angle_deg\n" + "".join(f"{n / 50},0\n" for n in range(50)), encoding="utf-8")
+    without = run(Fake(GOOD), file)
+    assert without.exit_code == 1
+    assert "there is no frequency in it" in without.stderr
+    assert run(Fake(GOOD), file, "--nominal", "50Hz").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--nominal", "55Hz"], "'55Hz' is not one of '50Hz', '60Hz'"),
+        (["--channel", "V1"], "'V1' is not of the form name=value"),
+        (["--channel", "V1=speed_rpm"], "'speed_rpm' of channel 'V1' is no column of a record"),
+        (["--channel", "V1=voltage"], "does not end in its unit"),
+        (["--plot", "out.txt"], "'out.txt' ends in none of the known ways: .png, .svg, .pdf"),
+    ],
+)
+def test_wrong_usage_is_told_before_any_work(run: Run, record: Path, arguments: list[str], complaint: str) -> None:
+    fake = Fake(GOOD)
+    result = run(fake, record, *arguments)
+    assert result.exit_code == 2
+    assert complaint in " ".join(result.stderr.replace("│", " ").split())
+    assert fake.tables == []
+
+
+def test_help_documents_the_exit_codes(run: Run) -> None:
+    text = " ".join(run(Fake(GOOD), "--help").stdout.split())
+    assert "Exit codes: 0 every record gave a value for the system; 1 a file cannot be used" in text
+
+
+def test_plot_is_written_beside_the_json(run: Run, record: Path, tmp_path: Path) -> None:
+    result = run(Fake(GOOD), record, "--json", "--plot", tmp_path / "out.png")
+    assert result.exit_code == 0
+    json.loads(result.stdout)
+    assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_several_records_get_a_picture_each(run: Run, record: Path, tmp_path: Path) -> None:
+    second = tmp_path / "other.npz"
+    second.write_bytes(record.read_bytes())
+    run(Fake(GOOD), record, second, tmp_path / "none.csv", "--plot", tmp_path / "out.svg")
+    assert sorted(file.name for file in tmp_path.glob("*.svg")) == ["out-case.svg", "out-other.svg"]
+
+
+def test_plot_that_cannot_be_written_is_told(run: Run, record: Path, tmp_path: Path) -> None:
+    result = run(Fake(GOOD), record, "--plot", tmp_path / "none" / "out.png")
+    assert result.exit_code == 1
+    assert "out.png cannot be written: No such file or directory" in result.stderr
+
+
+def test_missing_matplotlib_is_told_with_what_to_install(
+    run: Run, record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.import_module
+
+    def without_matplotlib(name: str, package: str | None = None) -> Any:
+        if name == "edgeflex_flow.cli.inertia_plot":
+            raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+        return real(name, package)
+
+    monkeypatch.setattr(importlib, "import_module", without_matplotlib)
+    fake = Fake(GOOD)
+    result = run(fake, record, "--plot", tmp_path / "out.png")
+    assert result.exit_code == 2
+    assert "--plot needs matplotlib: pip install 'edgeflex-flow[plot]'" in result.stderr
+    assert fake.tables == []
+
+
+def test_records_of_one_stem_stay_apart() -> None:
+    files = [Path("a/x.npz"), Path("b/x.npz"), Path("x.csv"), Path("y.csv"), Path("y.csv")]
+    assert record_keys(files) == ["a/x.npz", "b/x.npz", "x.csv", "y.csv", "y.csv#2"]
+    reports = [RecordReport(key, file) for key, file in zip(record_keys(files), files, strict=True)]
+    assert [file.name for file in plot_files(Path("p/out.png"), reports)][:2] == ["out-a_x.npz.png", "out-b_x.npz.png"]
