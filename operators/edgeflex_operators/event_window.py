@@ -20,6 +20,7 @@ STEP_SEARCH_NS = NS
 CLEAR_STEP = 25.0
 """From this ratio on, the joint step of power tells the onset better than the detectors do. Load noise makes up to
 15."""
+SMALLEST_USUAL = 1e-6
 LEAST_ROWS = 10
 COMPLETE_SHARE = 0.98
 
@@ -101,10 +102,22 @@ def _agree(one_ns: int, other_ns: int) -> bool:
     return abs(one_ns - other_ns) <= DETECTORS_AGREE_NS
 
 
+def remaining(config: EventWindowConfig, state: EventWindowState) -> list[EventWindow]:
+    """Windows of the events that are still waited for, with what there is: for the end of a recording."""
+    return _windows(config, state, list(state.waiting))
+
+
 def _complete_windows(config: EventWindowConfig, state: EventWindowState) -> list[WireMessage]:
-    complete = [told for told in state.waiting if _is_complete(config, state, told[0].onset_time_ns)]
-    windows: list[WireMessage] = []
-    for told in complete:
+    return [
+        *_windows(config, state, [told for told in state.waiting if _is_complete(config, state, told[0].onset_time_ns)])
+    ]
+
+
+def _windows(
+    config: EventWindowConfig, state: EventWindowState, events: list[list[FrequencyEvent]]
+) -> list[EventWindow]:
+    windows: list[EventWindow] = []
+    for told in events:
         state.waiting.remove(told)
         window = _window(config, state, told)
         # A device far away may tell of an event so late that it seems another one, until power shows the onset.
@@ -188,7 +201,8 @@ def _joint_step(config: EventWindowConfig, state: EventWindowState, onset_ns: in
     if not near.any():
         return None
     largest = int(np.argmax(np.where(near, joint, -np.inf)))
-    return _Step(int(grid_ns[largest]), float(joint[largest] / np.median(joint[~near])))
+    usual = max(float(np.median(joint[~near])), SMALLEST_USUAL)  # a recording without noise may not change at all
+    return _Step(int(grid_ns[largest]), float(joint[largest]) / usual)
 
 
 def _power_steps(
