@@ -24,23 +24,23 @@ class GeneratingUnit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """One generating unit. Reactances and resistance are in pu on the machine's own base (rated power and voltage)."""
 
     rated_power: Annotated[float, quantity("MVA", "Rated apparent power.", gt=0, le=10_000)]
-    rated_voltage: Annotated[
-        float | None, quantity("kV", "Rated line-to-line voltage; needed with phasors.", gt=0, le=1000)
-    ] = None
-    transient_reactance_pu: Annotated[float | None, Meta(gt=0, le=5, description="X'd.")] = None
-    subtransient_reactance_pu: Annotated[float | None, Meta(gt=0, le=5, description="X''d.")] = None
+    rated_voltage: (
+        Annotated[float, quantity("kV", "Rated line-to-line voltage; needed with phasors.", gt=0, le=1000)] | None
+    ) = None
+    transient_reactance_pu: Annotated[float, Meta(gt=0, le=5, description="X'd.")] | None = None
+    subtransient_reactance_pu: Annotated[float, Meta(gt=0, le=5, description="X''d.")] | None = None
     armature_resistance_pu: Annotated[float, Meta(ge=0, le=0.5, description="Ra.")] = 0.0
-    quadrature_reactance_pu: Annotated[float | None, Meta(gt=0, le=20, description="Xq, if known.")] = None
-    transient_quadrature_reactance_pu: Annotated[float | None, Meta(gt=0, le=10, description="X'q, if known.")] = None
-    quadrature_time_constant: Annotated[float | None, quantity("s", "T'q0, if known.", gt=0, le=20)] = None
-    subtransient_quadrature_time_constant: Annotated[float | None, quantity("s", "T''q0, if known.", gt=0, le=1)] = None
+    quadrature_reactance_pu: Annotated[float, Meta(gt=0, le=20, description="Xq, if known.")] | None = None
+    transient_quadrature_reactance_pu: Annotated[float, Meta(gt=0, le=10, description="X'q, if known.")] | None = None
+    quadrature_time_constant: Annotated[float, quantity("s", "T'q0, if known.", gt=0, le=20)] | None = None
+    subtransient_quadrature_time_constant: Annotated[float, quantity("s", "T''q0, if known.", gt=0, le=1)] | None = None
     governor: Annotated[
         Governor | None, Meta(description="What is known of the governor; null: the unit has none.")
     ] = Governor()
-    inertia_constant: Annotated[
-        float | None,
-        quantity("s", "H, if known: counts in the sum when no estimate is accepted.", gt=0, le=1000),
-    ] = None
+    inertia_constant: (
+        Annotated[float, quantity("s", "H, if known: counts in the sum when no estimate is accepted.", gt=0, le=1000)]
+        | None
+    ) = None
 
 
 UnitTable = dict[str, GeneratingUnit]
