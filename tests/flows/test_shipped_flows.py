@@ -145,6 +145,32 @@ def test_frequency_events_detects_publishes_and_stores(
     assert events == (len(received),)
 
 
+@pytest.mark.long
+@each_runtime
+def test_inertia_online_tells_and_keeps_an_estimate_of_each_unit(
+    tmp_path: Path, any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
+) -> None:
+    port, log = free_udp_port(), tmp_path / "online.jsonl"
+    run = flow_run("inertia_online.yaml", pmu_port=port, mqtt_port=any_broker.port, data_folder=tmp_path, log_file=log)
+    with Listener(any_broker, "edgeflex/local/inertia/online") as listener:
+        with running(run, execute):
+            PmuSimulator("127.0.0.1", port, event_at_s=2.0).run(seconds=3.0)
+            time.sleep(0.2)
+        wait_until(lambda: len(listener.received) >= 8)
+    received = [json.loads(payload) for _, payload in listener.received]
+    assert {(each["type"], each["method"], each["indicative"]) for each in received} == {
+        ("inertia_estimate", "online", True)
+    }
+    # The governors of this system are faster than the window: the method has to notice.
+    assert {each["status"] for each in received} <= {"ok", "model_mismatch"}
+    assert len({each["device"] for each in received}) >= 8
+    kept = [json.loads(line) for line in log.read_text().splitlines()]
+    assert sorted(each["event_id"] for each in kept) == sorted(each["event_id"] for each in received)
+    with closing(sqlite3.connect(tmp_path / "history.db")) as store:
+        stored = store.execute("SELECT count(*) FROM messages WHERE type = 'inertia_estimate'").fetchone()
+    assert stored == (len(received),)
+
+
 @each_runtime
 def test_frequency_limits_warns_and_keeps_what_it_could_not_read(
     tmp_path: Path, any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
