@@ -1,5 +1,6 @@
 # make demo   see it work          make test    run all tests
 # make check  the gates of CI      make bench   measure, and write benchmarks/results/
+#                                  make bench-inertia   the same of inertia estimates
 
 PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$python && break; done)
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check bench reference clean
+.PHONY: demo test check bench bench-inertia reference clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/edgeflex demo $(ARGS)
@@ -25,6 +26,9 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-inertia: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.inertia $(ARGS)
 
 reference: $(VENV)/.dev
 	$(BIN)/edgeflex reference

@@ -52,6 +52,7 @@ class Report:
     """Rows by section, in the order in which they were measured."""
 
     name: str
+    command: str = "make bench"
     sections: dict[str, list[Row]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -101,7 +102,7 @@ class Report:
         (RESULTS / f"{self.name}.md").write_text(self._markdown())
 
     def _markdown(self) -> str:
-        lines = [f"# {self.name}", "", f"{machine()}, {datetime.now(UTC):%Y-%m-%d}. One run of `make bench`.", ""]
+        lines = [f"# {self.name}", "", f"{machine()}, {datetime.now(UTC):%Y-%m-%d}. One run of `{self.command}`.", ""]
         for section, rows in self.sections.items():
             lines += [f"## {section}", "", "| measure | median | spread | unit | asked | met |"]
             lines += ["| --- | ---: | ---: | --- | --- | --- |"]

@@ -257,7 +257,7 @@ class InertiaEstimate(Message, frozen=True, kw_only=True, tag="inertia_estimate"
     """Air-gap power before the event: what the grid lost, where the unit tripped."""
     rocof_hz_per_s: float | None = None
     """Slope of the rotor's frequency over the first 0.5 s after the onset."""
-    nominal_hz: float
+    nominal_hz: float | None = None
     begin_ns: TimeNs
     end_ns: TimeNs
     rows: int

@@ -120,7 +120,6 @@ def _without_event(device: str, unit: GeneratingUnit) -> InertiaEstimate:
         status="not_excited",
         reason="no frequency event was detected in the record",
         rated_power_mva=unit.rated_power,
-        nominal_hz=0.0,
         begin_ns=0,
         end_ns=0,
         rows=0,

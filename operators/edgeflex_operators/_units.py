@@ -23,7 +23,9 @@ class Governor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class GeneratingUnit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One generating unit. Reactances and resistance are in pu on the machine's own base (rated power and voltage)."""
 
-    rated_power: Annotated[float, quantity("MVA", "Rated apparent power.", gt=0, le=10_000)]
+    rated_power: Annotated[
+        float, quantity("MVA", "Rated apparent power; of an equivalent, that of all its units.", gt=0, le=1e6)
+    ]
     rated_voltage: (
         Annotated[float, quantity("kV", "Rated line-to-line voltage; needed with phasors.", gt=0, le=1000)] | None
     ) = None

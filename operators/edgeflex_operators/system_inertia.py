@@ -116,7 +116,7 @@ class _Sum:
         (self.assumed if estimate.h_s is None else self.estimated).append(estimate.device)
         if estimate.h_s is not None or unit.inertia_constant is not None:
             self.believed_mws += energy_mws
-        if estimate.rocof_hz_per_s is not None:
+        if estimate.rocof_hz_per_s is not None and estimate.nominal_hz is not None:
             self.weighted_rocof += energy_mws * estimate.rocof_hz_per_s / estimate.nominal_hz
             self.weight_mws += energy_mws
 
