@@ -12,7 +12,7 @@ from flow_kinds import FLOW, SITE
 
 from edgeflex_flow.cli.check import check
 from edgeflex_flow.cli.problems import render
-from edgeflex_flow.errors import Problem
+from edgeflex_flow.errors import Excerpt, Problem
 
 Invoke = Callable[..., Result]
 
@@ -97,6 +97,7 @@ def test_json_holds_every_part_of_a_problem(invoke: Invoke) -> None:
         "message": "unknown kind",
         "got": "'slopee'",
         "nearest": "slope",
+        "excerpt": {"line": "  slope:  {kind: slopee, from: pmu, window: 500ms}", "column": 18},
     }
 
 
@@ -120,16 +121,18 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(invoke: Invoke) 
     [("\ta: 1", 2, "\t^"), ("量: {b: 1}", 4, "    ^"), ("a", 1, "^"), ("a:", 3, "  ^")],
 )
 def test_the_caret_stands_under_its_column(line: str, column: int, caret: str) -> None:
-    problem = Problem(file="x.yaml", line=1, column=column, message="m")
-    assert render(problem, [line]).plain == f"x.yaml:1:{column}: error: m\n  1 | {line}\n    | {caret}"
+    excerpt = Excerpt(line=line, column=column)
+    problem = Problem(file="x.yaml", line=1, column=column, message="m", excerpt=excerpt)
+    assert render(problem).plain == f"x.yaml:1:{column}: error: m\n  1 | {line}\n    | {caret}"
 
 
-def test_a_very_long_line_is_shown_around_the_column() -> None:
-    text = render(Problem(file="x", line=1, column=5000, message="m"), ["a" * 4999 + "b" + "c" * 5000]).plain
-    _, shown, caret = text.split("\n")
-    assert shown[caret.index("^")] == "b"
+def test_a_very_long_line_is_shown_around_the_column(invoke: Invoke) -> None:
+    Path("flow.yaml").write_text(f"{{flow: a, about: {'a' * 5000}, nods: {{}}, labels: {{b: {'c' * 5000}}}}}")
+    _, _, told = invoke(check, "flow.yaml").output.partition("unknown key 'nods'")
+    _, shown, caret, *_ = told.split("\n")
+    assert shown[caret.index("^")] == "n"
     assert len(shown) < 250
 
 
 def test_a_problem_without_a_line_shows_none() -> None:
-    assert render(Problem(file="-D x", message="m", got="1"), []).plain == "-D x: error: m; got 1"
+    assert render(Problem(file="-D x", message="m", got="1")).plain == "-D x: error: m; got 1"
