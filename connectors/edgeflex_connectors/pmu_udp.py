@@ -116,17 +116,12 @@ class PmuUdpConfig(NodeConfig, frozen=True, kw_only=True):
             if column in FIXED_COLUMNS:
                 yield FieldError(f"column '{column}' of channel '{channel}' is taken by the frame's own field", at)
         for kind, field_name, values in (("column", "channels", self.channels), ("device", "names", self.names)):
-            for key, value in _repeated(values):
-                yield FieldError(f"{kind} '{value}' is given twice", f"{field_name}.{key}")
-
-
-def _repeated(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Entries whose value an entry before has."""
-    seen: set[str] = set()
-    for key, value in values.items():
-        if value in seen:
-            yield key, value
-        seen.add(value)
+            first: dict[str, str] = {}
+            for key, value in values.items():
+                if value in first:
+                    fields = f"{field_name}.{key}", f"{field_name}.{first[value]}"
+                    yield FieldError(f"{kind} '{value}' is given twice", *fields)
+                first.setdefault(value, key)
 
 
 _REASONS: Final = {

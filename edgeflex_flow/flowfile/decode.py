@@ -97,29 +97,43 @@ class ConfigDecoder:
         self._other_keys = other_keys
         self._good = True
         self._misspelt = False
+        self._partial: dict[str, Any] = {}
+        """What is right of lists and mappings in which something is wrong."""
+        self._broken_items: dict[str, list[str]] = {}
+        """What is wrong in them."""
         self._result = Decoded()
 
     def decode(self, config: type[NodeConfig], value: Value, place: Place) -> Decoded:
         """Decode a mapping whose string leaves are interpolated. `place` is where the node's name stands."""
         arguments = self._fields(config, value, place, others=self._other_keys)
         fields = config_fields(config)
-        unsure = {each.key for each in fields if self._is_unsure(each, value, arguments)}
+        unsure = {name for each in fields for name in self._unsure(each, value, arguments)}
         self._result.settled = {
-            each.name: arguments.get(each.name, each.default) for each in fields if each.key not in unsure
+            each.name: arguments.get(each.name, each.default) for each in fields if not _rests_on(each.key, unsure)
         }
-        stand_ins = {each.name: _stand_in(each) for each in fields if isinstance(arguments.get(each.name), _Broken)}
+        stand_ins = {
+            each.name: self._stand_in(each) for each in fields if isinstance(arguments.get(each.name), _Broken)
+        }
         if not any(isinstance(each, _Broken) for each in stand_ins.values()):
             made = self._build(config, {**arguments, **stand_ins}, unsure, place)
             self._result.config = made if self._good else None
         return self._result
 
-    def _is_unsure(self, each: ConfigField, value: Value, arguments: Mapping[str, Any]) -> bool:
-        """Whether nobody knows the value that the field will have once the file is right."""
-        if isinstance(arguments.get(each.name), _Broken) or any(each.key == again.key for again in value.repeated):
-            return True
-        if each.key not in (value.mapping() or {}):
-            return self._misspelt  # the unknown key may mean this field
-        return any(_base(name) == each.key for name, _ in self._result.missing)
+    def _unsure(self, each: ConfigField, value: Value, arguments: Mapping[str, Any]) -> list[str]:
+        """The field or items of it of which nobody knows the value that they will have once the file is right."""
+        absent = each.key not in (value.mapping() or {})
+        twice = any(each.key == again.key for again in value.repeated)
+        if twice or (absent and self._misspelt):  # the unknown key may mean this field
+            return [each.key]
+        if isinstance(arguments.get(each.name), _Broken):
+            return self._broken_items.get(each.key, [each.key])
+        return [name for name, _ in self._result.missing if _base(name) == each.key]
+
+    def _stand_in(self, each: ConfigField) -> Any:
+        """A value in place of one that is wrong, to check what rests on the others."""
+        if each.key in self._partial:
+            return self._partial[each.key]
+        return _placeholder(each.hint) if each.required else each.default
 
     def _wrong(
         self,
@@ -146,7 +160,7 @@ class ConfigDecoder:
             return config(**arguments)
         except ConfigError as error:
             for each in error.errors:
-                if unsure.isdisjoint(_base(name) for name in each.fields):
+                if not any(_rests_on(name, unsure) for name in each.fields):
                     self._refused(each, place)
         except (ValueError, TypeError) as error:
             if self._good and not unsure:
@@ -312,8 +326,15 @@ class ConfigDecoder:
         if len(kinds) != 1 or (length is not None and length != len(items)):
             shown = "a list" if length is None else f"a list of {len(items)}"
             return self._wrong(value.place, f"'{key}' needs {expectation(hint)}", got=shown)
-        made = [self._value(item, item_hint(kinds[0], i), f"{key}[{i}]") for i, item in enumerate(items)]
-        return self._whole(made, made, value, hint, key)
+        hints = [item_hint(kinds[0], place) for place in range(len(items))]
+        made = [self._value(item, hints[place], f"{key}[{place}]") for place, item in enumerate(items)]
+        broken = {place: _placeholder(hints[place]) for place, item in enumerate(made) if isinstance(item, _Broken)}
+        if not broken:
+            return self._whole(made, value, hint, key)
+        if not any(isinstance(each, _Broken) for each in broken.values()):
+            mended = [broken.get(place, item) for place, item in enumerate(made)]
+            self._partly(key, mended, [f"{key}[{place}]" for place in broken], hint)
+        return BROKEN
 
     def _mapping(self, value: Value, entries: Mapping[str, Value], hint: Hint, key: str) -> Any:
         kinds = [kind for kind in hint.choices if is_struct(kind) or is_mapping(kind)]
@@ -324,9 +345,26 @@ class ConfigDecoder:
         key_hint, value_hint = entry_hints(kinds[0])
         names = [self._value(Value(name, value.keys[name], textual=True), key_hint, key) for name in entries]
         made = [self._value(each, value_hint, f"{key}.{name}") for name, each in entries.items()]
+        self._result.written[key] = value  # the names were decoded under this key too
+        for again in value.repeated:
+            self._value(again.value, value_hint, f"{key}.{again.key}")
         if any(isinstance(each, _Broken) for each in names):
             return BROKEN
-        return self._whole(dict(zip(names, made, strict=True)), made, value, hint, key)
+        broken = [f"{key}.{name}" for name, each in zip(entries, made, strict=True) if isinstance(each, _Broken)]
+        broken += [f"{key}.{again.key}" for again in value.repeated]
+        good = {name: each for name, each in zip(names, made, strict=True) if not isinstance(each, _Broken)}
+        if not broken:
+            return self._whole(good, value, hint, key)
+        self._partly(key, good, broken, hint)
+        return BROKEN
+
+    def _partly(self, key: str, mended: Any, broken: list[str], hint: Hint) -> None:
+        """Keep what is right of a list or mapping, to check what rests on it alone."""
+        try:
+            self._partial[key] = msgspec.convert(mended, hint.full)
+        except msgspec.ValidationError:
+            return
+        self._broken_items[key] = broken
 
     def _struct(self, kind: type[msgspec.Struct], value: Value, key: str) -> Any:
         arguments = self._fields(kind, value, value.place, prefix=f"{key}.")
@@ -337,14 +375,12 @@ class ConfigDecoder:
         except (ValueError, TypeError) as error:
             return self._wrong(value.place, f"'{key}': {self._censored(str(error))}")
 
-    def _whole(self, whole: Any, parts: list[Any], value: Value, hint: Hint, key: str) -> Any:
+    def _whole(self, whole: Any, value: Value, hint: Hint, key: str) -> Any:
         """A list or mapping whose parts are decoded: check what holds for the whole (its length)."""
-        if any(isinstance(part, _Broken) for part in parts):
-            return BROKEN
         try:
             return msgspec.convert(whole, hint.full)
         except msgspec.ValidationError:
-            shown = f"{len(parts)} {'entry' if len(parts) == 1 else 'entries'}"
+            shown = f"{len(whole)} {'entry' if len(whole) == 1 else 'entries'}"
             return self._wrong(value.place, f"'{key}' needs {expectation(hint)}", got=shown)
 
     def _quantity(self, value: Value, hint: Hint, key: str) -> Any:
@@ -401,9 +437,14 @@ def _base(name: str) -> str:
     return re.split(r"[.\[]", name, maxsplit=1)[0]
 
 
-def _stand_in(each: ConfigField) -> Any:
-    """A value in place of one that is wrong, to check what rests on the others."""
-    return _placeholder(each.hint) if each.required else each.default
+def _rests_on(name: str, unsure: set[str]) -> bool:
+    """Whether the value of a field, or of an item of it, is among those that are not sure.
+
+    >>> [_rests_on(name, {"topics[1]", "port"}) for name in ("topics", "topics[1]", "topics[10]", "port", "portal")]
+    [True, True, False, True, False]
+    """
+    parts = tuple(f"{name}{mark}" for mark in ".[")
+    return any(each == name or each.startswith(parts) or name.startswith((f"{each}.", f"{each}[")) for each in unsure)
 
 
 def _placeholder(hint: Hint) -> Any:

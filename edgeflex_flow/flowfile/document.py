@@ -354,7 +354,8 @@ class _Builder:
         if value is None:
             known = sorted(each for each, held in self._anchors.items() if held is not None)
             text = "stands for itself" if name in self._anchors else "has no anchor before it"
-            self.problem(place, f"alias '*{self._shown(name)}' {text}", known=[self._shown(each) for each in known])
+            shown = self._shown(f"*{name}")
+            self.problem(place, f"alias '{shown}' {text}", known=[self._shown(each) for each in known])
             self.told.add(place)
             if self._in_secret:
                 self._hide(place, _end_of(event))

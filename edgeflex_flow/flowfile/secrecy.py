@@ -135,17 +135,30 @@ def masked(line: str, number: int, column: int, spans: Iterable[Span]) -> tuple[
     ('{password: ***, prot: 5}', 17)
     """
     before = column
-    end_of_last = len(line) + 1
-    for start, end in sorted({_columns(span, line, number) for span in spans}, reverse=True):
-        if start >= end or start >= end_of_last:
-            continue
-        stop = min(end, end_of_last)
-        line, end_of_last = line[:start] + HIDDEN + line[stop:], start
-        if before > stop:
-            column += len(HIDDEN) - (stop - start)
+    for start, end in reversed(_merged(_columns(span, line, number) for span in spans)):
+        line = line[:start] + HIDDEN + line[end:]
+        if before > end:
+            column += len(HIDDEN) - (end - start)
         elif before > start:
             column -= before - 1 - start
     return line, column
+
+
+def _merged(stretches: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The stretches in order, those that touch each other as one; empty ones left out.
+
+    >>> _merged([(5, 9), (1, 2), (7, 12), (3, 3)])
+    [(1, 2), (5, 12)]
+    """
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(stretches):
+        if start >= end:
+            continue
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
 
 
 def _columns(span: Span, line: str, number: int) -> tuple[int, int]:

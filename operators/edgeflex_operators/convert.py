@@ -40,7 +40,7 @@ class ConvertConfig(NodeConfig, frozen=True, kw_only=True):
     ]
 
     def refusals(self) -> Iterator[FieldError]:
-        taken: set[str] = set()
+        first: dict[str, str] = {}
         for source, target in self.columns.items():
             at = f"columns.{source}"
             try:
@@ -49,9 +49,10 @@ class ConvertConfig(NodeConfig, frozen=True, kw_only=True):
                 yield FieldError(str(error), at)
             if source == target:
                 yield FieldError(f"column '{source}' is converted into itself", at)
-            if target in taken:
-                yield FieldError(f"column '{target}' would take the place of more than one column", at)
-            taken.add(target)
+            if target in first:
+                text = f"column '{target}' would take the place of more than one column"
+                yield FieldError(text, at, f"columns.{first[target]}")
+            first.setdefault(target, source)
 
 
 def _kept(config: ConvertConfig, columns: Mapping[str, object]) -> list[str]:
