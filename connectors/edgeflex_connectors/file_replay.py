@@ -42,7 +42,8 @@ class FileReplayConfig(NodeConfig, frozen=True, kw_only=True):
 
     Errors:
         Dead letter `bad_line`, with file and line, for a line that is malformed; `bad_file` for a part that is no
-        table; the replay goes on. FatalError if there is no such file.
+        table; the replay goes on. FatalError if there is no such file, or for an npz file that claims to hold more than
+        200 times its own size (and more than 1 MiB).
 
     Source:
         None.
