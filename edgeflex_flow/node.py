@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Meta
 
 from edgeflex_flow.clock import Clock
-from edgeflex_flow.errors import ConfigError, FieldError
+from edgeflex_flow.errors import ConfigError, FatalError, FieldError
 from edgeflex_flow.messages import Message, Samples
 from edgeflex_flow.units import UNITS
 
@@ -216,7 +216,11 @@ class Context:
     """By config field: `context.connections["store"]`."""
 
     def resolve(self, text: str) -> Path:
-        return self.folder / Path(text).expanduser()
+        """The path that a config means. FatalError for the home folder of a user who does not exist."""
+        try:
+            return self.folder / Path(text).expanduser()
+        except RuntimeError as error:
+            raise FatalError(f"{text}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

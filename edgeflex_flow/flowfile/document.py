@@ -313,6 +313,9 @@ class _Builder:
         empty = event.value == "" and not event.style
         if empty and top and top.is_mapping:
             place = end = top.key_place  # ruamel places an absent value where the next token stands
+        if not _is_unicode(event.value):
+            self.problem(place, "a text holds half of a character (a lone surrogate)")
+            self.told.add(place)
         secret = self._in_secret and not empty and not REFERENCE.fullmatch(event.value)
         if secret:
             self._hide(place, end)
@@ -337,7 +340,7 @@ class _Builder:
             self._hide(place, end)
             key = HIDDEN
         if not isinstance(data, str):
-            self.problem(place, "a key is text; quote it", got=key)
+            self.problem(place, "a key is text; quote it", got=key or "nothing")
         top.key, top.key_place, top.expects_key = key, place, False
         if event.anchor:
             self._anchors[event.anchor] = Value(data, place, end=end)
@@ -432,6 +435,15 @@ class _Builder:
         else:
             top.entries[top.key] = value
             top.keys[top.key] = top.key_place
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether the text can leave the program: as a path, as JSON, to a terminal."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _end_of(event: Any) -> Place:

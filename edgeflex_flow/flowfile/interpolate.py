@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgeflex_flow.errors import nearest
@@ -24,6 +24,9 @@ SITE_PARAM = "site"
 
 _PART = re.compile(r"\$\$|\$\{(?P<inner>[^}]*)\}|\$\{")
 _LARGEST_SECRET_BYTES = 64 * 1024
+_LONGEST_TEXT = 1024 * 1024
+"""Characters of a text once params are replaced: params that hold params grow without bounds."""
+_DEEPEST_PARAMS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class Sources:
     complete: bool = True
     """False when a file that may declare more params could not be read."""
     secret_keys: SecretKeys = NO_SECRETS
+    known: dict[tuple[str, bool], Value] = field(default_factory=dict)
+    """Params that were looked up before, by name and whether they hold a secret."""
 
     def find(self, name: str) -> Param | None:
         """The strongest layer that gives the param a value; a param declared without one comes last."""
@@ -96,7 +101,15 @@ class Interpolator:
         if whole and whole["inner"] is not None:
             found = self._lookup(whole["inner"], value.place, node, secret=secret)
             return replace(found, place=value.place, end=value.end, hidden=found.hidden or secret)
-        pieces = list(self._pieces(text, value.place, node, secret=secret))
+        pieces: list[Value] = []
+        length = 0
+        for piece in self._pieces(text, value.place, node, secret=secret):
+            pieces.append(piece)
+            length += len(_as_text(piece.data))
+            if length > _LONGEST_TEXT:
+                text = f"a text with its params replaced has at most {_LONGEST_TEXT} characters"
+                self._report.problem(value.place, text, node=node)
+                return replace(_unusable(""), place=value.place, end=value.end)
         return Value(
             _joined(pieces),
             value.place,
@@ -152,9 +165,15 @@ class Interpolator:
             param.report.all.conceal(param.report.file, param.value)
         if not isinstance(param.value.data, str):
             return param.value
-        inner = Interpolator(self._sources, param.report, param.folder)
-        inner._pending = (*self._pending, name)
-        return inner.apply(param.value, secret=secret)
+        if (name, secret) not in self._sources.known:
+            if len(self._pending) >= _DEEPEST_PARAMS:
+                text = f"params stand for each other more than {_DEEPEST_PARAMS} deep"
+                self._report.problem(place, text, node=node)
+                return _unusable("")
+            inner = Interpolator(self._sources, param.report, param.folder)
+            inner._pending = (*self._pending, name)
+            self._sources.known[name, secret] = inner.apply(param.value, secret=secret)
+        return self._sources.known[name, secret]
 
     def _variable(self, name: str, default: str | None, *, quoted: bool) -> Value:
         text = self._sources.environment.get(name)

@@ -12,6 +12,8 @@ from edgeflex_flow.flowfile.secrecy import HIDDEN, Place, SecretKeys, Span, mask
 
 LONGEST_SHOWN = 80
 LONGEST_LINE = 200
+LONGEST_READABLE = 20_000
+"""Characters of a line of which excerpts are shown; longer ones were written by a program, for programs."""
 _SHORTEST_SCRUBBED = 3
 """Hidden texts shorter than this would tear holes in every word; where they may show up, nothing is quoted at all."""
 
@@ -103,6 +105,8 @@ class Report:
         if document is None or not 0 < problem.line <= len(document.lines):
             return None
         line = document.lines[problem.line - 1]
+        if len(line) > LONGEST_READABLE:
+            return None
         spans = {*self._spans[problem.file], *self._secret_keys.spans_of_line(line, problem.line)}
         line, column = masked(line, problem.line, problem.column, spans)
         start = max(0, column - LONGEST_LINE) if len(line) > LONGEST_LINE else 0

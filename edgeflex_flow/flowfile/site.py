@@ -60,7 +60,7 @@ class Site:
         self.name = shape.name("site")
         self.flows = shape.names("flows")
         self.params = read_params(shape.get("params"), report, self.folder)
-        sources = replace(outside, layers=(self.name_param(report), *outside.layers, self.params))
+        sources = replace(outside, layers=(self.name_param(report), *outside.layers, self.params), known={})
         check_params(self.params, sources)
         interpolator = Interpolator(sources, report, self.folder)
         for again in shape.repeated("connections"):

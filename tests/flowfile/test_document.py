@@ -115,6 +115,7 @@ def test_an_alias_stands_for_its_anchor() -> None:
         ("a: !secret x", 1, 4, "tags are not used in flow files"),
         ("a: *nowhere", 1, 4, "alias '*nowhere' has no anchor before it"),
         ("a: &x [*x]", 1, 8, "alias '*x' stands for itself"),
+        ('a: "\\ud800"', 1, 4, "a text holds half of a character (a lone surrogate)"),
         ("", 1, 1, "the file is empty"),
         ("# only a comment\n", 1, 1, "the file is empty"),
         ("a: " + "[" * 60, 1, 3 + DEEPEST_NESTING, f"nested deeper than {DEEPEST_NESTING} levels"),
@@ -127,6 +128,13 @@ def test_what_is_no_plain_yaml_is_a_problem_with_its_place(text: str, line: int,
 
 def test_all_duplicate_keys_are_reported() -> None:
     assert [problem.line for problem in problems_of("a: 1\na: 2\nb: {c: 1, c: 2}\na: 3\n")] == [2, 3, 4]
+
+
+def test_what_stands_beside_a_wrong_key_is_read() -> None:
+    root = parse_document("a: 1\na: 2\n? [x]\n: y\n2: c\n*none : d\nb: &k e\n*k : f\n", "x.yaml").root
+    assert root is not None
+    assert root.plain() == {"a": 1, "2": "c", "b": "e", "e": "f"}
+    assert [(again.key, again.value.plain()) for again in root.repeated] == [("a", 2)]
 
 
 def test_a_bomb_of_aliases_is_refused_before_it_grows() -> None:
