@@ -40,8 +40,9 @@ class FileWriteConfig(NodeConfig, frozen=True, kw_only=True):
     crash takes them; one in the middle of a part leaves a file `*.unfinished`, which may be deleted. Numbers go on
     after the highest that exists.
 
-    One node writes a `jsonl` file at a time: a second is refused. Two nodes that record npz under one name take turns
-    with the numbers, and the log warns of it.
+    Two nodes with one path are an error of the check. At run time one node writes a `jsonl` file at a time: a second,
+    of a flow that was checked by itself, is refused. Two that record npz under one name take turns with the numbers,
+    and the log warns of it.
 
     While the disk is full or fails, what comes is kept and tried again with growing waits. At most `queue` rows wait;
     beyond that the oldest are dropped and counted under `overflow_rows`.

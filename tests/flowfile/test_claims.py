@@ -10,9 +10,10 @@ import pytest
 from flow_kinds import never_opened
 from msgspec import Meta
 
+from edgeflex_flow import node
 from edgeflex_flow.flowfile import check_flows
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import Input, NodeConfig, SinkNode, SourceNode, path, samples_wire, udp_port
+from edgeflex_flow.node import Input, NodeConfig, SinkNode, SourceNode, samples_wire, udp_port
 from edgeflex_flow.registry import Registry
 
 
@@ -27,9 +28,9 @@ class EarConfig(NodeConfig, frozen=True, kw_only=True):
 class PenConfig(NodeConfig, frozen=True, kw_only=True):
     """Writes."""
 
-    path: Annotated[str, path("Where to.", written=True)] = "out.txt"
-    log: Annotated[str | None, path("Where to tell of it.", written=True)] = None
-    source: Annotated[str | None, path("What it copies.")] = None
+    path: Annotated[str, node.path("Where to.", written=True)] = "out.txt"
+    log: Annotated[str | None, node.path("Where to tell of it.", written=True)] = None
+    source: Annotated[str | None, node.path("What it copies.")] = None
 
 
 REGISTRY = Registry(
