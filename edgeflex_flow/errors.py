@@ -19,6 +19,13 @@ class EdgeflexError(Exception):
     """Base of all errors that edgeflex-flow raises on purpose."""
 
 
+class Excerpt(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of a file with all that must not be shown taken out, and the column in it where the problem stands."""
+
+    line: str
+    column: int
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that is wrong in a flow or site file, with the place where it stands.
 
@@ -33,17 +40,57 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     got: str | None = None
     known: tuple[str, ...] = ()
     nearest: str | None = None
+    excerpt: Excerpt | None = None
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        parts = [f"{place}: node '{self.node}': " if self.node else f"{place}: ", self.message]
-        if self.got is not None:
-            parts.append(f"; got {self.got}")
-        if self.known:
-            parts.append(f"; known: {', '.join(self.known)}")
-        if self.nearest is not None:
-            parts.append(f"; did you mean '{self.nearest}'?")
-        return "".join(parts)
+        node = f"node '{self.node}': " if self.node else ""
+        return f"{place}: {node}{_in_words(self.message, self.got, self.known, self.nearest)}"
+
+
+def _in_words(message: str, got: str | None, known: Iterable[str], nearest: str | None) -> str:
+    parts = [message]
+    if got is not None:
+        parts.append(f"got {got}")
+    if names := ", ".join(known):
+        parts.append(f"known: {names}")
+    if nearest is not None:
+        parts.append(f"did you mean '{nearest}'?")
+    return "; ".join(parts)
+
+
+class FieldError(ValueError):
+    """A config refuses the values of some of its fields.
+
+    `fields` are those that the refusal rests on, the one to point at first: as long as they keep their values, the
+    config is wrong whatever the others hold. One item of a field is named as in `topics[1]` and `channels.V1`.
+
+    >>> str(FieldError("column 'x' is taken", "columns.a", known=["y", "z"]))
+    "column 'x' is taken; known: y, z"
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *fields: str,
+        got: str | None = None,
+        known: Iterable[str] = (),
+        nearest: str | None = None,
+    ) -> None:
+        self.message = message
+        self.fields = fields
+        self.got = got
+        self.known = tuple(known)
+        self.nearest = nearest
+        super().__init__(_in_words(message, got, self.known, nearest))
+
+
+class ConfigError(ValueError):
+    """A config refuses its values, for all of these reasons."""
+
+    def __init__(self, errors: Iterable[FieldError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("; ".join(str(error) for error in self.errors))
 
 
 class FlowFileError(EdgeflexError):

@@ -24,6 +24,7 @@ import msgspec
 from msgspec import Meta
 
 from edgeflex_flow.clock import Clock
+from edgeflex_flow.errors import ConfigError, FatalError, FieldError
 from edgeflex_flow.messages import Message, Samples
 from edgeflex_flow.units import UNITS
 
@@ -36,6 +37,19 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     The docstring is the kind's manual page. Its sections are `Input:`, `Output:`, `Errors:`, `Source:` and a doctest.
     """
+
+    def refusals(self) -> Iterable[FieldError]:
+        """All that is wrong with values that are right by themselves: how they go together, or what no type can say.
+
+        Yield a FieldError for each. The check reports it at the value of the first field that it names, and keeps
+        silent about it while one of those fields is wrong by itself.
+        """
+        return ()
+
+    def __post_init__(self) -> None:
+        errors = tuple(self.refusals())
+        if errors:
+            raise ConfigError(errors)
 
 
 def quantity(
@@ -65,9 +79,29 @@ def connection(family: str, description: str) -> Meta:
     return Meta(min_length=1, description=description, extra={"connection": family})
 
 
-def path(description: str) -> Meta:
-    """Metadata of a str field that is a path; a relative one starts at the site file's (or flow file's) folder."""
-    return Meta(description=description, extra={"path": True})
+def path(description: str, *, written: bool = False) -> Meta:
+    """Metadata of a str field that is a path; a relative one starts at the site file's (or flow file's) folder.
+
+    `written`: the node writes the file, and no other may: the check refuses two nodes with one file.
+    """
+    return Meta(description=description, extra={"path": True, **({"claims": "file"} if written else {})})
+
+
+def table(description: str) -> Meta:
+    """Metadata of a field that is a table, `dict[str, Struct]`: written in place, or the path of a YAML file with it.
+
+    The check reads that file and tells what is wrong in it at its own lines. A relative path starts at the site file's
+    (or flow file's) folder.
+    """
+    return Meta(description=description, extra={"table": True})
+
+
+def udp_port(description: str, *, host: str) -> Meta:
+    """Metadata of an int field that is the UDP port a source takes, on the address in its field `host`.
+
+    The check refuses two nodes with one port on addresses that overlap. Port 0 is any free one.
+    """
+    return Meta(ge=0, le=65535, description=description, extra={"claims": "udp_port", "host": host})
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +225,11 @@ class Context:
     """By config field: `context.connections["store"]`."""
 
     def resolve(self, text: str) -> Path:
-        return self.folder / Path(text).expanduser()
+        """The path that a config means. FatalError for the home folder of a user who does not exist."""
+        try:
+            return self.folder / Path(text).expanduser()
+        except RuntimeError as error:
+            raise FatalError(f"{text}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

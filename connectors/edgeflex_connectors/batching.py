@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeflex_flow.errors import nearest
+from edgeflex_flow.errors import FieldError, nearest
 from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Samples
 from edgeflex_flow.units import names_its_unit
 
@@ -79,23 +79,23 @@ _BY_TAG = {str(each.__struct_config__.tag): each for each in BUILT_IN_MESSAGES}
 
 
 def message_types(tags: Sequence[str]) -> tuple[type[Message], ...]:
-    """The message types with these names. Raises ValueError with the known ones."""
-    for tag in tags:
-        if tag not in _BY_TAG:
-            close = nearest(tag, _BY_TAG)
-            hint = f"; did you mean '{close}'?" if close else ""
-            raise ValueError(f"`messages`: no message type '{tag}'; known: {', '.join(_BY_TAG)}{hint}")
+    """The message types with these names, which `promise_refusals` has found to be known."""
     return tuple(_BY_TAG[tag] for tag in tags)
 
 
-def check_promise(columns: Sequence[str], messages: Sequence[str]) -> None:
-    """Raise ValueError unless a source with these fields promises something that can be."""
+def promise_refusals(columns: Sequence[str], messages: Sequence[str]) -> Iterator[FieldError]:
+    """What is wrong with what a source promises in its fields `columns` and `messages`."""
     if not columns and not messages:
-        raise ValueError("give `columns`, `messages` or both: otherwise nothing would come out of this node")
-    for column in columns:
+        text = "give `columns`, `messages` or both: otherwise nothing would come out of this node"
+        yield FieldError(text, "columns", "messages")
+    for place, column in enumerate(columns):
         if not names_its_unit(column):
-            raise ValueError(f"`columns`: '{column}' does not end in a unit (`frequency_hz`, `voltage_v`, …)")
+            text = f"`columns`: '{column}' does not end in a unit (`frequency_hz`, `voltage_v`, …)"
+            yield FieldError(text, f"columns[{place}]")
     for name, values in (("columns", columns), ("messages", messages)):
         if len(set(values)) != len(values):
-            raise ValueError(f"`{name}` names something twice; got {', '.join(values)}")
-    message_types(messages)
+            yield FieldError(f"`{name}` names something twice", name, got=", ".join(values))
+    for place, tag in enumerate(messages):
+        if tag not in _BY_TAG:
+            text = f"`messages`: no message type '{tag}'"
+            yield FieldError(text, f"messages[{place}]", known=_BY_TAG, nearest=nearest(tag, _BY_TAG))

@@ -11,11 +11,11 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from edgeflex_connectors.batching import DeviceTable, Row, SamplesBuilder, check_promise, message_types
-from edgeflex_connectors.folders import check_path
+from edgeflex_connectors.batching import DeviceTable, Row, SamplesBuilder, message_types, promise_refusals
+from edgeflex_connectors.folders import path_refusals
 from edgeflex_connectors.records import LineDecoder, part_files, read_npz
 from edgeflex_connectors.store import message_time_ns
-from edgeflex_flow.errors import BadMessageError, FatalError
+from edgeflex_flow.errors import BadMessageError, FatalError, FieldError
 from edgeflex_flow.messages import Message, Quality, Samples
 from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage
 from edgeflex_flow.node import path as file_path
@@ -42,7 +42,8 @@ class FileReplayConfig(NodeConfig, frozen=True, kw_only=True):
 
     Errors:
         Dead letter `bad_line`, with file and line, for a line that is malformed; `bad_file` for a part that is no
-        table; the replay goes on. FatalError if there is no such file.
+        table; the replay goes on. FatalError if there is no such file, or for an npz file that claims to hold more than
+        200 times its own size (and more than 1 MiB).
 
     Source:
         None.
@@ -59,14 +60,15 @@ class FileReplayConfig(NodeConfig, frozen=True, kw_only=True):
     ] = "max"
     batch_rows: Annotated[int, Meta(ge=1, le=1_000_000, description="Most rows in one batch of samples.")] = 1000
 
-    def __post_init__(self) -> None:
-        check_path(self.path)
-        check_promise(self.columns, self.messages)
+    def refusals(self) -> Iterator[FieldError]:
+        yield from path_refusals(self.path)
+        yield from promise_refusals(self.columns, self.messages)
         suffix = Path(self.path).suffix
         if suffix not in {".jsonl", ".npz"}:
-            raise ValueError(f"`path` ends in .jsonl or .npz; got '{self.path}'")
-        if suffix == ".npz" and not self.columns:
-            raise ValueError("`columns`: an npz recording holds samples only, so name the columns to give")
+            yield FieldError("`path` ends in .jsonl or .npz", "path", got=f"'{self.path}'")
+        if suffix == ".npz" and self.messages and not self.columns:
+            text = "`columns`: an npz recording holds samples only, so name the columns to give"
+            yield FieldError(text, "columns", "messages", "path")
 
 
 class Recording:

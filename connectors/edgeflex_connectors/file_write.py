@@ -7,17 +7,17 @@ import fcntl
 import os
 import secrets
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from edgeflex_connectors.folders import check_path, make_folder_for
+from edgeflex_connectors.folders import make_folder_for, path_refusals
 from edgeflex_connectors.records import encode_lines, part_file, part_files, part_number, write_npz
 from edgeflex_connectors.writer import Target, Writer
-from edgeflex_flow.errors import FatalError, RetryableError
+from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import DeadLetter, Message, Samples, encode_message, join_samples
 from edgeflex_flow.node import ANY, DEFAULT_PORT, Context, Counters, Input, NodeConfig, SinkNode, WireMessage
 from edgeflex_flow.node import path as file_path
@@ -40,8 +40,9 @@ class FileWriteConfig(NodeConfig, frozen=True, kw_only=True):
     crash takes them; one in the middle of a part leaves a file `*.unfinished`, which may be deleted. Numbers go on
     after the highest that exists.
 
-    One node writes a `jsonl` file at a time: a second is refused. Two nodes that record npz under one name take turns
-    with the numbers, and the log warns of it.
+    Two nodes with one path are an error of the check. At run time one node writes a `jsonl` file at a time: a second,
+    of a flow that was checked by itself, is refused. Two that record npz under one name take turns with the numbers,
+    and the log warns of it.
 
     While the disk is full or fails, what comes is kept and tried again with growing waits. At most `queue` rows wait;
     beyond that the oldest are dropped and counted under `overflow_rows`.
@@ -66,7 +67,7 @@ class FileWriteConfig(NodeConfig, frozen=True, kw_only=True):
     'npz'
     """
 
-    path: Annotated[str, file_path("The file to write; its ending .jsonl or .npz tells the format.")]
+    path: Annotated[str, file_path("The file to write; its ending .jsonl or .npz tells the format.", written=True)]
     format: Annotated[
         Literal["jsonl", "npz"] | None, Meta(description="The format, for a path with another ending.")
     ] = None
@@ -75,10 +76,11 @@ class FileWriteConfig(NodeConfig, frozen=True, kw_only=True):
         int, Meta(ge=1, le=100_000_000, description="Rows held while the disk is away; the oldest drop first.")
     ] = 500_000
 
-    def __post_init__(self) -> None:
-        check_path(self.path)
+    def refusals(self) -> Iterator[FieldError]:
+        yield from path_refusals(self.path)
         if self.format is None and Path(self.path).suffix not in SUFFIXES:
-            raise ValueError(f"`path` ends in {' or '.join(SUFFIXES)}, or give `format`; got '{self.path}'")
+            text = f"`path` ends in {' or '.join(SUFFIXES)}, or give `format`"
+            yield FieldError(text, "path", "format", got=f"'{self.path}'")
 
     @property
     def format_of_file(self) -> Literal["jsonl", "npz"]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from edgeflex_flow.errors import FatalError, RetryableError
+from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 
 
-def check_path(path: str) -> None:
-    """ValueError for a path that no operating system can have a file at."""
+def path_refusals(path: str) -> Iterator[FieldError]:
+    """What is wrong with a field `path` at which no operating system can have a file."""
     if "\0" in path:
-        raise ValueError(f"`path` must not hold a NUL character; got {path!r}")
+        yield FieldError("`path` must not hold a NUL character", "path", got=repr(path))
 
 
 def make_folder_for(file: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 import ssl
+from collections.abc import Iterator
 from typing import Annotated, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Meta
 
 from edgeflex_connectors.mqtt_session import Broker, MqttSession
-from edgeflex_flow.errors import FatalError
+from edgeflex_flow.errors import FatalError, FieldError
 from edgeflex_flow.node import ConnectionNode, Context, NodeConfig, path, quantity
 
 PemFile: TypeAlias = Annotated[str, path("A file in PEM format.")]
@@ -61,16 +62,25 @@ class MqttConfig(NodeConfig, frozen=True, kw_only=True):
     reconnect_min: Annotated[float, quantity("s", "Wait before the first new attempt.", gt=0, le=60)] = 0.5
     reconnect_max: Annotated[float, quantity("s", "Longest wait between attempts.", gt=0, le=3600)] = 30
 
-    def __post_init__(self) -> None:
-        split = _split(self.url)
-        if split.scheme != "mqtts" and (self.ca or self.certificate or self.key):
-            raise ValueError("`ca`, `certificate` and `key` need an url that begins with mqtts://")
+    def refusals(self) -> Iterator[FieldError]:
+        yield from self._url_refusals()
         if (self.certificate is None) != (self.key is None):
-            raise ValueError("`certificate` and `key` must be given together")
+            yield FieldError("`certificate` and `key` must be given together", "certificate", "key")
         if self.password is not None and self.username is None:
-            raise ValueError("`password` needs a `username`")
+            yield FieldError("`password` needs a `username`", "password", "username")
         if self.reconnect_max < self.reconnect_min:
-            raise ValueError("`reconnect_max` must not be less than `reconnect_min`")
+            text = "`reconnect_max` must not be less than `reconnect_min`"
+            yield FieldError(text, "reconnect_max", "reconnect_min")
+
+    def _url_refusals(self) -> Iterator[FieldError]:
+        try:
+            split = _split(self.url)
+        except ValueError as error:
+            yield FieldError(str(error), "url")
+            return
+        given = [name for name in ("ca", "certificate", "key") if getattr(self, name)]
+        if split.scheme != "mqtts" and given:
+            yield FieldError("`ca`, `certificate` and `key` need an url that begins with mqtts://", *given, "url")
 
     def __repr__(self) -> str:
         """Only what tells the connection; never the password."""

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from edgeflex_connectors.mqtt_session import MqttSession
 from edgeflex_connectors.payloads import encode_samples
+from edgeflex_flow.errors import FieldError, nearest
 from edgeflex_flow.messages import Samples, encode_message
 from edgeflex_flow.node import ANY, DEFAULT_PORT, Context, Input, NodeConfig, SinkNode, WireMessage, connection
 
@@ -74,20 +75,28 @@ class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
         int, Meta(ge=1, le=1_000_000, description="Payloads held while the broker is away; the oldest drop first.")
     ] = 10_000
 
-    def __post_init__(self) -> None:
+    def refusals(self) -> Iterator[FieldError]:
         try:
             names = [name for _, name, form, turn in string.Formatter().parse(self.topic) if name is not None]
             plain = all(not form and not turn for _, _, form, turn in string.Formatter().parse(self.topic))
         except ValueError as error:
-            raise ValueError(f"`topic`: {error}; got '{self.topic}'") from error
+            yield FieldError(f"`topic`: {error}", "topic", got=f"'{self.topic}'")
+            return
         for name in names:
             if name not in PLACEHOLDERS:
-                raise ValueError(f"`topic`: no placeholder '{{{name}}}'; known: {{device}}, {{type}}")
+                text = f"`topic`: no placeholder '{{{name}}}'"
+                yield FieldError(text, "topic", known=("{device}", "{type}"), nearest=_nearest_placeholder(name))
         if not plain:
-            raise ValueError(f"`topic`: placeholders are plain {{device}} and {{type}}; got '{self.topic}'")
+            text = "`topic`: placeholders are plain {device} and {type}"
+            yield FieldError(text, "topic", got=f"'{self.topic}'")
         problem = topic_problem(self.topic)
         if problem is not None:
-            raise ValueError(f"`topic`: {problem}")
+            yield FieldError(f"`topic`: {problem}", "topic")
+
+
+def _nearest_placeholder(name: str) -> str | None:
+    close = nearest(name, PLACEHOLDERS)
+    return None if close is None else f"{{{close}}}"
 
 
 @lru_cache(maxsize=4096)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from edgeflex_connectors.batching import SamplesBuilder, check_promise, message_types
+from edgeflex_connectors.batching import SamplesBuilder, message_types, promise_refusals
 from edgeflex_connectors.mqtt_session import MqttSession
 from edgeflex_connectors.payloads import PayloadDecoder, check_device_from
-from edgeflex_flow.errors import BadMessageError
+from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import Message, Samples
 from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection
 
@@ -65,15 +65,19 @@ class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
         int, Meta(ge=1, le=1_000_000, description="Payloads held while the flow is busy; the oldest drop first.")
     ] = 10_000
 
-    def __post_init__(self) -> None:
-        check_promise(self.columns, self.messages)
-        check_device_from(self.device_from)
+    def refusals(self) -> Iterator[FieldError]:
+        yield from promise_refusals(self.columns, self.messages)
+        try:
+            check_device_from(self.device_from)
+        except ValueError as error:
+            yield FieldError(str(error), "device_from")
         if self.device_from in self.columns:
-            raise ValueError(f"`device_from` and `columns` both name '{self.device_from}'")
-        for topic in self.topics:
+            text = f"`device_from` and `columns` both name '{self.device_from}'"
+            yield FieldError(text, "device_from", "columns")
+        for place, topic in enumerate(self.topics):
             problem = filter_problem(topic)
             if problem is not None:
-                raise ValueError(f"`topics`: {problem}; got '{topic}'")
+                yield FieldError(f"`topics`: {problem}", f"topics[{place}]", got=f"'{topic}'")
 
 
 def filter_problem(topic: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Final, Literal, TypeAlias
 
 import numpy as np
@@ -15,8 +15,9 @@ from edgeflex_connectors.c37118_files import read_config_file
 from edgeflex_connectors.c37118_table import Outcome, StreamTable, TableFullError
 from edgeflex_connectors.pmu_frames import MOST_CELLS, Block, HeldFrame, HeldFrames, Rows, block_of, decode_block
 from edgeflex_connectors.udp_receive import BLOCK, UdpReceiver
+from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, path, quantity, samples_wire
+from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, path, quantity, samples_wire, udp_port
 from edgeflex_flow.units import names_its_unit
 
 _DEAD_LETTER_PERIOD_NS: Final = 1_000_000_000
@@ -78,7 +79,7 @@ class PmuUdpConfig(NodeConfig, frozen=True, kw_only=True):
     ['dfreq_hz_per_s', 'frequency_hz', 'voltage_v']
     """
 
-    port: Annotated[int, Meta(ge=0, le=65535, description="UDP port to listen on; 0 takes any free one (for tests).")]
+    port: Annotated[int, udp_port("UDP port to listen on; 0 takes any free one (for tests).", host="host")]
     host: Annotated[
         str, Meta(min_length=1, description="Address of this machine to listen on. 0.0.0.0: on all its networks.")
     ] = "0.0.0.0"  # noqa: S104 - a PMU is another machine; a source that listens to itself alone would hear nothing
@@ -106,16 +107,21 @@ class PmuUdpConfig(NodeConfig, frozen=True, kw_only=True):
     ] = "buffer"
     max_rows: Annotated[int, Meta(ge=1, le=1_000_000, description="Most rows of one batch.")] = 8192
 
-    def __post_init__(self) -> None:
+    def refusals(self) -> Iterator[FieldError]:
         for channel, column in self.channels.items():
+            at = f"channels.{channel}"
             if not names_its_unit(column):
-                raise ValueError(f"column '{column}' of channel '{channel}' must end in its unit, as in voltage_v")
+                text = f"column '{column}' of channel '{channel}' must end in its unit, as in voltage_v"
+                yield FieldError(text, at)
             if column in FIXED_COLUMNS:
-                raise ValueError(f"column '{column}' of channel '{channel}' is taken by the frame's own field")
-        for kind, values in (("column", self.channels.values()), ("device", self.names.values())):
-            twice = {value for value in values if list(values).count(value) > 1}
-            if twice:
-                raise ValueError(f"{kind} '{sorted(twice)[0]}' is given twice")
+                yield FieldError(f"column '{column}' of channel '{channel}' is taken by the frame's own field", at)
+        for kind, field_name, values in (("column", "channels", self.channels), ("device", "names", self.names)):
+            first: dict[str, str] = {}
+            for key, value in values.items():
+                if value in first:
+                    fields = f"{field_name}.{key}", f"{field_name}.{first[value]}"
+                    yield FieldError(f"{kind} '{value}' is given twice", *fields)
+                first.setdefault(value, key)
 
 
 _REASONS: Final = {

@@ -10,6 +10,8 @@ and one float64 array (n,) for each column under its own name. No pickles.
 from __future__ import annotations
 
 import lzma
+import math
+import os
 import re
 import tokenize
 import zipfile
@@ -24,7 +26,7 @@ from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
 from edgeflex_connectors.batching import DeviceTable, Row
-from edgeflex_flow.errors import BadMessageError
+from edgeflex_flow.errors import BadMessageError, FatalError
 from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Samples
 
 _TimeNs: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -47,6 +49,12 @@ _NOT_OURS = (
 )
 """What numpy and zipfile raise for files that are no tables of ours; among the last three: a header that is no Python,
 an encrypted member, a shape that no memory holds."""
+
+LARGEST_EXPANSION = 200
+"""How many times its own size a packed table may take: measured values shrink far less, because their time tags and
+their noise do. A file that says more was made to fill the memory."""
+SMALL_BYTES = 1 << 20
+"""Any table may take this much."""
 
 _TEXTS = {"inf": float("inf"), "-inf": float("-inf"), None: _NAN, UNSET: _NAN}
 _encoder = msgspec.json.Encoder()
@@ -146,7 +154,7 @@ def write_npz(file: IO[bytes], samples: Samples) -> None:
 def read_npz(file: Path, columns: Sequence[str], devices: DeviceTable) -> Samples:
     """The table of one file with these columns, NaN for those it lacks; without any if it has none of them.
 
-    Raises BadMessageError if the file is no such table.
+    Raises BadMessageError if the file is no such table, FatalError before it takes absurdly much memory.
     """
     try:
         arrays = _load_arrays(file)
@@ -169,8 +177,42 @@ def _load_arrays(file: Path) -> dict[str, NDArray[Any]]:
         if not zipfile.is_zipfile(opened):
             raise ValueError("it is no npz file, or was cut off")
         opened.seek(0)
+        _check_sizes(opened)
+        opened.seek(0)
         with np.load(opened, allow_pickle=False) as table:
             return {name: np.asarray(table[name]) for name in table.files}
+
+
+def _check_sizes(opened: IO[bytes]) -> None:
+    """Refuse arrays that are larger than what the file holds: numpy makes room for them before it reads."""
+    most_bytes = max(SMALL_BYTES, LARGEST_EXPANSION * os.fstat(opened.fileno()).st_size)
+    with zipfile.ZipFile(opened) as archive:
+        members = archive.infolist()
+        unpacked_bytes = sum(member.file_size for member in members)
+        if unpacked_bytes > most_bytes:
+            raise FatalError(
+                f"{opened.name}: unpacks to {unpacked_bytes} bytes, {most_bytes} are the most for its size"
+            )
+        for member in members:
+            claimed_bytes = _claimed_bytes(archive, member)
+            if claimed_bytes > most_bytes:
+                text = f"array '{member.filename}' claims {claimed_bytes} bytes and has {member.file_size}"
+                raise FatalError(f"{opened.name}: {text}")
+            if claimed_bytes > member.file_size:
+                raise ValueError(f"array '{member.filename}' claims {claimed_bytes} bytes, has {member.file_size}")
+
+
+def _claimed_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """The size of an array as its header tells it."""
+    with archive.open(member) as content:
+        version = np.lib.format.read_magic(content)
+        if version == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(content)
+        else:
+            shape, _, dtype = np.lib.format.read_array_header_2_0(content)
+    if any(length < 0 for length in shape) or not dtype.itemsize:
+        raise ValueError(f"array '{member.filename}' has the shape {shape} of {dtype}")
+    return math.prod(shape) * dtype.itemsize
 
 
 def _table_problem(arrays: dict[str, NDArray[Any]]) -> str | None:

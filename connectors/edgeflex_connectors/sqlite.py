@@ -13,9 +13,9 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from edgeflex_connectors.folders import check_path, make_folder_for
+from edgeflex_connectors.folders import make_folder_for, path_refusals
 from edgeflex_connectors.store import StoredMessage
-from edgeflex_flow.errors import FatalError, RetryableError
+from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import ConnectionNode, Context, NodeConfig, quantity
 from edgeflex_flow.node import path as file_path
@@ -114,8 +114,8 @@ class SqliteConfig(NodeConfig, frozen=True, kw_only=True):
         float, quantity("s", "How long to wait for another program that writes to the file.", ge=0, le=60)
     ] = 2.0
 
-    def __post_init__(self) -> None:
-        check_path(self.path)
+    def refusals(self) -> Iterator[FieldError]:
+        yield from path_refusals(self.path)
 
 
 class _FileState(NamedTuple):

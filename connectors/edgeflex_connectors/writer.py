@@ -101,6 +101,8 @@ class Writer(Generic[T]):
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all items are written and synced; whether they are."""
+        if self._thread is None:  # a flow that was stopped before it began opens no sink
+            return not self._waiting
         with self._condition:
             self._flushes_wanted += 1
             wanted = self._flushes_wanted

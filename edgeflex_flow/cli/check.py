@@ -14,7 +14,7 @@ from rich.text import Text
 
 from edgeflex_flow.cli.places import Definition, find_site
 from edgeflex_flow.cli.problems import console, show_problems
-from edgeflex_flow.flowfile import CheckedFlow, check_flows
+from edgeflex_flow.flowfile import CheckedFlow, CheckedSite, check_files
 from edgeflex_flow.flowfile.graph import role
 from edgeflex_flow.registry import Registry
 
@@ -37,11 +37,14 @@ def check(
 ) -> None:
     """Check flow files and their site file, and report all that is wrong at once.
 
+    A site file may stand among the files: then all its connections are checked, also those that no flow uses. Files
+    that are checked together run together: a UDP port or a written file that two nodes take is an error.
+
     Opens nothing and needs no secrets: those that are missing are noted.
 
     Exit codes: 0 all is right; 1 something is wrong; 2 wrong usage.
     """
-    checked = check_flows(files, registry, site=find_site(site, files[0]), params=dict(definitions))
+    checked = check_files(files, registry, site=find_site(site, files[0]), params=dict(definitions))
     problems = list(dict.fromkeys(problem for flow in checked for problem in flow.problems))
     notes = list(dict.fromkeys(note for flow in checked for note in flow.notes))
     if as_json:
@@ -52,20 +55,25 @@ def check(
         show_problems(problems, out)
         for note in notes:
             out.print(Text.assemble(("note", "bold yellow"), ": ", note))
-        for flow in checked:
-            _show_result(flow, out)
+        for each in checked:
+            _show_result(each, out)
     sys.exit(EXIT_WRONG if problems else 0)
 
 
-def _show_result(flow: CheckedFlow, out: Console) -> None:
-    if flow.problems:
-        count = _count(len(flow.problems), "problem")
-        out.print(Text.assemble(("✗ ", "bold red"), (str(flow.file), "bold"), f": {count}"))
-        return
+def _show_result(checked: CheckedFlow | CheckedSite, out: Console) -> None:
+    wrong = bool(checked.problems)
+    text = _count(len(checked.problems), "problem") if wrong else _contents(checked)
+    sign = ("✗ ", "bold red") if wrong else ("✓ ", "bold green")
+    out.print(Text.assemble(sign, (str(checked.file), "bold"), f": {text}"))
+
+
+def _contents(checked: CheckedFlow | CheckedSite) -> str:
+    if isinstance(checked, CheckedSite):
+        return f"site '{checked.name}', {_count(checked.connections, 'connection')}"
+    flow = checked
     roles = Counter(role(node) for node in flow.plan.nodes) if flow.plan else Counter[str]()
     parts = [_count(flow.nodes, "node"), *(_count(roles[name], name) for name in ("source", "operator", "sink"))]
-    text = f"{parts[0]} ({', '.join(parts[1:])})" if roles else parts[0]
-    out.print(Text.assemble(("✓ ", "bold green"), (str(flow.file), "bold"), f": {text}"))
+    return f"{parts[0]} ({', '.join(parts[1:])})" if roles else parts[0]
 
 
 def _count(number: int, noun: str) -> str:

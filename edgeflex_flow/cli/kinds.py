@@ -14,7 +14,17 @@ from edgeflex_connectors import (
 )
 from edgeflex_flow.node import AnyNode
 from edgeflex_flow.registry import Registry, third_party_nodes
-from edgeflex_operators import convert, frequency_event, inertia_online, rocof, select, threshold
+from edgeflex_operators import (
+    convert,
+    event_window,
+    frequency_event,
+    inertia_event,
+    inertia_online,
+    rocof,
+    select,
+    system_inertia,
+    threshold,
+)
 
 SHIPPED: tuple[AnyNode, ...] = (
     pmu_udp.NODE,
@@ -24,6 +34,9 @@ SHIPPED: tuple[AnyNode, ...] = (
     frequency_event.NODE,
     inertia_online.NODE,
     threshold.NODE,
+    event_window.NODE,
+    inertia_event.NODE,
+    system_inertia.NODE,
     convert.NODE,
     select.NODE,
     mqtt_publish.NODE,

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from edgeflex_flow.errors import FlowFileError, Problem
-from edgeflex_flow.flowfile.document import read_text, split_lines
-
-_LONGEST_LINE = 200
+from edgeflex_flow.errors import Excerpt, Problem
 
 
 def console(*, err: bool = False) -> Console:
@@ -23,15 +19,12 @@ def console(*, err: bool = False) -> Console:
 
 def show_problems(problems: Iterable[Problem], out: Console) -> None:
     """Print problems with the lines they stand on."""
-    sources: dict[str, list[str]] = {}
     for problem in problems:
-        if problem.file not in sources:
-            sources[problem.file] = _lines(problem.file)
-        out.print(render(problem, sources[problem.file]))
+        out.print(render(problem))
 
 
-def render(problem: Problem, lines: list[str]) -> Text:
-    """One problem, with the line of `lines` that it stands on."""
+def render(problem: Problem) -> Text:
+    """One problem, with the line that it stands on."""
     place = f"{problem.file}:{problem.line}:{problem.column}" if problem.line else problem.file
     text = Text()
     text.append(_printable(place), style="bold").append(": ").append("error", style="bold red").append(": ")
@@ -40,8 +33,8 @@ def render(problem: Problem, lines: list[str]) -> Text:
     text.append(_printable(problem.message), style="bold")
     if problem.got is not None:
         text.append(f"; got {_printable(problem.got)}")
-    if 0 < problem.line <= len(lines):
-        text.append_text(_excerpt(problem, lines[problem.line - 1]))
+    if problem.excerpt is not None:
+        text.append_text(_excerpt(problem.excerpt, problem.line))
     if problem.nearest is not None:
         text.append("\n  help: ", style="green").append(f"did you mean '{_printable(problem.nearest)}'?")
     if problem.known:
@@ -49,13 +42,11 @@ def render(problem: Problem, lines: list[str]) -> Text:
     return text
 
 
-def _excerpt(problem: Problem, line: str) -> Text:
-    start = max(0, problem.column - _LONGEST_LINE) if len(line) > _LONGEST_LINE else 0
-    shown = _printable(line[start : start + _LONGEST_LINE])
-    before = shown[: problem.column - 1 - start]
+def _excerpt(excerpt: Excerpt, line: int) -> Text:
+    shown = _printable(excerpt.line)
     # The caret keeps its column under tabs, and under letters that take two cells.
-    indent = "".join("\t" if each == "\t" else " " * cell_len(each) for each in before)
-    number = str(problem.line)
+    indent = "".join("\t" if each == "\t" else " " * cell_len(each) for each in shown[: excerpt.column - 1])
+    number = str(line)
     margin = " " * len(number)
     text = Text(f"\n  {number} | ", style="blue")
     text.append(shown, style="default").append(f"\n  {margin} | ").append(indent).append("^", style="bold red")
@@ -65,10 +56,3 @@ def _excerpt(problem: Problem, line: str) -> Text:
 def _printable(text: str) -> str:
     """Text without control characters, which could do anything to a terminal."""
     return "".join(each if each.isprintable() or each == "\t" else "\ufffd" for each in text)
-
-
-def _lines(file: str) -> list[str]:
-    try:
-        return split_lines(read_text(Path(file)))
-    except FlowFileError:
-        return []

@@ -7,14 +7,15 @@ problem stands at the line and column of its own value.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 import msgspec
 
-from edgeflex_flow.errors import nearest
-from edgeflex_flow.flowfile.document import Place, Value, plain_scalar
+from edgeflex_flow.errors import ConfigError, FieldError, FlowFileError, nearest
+from edgeflex_flow.flowfile.document import Repeated, Value, plain_scalar
 from edgeflex_flow.flowfile.fields import (
     ConfigField,
     Hint,
@@ -27,7 +28,8 @@ from edgeflex_flow.flowfile.fields import (
     item_hint,
     read_hint,
 )
-from edgeflex_flow.flowfile.report import HIDDEN, FileReport, Secret, got
+from edgeflex_flow.flowfile.report import FileReport, Secret, got
+from edgeflex_flow.flowfile.secrecy import HIDDEN, Place
 from edgeflex_flow.flowfile.wording import example, expectation
 from edgeflex_flow.node import NodeConfig, OpenConnection
 from edgeflex_flow.policy import PolicyBinding
@@ -65,6 +67,22 @@ class Decoded:
     """Whether a word or flag is missing, so that nothing can be said about what the node needs and gives."""
     hidden: list[str] = field(default_factory=list)
     """Texts in it that must not be shown."""
+    written: dict[str, Value] = field(default_factory=dict)
+    """What the file gives, by key: `topics`, and `topics[2]`."""
+    settled: dict[str, Any] = field(default_factory=dict)
+    """Values by field of which it is sure that the node will have them, also when others are wrong."""
+
+    def place_of(self, error: FieldError, place: Place) -> Place:
+        """Where the first of the error's fields stands in the file; `place` when none does."""
+        for name in error.fields:
+            value = self.written.get(name) or self.written.get(_base(name))
+            if value is not None:
+                return value.place
+        return place
+
+
+ReadTable = Callable[[str, type[msgspec.Struct]], Mapping[str, msgspec.Struct]]
+"""Gives the entries of a table's file, by its path as written and their type; raises FlowFileError."""
 
 
 class ConfigDecoder:
@@ -76,29 +94,60 @@ class ConfigDecoder:
         *,
         node: str | None,
         find_connection: FindConnection | None = None,
+        read_table: ReadTable | None = None,
         policies: bool = False,
         other_keys: tuple[str, ...] = (),
     ) -> None:
         self._report = report
         self._node = node
         self._find_connection = find_connection
+        self._read_table = read_table
         self._takes_policies = policies
         self._other_keys = other_keys
         self._good = True
+        self._misspelt = False
+        self._partial: dict[str, Any] = {}
+        """What is right of lists and mappings in which something is wrong."""
+        self._broken_items: dict[str, list[str]] = {}
+        """What is wrong in them."""
         self._result = Decoded()
 
     def decode(self, config: type[NodeConfig], value: Value, place: Place) -> Decoded:
         """Decode a mapping whose string leaves are interpolated. `place` is where the node's name stands."""
-        entries = value.mapping() or {}
-        arguments = self._fields(config, entries, value.keys, place, others=self._other_keys)
-        if self._good and not isinstance(arguments, _Broken):
-            self._result.config = self._build(config, arguments, place)
+        arguments = self._fields(config, value, place, others=self._other_keys)
+        fields = config_fields(config)
+        unsure = {name for each in fields for name in self._unsure(each, value, arguments)}
+        self._result.settled = {
+            each.name: arguments.get(each.name, each.default) for each in fields if not _rests_on(each.key, unsure)
+        }
+        stand_ins = {
+            each.name: self._stand_in(each) for each in fields if isinstance(arguments.get(each.name), _Broken)
+        }
+        if not any(isinstance(each, _Broken) for each in stand_ins.values()):
+            made = self._build(config, {**arguments, **stand_ins}, unsure, place)
+            self._result.config = made if self._good else None
         return self._result
 
     def entry(self, kind: type[StructT], value: Value, key: str) -> StructT | None:
         """A struct from a mapping that stands under `key`; None after reporting all that is wrong in it."""
         made = self._value(value, read_hint(kind), key)
         return made if isinstance(made, kind) else None
+
+    def _unsure(self, each: ConfigField, value: Value, arguments: Mapping[str, Any]) -> list[str]:
+        """The field or items of it of which nobody knows the value that they will have once the file is right."""
+        absent = each.key not in (value.mapping() or {})
+        twice = any(each.key == again.key for again in value.repeated)
+        if twice or (absent and self._misspelt):  # the unknown key may mean this field
+            return [each.key]
+        if isinstance(arguments.get(each.name), _Broken):
+            return self._broken_items.get(each.key, [each.key])
+        return [name for name, _ in self._result.missing if _base(name) == each.key]
+
+    def _stand_in(self, each: ConfigField) -> Any:
+        """A value in place of one that is wrong, to check what rests on the others."""
+        if each.key in self._partial:
+            return self._partial[each.key]
+        return _placeholder(each.hint) if each.required else each.default
 
     def _wrong(
         self,
@@ -113,41 +162,62 @@ class ConfigDecoder:
         self._report.problem(place, message, node=self._node, got=got, known=known, nearest=close)
         return BROKEN
 
-    def _build(self, config: type[NodeConfig], arguments: dict[str, Any], place: Place) -> NodeConfig | None:
-        """The config, which may still refuse how its fields go together (`__post_init__`)."""
+    def _build(
+        self, config: type[NodeConfig], arguments: dict[str, Any], unsure: set[str], place: Place
+    ) -> NodeConfig | None:
+        """The config, which may still refuse its values.
+
+        With stand-ins for those that are wrong or missing, a refusal says something about the file only when it rests
+        on others.
+        """
         try:
             return config(**arguments)
+        except ConfigError as error:
+            for each in error.errors:
+                if not any(_rests_on(name, unsure) for name in each.fields):
+                    self._refused(each, place)
         except (ValueError, TypeError) as error:
-            # With placeholders for what is missing, a refusal says nothing about the file.
-            if not self._result.missing:
+            if self._good and not unsure:
                 self._wrong(place, self._censored(str(error)))
-            return None
+        return None
+
+    def _refused(self, error: FieldError, place: Place) -> None:
+        """Report what a config refuses, at the value that it names."""
+        at = self._result.place_of(error, place)
+        if self._is_quoted(str(error)):
+            self._wrong(at, f"its values do not go together ({HIDDEN})")
+        else:
+            self._wrong(at, error.message, got=error.got, known=error.known, close=error.nearest)
+
+    def _is_quoted(self, text: str) -> bool:
+        return any(hidden in text for hidden in self._result.hidden if hidden)
 
     def _censored(self, text: str) -> str:
         """A config's own error text, or none of it when it quotes a value that must not be shown."""
-        quoted = any(hidden in text for hidden in self._result.hidden if hidden)
-        return f"its values do not go together ({HIDDEN})" if quoted else text
+        return f"its values do not go together ({HIDDEN})" if self._is_quoted(text) else text
 
     def _fields(
         self,
         struct: type[msgspec.Struct],
-        entries: Mapping[str, Value],
-        keys: Mapping[str, Place],
+        value: Value,
         place: Place,
         *,
         prefix: str = "",
         others: tuple[str, ...] = (),
-    ) -> dict[str, Any] | _Broken:
-        """Arguments for a struct, by attribute name."""
+    ) -> dict[str, Any]:
+        """Arguments for a struct, by attribute name; some may be BROKEN."""
+        entries = value.mapping() or {}
         fields = config_fields(struct)
         known = (*others, *(each.key for each in fields))
+        top = not prefix
         for key in entries:
             if key not in known:
-                self._wrong(keys[key], f"unknown key '{prefix}{key}'", known=known, close=nearest(key, known))
+                self._misspelt |= top
+                self._wrong(value.keys[key], f"unknown key '{prefix}{key}'", known=known, close=nearest(key, known))
+        for again, each in self._again(value, fields):
+            self._field(each, again.value, prefix + each.key, top=top)
         arguments: dict[str, Any] = {}
-        broken = False
         for each in fields:
-            top = not prefix
             if each.key in entries:
                 argument = self._field(each, entries[each.key], prefix + each.key, top=top)
             elif each.required:
@@ -156,11 +226,29 @@ class ConfigDecoder:
                 argument = self._connection(each, Value(each.default, place), each.key)
             else:
                 continue
-            broken = broken or isinstance(argument, _Broken)
             arguments[each.name] = argument
-        return BROKEN if broken else arguments
+        return arguments
+
+    def _again(self, value: Value, fields: tuple[ConfigField, ...]) -> Iterator[tuple[Repeated, ConfigField]]:
+        """Keys that stand twice: what the second gives may be wrong by itself."""
+        for again in value.repeated:
+            self._good = False
+            yield from ((again, each) for each in fields if each.key == again.key)
+
+    def _marked(self, value: Value, hint: Hint) -> Value:
+        """The value, known as hidden when the field holds a secret."""
+        if hint.noted("secret"):
+            value = replace(value, data=Secret(value.data) if isinstance(value.data, str) else value.data, hidden=True)
+        if value.hidden and isinstance(value.data, str | int | float):
+            self._report.all.hide(str(value.data))
+            self._result.hidden.append(str(value.data))
+        if value.hidden and isinstance(value.data, tuple):
+            value = replace(value, data=tuple(replace(item, hidden=True) for item in value.data))
+        return value
 
     def _field(self, each: ConfigField, value: Value, key: str, *, top: bool) -> Any:
+        value = self._marked(value, each.hint)
+        self._result.written[key] = value
         entries = value.mapping()
         if top and entries is not None and "policy" in entries and each.hint.numeric:
             return self._policy(each, value, entries)
@@ -218,6 +306,15 @@ class ConfigDecoder:
         )
         return numbers["default"]
 
+    def _table(self, value: Value, path: str, read: ReadTable, hint: Hint, key: str) -> Any:
+        """A table that stands in a file of its own, or BROKEN after reporting all that is wrong in it."""
+        try:
+            return read(path, entry_hints(hint.bare)[1].bare)
+        except FlowFileError as error:
+            for problem in error.problems:
+                self._report.all.add(problem)
+            return self._wrong(value.place, f"'{key}': the table in '{path}' cannot be used")
+
     def _name(self, value: Value, key: str) -> Any:
         if isinstance(value.data, str) and value.data and not value.missing:
             return value.data
@@ -233,15 +330,17 @@ class ConfigDecoder:
             placeholder = _placeholder(hint)
             self._result.guessed |= isinstance(placeholder, bool) or not isinstance(placeholder, str | int | float)
             return placeholder
-        if hint.noted("secret") and isinstance(value.data, str):
-            value = replace(value, data=Secret(value.data), hidden=True)
-            self._report.all.hide(str(value.data))
-        if value.hidden and isinstance(value.data, str):
-            self._result.hidden.append(value.data)
+        self._result.written[key] = value
+        value = self._marked(value, hint)
         if value.data is None and hint.optional:
             return None
         if Any in hint.choices:
             return value.plain()
+        return self._typed(value, hint, key)
+
+    def _typed(self, value: Value, hint: Hint, key: str) -> Any:
+        if isinstance(value.data, str) and hint.noted("table") and self._read_table is not None:
+            return self._table(value, value.data, self._read_table, hint, key)
         if isinstance(value.data, tuple):
             return self._list(value, value.data, hint, key)
         if isinstance(value.data, Mapping):
@@ -255,39 +354,61 @@ class ConfigDecoder:
         if len(kinds) != 1 or (length is not None and length != len(items)):
             shown = "a list" if length is None else f"a list of {len(items)}"
             return self._wrong(value.place, f"'{key}' needs {expectation(hint)}", got=shown)
-        made = [self._value(item, item_hint(kinds[0], i), f"{key}[{i}]") for i, item in enumerate(items)]
-        return self._whole(made, made, value, hint, key)
+        hints = [item_hint(kinds[0], place) for place in range(len(items))]
+        made = [self._value(item, hints[place], f"{key}[{place}]") for place, item in enumerate(items)]
+        broken = {place: _placeholder(hints[place]) for place, item in enumerate(made) if isinstance(item, _Broken)}
+        if not broken:
+            return self._whole(made, value, hint, key)
+        if not any(isinstance(each, _Broken) for each in broken.values()):
+            mended = [broken.get(place, item) for place, item in enumerate(made)]
+            self._partly(key, mended, [f"{key}[{place}]" for place in broken], hint)
+        return BROKEN
 
     def _mapping(self, value: Value, entries: Mapping[str, Value], hint: Hint, key: str) -> Any:
         kinds = [kind for kind in hint.choices if is_struct(kind) or is_mapping(kind)]
         if len(kinds) != 1:
             return self._wrong(value.place, f"'{key}' needs {expectation(hint)}", got="a mapping")
         if is_struct(kinds[0]):
-            return self._struct(kinds[0], value, entries, key)
+            return self._struct(kinds[0], value, key)
         key_hint, value_hint = entry_hints(kinds[0])
         names = [self._value(Value(name, value.keys[name], textual=True), key_hint, key) for name in entries]
         made = [self._value(each, value_hint, f"{key}.{name}") for name, each in entries.items()]
+        self._result.written[key] = value  # the names were decoded under this key too
+        for again in value.repeated:
+            self._value(again.value, value_hint, f"{key}.{again.key}")
         if any(isinstance(each, _Broken) for each in names):
             return BROKEN
-        return self._whole(dict(zip(names, made, strict=True)), made, value, hint, key)
+        broken = [f"{key}.{name}" for name, each in zip(entries, made, strict=True) if isinstance(each, _Broken)]
+        broken += [f"{key}.{again.key}" for again in value.repeated]
+        good = {name: each for name, each in zip(names, made, strict=True) if not isinstance(each, _Broken)}
+        if not broken:
+            return self._whole(good, value, hint, key)
+        self._partly(key, good, broken, hint)
+        return BROKEN
 
-    def _struct(self, kind: type[msgspec.Struct], value: Value, entries: Mapping[str, Value], key: str) -> Any:
-        arguments = self._fields(kind, entries, value.keys, value.place, prefix=f"{key}.")
-        if isinstance(arguments, _Broken):
+    def _partly(self, key: str, mended: Any, broken: list[str], hint: Hint) -> None:
+        """Keep what is right of a list or mapping, to check what rests on it alone."""
+        try:
+            self._partial[key] = msgspec.convert(mended, hint.full)
+        except msgspec.ValidationError:
+            return
+        self._broken_items[key] = broken
+
+    def _struct(self, kind: type[msgspec.Struct], value: Value, key: str) -> Any:
+        arguments = self._fields(kind, value, value.place, prefix=f"{key}.")
+        if any(isinstance(each, _Broken) for each in arguments.values()):
             return BROKEN
         try:
             return kind(**arguments)
         except (ValueError, TypeError) as error:
             return self._wrong(value.place, f"'{key}': {self._censored(str(error))}")
 
-    def _whole(self, whole: Any, parts: list[Any], value: Value, hint: Hint, key: str) -> Any:
+    def _whole(self, whole: Any, value: Value, hint: Hint, key: str) -> Any:
         """A list or mapping whose parts are decoded: check what holds for the whole (its length)."""
-        if any(isinstance(part, _Broken) for part in parts):
-            return BROKEN
         try:
             return msgspec.convert(whole, hint.full)
         except msgspec.ValidationError:
-            shown = f"{len(parts)} {'entry' if len(parts) == 1 else 'entries'}"
+            shown = f"{len(whole)} {'entry' if len(whole) == 1 else 'entries'}"
             return self._wrong(value.place, f"'{key}' needs {expectation(hint)}", got=shown)
 
     def _quantity(self, value: Value, hint: Hint, key: str) -> Any:
@@ -333,6 +454,25 @@ def _wanted(hint: Hint) -> str:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
+
+
+def _base(name: str) -> str:
+    """The field that an item of it belongs to.
+
+    >>> _base("topics[2]"), _base("channels.V1"), _base("port")
+    ('topics', 'channels', 'port')
+    """
+    return re.split(r"[.\[]", name, maxsplit=1)[0]
+
+
+def _rests_on(name: str, unsure: set[str]) -> bool:
+    """Whether the value of a field, or of an item of it, is among those that are not sure.
+
+    >>> [_rests_on(name, {"topics[1]", "port"}) for name in ("topics", "topics[1]", "topics[10]", "port", "portal")]
+    [True, True, False, True, False]
+    """
+    parts = tuple(f"{name}{mark}" for mark in ".[")
+    return any(each == name or each.startswith(parts) or name.startswith((f"{each}.", f"{each}[")) for each in unsure)
 
 
 def _placeholder(hint: Hint) -> Any:

@@ -8,8 +8,8 @@ limit. Scalars follow the YAML 1.2 core schema: `on` and `12:30` are text, `012`
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -27,6 +27,7 @@ from ruamel.yaml.events import (
 from ruamel.yaml.reader import ReaderError
 
 from edgeflex_flow.errors import FlowFileError, Problem
+from edgeflex_flow.flowfile.secrecy import HIDDEN, NOWHERE, REFERENCE, Place, SecretKeys, Span
 
 LARGEST_FILE_BYTES = 1024 * 1024
 DEEPEST_NESTING = 40
@@ -34,14 +35,7 @@ MOST_VALUES = 200_000
 """Values in one file, those behind aliases counted at each use."""
 
 
-class Place(NamedTuple):
-    """Line and column, counted from 1; zeros when the value stands in no file."""
-
-    line: int = 0
-    column: int = 0
-
-
-NOWHERE = Place()
+NO_SECRETS = SecretKeys()
 
 Scalar: TypeAlias = str | int | float | bool | None
 
@@ -62,6 +56,10 @@ class Value:
     """Text from outside YAML: it may stand for a number where a number is wanted."""
     missing: tuple[str, ...] = ()
     """What it needs and what is not there; `data` is then without meaning."""
+    end: Place = NOWHERE
+    """The place after its last character."""
+    repeated: tuple[Repeated, ...] = ()
+    """Entries of a mapping whose key stands in it already: wrong, and still to be checked."""
 
     def mapping(self) -> Mapping[str, Value] | None:
         return self.data if isinstance(self.data, Mapping) else None
@@ -73,6 +71,29 @@ class Value:
         if isinstance(self.data, tuple):
             return [value.plain() for value in self.data]
         return self.data
+
+
+class Repeated(NamedTuple):
+    """An entry whose key stands in its mapping already."""
+
+    key: str
+    place: Place
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file, as far as it can be read."""
+
+    file: str
+    lines: Sequence[str] = ()
+    root: Value | None = None
+    """None when the file holds no YAML at all, or breaks off in the middle."""
+    problems: tuple[Problem, ...] = ()
+    told: frozenset[Place] = frozenset()
+    """Places of values of which nothing more need be said: a problem tells that they are no values."""
+    secrets: tuple[Span, ...] = ()
+    """Stretches that must not be shown."""
 
 
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -155,14 +176,17 @@ def read_text(file: Path) -> str:
         raise refuse(f"the file is not UTF-8: byte 0x{raw[error.start]:02x}", _place_at(before)) from None
 
 
-def read_document(file: Path) -> Value:
-    """The one YAML document in a file. Raises FlowFileError with syntax errors and all duplicate keys."""
-    return parse_document(read_text(file), str(file))
+def read_document(file: Path, keys: SecretKeys = NO_SECRETS) -> Document:
+    """The one YAML document in a file, and all that is wrong with the file as such."""
+    try:
+        return parse_document(read_text(file), str(file), keys)
+    except FlowFileError as error:
+        return Document(str(file), problems=error.problems)
 
 
-def parse_document(text: str, file: str) -> Value:
-    """The one YAML document in a text; `file` is named in errors."""
-    builder = _Builder(file)
+def parse_document(text: str, file: str, keys: SecretKeys = NO_SECRETS) -> Document:
+    """The one YAML document in a text; `file` is named in problems."""
+    builder = _Builder(file, keys)
     try:
         for event in YAML(typ="safe", pure=True).parse(text):
             builder.take(event)
@@ -172,19 +196,25 @@ def parse_document(text: str, file: str) -> Value:
         mark = error.problem_mark or error.context_mark
         place = Place(mark.line + 1, mark.column + 1) if mark else Place()
         what = " ".join(part for part in (error.problem, error.context) if part)
-        builder.problem(place, f"not valid YAML: {what}")
+        builder.unreadable(place, f"not valid YAML: {what}")
     except ReaderError as error:
         # The reader hands over in chunks; its position counts from the start of the text.
-        builder.problem(_place_at(text[: error.position]), f"not valid YAML: character U+{_code(error.character)}")
+        builder.unreadable(_place_at(text[: error.position]), f"not valid YAML: character U+{_code(error.character)}")
     except (YAMLError, ValueError, IndexError, TypeError, KeyError, AttributeError, RecursionError) as error:
         # ruamel's scanner fails with plain Python errors in some corners; what it fails on is bad YAML all the same.
-        builder.problem(Place(), f"not valid YAML: {error}")
+        builder.unreadable(Place(), f"not valid YAML: {error}")
     if builder.root is None and not builder.problems:
         builder.problem(Place(1, 1), "the file is empty")
-    if builder.problems:
-        raise FlowFileError(builder.problems)
-    assert builder.root is not None
-    return builder.root
+    lines = split_lines(text)
+    guessed = keys.spans_of_unreadable(lines) if builder.root is None else []
+    return Document(
+        file=file,
+        lines=lines,
+        root=builder.root,
+        problems=tuple(builder.problems),
+        told=frozenset(builder.told),
+        secrets=(*builder.secrets, *guessed),
+    )
 
 
 def _code(character: Any) -> str:
@@ -202,22 +232,32 @@ class _Open:
     place: Place
     is_mapping: bool
     anchor: str | None
+    is_flow: bool
+    is_key: bool
+    """It stands where a key should."""
+    is_secret: bool
     items: list[Value] = field(default_factory=list)
     entries: dict[str, Value] = field(default_factory=dict)
     keys: dict[str, Place] = field(default_factory=dict)
+    repeated: list[Repeated] = field(default_factory=list)
     key: str | None = None
-    """The key whose value comes next."""
+    """The key whose value comes next; None when what stands in its place is no key."""
     key_place: Place = NOWHERE
     expects_key: bool = True
+    last_was_secret: bool = False
+    """Whether the entry before holds a secret."""
 
 
 class _Builder:
     """Makes a tree of values from parse events."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, keys: SecretKeys) -> None:
         self.file = file
         self.problems: list[Problem] = []
         self.root: Value | None = None
+        self.told: set[Place] = set()
+        self.secrets: list[Span] = []
+        self._secret_keys = keys
         self._stack: list[_Open] = []
         self._anchors: dict[str, Value | None] = {}
 
@@ -225,6 +265,11 @@ class _Builder:
         self.problems.append(
             Problem(file=self.file, line=place.line, column=place.column, message=message, got=got, known=tuple(known))
         )
+
+    def unreadable(self, place: Place, message: str) -> None:
+        """The file breaks off here: of a tree that lacks its rest, nothing can be said."""
+        self.root = None
+        self.problem(place, message)
 
     def take(self, event: Any) -> None:
         place = Place(event.start_mark.line + 1, event.start_mark.column + 1)
@@ -235,93 +280,174 @@ class _Builder:
             case ScalarEvent():
                 self._scalar(event, place)
             case AliasEvent():
-                self._alias(event.anchor, place)
+                self._alias(event, place)
             case MappingStartEvent() | SequenceStartEvent():
                 self._start(event, place, is_mapping=isinstance(event, MappingStartEvent))
             case MappingEndEvent() | SequenceEndEvent():
-                self._end()
+                self._end(event)
+
+    @property
+    def _top(self) -> _Open | None:
+        return self._stack[-1] if self._stack else None
+
+    @property
+    def _expects_key(self) -> bool:
+        return self._top is not None and self._top.is_mapping and self._top.expects_key
+
+    @property
+    def _in_secret(self) -> bool:
+        """Whether what comes next is a secret, or part of one."""
+        top = self._top
+        if top is None:
+            return False
+        return top.is_secret or (top.is_mapping and top.key is not None and self._secret_keys.name_secret(top.key))
 
     def _scalar(self, event: Any, place: Place) -> None:
         self._refuse_tag(event, place)
         data: Scalar = event.value if event.style or event.tag == _TEXT_TAG else plain_scalar(event.value)
+        end = _end_of(event)
+        if self._expects_key:
+            self._key(event, data, place, end)
+            return
+        top = self._top
         empty = event.value == "" and not event.style
-        if self._stack and self._stack[-1].is_mapping:
-            if self._stack[-1].expects_key:
-                self._key(event, data, place)
-                return
-            if empty:
-                place = self._stack[-1].key_place  # ruamel places an absent value where the next token stands
-        self._put(Value(data, place), event.anchor)
+        if empty and top and top.is_mapping:
+            place = end = top.key_place  # ruamel places an absent value where the next token stands
+        if not _is_unicode(event.value):
+            self.problem(place, "a text holds half of a character (a lone surrogate)")
+            self.told.add(place)
+        secret = self._in_secret and not empty and not REFERENCE.fullmatch(event.value)
+        if secret:
+            self._hide(place, end)
+        self._put(Value(data, place, end=end, hidden=secret), event.anchor)
+
+    def _hide(self, start: Place, end: Place) -> None:
+        if self._top is None or not self._top.is_secret:  # else the whole that it is part of is hidden
+            self.secrets.append(Span(start, end))
 
     def _refuse_tag(self, event: Any, place: Place) -> None:
         if event.tag is not None and event.tag != _TEXT_TAG:
-            self.problem(place, "tags are not used in flow files", got=str(event.tag))
+            self.problem(place, "tags are not used in flow files", got=self._shown(str(event.tag)))
+            self.told.add(place)
 
-    def _key(self, event: Any, data: Scalar, place: Place) -> None:
+    def _shown(self, text: str) -> str:
+        return HIDDEN if self._in_secret and not self._expects_key else text
+
+    def _key(self, event: Any, data: Scalar, place: Place, end: Place) -> None:
         top = self._stack[-1]
+        key = str(event.value)
+        if top.is_secret or self._secret_keys.hold_secret(key):
+            self._hide(place, end)
+            key = HIDDEN
         if not isinstance(data, str):
-            self.problem(place, "a key is text; quote it", got=str(event.value))
-        top.key, top.key_place, top.expects_key = event.value, place, False
+            self.problem(place, "a key is text; quote it", got=key or "nothing")
+        top.key, top.key_place, top.expects_key = key, place, False
         if event.anchor:
-            self._anchors[event.anchor] = Value(data, place)
+            self._anchors[event.anchor] = Value(data, place, end=end)
 
-    def _alias(self, anchor: str, place: Place) -> None:
-        top = self._stack[-1] if self._stack else None
-        if top and top.is_mapping and top.expects_key:
-            self.problem(place, "a key is text, not an alias", got=f"*{anchor}")
-            raise _UnreadableError
-        value = self._anchors.get(anchor)
+    def _alias(self, event: Any, place: Place) -> None:
+        name, top = event.anchor, self._top
+        value = self._anchors.get(name)
+        if top and self._expects_key:
+            self.problem(place, "a key is text, not an alias", got=f"*{name}")
+            is_text = value is not None and isinstance(value.data, str)
+            top.key = str(value.data) if value is not None and is_text else None
+            top.key_place, top.expects_key = place, False
+            return
         if value is None:
-            known = sorted(name for name, held in self._anchors.items() if held is not None)
-            text = "stands for itself" if anchor in self._anchors else "has no anchor before it"
-            self.problem(place, f"alias '*{anchor}' {text}", known=known)
-            raise _UnreadableError
+            known = sorted(each for each, held in self._anchors.items() if held is not None)
+            text = "stands for itself" if name in self._anchors else "has no anchor before it"
+            shown = self._shown(f"*{name}")
+            self.problem(place, f"alias '{shown}' {text}", known=[self._shown(each) for each in known])
+            self.told.add(place)
+            if self._in_secret:
+                self._hide(place, _end_of(event))
+            value = Value("", place, missing=("",), end=_end_of(event))
+        elif self._in_secret:
+            self.secrets.append(Span(value.place, value.end))
+            value = replace(value, hidden=True)
         self._put(value, None)
 
     def _start(self, event: Any, place: Place, *, is_mapping: bool) -> None:
         self._refuse_tag(event, place)
-        top = self._stack[-1] if self._stack else None
-        if top and top.is_mapping and top.expects_key:
+        is_key = self._expects_key
+        if is_key:
             self.problem(place, "a key is text, not a mapping or list")
-            raise _UnreadableError
         if len(self._stack) >= DEEPEST_NESTING:
-            self.problem(place, f"nested deeper than {DEEPEST_NESTING} levels")
+            self.unreadable(place, f"nested deeper than {DEEPEST_NESTING} levels")
             raise _UnreadableError
         if event.anchor:
             self._anchors[event.anchor] = None
-        self._stack.append(_Open(place, is_mapping, event.anchor))
+        is_flow = bool(event.flow_style)
+        self._stack.append(_Open(place, is_mapping, event.anchor, is_flow, is_key, self._in_secret))
 
-    def _end(self) -> None:
+    def _end(self, event: Any) -> None:
         done = self._stack.pop()
-        if done.is_mapping:
-            size = 1 + sum(value.size for value in done.entries.values())
-            value = Value(done.entries, done.place, keys=done.keys, size=size)
+        size = 1 + sum(value.size for value in done.entries.values()) + sum(item.size for item in done.items)
+        size += sum(each.value.size for each in done.repeated)
+        value = Value(
+            done.entries if done.is_mapping else tuple(done.items),
+            done.place,
+            keys=done.keys,
+            size=size,
+            hidden=done.is_secret,
+            end=_end_of(event),
+            repeated=tuple(done.repeated),
+        )
+        if done.is_secret:
+            self._hide(value.place, value.end)
+        if done.is_key:
+            self._stack[-1].key, self._stack[-1].expects_key = None, False
         else:
-            value = Value(tuple(done.items), done.place, size=1 + sum(item.size for item in done.items))
-        self._put(value, done.anchor)
+            self._put(value, done.anchor)
 
     def _put(self, value: Value, anchor: str | None) -> None:
         if anchor:
             self._anchors[anchor] = value
         # A size counts what is behind aliases, so that a bomb is seen before anyone walks it.
         if value.size > MOST_VALUES:
-            self.problem(value.place, f"more than {MOST_VALUES} values (aliases counted at each use)")
+            self.unreadable(value.place, f"more than {MOST_VALUES} values (aliases counted at each use)")
             raise _UnreadableError
-        if not self._stack:
+        top = self._top
+        if top is None:
             self.root = value
-            return
-        top = self._stack[-1]
-        if not top.is_mapping:
+        elif not top.is_mapping:
             top.items.append(value)
+        else:
+            self._put_entry(top, value)
+
+    def _put_entry(self, top: _Open, value: Value) -> None:
+        top.expects_key = True
+        if top.key is None:
             return
-        assert top.key is not None
-        if top.key in top.keys:
+        # In `{password: one,two}` the comma ends the text, and the rest of it becomes a key without a value.
+        if top.is_flow and top.last_was_secret and value.place == top.key_place:
+            self._hide(top.key_place, Place(top.key_place.line, top.key_place.column + len(top.key)))
+            top.key = HIDDEN
+        else:
+            top.last_was_secret = self._secret_keys.name_secret(top.key)
+        if top.key == HIDDEN:
+            top.entries[HIDDEN], top.keys[HIDDEN] = value, top.key_place
+        elif top.key in top.keys:
             first = top.keys[top.key]
             self.problem(top.key_place, f"key '{top.key}' stands twice; first on line {first.line}")
+            top.repeated.append(Repeated(top.key, top.key_place, value))
         else:
             top.entries[top.key] = value
             top.keys[top.key] = top.key_place
-        top.expects_key = True
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether the text can leave the program: as a path, as JSON, to a terminal."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _end_of(event: Any) -> Place:
+    return Place(event.end_mark.line + 1, event.end_mark.column + 1)
 
 
 _TEXT_TAG = "tag:yaml.org,2002:str"

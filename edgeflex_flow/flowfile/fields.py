@@ -10,12 +10,14 @@ import enum
 import functools
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from msgspec import Meta
+
+from edgeflex_flow.flowfile.secrecy import SecretKeys
 
 _NOT_GIVEN = msgspec.NODEFAULT
 
@@ -186,6 +188,37 @@ def entry_hints(kind: Any) -> tuple[Hint, Hint]:
     """The types of keys and values of a mapping type."""
     key, value = typing.get_args(kind) or (Any, Any)
     return read_hint(key), read_hint(value)
+
+
+def secret_keys(configs: Iterable[type[msgspec.Struct]]) -> SecretKeys:
+    """The keys of all secrets of these configs, those of their parts included."""
+    fields = list(_all_fields(configs))
+    secrets = [field.key for field in fields if field.hint.noted("secret")]
+    return SecretKeys(secrets, others=[field.key for field in fields if not field.hint.noted("secret")])
+
+
+def _all_fields(configs: Iterable[type[msgspec.Struct]]) -> Iterator[ConfigField]:
+    waiting, seen = list(configs), set[type[msgspec.Struct]]()
+    while waiting:
+        config = waiting.pop()
+        if config in seen:
+            continue
+        seen.add(config)
+        for field in config_fields(config):
+            yield field
+            waiting.extend(_structs_in(field.hint))
+
+
+def _structs_in(hint: Hint) -> Iterator[type[msgspec.Struct]]:
+    for kind in hint.choices:
+        if is_struct(kind):
+            yield kind
+        elif is_list(kind):
+            yield from (
+                each for index in range(fixed_length(kind) or 1) for each in _structs_in(item_hint(kind, index))
+            )
+        elif is_mapping(kind):
+            yield from _structs_in(entry_hints(kind)[1])
 
 
 def words(kind: Any) -> tuple[str, ...]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgeflex_flow.errors import nearest
-from edgeflex_flow.flowfile.document import Place, Scalar, Value
+from edgeflex_flow.flowfile.document import NO_SECRETS, Scalar, Value
 from edgeflex_flow.flowfile.report import FileReport, Secret, got, shown
+from edgeflex_flow.flowfile.secrecy import HIDDEN, REFERENCE, Place, SecretKeys
 
 PARAM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
@@ -23,6 +24,9 @@ SITE_PARAM = "site"
 
 _PART = re.compile(r"\$\$|\$\{(?P<inner>[^}]*)\}|\$\{")
 _LARGEST_SECRET_BYTES = 64 * 1024
+_LONGEST_TEXT = 1024 * 1024
+"""Characters of a text once params are replaced: params that hold params grow without bounds."""
+_DEEPEST_PARAMS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,9 @@ class Sources:
     environment: Mapping[str, str]
     complete: bool = True
     """False when a file that may declare more params could not be read."""
+    secret_keys: SecretKeys = NO_SECRETS
+    known: dict[tuple[str, bool], Value] = field(default_factory=dict)
+    """Params that were looked up before, by name and whether they hold a secret."""
 
     def find(self, name: str) -> Param | None:
         """The strongest layer that gives the param a value; a param declared without one comes last."""
@@ -63,29 +70,55 @@ class Interpolator:
         self._folder = folder
         self._pending: tuple[str, ...] = ()
 
-    def apply(self, value: Value, *, node: str | None = None) -> Value:
+    def apply(self, value: Value, *, node: str | None = None, secret: bool = False) -> Value:
         """The value with all its string leaves interpolated. Problems go to the report."""
         if isinstance(value.data, Mapping):
-            return replace(value, data={key: self.apply(each, node=node) for key, each in value.data.items()})
+            return self._mapping(value, value.data, node, secret=secret)
         if isinstance(value.data, tuple):
-            return replace(value, data=tuple(self.apply(each, node=node) for each in value.data))
+            return replace(value, data=tuple(self.apply(each, node=node, secret=secret) for each in value.data))
         if isinstance(value.data, str) and "$" in value.data:
-            return self._text(value, value.data, node)
+            return self._text(value, value.data, node, secret=secret or value.hidden)
         return value
 
-    def _text(self, value: Value, text: str, node: str | None) -> Value:
+    def entries(self, value: Value, *, node: str | None, other_than: Iterable[str]) -> Value:
+        """A mapping with all its settings interpolated, and without the keys that are none."""
+        left = {key: each for key, each in (value.mapping() or {}).items() if key not in other_than}
+        repeated = tuple(each for each in value.repeated if each.key not in other_than)
+        return self._mapping(replace(value, repeated=repeated), left, node, secret=False)
+
+    def _mapping(self, value: Value, entries: Mapping[str, Value], node: str | None, *, secret: bool) -> Value:
+        def applied(key: str, each: Value) -> Value:
+            return self.apply(each, node=node, secret=secret or self._sources.secret_keys.name_secret(key))
+
+        return replace(
+            value,
+            data={key: applied(key, each) for key, each in entries.items()},
+            repeated=tuple(each._replace(value=applied(each.key, each.value)) for each in value.repeated),
+        )
+
+    def _text(self, value: Value, text: str, node: str | None, *, secret: bool) -> Value:
         whole = _PART.fullmatch(text)
         if whole and whole["inner"] is not None:
-            return replace(self._lookup(whole["inner"], value.place, node), place=value.place)
-        pieces = list(self._pieces(text, value.place, node))
+            found = self._lookup(whole["inner"], value.place, node, secret=secret)
+            return replace(found, place=value.place, end=value.end, hidden=found.hidden or secret)
+        pieces: list[Value] = []
+        length = 0
+        for piece in self._pieces(text, value.place, node, secret=secret):
+            pieces.append(piece)
+            length += len(_as_text(piece.data))
+            if length > _LONGEST_TEXT:
+                text = f"a text with its params replaced has at most {_LONGEST_TEXT} characters"
+                self._report.problem(value.place, text, node=node)
+                return replace(_unusable(""), place=value.place, end=value.end)
         return Value(
             _joined(pieces),
             value.place,
-            hidden=any(piece.hidden for piece in pieces),
+            end=value.end,
+            hidden=secret or any(piece.hidden for piece in pieces),
             missing=tuple(dict.fromkeys(what for piece in pieces for what in piece.missing)),
         )
 
-    def _pieces(self, text: str, place: Place, node: str | None) -> Iterator[Value]:
+    def _pieces(self, text: str, place: Place, node: str | None, *, secret: bool) -> Iterator[Value]:
         end = 0
         for match in _PART.finditer(text):
             yield Value(text[end : match.start()])
@@ -95,46 +128,59 @@ class Interpolator:
             elif match["inner"] is None:
                 self._report.problem(place, "'${' without its '}' (write '$$' for a dollar sign)", node=node)
             else:
-                yield self._lookup(match["inner"], place, node)
+                # A password may well hold '${': what follows may be part of it.
+                yield self._lookup(match["inner"], place, node, secret=secret, quoted=not secret)
         yield Value(text[end:])
 
-    def _lookup(self, inner: str, place: Place, node: str | None) -> Value:
-        """What `${inner}` stands for."""
+    def _lookup(self, inner: str, place: Place, node: str | None, *, secret: bool, quoted: bool = True) -> Value:
+        """What `${inner}` stands for. With `quoted` its name may stand in problems."""
         if inner.startswith("file:"):
             return self._secret(inner.removeprefix("file:"))
         name, marker, text = inner.partition(":-")
         default = text if marker else None
         if not PARAM_NAME.fullmatch(name) and not VARIABLE_NAME.fullmatch(name):
             message = "a name in ${…} is a param (lower case) or an environment variable (upper case)"
-            self._report.problem(place, message, node=node, got=shown(name))
+            self._report.problem(place, message, node=node, got=shown(name) if quoted else HIDDEN)
             return _unusable("")
         param = self._sources.find(name)
         if param is not None and param.value.data is not None:
-            return self._param(name, param, place, node)
+            return self._param(name, param, place, node, secret=secret)
         if VARIABLE_NAME.fullmatch(name):
-            return self._variable(name, default)
+            return self._variable(name, default, quoted=quoted)
         if param is None:
-            if self._sources.complete:
+            if self._sources.complete and quoted:
                 self._report.unknown(place, "param", name, self._sources.names, node=node)
+            elif self._sources.complete:
+                self._report.problem(place, "unknown param", node=node, got=HIDDEN, known=self._sources.names)
             return _unusable("")
         absent = _unusable(f"param '{name}' has no value (give it with -D {name}=… or in the site file)")
         return absent if default is None else Value(default, textual=True)
 
-    def _param(self, name: str, param: Param, place: Place, node: str | None) -> Value:
+    def _param(self, name: str, param: Param, place: Place, node: str | None, *, secret: bool) -> Value:
         if name in self._pending:
             circle = " → ".join((*self._pending[self._pending.index(name) :], name))
             self._report.problem(place, f"param '{name}' stands for itself: {circle}", node=node)
             return _unusable("")
+        if secret and not _is_reference(param.value):
+            param.report.all.conceal(param.report.file, param.value)
         if not isinstance(param.value.data, str):
             return param.value
-        inner = Interpolator(self._sources, param.report, param.folder)
-        inner._pending = (*self._pending, name)
-        return inner.apply(param.value)
+        if (name, secret) not in self._sources.known:
+            if len(self._pending) >= _DEEPEST_PARAMS:
+                text = f"params stand for each other more than {_DEEPEST_PARAMS} deep"
+                self._report.problem(place, text, node=node)
+                return _unusable("")
+            inner = Interpolator(self._sources, param.report, param.folder)
+            inner._pending = (*self._pending, name)
+            self._sources.known[name, secret] = inner.apply(param.value, secret=secret)
+        return self._sources.known[name, secret]
 
-    def _variable(self, name: str, default: str | None) -> Value:
+    def _variable(self, name: str, default: str | None, *, quoted: bool) -> Value:
         text = self._sources.environment.get(name)
         if default is not None and not text:
             return Value(default, textual=True)
+        if text is None and not quoted:
+            return _unusable(f"environment variable {HIDDEN} is not set")
         if text is None:
             close = nearest(name, self._sources.environment)
             hint = f" (did you mean '{close}'?)" if close else ""
@@ -160,6 +206,10 @@ class Interpolator:
         text = text.removesuffix("\n").removesuffix("\r")
         self._report.all.hide(text)
         return Value(Secret(text), hidden=True, textual=True)
+
+
+def _is_reference(value: Value) -> bool:
+    return isinstance(value.data, str) and REFERENCE.fullmatch(value.data) is not None
 
 
 def _unusable(what: str) -> Value:
@@ -207,7 +257,7 @@ def check_params(params: Mapping[str, Param], sources: Sources) -> None:
         param = params[name]
         inner = Interpolator(sources, param.report, param.folder)
         inner._pending = (name,)
-        inner.apply(param.value)
+        inner.apply(param.value, secret=sources.secret_keys.name_secret(name))
 
 
 def fixed_param(data: Scalar, report: FileReport) -> Param:

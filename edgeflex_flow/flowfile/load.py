@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from edgeflex_flow.errors import FlowFileError, Problem, nearest
+from edgeflex_flow.flowfile.claims import Claims
 from edgeflex_flow.flowfile.decode import ConfigDecoder
-from edgeflex_flow.flowfile.document import Place, Scalar, Value, option_scalar, read_document
+from edgeflex_flow.flowfile.document import Document, Scalar, Value, option_scalar, read_document
+from edgeflex_flow.flowfile.fields import secret_keys
 from edgeflex_flow.flowfile.interpolate import (
     SITE_PARAM,
     Interpolator,
@@ -21,8 +23,10 @@ from edgeflex_flow.flowfile.interpolate import (
 )
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.flowfile.report import FileReport, Report, got
+from edgeflex_flow.flowfile.secrecy import Place, SecretKeys
 from edgeflex_flow.flowfile.shape import FLOW_KEYS, Shape
 from edgeflex_flow.flowfile.site import Site
+from edgeflex_flow.flowfile.table import load_table
 from edgeflex_flow.flowfile.wires import WireCheck
 from edgeflex_flow.flowfile.wiring import Draft, check_references, note_unread, order, read_from
 from edgeflex_flow.node import DEAD_LETTERS, OperatorNode, SinkNode, SourceNode, Wire
@@ -46,6 +50,18 @@ class CheckedFlow:
     notes: tuple[str, ...]
     nodes: int
     """Nodes in the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedSite:
+    """What the check found in a site file by itself."""
+
+    file: Path
+    name: str
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    connections: int
+    """Connections in the file."""
 
 
 def load_flow(
@@ -111,94 +127,140 @@ def check_flows(
     environment: Mapping[str, str] | None = None,
 ) -> list[CheckedFlow]:
     """Check several flow files of one site. Problems of the site file stand with each flow."""
-    variables = os.environ if environment is None else environment
-    given = {name: option_scalar(text) for name, text in (params or {}).items()}
-    sources = [_Document.read(file) for file in files]
-    place = None if site is None else _Document.read(site)
-    declared = {name for document in sources for name in document.param_names}
-    first_of_name: dict[str, Path] = {}
-    checked = []
-    for document in sources:
-        check = _Check(document, place, registry, params=given, environment=variables, secrets=secrets)
-        checked.append(check.run(declared, first_of_name))
-    return checked
+    checks = _checks(files, registry, site=site, params=params, secrets=secrets, environment=environment)
+    return [check.flow() for check in checks]
+
+
+def check_files(
+    files: Sequence[Path],
+    registry: Registry,
+    *,
+    site: Path | None = None,
+    params: Mapping[str, str] | None = None,
+    secrets: Secrets = "optional",
+    environment: Mapping[str, str] | None = None,
+) -> list[CheckedFlow | CheckedSite]:
+    """Check several files of one site, among which may be site files."""
+    checks = _checks(files, registry, site=site, params=params, secrets=secrets, environment=environment)
+    return [check.site_alone() if check.is_site else check.flow() for check in checks]
+
+
+def _checks(
+    files: Sequence[Path],
+    registry: Registry,
+    *,
+    site: Path | None,
+    params: Mapping[str, str] | None,
+    secrets: Secrets,
+    environment: Mapping[str, str] | None,
+) -> list[_Check]:
+    keys = secret_keys(node.config for node in registry)
+    documents = [read_document(file, keys) for file in files]
+    common = _Common(
+        registry=registry,
+        secret_keys=keys,
+        site=None if site is None else read_document(site, keys),
+        params={name: option_scalar(text) for name, text in (params or {}).items()},
+        environment=os.environ if environment is None else environment,
+        secrets_required=secrets == "required",
+        declared=frozenset(name for document in documents for name in _param_names(document)),
+    )
+    return [_Check(document, common) for document in documents]
+
+
+def _param_names(document: Document) -> tuple[str, ...]:
+    """Names of the params that the file declares, right or wrong."""
+    params = _top_level(document).get("params")
+    return tuple((params.mapping() or {}) if params else ())
+
+
+def _top_level(document: Document) -> Mapping[str, Value]:
+    return (document.root.mapping() if document.root else None) or {}
 
 
 @dataclass(frozen=True, slots=True)
-class _Document:
-    """A file that was read: its tree, or what is wrong with it."""
+class _Common:
+    """What is the same for all files of a check, and what they tell each other."""
 
-    file: Path
-    root: Value | None
-    error: FlowFileError | None
-
-    @classmethod
-    def read(cls, file: Path) -> _Document:
-        try:
-            return cls(file, read_document(file), None)
-        except FlowFileError as error:
-            return cls(file, None, error)
-
-    @property
-    def param_names(self) -> tuple[str, ...]:
-        """Names of the params that the file declares, right or wrong."""
-        params = (self.root.mapping() or {}).get("params") if self.root else None
-        return tuple((params.mapping() or {}) if params else ())
+    registry: Registry
+    secret_keys: SecretKeys
+    site: Document | None
+    params: Mapping[str, Scalar]
+    environment: Mapping[str, str]
+    secrets_required: bool
+    declared: frozenset[str]
+    """The params of all flow files."""
+    first_of_name: dict[str, Document] = field(default_factory=dict)
+    """The file that came first with this name of a flow."""
+    claims: Claims = field(default_factory=Claims)
 
 
 class _Check:
-    """The check of one flow file with its site file."""
+    """The check of one file: a flow with its site, or a site alone."""
 
-    def __init__(
-        self,
-        flow: _Document,
-        site: _Document | None,
-        registry: Registry,
-        *,
-        params: Mapping[str, Scalar],
-        environment: Mapping[str, str],
-        secrets: Secrets,
-    ) -> None:
-        self._flow = flow
-        self._site_document = site
-        self._registry = registry
-        self._environment = environment
-        self._all = Report(str(document.file) for document in (flow, site) if document)
-        self._report = FileReport(str(flow.file), self._all, secrets_required=secrets == "required")
-        self._options = {name: fixed_param(data, self._report) for name, data in params.items()}
-        self._secrets_required = secrets == "required"
+    def __init__(self, document: Document, common: _Common) -> None:
+        self._document = document
+        self._common = common
+        self._registry = common.registry
+        self._all = Report((each for each in (document, common.site) if each), common.secret_keys)
+        self._report = self._report_of(document)
+        self._options = {name: fixed_param(data, self._report) for name, data in common.params.items()}
 
-    def run(self, declared: Set[str], first_of_name: dict[str, Path]) -> CheckedFlow:
-        for document in (self._flow, self._site_document):
-            if document is not None and document.error is not None:
-                self._all.take(document.error)
-        site = self._site()
-        self._check_options(declared, site)
+    def _report_of(self, document: Document) -> FileReport:
+        return FileReport(document.file, self._all, secrets_required=self._common.secrets_required)
+
+    @property
+    def is_site(self) -> bool:
+        keys = _top_level(self._document)
+        return "site" in keys and "flow" not in keys
+
+    def site_alone(self) -> CheckedSite:
+        """Check the file as a site file, its connections as if a flow used them all."""
+        site = self._site(self._document)
+        self._check_options(site)
+        site.note_all_missing()
+        return CheckedSite(self.file, site.name, self._all.problems, self._notes(), len(site.connections))
+
+    def flow(self) -> CheckedFlow:
+        """Check the file as a flow file."""
+        site = self._site(self._common.site)
+        self._check_options(site)
         drafts: dict[str, Draft] = {}
         plan: Plan | None = None
-        if self._flow.root is not None:
-            shape = Shape(self._flow.root, FLOW_KEYS, self._report)
+        if self.is_site:
+            place = self._document.root.keys["site"] if self._document.root else Place()
+            self._report.problem(place, "this is a site file: give it with --site, and a flow file in its place")
+        elif self._document.root is not None:
+            shape = Shape(self._document.root, FLOW_KEYS, self._report)
             drafts = self._drafts(shape, site)
             wired, wires = self._wire(drafts)
-            plan = self._plan(shape, site, wired, wires, first_of_name)
+            for draft in drafts.values():
+                self._common.claims.take(draft, site.folder, self._report)
+            plan = self._plan(shape, site, wired, wires)
         problems = self._all.problems
-        notes = tuple(dict.fromkeys(self._all.scrub(note) for note in self._all.notes))
-        return CheckedFlow(self._flow.file, None if problems else plan, problems, notes, len(drafts))
+        return CheckedFlow(self.file, None if problems else plan, problems, self._notes(), len(drafts))
 
-    def _site(self) -> Site:
-        if self._site_document is None:
-            return Site(None, "local", self._flow.file.parent.absolute())
-        file = self._site_document.file
-        site = Site(file, "", file.parent.absolute(), readable=self._site_document.root is not None)
-        if self._site_document.root is not None:
-            report = FileReport(str(file), self._all, secrets_required=self._secrets_required)
-            site.read(self._site_document.root, self._registry, self._options, self._environment, report)
+    @property
+    def file(self) -> Path:
+        return Path(self._document.file)
+
+    def _notes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self._all.scrub(note) for note in self._all.notes))
+
+    def _site(self, document: Document | None) -> Site:
+        if document is None:
+            return Site(None, "local", self.file.parent.absolute())
+        file = Path(document.file)
+        site = Site(file, "", file.parent.absolute(), readable=document.root is not None)
+        if document.root is not None:
+            sources = Sources((self._options,), self._common.environment, secret_keys=self._common.secret_keys)
+            site.read(document.root, self._registry, sources, self._report_of(document))
         return site
 
-    def _check_options(self, declared: Set[str], site: Site) -> None:
-        known = sorted({*declared, *site.params})
+    def _check_options(self, site: Site) -> None:
+        known = sorted({*self._common.declared, *site.params})
         for name in self._options:
-            if self._flow.root is None or not site.readable:
+            if self._document.root is None or not site.readable:
                 continue
             if name == SITE_PARAM:
                 self._all.add(
@@ -216,10 +278,12 @@ class _Check:
 
     def _drafts(self, shape: Shape, site: Site) -> dict[str, Draft]:
         """The flow's nodes, each decoded by itself."""
-        folder = self._flow.file.parent
+        folder = self.file.parent
         own = read_params(shape.get("params"), self._report, folder)
         layers = (site.name_param(self._report), self._options, site.params, own)
-        sources = Sources(layers, self._environment, complete=site.readable)
+        sources = Sources(
+            layers, self._common.environment, complete=site.readable, secret_keys=self._common.secret_keys
+        )
         check_params(own, sources)
         interpolator = Interpolator(sources, self._report, folder)
         nodes = shape.entries("nodes", "nodes")
@@ -230,13 +294,15 @@ class _Check:
             assert value is not None
             self._report.problem(value.place, f"a flow has at most {MOST_NODES} nodes", got=str(len(nodes)))
             return {}
+        for again in shape.repeated("nodes"):
+            self._draft(*again, interpolator, site)
         return {name: self._draft(name, place, value, interpolator, site) for name, (place, value) in nodes.items()}
 
     def _no_nodes(self, shape: Shape) -> None:
         value = shape.get("nodes")
-        assert self._flow.root is not None
-        if value is None and self._flow.root.mapping() is not None:
-            self._report.problem(self._flow.root.place, "'nodes' is missing: the nodes of the flow by id")
+        assert self._document.root is not None
+        if value is None and self._document.root.mapping() is not None:
+            self._report.problem(self._document.root.place, "'nodes' is missing: the nodes of the flow by id")
         elif value is not None and value.mapping() == {}:
             self._report.problem(value.place, "'nodes' holds no node")
 
@@ -251,19 +317,18 @@ class _Check:
             return draft
         draft.node = self._node_of_kind(node_id, place, entries.get("kind"))
         read_from(draft, entries, value.keys, self._report)
-        settings = {
-            key: interpolator.apply(each, node=node_id) for key, each in entries.items() if key not in NODE_KEYS
-        }
+        settings = interpolator.entries(value, node=node_id, other_than=NODE_KEYS)
         if draft.node is None:
             return draft
         decoder = ConfigDecoder(
             self._report,
             node=node_id,
             find_connection=lambda *found: site.find_connection(*found, node=node_id, report=self._report),
+            read_table=lambda path, kind: load_table(site.folder / Path(path).expanduser(), kind),
             policies=isinstance(draft.node, OperatorNode),
             other_keys=("kind",) if isinstance(draft.node, SourceNode) else NODE_KEYS,
         )
-        draft.decoded = decoder.decode(draft.node.config, replace(value, data=settings), place)
+        draft.decoded = decoder.decode(draft.node.config, settings, place)
         for key, each in draft.decoded.missing:
             self._report.missing(each, f"'{key}'", node=node_id)
         return draft
@@ -295,13 +360,12 @@ class _Check:
         site: Site,
         drafts: list[Draft],
         wires: Mapping[str, Wire | None],
-        first_of_name: dict[str, Path],
     ) -> Plan | None:
         """The plan, when nothing is missing to make one. Also checks the keys that stand beside `nodes`."""
         name, about, labels = shape.name("flow"), shape.text("about"), shape.texts("labels")
-        first = first_of_name.setdefault(name, self._flow.file) if name else self._flow.file
-        if first is not self._flow.file:
-            self._report.problem(Place(), f"flow '{name}' is also the name of the flow in {first}")
+        first = self._common.first_of_name.setdefault(name, self._document) if name else self._document
+        if first is not self._document:
+            self._report.problem(Place(), f"flow '{name}' is also the name of the flow in {first.file}")
         if name and site.flows is not None and name not in site.flows:
             self._report.note(Place(), f"site '{site.name}' does not list the flow '{name}' under 'flows'")
         planned = [_planned(draft, wires) for draft in drafts]
@@ -310,7 +374,7 @@ class _Check:
         return Plan(
             name=name,
             about=about,
-            file=self._flow.file,
+            file=self.file,
             site=site.name,
             folder=site.folder,
             nodes=tuple(node for node in planned if node is not None),

@@ -6,11 +6,14 @@ from collections.abc import Iterable
 
 import msgspec
 
-from edgeflex_flow.errors import FlowFileError, Problem, nearest
-from edgeflex_flow.flowfile.document import Place, Scalar, Value
+from edgeflex_flow.errors import Excerpt, Problem, nearest
+from edgeflex_flow.flowfile.document import NO_SECRETS, Document, Scalar, Value
+from edgeflex_flow.flowfile.secrecy import HIDDEN, Place, SecretKeys, Span, masked
 
 LONGEST_SHOWN = 80
-HIDDEN = "***"
+LONGEST_LINE = 200
+LONGEST_READABLE = 20_000
+"""Characters of a line of which excerpts are shown; longer ones were written by a program, for programs."""
 _SHORTEST_SCRUBBED = 3
 """Hidden texts shorter than this would tear holes in every word; where they may show up, nothing is quoted at all."""
 
@@ -52,10 +55,12 @@ def got(value: Value) -> str:
 class Report:
     """Problems and notes of one check, over all its files."""
 
-    def __init__(self, files: Iterable[str]) -> None:
-        self._files = list(files)
+    def __init__(self, documents: Iterable[Document], secret_keys: SecretKeys = NO_SECRETS) -> None:
+        self._documents = {document.file: document for document in documents}
+        self._spans = {document.file: set(document.secrets) for document in self._documents.values()}
+        self._secret_keys = secret_keys
         self.notes: list[str] = []
-        self._problems: list[Problem] = []
+        self._problems = [problem for document in self._documents.values() for problem in document.problems]
         self._hidden: set[str] = set()
 
     def hide(self, text: str) -> None:
@@ -64,13 +69,19 @@ class Report:
             if len(line.strip()) >= _SHORTEST_SCRUBBED:
                 self._hidden.add(line)
 
-    def take(self, error: FlowFileError) -> None:
-        self._problems.extend(error.problems)
+    def conceal(self, file: str, value: Value) -> None:
+        """Take the stretch of a file that holds this value out of every excerpt."""
+        if value.place.line and file in self._spans:
+            self._spans[file].add(Span(value.place, value.end))
+
+    def tells_of(self, file: str, place: Place) -> bool:
+        """Whether a problem says already that no value stands here."""
+        return file in self._documents and place in self._documents[file].told
 
     @property
     def problems(self) -> tuple[Problem, ...]:
         """All problems, each once, hidden texts taken out, in the order of files and lines."""
-        files = list(dict.fromkeys([*self._files, *(problem.file for problem in self._problems)]))
+        files = list(dict.fromkeys([*self._documents, *(problem.file for problem in self._problems)]))
         scrubbed = dict.fromkeys(self._scrub(problem) for problem in self._problems)
         return tuple(sorted(scrubbed, key=lambda p: (files.index(p.file), p.line, p.column)))
 
@@ -83,10 +94,23 @@ class Report:
         return msgspec.structs.replace(
             problem,
             message=self.scrub(problem.message),
-            got=None if problem.got is None else self.scrub(problem.got),
+            got=None if problem.got is None else self._secret_keys.censor(self.scrub(problem.got)),
             known=tuple(self.scrub(word) for word in problem.known),
             nearest=None if problem.nearest is None else self.scrub(problem.nearest),
+            excerpt=self._excerpt(problem),
         )
+
+    def _excerpt(self, problem: Problem) -> Excerpt | None:
+        document = self._documents.get(problem.file)
+        if document is None or not 0 < problem.line <= len(document.lines):
+            return None
+        line = document.lines[problem.line - 1]
+        if len(line) > LONGEST_READABLE:
+            return None
+        spans = {*self._spans[problem.file], *self._secret_keys.spans_of_line(line, problem.line)}
+        line, column = masked(line, problem.line, problem.column, spans)
+        start = max(0, column - LONGEST_LINE) if len(line) > LONGEST_LINE else 0
+        return Excerpt(line=line[start : start + LONGEST_LINE], column=column - start)
 
     def add(self, problem: Problem) -> None:
         self._problems.append(problem)
@@ -110,6 +134,8 @@ class FileReport:
         known: Iterable[str] = (),
         nearest: str | None = None,
     ) -> None:
+        if self.all.tells_of(self.file, place):
+            return
         self.all.add(
             Problem(
                 file=self.file,

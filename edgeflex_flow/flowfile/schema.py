@@ -173,6 +173,8 @@ def _from(node: Any) -> Schema:
 
 def _field(field: ConfigField, *, takes_policies: bool) -> Schema:
     schema = _hint(field.hint)
+    if field.hint.noted("table"):
+        schema = _any_of({"type": "string", "description": "Path of a YAML file that holds the table."}, schema)
     if takes_policies and field.hint.numeric:
         schema = _any_of(schema, _policy(field.hint))
     limits = bounds(field.hint) if field.hint.unit else ""

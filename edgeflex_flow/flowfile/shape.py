@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 
 from edgeflex_flow.errors import nearest
-from edgeflex_flow.flowfile.document import Place, Value
+from edgeflex_flow.flowfile.document import Repeated, Value
 from edgeflex_flow.flowfile.report import FileReport, got, shown
+from edgeflex_flow.flowfile.secrecy import Place
 
 FLOW_KEYS = {
     "flow": "Name of the flow: lower case letters, digits and '_'.",
@@ -91,6 +92,11 @@ class Shape:
             else:
                 self._report.problem(value.place, f"'{key}.{name}' needs a text", got=got(value))
         return texts
+
+    def repeated(self, key: str) -> tuple[Repeated, ...]:
+        """Entries of a mapping whose names stand in it already."""
+        value = self.get(key)
+        return () if value is None else value.repeated
 
     def entries(self, key: str, what: str) -> dict[str, tuple[Place, Value]]:
         """A mapping of names to values, each with the place of its name."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgeflex_flow.errors import nearest
 from edgeflex_flow.flowfile.decode import ConfigDecoder, Decoded
-from edgeflex_flow.flowfile.document import Place, Value
+from edgeflex_flow.flowfile.document import Value
 from edgeflex_flow.flowfile.interpolate import (
     SITE_PARAM,
     Interpolator,
@@ -20,6 +19,7 @@ from edgeflex_flow.flowfile.interpolate import (
     read_params,
 )
 from edgeflex_flow.flowfile.report import FileReport, got, shown
+from edgeflex_flow.flowfile.secrecy import Place
 from edgeflex_flow.flowfile.shape import SITE_KEYS, Shape
 from edgeflex_flow.node import ConnectionNode, OpenConnection
 from edgeflex_flow.registry import Registry
@@ -52,18 +52,19 @@ class Site:
         self,
         root: Value,
         registry: Registry,
-        options: Mapping[str, Param],
-        environment: Mapping[str, str],
+        outside: Sources,
         report: FileReport,
     ) -> None:
-        """Fill in everything from the file's tree; problems go to the report."""
+        """Fill in everything from the file's tree; problems go to the report. `outside`: what is not in the file."""
         shape = Shape(root, SITE_KEYS, report)
         self.name = shape.name("site")
         self.flows = shape.names("flows")
         self.params = read_params(shape.get("params"), report, self.folder)
-        sources = Sources((self.name_param(report), options, self.params), environment)
+        sources = replace(outside, layers=(self.name_param(report), *outside.layers, self.params), known={})
         check_params(self.params, sources)
         interpolator = Interpolator(sources, report, self.folder)
+        for again in shape.repeated("connections"):
+            _connection(*again, registry=registry, interpolator=interpolator, report=report)
         for name, (place, value) in shape.entries("connections", "connections").items():
             self.connections[name] = _connection(
                 name, place, value, registry=registry, interpolator=interpolator, report=report
@@ -102,11 +103,20 @@ class Site:
             )
             report.problem(value.place, text, node=node, got=got(value), known=tuple(self._of_family(family)))
             return None
-        for field_name, missing in found.decoded.missing:
-            found.report.missing(missing, f"connection {shown(name)} ('{field_name}')")
+        self._note_missing(name, found)
         if found.decoded.config is None:
             return None
         return OpenConnection(name, found.node, found.decoded.config)
+
+    def note_all_missing(self) -> None:
+        """Tell which secrets any of the connections needs, whether or not a flow uses it."""
+        for name, connection in self.connections.items():
+            self._note_missing(name, connection)
+
+    @staticmethod
+    def _note_missing(name: str, connection: SiteConnection) -> None:
+        for field_name, missing in connection.decoded.missing:
+            connection.report.missing(missing, f"connection {shown(name)} ('{field_name}')")
 
     def _of_family(self, family: str) -> list[str]:
         return [
@@ -124,7 +134,7 @@ def _connection(
     if entries is None:
         report.problem(value.place, f"'{where}' is a mapping with 'kind' and its settings", got=got(value))
         return SiteConnection(None, Decoded(), report)
-    settings = {key: interpolator.apply(each) for key, each in entries.items() if key != "kind"}
+    settings = interpolator.entries(value, node=None, other_than=("kind",))
     kind = entries.get("kind")
     node = None
     if kind is None:
@@ -141,4 +151,4 @@ def _connection(
     if node is None:
         return SiteConnection(None, Decoded(), report)
     decoder = ConfigDecoder(report, node=None, other_keys=("kind",))
-    return SiteConnection(node, decoder.decode(node.config, replace(value, data=settings), place), report)
+    return SiteConnection(node, decoder.decode(node.config, settings, place), report)

@@ -17,11 +17,12 @@ def load_table(file: Path, kind: type[StructT]) -> dict[str, StructT]:
 
     Raises FlowFileError with all that is wrong, each problem at the line and column of its own value.
     """
-    root = read_document(file)
-    report = Report([str(file)])
-    entries = root.mapping()
-    here = FileReport(str(file), report, secrets_required=True)
-    if entries is None:
+    document = read_document(file)
+    report = Report([document])
+    here = FileReport(document.file, report, secrets_required=True)
+    root = document.root
+    entries = None if root is None else root.mapping()
+    if root is not None and entries is None:
         here.problem(root.place, f"the file is a mapping of names to {expectation(read_hint(kind))}", got=got(root))
     decoder = ConfigDecoder(here, node=None)
     made = {name: decoder.entry(kind, value, name) for name, value in (entries or {}).items()}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from edgeflex_flow.errors import nearest
+from edgeflex_flow.errors import FieldError, nearest
 from edgeflex_flow.flowfile.decode import PLACEHOLDER
-from edgeflex_flow.flowfile.report import HIDDEN, FileReport
+from edgeflex_flow.flowfile.report import FileReport
+from edgeflex_flow.flowfile.secrecy import HIDDEN, Place
 from edgeflex_flow.flowfile.wiring import Draft, Reference
 from edgeflex_flow.messages import DeadLetter, Samples
 from edgeflex_flow.node import DEAD_LETTERS, Input, SinkNode, SourceNode, Wire, WireMessage, message_wire
@@ -69,7 +70,7 @@ class WireCheck:
             wire = draft.node.output(config, inputs)
         except ValueError as error:
             if not draft.decoded.missing:
-                self._report.problem(draft.place, self._censored(draft, str(error)), node=draft.id)
+                self._report.problem(_place_of(error, draft), self._censored(draft, str(error)), node=draft.id)
             return None
         return None if any(PLACEHOLDER in column for column in wire.columns) else wire
 
@@ -149,6 +150,11 @@ class WireCheck:
             seen.update(new)
             waiting.extend(name for name in new if name in self._drafts)
         return None
+
+
+def _place_of(error: ValueError, draft: Draft) -> Place:
+    """Where what a node refuses stands: the value that it names, or its id."""
+    return draft.decoded.place_of(error, draft.place) if isinstance(error, FieldError) else draft.place
 
 
 def _stem(column: str) -> str:

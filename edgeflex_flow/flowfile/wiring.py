@@ -9,8 +9,9 @@ from typing import Any
 
 from edgeflex_flow.errors import nearest
 from edgeflex_flow.flowfile.decode import Decoded
-from edgeflex_flow.flowfile.document import Place, Value
+from edgeflex_flow.flowfile.document import Value
 from edgeflex_flow.flowfile.report import FileReport, got
+from edgeflex_flow.flowfile.secrecy import Place
 from edgeflex_flow.node import DEAD_LETTERS, DEFAULT_PORT, Input, OperatorNode, SinkNode, SourceNode
 
 

@@ -70,6 +70,8 @@ def expectation(hint: Hint) -> str:
     'an integer from 1 to 65535'
     """
     text = " or ".join(dict.fromkeys(_kind_words(kind, hint) for kind in hint.choices))
+    if hint.noted("table"):
+        text += ", or the path of a file that holds it"
     limits = bounds(hint)
     pattern = hint.constraint("pattern")
     joint = " " if limits.startswith("from") else ", "
@@ -112,6 +114,8 @@ def _length_unit(hint: Hint, count: int) -> str:
 def type_words(hint: Hint) -> str:
     """The type of a field, in words, without its limits."""
     text = " or ".join(dict.fromkeys(_kind_words(kind, hint) for kind in hint.choices))
+    if hint.noted("table"):
+        text += ", or the path of a file that holds it"
     return f"{text} or nothing" if hint.optional else text
 
 

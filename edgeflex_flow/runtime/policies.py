@@ -67,7 +67,10 @@ def _number(planned: PlannedNode, name: str, value: Any) -> float:
 
 def read_policies(file: Path) -> PolicyValues:
     """Values by policy and field from a YAML file. Raises FlowFileError when it is none."""
-    found = read_document(file).plain()
+    document = read_document(file)
+    if document.problems:
+        raise FlowFileError(document.problems)
+    found = None if document.root is None else document.root.plain()
     if not isinstance(found, dict) or not all(isinstance(fields, dict) for fields in found.values()):
         raise ValueError(f"{file}: a policy file holds policies, and in each its fields with their values")
     return found

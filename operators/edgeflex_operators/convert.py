@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 from msgspec import Meta
 
-from edgeflex_flow.errors import BadMessageError
+from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, samples_wire
 from edgeflex_flow.units import conversion_factor
@@ -39,23 +39,28 @@ class ConvertConfig(NodeConfig, frozen=True, kw_only=True):
         dict[str, str], Meta(min_length=1, description="By column to convert, the column that takes its place.")
     ]
 
-    def __post_init__(self) -> None:
+    def refusals(self) -> Iterator[FieldError]:
+        first: dict[str, str] = {}
         for source, target in self.columns.items():
-            conversion_factor(source, target)
+            at = f"columns.{source}"
+            try:
+                conversion_factor(source, target)
+            except ValueError as error:
+                yield FieldError(str(error), at)
             if source == target:
-                raise ValueError(f"column '{source}' is converted into itself")
-        targets = list(self.columns.values())
-        for target in targets:
-            if targets.count(target) > 1:
-                raise ValueError(f"column '{target}' would take the place of more than one column")
+                yield FieldError(f"column '{source}' is converted into itself", at)
+            if target in first:
+                text = f"column '{target}' would take the place of more than one column"
+                yield FieldError(text, at, f"columns.{first[target]}")
+            first.setdefault(target, source)
 
 
 def _kept(config: ConvertConfig, columns: Mapping[str, object]) -> list[str]:
     """Columns that pass as they are. Raises ValueError when a new column is among them."""
     kept = [name for name in columns if name not in config.columns]
-    for target in config.columns.values():
+    for source, target in config.columns.items():
         if target in kept:
-            raise ValueError(f"column '{target}' is already among the columns; known: {', '.join(columns)}")
+            raise FieldError(f"column '{target}' is already among the columns", f"columns.{source}", known=columns)
     return kept
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from edgeflex_flow import __version__
 from edgeflex_flow.messages import EventWindow, InertiaEstimate
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
+from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
 from edgeflex_operators._unit_fit import METHOD_VERSION, Limits, UnitFit, fit_unit
 from edgeflex_operators._units import UnitTable, digest
 
@@ -47,7 +47,7 @@ class InertiaEventConfig(NodeConfig, frozen=True, kw_only=True):
     0.01
     """
 
-    units: Annotated[UnitTable, Meta(description="Data of the units by the name of the device at their terminals.")]
+    units: Annotated[UnitTable, table("Data of the units by the name of the device at their terminals.")]
     min_deviation: Annotated[
         float, quantity("Hz", "How far frequency must move for a unit to be estimated.", ge=0.001, le=1)
     ] = 0.01

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeflex_flow import __version__
 from edgeflex_flow.kernel import kernel
 from edgeflex_flow.messages import EstimateStatus, InertiaEstimate, Quality, Samples
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
+from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
 from edgeflex_operators._devices import (
     RESTARTS,
     AcceptTest,
@@ -136,9 +136,7 @@ class InertiaOnlineConfig(NodeConfig, frozen=True, kw_only=True):
     ('ok', 4.0, 2020000000)
     """
 
-    units: Annotated[
-        UnitTable, Meta(min_length=1, description="Data of the units, by the name of the device at their terminals.")
-    ]
+    units: Annotated[UnitTable, table("Data of the units by the name of the device at their terminals.")]
     window: Annotated[float, quantity("s", "Time after an excitation that is used.", ge=0.25, le=0.5)] = 0.5
     excitation: Annotated[
         float, Meta(gt=0, le=1, description="Change of power that counts as an excitation, as a share of the rating.")

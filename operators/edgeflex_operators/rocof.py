@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from edgeflex_flow.errors import FieldError
 from edgeflex_flow.kernel import kernel
 from edgeflex_flow.messages import Quality, Samples
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, quantity, samples_wire
@@ -82,11 +83,13 @@ class RocofConfig(NodeConfig, frozen=True, kw_only=True):
     max_devices: Annotated[int, Meta(ge=1, le=1_000_000, description="How many devices may send.")] = 10_000
     accept_test: AcceptTest = False
 
-    def __post_init__(self) -> None:
+    def refusals(self) -> Iterator[FieldError]:
         if self.max_gap > self.window:
-            raise ValueError(
+            yield FieldError(
                 f"max_gap ({self.max_gap:g} s) is longer than window ({self.window:g} s): "
-                "a window could hold a single sample, which has no slope"
+                "a window could hold a single sample, which has no slope",
+                "max_gap",
+                "window",
             )
 
 

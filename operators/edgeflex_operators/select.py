@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, TypeAlias
@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Quality, Samples
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, samples_wire
 
@@ -52,9 +53,10 @@ class SelectConfig(NodeConfig, frozen=True, kw_only=True):
         tuple[QualityName, ...], Meta(description="Flags of quality whose rows are taken away.")
     ] = ()
 
-    def __post_init__(self) -> None:
+    def refusals(self) -> Iterator[FieldError]:
         if not self.columns and not self.devices and not self.without_quality:
-            raise ValueError("none of 'columns', 'devices' and 'without_quality' is given: there is nothing to select")
+            text = "none of 'columns', 'devices' and 'without_quality' is given: there is nothing to select"
+            yield FieldError(text, "columns", "devices", "without_quality")
 
 
 @dataclass(slots=True)

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from msgspec import Meta
 from msgspec.structs import replace
 
 from edgeflex_flow.messages import InertiaEstimate, SystemInertia
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
+from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
 from edgeflex_operators._units import GeneratingUnit, UnitTable
 
 NORMAL_95 = 1.959964
@@ -50,7 +49,7 @@ class SystemInertiaConfig(NodeConfig, frozen=True, kw_only=True):
     {}
     """
 
-    units: Annotated[UnitTable, Meta(description="Data of the units, the same as those of `inertia_event`.")]
+    units: Annotated[UnitTable, table("Data of the units, the same as those of `inertia_event`.")]
     lost_power: Annotated[
         float | None,
         quantity("MW", "Lost power of the event, if known; else that of units that tripped.", gt=0, le=1e6),

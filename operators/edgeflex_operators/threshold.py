@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from edgeflex_flow.errors import FieldError
 from edgeflex_flow.kernel import kernel
 from edgeflex_flow.messages import Crossing, Quality, Samples
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
@@ -79,21 +80,26 @@ class ThresholdConfig(NodeConfig, frozen=True, kw_only=True):
     max_devices: Annotated[int, Meta(ge=1, le=1_000_000, description="How many devices may send.")] = 10_000
     accept_test: AcceptTest = False
 
-    def __post_init__(self) -> None:
+    def refusals(self) -> Iterator[FieldError]:
         if not names_its_unit(self.column):
-            known = ", ".join([*SUFFIXES, *sorted(UNITLESS_SUFFIXES)])
-            raise ValueError(f"column '{self.column}' does not end in a unit; known endings: {known}")
+            known = [*SUFFIXES, *sorted(UNITLESS_SUFFIXES)]
+            yield FieldError(f"column '{self.column}' does not end in a unit", "column", known=known)
         if self.above is None and self.below is None:
-            raise ValueError("neither 'above' nor 'below' is given: there is nothing to watch for")
+            yield FieldError("neither 'above' nor 'below' is given: there is nothing to watch for", "above", "below")
         if self.above is None or self.below is None:
             return
         if self.below >= self.above:
-            raise ValueError(f"below ({self.below:g}) is not less than above ({self.above:g})")
+            text = f"below ({self.below:g}) is not less than above ({self.above:g})"
+            yield FieldError(text, "below", "above")
+            return
         apart = self.above - self.below
         if self.hysteresis >= apart * (1.0 - 1e-9):  # so that rounding does not let 50.2 - 49.8 > 0.4 through
-            raise ValueError(
+            yield FieldError(
                 f"hysteresis ({self.hysteresis:g}) is not less than above - below ({apart:g}): "
-                "a value that comes back from one limit would be normal only beyond the other"
+                "a value that comes back from one limit would be normal only beyond the other",
+                "hysteresis",
+                "above",
+                "below",
             )
 
 

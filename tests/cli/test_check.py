@@ -12,7 +12,8 @@ from flow_kinds import FLOW, SITE
 
 from edgeflex_flow.cli.check import check
 from edgeflex_flow.cli.problems import render
-from edgeflex_flow.errors import Problem
+from edgeflex_flow.cli.run import run
+from edgeflex_flow.errors import Excerpt, Problem
 
 Invoke = Callable[..., Result]
 
@@ -97,7 +98,48 @@ def test_json_holds_every_part_of_a_problem(invoke: Invoke) -> None:
         "message": "unknown kind",
         "got": "'slopee'",
         "nearest": "slope",
+        "excerpt": {"line": "  slope:  {kind: slopee, from: pmu, window: 500ms}", "column": 18},
     }
+
+
+def test_a_site_file_is_checked_by_itself(invoke: Invoke) -> None:
+    result = invoke(check, "sites/yard.yaml")
+    assert (result.exit_code, result.output) == (0, "✓ sites/yard.yaml: site 'yard_7', 2 connections\n")
+
+
+def test_all_connections_of_a_site_file_are_checked(invoke: Invoke) -> None:
+    wrong = SITE.replace("path: history.db", "path: 5").replace("2s", '2, username: "${NO_SUCH_USER}"')
+    Path("sites/yard.yaml").write_text(wrong, encoding="utf-8")
+    result = invoke(check, "sites/yard.yaml")
+    assert result.exit_code == 1
+    assert "yard.yaml:3:55: error: 'timeout': write it with its unit, e.g. 5s; got 2" in result.output
+    assert "yard.yaml:4:32: error: 'path' needs a path" in result.output
+    assert "NO_SUCH_USER is not set, needed by connection 'databus' ('username')" in result.output
+    assert result.output.endswith("✗ sites/yard.yaml: 2 problems\n")
+
+
+def test_a_site_file_may_stand_beside_flows_that_use_it(invoke: Invoke) -> None:
+    result = invoke(check, "flow.yaml", "sites/yard.yaml", "--site", "yard")
+    assert (result.exit_code, result.output.count("✓")) == (0, 2)
+
+
+def test_an_option_may_set_a_param_of_a_site_file_that_is_checked(invoke: Invoke) -> None:
+    assert invoke(check, "sites/yard.yaml", "-D", "meter_port=1").exit_code == 0
+    assert invoke(check, "sites/yard.yaml", "-D", "metre_port=1").exit_code == 1
+
+
+def test_a_secret_does_not_reach_the_terminal(invoke: Invoke) -> None:
+    wrong = SITE.replace("timeout: 2s", "password: 1234567, timeout: 2")
+    Path("sites/yard.yaml").write_text(wrong, encoding="utf-8")
+    result = invoke(check, "sites/yard.yaml")
+    assert "databus: {kind: broker, host: bus.example, password: ***, timeout: 2}" in result.output
+    assert "1234567" not in result.output + invoke(check, "sites/yard.yaml", "--json").output
+
+
+def test_a_site_file_cannot_be_run(invoke: Invoke) -> None:
+    result = invoke(run, "sites/yard.yaml")
+    assert result.exit_code == 1
+    assert "sites/yard.yaml:1:1: error: this is a site file: give it with --site" in result.output
 
 
 def test_no_file_is_wrong_usage(invoke: Invoke) -> None:
@@ -120,16 +162,18 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(invoke: Invoke) 
     [("\ta: 1", 2, "\t^"), ("量: {b: 1}", 4, "    ^"), ("a", 1, "^"), ("a:", 3, "  ^")],
 )
 def test_the_caret_stands_under_its_column(line: str, column: int, caret: str) -> None:
-    problem = Problem(file="x.yaml", line=1, column=column, message="m")
-    assert render(problem, [line]).plain == f"x.yaml:1:{column}: error: m\n  1 | {line}\n    | {caret}"
+    excerpt = Excerpt(line=line, column=column)
+    problem = Problem(file="x.yaml", line=1, column=column, message="m", excerpt=excerpt)
+    assert render(problem).plain == f"x.yaml:1:{column}: error: m\n  1 | {line}\n    | {caret}"
 
 
-def test_a_very_long_line_is_shown_around_the_column() -> None:
-    text = render(Problem(file="x", line=1, column=5000, message="m"), ["a" * 4999 + "b" + "c" * 5000]).plain
-    _, shown, caret = text.split("\n")
-    assert shown[caret.index("^")] == "b"
+def test_a_very_long_line_is_shown_around_the_column(invoke: Invoke) -> None:
+    Path("flow.yaml").write_text(f"{{flow: a, about: {'a' * 5000}, nods: {{}}, labels: {{b: {'c' * 5000}}}}}")
+    _, _, told = invoke(check, "flow.yaml").output.partition("unknown key 'nods'")
+    _, shown, caret, *_ = told.split("\n")
+    assert shown[caret.index("^")] == "n"
     assert len(shown) < 250
 
 
 def test_a_problem_without_a_line_shows_none() -> None:
-    assert render(Problem(file="-D x", message="m", got="1"), []).plain == "-D x: error: m; got 1"
+    assert render(Problem(file="-D x", message="m", got="1")).plain == "-D x: error: m; got 1"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgeflex_connectors.batching import DeviceTable
 from edgeflex_connectors.records import LineDecoder, encode_lines, part_file, part_files, read_npz, write_npz
-from edgeflex_flow.errors import BadMessageError
+from edgeflex_flow.errors import BadMessageError, FatalError
 from edgeflex_flow.messages import Alarm, FrequencyEvent, encode_message, samples_from_rows
 
 DECODER = LineDecoder(("x_v", "y_a"), (Alarm,))
@@ -154,7 +155,7 @@ def test_damaged_npz_raises_nothing_but_bad_message(
     file.write_bytes(content)
     try:
         samples = read_npz(file, ("x_v",), DeviceTable())
-    except BadMessageError:
+    except (BadMessageError, FatalError):  # fatal where the damage hit a size
         return
     assert list(samples.problems()) == []
 
@@ -165,6 +166,57 @@ def npz_with_header(header: bytes) -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("time_ns.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     return buffer.getvalue()
+
+
+def npz_of_shape(dtype: str, shape: str) -> bytes:
+    return npz_with_header(f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}}}\n".encode())
+
+
+def bomb(size_bytes: int) -> bytes:
+    """A table of zeros, packed."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays(x_v=np.zeros(size_bytes // 8)))  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def lying_directory() -> bytes:
+    """A table whose directory tells a size that its first member does not have."""
+    content = bytearray(npz_bytes())
+    place = content.find(b"PK\x01\x02") + 24
+    content[place : place + 4] = (2**31).to_bytes(4, "little")
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        pytest.param(npz_of_shape("'<i8'", "(9000000000000000,)"), "claims 72000000000000000 bytes", id="long"),
+        pytest.param(npz_of_shape("'<i8'", "(99999999, 99999999)"), "claims 79999998", id="long and wide"),
+        pytest.param(npz_of_shape("'<U99999999'", "(1,)"), "claims 399999996 bytes", id="wide text"),
+        pytest.param(bomb(50_000_000), r"unpacks to 5000\d+ bytes, \d{7} are the most", id="bomb"),
+        pytest.param(lying_directory(), "unpacks to 21474", id="directory"),
+    ],
+)
+def test_npz_that_would_fill_the_memory_ends_the_flow_before_it_does(tmp_path: Path, content: bytes, text: str) -> None:
+    (tmp_path / "a.npz").write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(FatalError, match=rf"a\.npz: .*{text}"):
+        read_npz(tmp_path / "a.npz", ("x_v",), DeviceTable())
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 2_000_000
+
+
+def test_packed_table_of_ordinary_values_is_read(tmp_path: Path) -> None:
+    rows = 100_000
+    table = arrays(
+        time_ns=np.arange(rows) * 20_000_000,
+        device=np.zeros(rows, dtype=np.int32),
+        quality=np.zeros(rows, dtype=np.uint16),
+        x_v=np.full(rows, 230.0),
+    )
+    np.savez_compressed(tmp_path / "a.npz", **table)  # type: ignore[arg-type]
+    assert read_npz(tmp_path / "a.npz", ("x_v",), DeviceTable()).rows == rows
 
 
 def encrypted_npz() -> bytes:
@@ -182,10 +234,9 @@ def encrypted_npz() -> bytes:
     "content",
     [
         pytest.param(npz_with_header(b"{'descr': '<i8', 'shape': (((\n"), id="header that is no Python"),
-        pytest.param(
-            npz_with_header(b"{'descr': '<i8', 'fortran_order': False, 'shape': (9000000000000000,)}\n"),
-            id="shape that no memory holds",
-        ),
+        pytest.param(npz_of_shape("'<i8'", "(9000,)"), id="array cut off"),
+        pytest.param(npz_of_shape("'<i8'", "(-1,)"), id="negative shape"),
+        pytest.param(npz_of_shape("'|V0'", "(9000000000000000,)"), id="items without a size"),
         pytest.param(encrypted_npz(), id="encrypted"),
     ],
 )

@@ -190,6 +190,12 @@ def test_closing_tries_once_more_and_counts_what_is_lost(
     assert not any(thread.name.startswith("writer") for thread in threading.enumerate())
 
 
+def test_a_writer_that_never_started_has_nothing_to_flush(make_context: ContextMaker) -> None:
+    idle = Writer(FakeDisk(), make_context(), rows_of=lambda _: 1, queue_rows=10, every_s=0.1, large_rows=10)
+    assert idle.flush(30.0)
+    idle.close()
+
+
 def test_closing_writes_what_waits(make_context: ContextMaker) -> None:
     disk = FakeDisk()
     with writer(make_context, disk, every_s=60.0) as (made, context):

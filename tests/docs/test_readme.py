@@ -92,9 +92,9 @@ def test_the_first_operator_becomes_a_kind_by_its_entry_point(tmp_path: Path) ->
     assert "deviation" in json.dumps(schema)
 
 
-def test_the_kernel_and_its_test_of_the_docs_run(tmp_path: Path) -> None:
+def test_the_code_of_the_docs_and_its_test_run(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "writing-nodes.md").read_text()
     blocks = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if text.startswith("from ")]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     (tmp_path / "test_deviation.py").write_text("\n".join(blocks))
     command(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_deviation.py", cwd=tmp_path)

@@ -355,3 +355,22 @@ def test_load_raises_with_every_problem(tmp_path: Path) -> None:
     with pytest.raises(FlowFileError) as caught:
         load_flow(tmp_path / "flow.yaml", flow_kinds.registry(), params={"x": "1"}, environment={})
     assert [problem.line for problem in caught.value.problems] == [6, 7, 14, 15, 0]
+
+
+def params_of(count: int, text: str) -> str:
+    """Params `p0` to `p<count>`, each made of the next; the last is `x`."""
+    lines = [f"  p{i}: '{text.format(i + 1)}'" for i in range(count)]
+    return FLOW.replace("params: {meter_port: 4713}", "\n".join(["params:", *lines, f"  p{count}: x"]))
+
+
+@pytest.mark.parametrize(("text", "count"), [("${{p{0}}}", 3000), ("${{p{0}}}${{p{0}}}", 60)])
+def test_params_that_stand_for_each_other_without_end_are_a_problem(text: str, count: int, check: Check) -> None:
+    flow = params_of(count, text).replace("500ms", "'${p0}'")
+    problems = check(flow).problems
+    assert "params stand for each other more than 40 deep" in {problem.message for problem in problems}
+
+
+def test_a_text_that_grows_without_end_is_a_problem(check: Check) -> None:
+    flow = params_of(30, "${{p{0}}}${{p{0}}}").replace("500ms", "'${p0}'")
+    problems = check(flow).problems
+    assert problems[0].message == "a text with its params replaced has at most 1048576 characters"

@@ -17,7 +17,9 @@ SCHEMA = json_schema(flow_kinds.registry())
 
 
 def errors_in(text: str) -> list[str]:
-    plain = parse_document(text, "x.yaml").plain()
+    root = parse_document(text, "x.yaml").root
+    assert root is not None
+    plain = root.plain()
     return [error.message for error in jsonschema.Draft202012Validator(SCHEMA).iter_errors(plain)]
 
 

@@ -164,7 +164,7 @@ def test_clock_set_back_starts_the_hold_anew() -> None:
 @pytest.mark.parametrize(
     ("given_", "text"),
     [
-        ({"column": "frequency", "above": 1.0}, "column 'frequency' does not end in a unit; known endings: hz_per_s"),
+        ({"column": "frequency", "above": 1.0}, "column 'frequency' does not end in a unit; known: hz_per_s"),
         ({"column": "frequency_hz"}, "neither 'above' nor 'below' is given"),
         ({"column": "frequency_hz", "above": 49.0, "below": 51.0}, r"below \(51\) is not less than above \(49\)"),
         ({"column": "frequency_hz", "above": 50.0, "below": 50.0}, r"below \(50\) is not less than above \(50\)"),

@@ -1,0 +1,110 @@
+"""What a shipped kind says when it refuses its values: the fields that it names are those that the refusal rests on."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from edgeflex_flow.cli.kinds import SHIPPED
+from edgeflex_flow.errors import ConfigError, FieldError
+from edgeflex_flow.node import NodeConfig
+
+CONFIGS = {node.kind: node.config for node in SHIPPED}
+
+Values = dict[str, Any]
+
+# By kind: configs that it refuses, and ones that it takes.
+GIVEN: dict[str, list[Values]] = {
+    "threshold": [
+        {"column": "frequency", "above": 1.0},
+        {"column": "frequency_hz"},
+        {"column": "f_hz", "above": 49.0, "below": 51.0, "hysteresis": 3.0},
+        {"column": "f_hz", "above": 50.2, "below": 49.8, "hysteresis": 0.5},
+        {"column": "f_hz", "below": 49.8, "hold": 1.0},
+    ],
+    "rocof": [{"max_gap": 0.6}, {"window": 0.05}, {"window": 2.0, "max_gap": 1.0}],
+    "select": [{}, {"columns": ("a_v",)}, {"devices": ("a",)}, {"without_quality": ("test",)}],
+    "convert": [
+        {"columns": {"a_v": "a_v"}},
+        {"columns": {"a_v": "a_s", "b_v": "c_kv", "d_v": "c_kv"}},
+        {"columns": {"a_v": "a_kv"}},
+    ],
+    "pmu_udp": [
+        {"port": 1, "channels": {"A": "frequency_hz", "B": "b", "C": "c_v", "D": "c_v"}},
+        {"port": 2, "names": {"1": "x", "2": "x"}},
+        {"port": 3, "names": {"1": "y"}, "channels": {"A": "a_v"}},
+    ],
+    "mqtt_subscribe": [
+        {"bus": "b", "topics": ("a#", "#/a", "b"), "device_from": "topic:x"},
+        {"bus": "b", "topics": ("a",), "columns": ("x", "x"), "messages": ("alarn", "alarm", "alarm")},
+        {"bus": "b", "topics": ("a",), "columns": ("x_v",), "device_from": "x_v"},
+        {"bus": "b", "topics": ("+",), "messages": ("alarm",), "qos": 0},
+    ],
+    "mqtt_publish": [
+        {"bus": "b", "topic": "a/{devic}/{type!r}"},
+        {"bus": "b", "topic": "a/{"},
+        {"bus": "b", "topic": "a/+"},
+        {"bus": "c", "topic": "a"},
+    ],
+    "file_replay": [
+        {"path": "a.csv"},
+        {"path": "a\0.npz", "messages": ("alarm",)},
+        {"path": "a.jsonl", "columns": ("x",)},
+        {"path": "a.jsonl", "columns": ("x_v",), "speed": 2.0},
+    ],
+    "file_write": [{"path": "a\0"}, {"path": "a.txt", "queue": 1}, {"path": "a.txt", "format": "npz"}],
+    "sqlite": [{"path": "a\0"}, {"path": "a", "synchronous": "full"}],
+    "mqtt": [
+        {"url": "http://a", "ca": "x", "password": "p"},
+        {"url": "mqtt://a", "ca": "x", "key": "y"},
+        {"url": "mqtts://a", "certificate": "x", "reconnect_max": 0.1},
+        {"url": "mqtt://u@a", "username": "u", "password": "p", "reconnect_min": 60.0},
+        {"url": "mqtts://a", "username": "u", "certificate": "x", "key": "y"},
+    ],
+}
+
+
+def refusals(config: type[NodeConfig], values: Values) -> list[FieldError]:
+    try:
+        config(**values)
+    except ConfigError as error:
+        return list(error.errors)
+    return []
+
+
+def fields_of(error: FieldError) -> set[str]:
+    return {name.partition("[")[0].partition(".")[0] for name in error.fields}
+
+
+PAIRS = [(kind, *pair) for kind, given in GIVEN.items() for pair in itertools.product(given, repeat=2)]
+
+
+def test_every_kind_that_refuses_values_is_in_the_table() -> None:
+    refusing = {kind for kind, config in CONFIGS.items() if config.refusals is not NodeConfig.refusals}
+    assert refusing == set(GIVEN)
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_a_refusal_names_fields_that_the_config_has(kind: str) -> None:
+    errors = [error for values in GIVEN[kind] for error in refusals(CONFIGS[kind], values)]
+    assert errors
+    for error in errors:
+        assert fields_of(error), error
+        assert fields_of(error) <= set(CONFIGS[kind].__struct_fields__)
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_a_config_says_no_refusal_twice(kind: str) -> None:
+    for values in GIVEN[kind]:
+        texts = [(str(error), error.fields) for error in refusals(CONFIGS[kind], values)]
+        assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize(("kind", "first", "second"), PAIRS)
+def test_a_refusal_rests_on_the_fields_that_it_names_alone(kind: str, first: Values, second: Values) -> None:
+    for error in refusals(CONFIGS[kind], first):
+        kept = {name: value for name, value in first.items() if name in fields_of(error)}
+        others = {name: value for name, value in second.items() if name not in fields_of(error)}
+        assert str(error) in [str(each) for each in refusals(CONFIGS[kind], {**others, **kept})]

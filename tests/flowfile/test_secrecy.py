@@ -1,0 +1,143 @@
+"""A secret that stands in a file shows in nothing that the check says, however the file is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from flow_kinds import FLOW, SITE
+from msgspec import json
+
+from edgeflex_flow.errors import Problem
+from edgeflex_flow.flowfile import CheckedFlow
+from edgeflex_flow.flowfile.secrecy import Place, Span, masked
+
+Check = Callable[..., CheckedFlow]
+
+SECRET = "hunter2"
+
+
+def said(checked: CheckedFlow) -> str:
+    """All that any output may hold."""
+    return json.encode(checked.problems).decode() + "".join(checked.notes) + repr(checked)
+
+
+def site_with(connection: str, params: str = "{meter_port: 4800}") -> str:
+    return SITE.replace("host: bus.example, timeout: 2s", connection).replace("{meter_port: 4800}", params)
+
+
+WRONG = [
+    "host: a, port: 0, username: u, password: hunter2",
+    "password: hunter2, host: a, prot: 5, username: u",
+    "host: a, prot: 5, username: u, password: 'hunter2'",
+    'host: a, prot: 5, username: u, password: "hunter2"',
+    "host: a, prot: 5, username: u, password: hunter2 two words",
+    "host: a, prot: 5, username: u, password: one,hunter2",
+    "host: a, prot: 5, username: u, password: hunter2, password: hunter2b",
+    "host: a, prot: 5, username: u, password: [hunter2]",
+    "host: a, prot: 5, username: u, password: {hunter2: hunter2, hunter2: 1}",
+    "host: a, prot: 5, username: u, password: !hunter2 x",
+    "host: a, prot: 5, username: u, password: *hunter2",
+    "host: &x hunter2, prot: 5, username: u, password: *x",
+    "host: a, prot: 5, username: u, password: '${NONE:-hunter2}'",
+    "host: a, prot: 5, username: u, password: 'pre${hunter2}'",
+    "host: a, prot: 5, username: u, password: 'pre${HUNTER2}hunter2'",
+    "host: a, prot: 5, username: u, password: 'pre${hunter2'",
+    "host: a, prot: 5, username: u, pasword: hunter2",
+    "host: a, prot: 5, username: u, Password: hunter2",
+    "host: a, prot: 5, username: u, password hunter2",
+    "host: a, prot: 5, username: u, password:hunter2",
+    "host: a, prot: 5, password: hunter2",
+    "host: mqtt://me:hunter2@bus, prot: 5",
+    "host: a, kind: brokr, username: u, password: hunter2",
+    "host: a, prot: 5, username: u, password: 'hunter2",
+    "host: a, prot: 5, username: u, password: hunter2: x",
+    "host: a, prot: 5, username: u, password: ]hunter2",
+    "host: a, prot: 5, username: u, password: hunter2 # hunter2 of the old bus",
+]
+
+
+@pytest.mark.parametrize("connection", WRONG)
+def test_a_literal_secret_shows_in_no_output(connection: str, check: Check) -> None:
+    checked = check(site=site_with(connection))
+    assert checked.problems
+    assert "hunter2" not in said(checked).casefold()
+
+
+@pytest.mark.parametrize("number", ["1234567", "12.34567", "0x1234567", "-1234567"])
+def test_a_secret_that_is_a_number_shows_in_no_output(number: str, check: Check) -> None:
+    checked = check(site=site_with(f"host: a, prot: 5, username: u, password: {number}"))
+    assert [problem.got for problem in checked.problems if "password" in problem.message] == ["***"]
+    assert "34567" not in said(checked)
+
+
+def test_other_keys_of_the_line_are_shown_with_the_caret_in_its_place(check: Check) -> None:
+    checked = check(site=site_with("host: a, password: 1234567890, prot: 5"))
+    excerpts = {problem.message: problem.excerpt for problem in checked.problems}
+    excerpt = excerpts["unknown key 'prot'"]
+    assert excerpt is not None
+    assert excerpt.line == "  databus: {kind: broker, host: a, password: ***, prot: 5}"
+    assert excerpt.line[excerpt.column - 1 :] == "prot: 5}"
+
+
+def test_where_a_secret_comes_from_is_shown(check: Check) -> None:
+    checked = check(site=site_with('host: a, prot: 5, username: u, password: "${file:bus.txt}"'))
+    excerpt = checked.problems[0].excerpt
+    assert excerpt is not None
+    assert "${file:bus.txt}" in excerpt.line
+
+
+def test_a_secret_in_a_param_is_no_more_shown_there(check: Check) -> None:
+    site = site_with('host: a, username: u, password: "${bus_pw}"', "{bus_pw: 1234567, Wrong: 1, meter_port: 1}")
+    checked = check(site=site)
+    assert len(checked.problems) == 2
+    assert "1234567" not in said(checked)
+
+
+def test_a_secret_over_several_lines_is_shown_on_none(check: Check) -> None:
+    block = (
+        "\n    kind: broker\n    prot: 5\n    password: |\n      hunter2\n      hunter2\n    username: u\n    host: 5"
+    )
+    site = SITE.replace(" {kind: broker, host: bus.example, timeout: 2s}", block)
+    checked = check(site=site)
+    assert len(checked.problems) == 2
+    assert SECRET not in said(checked)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "    password: |\n      hunter2\n     \t- hunter2: [",
+        "    password: 'hunter2\n hunter2: x\n\n  y: [",
+        "    password:\n      hunter2: hunter2: 5",
+        "    password hunter2\n    host: a",
+        "    password: hunter2\n  - host",
+    ],
+)
+def test_a_secret_in_a_file_that_is_no_yaml_is_not_shown(lines: str, check: Check) -> None:
+    site = SITE.replace(" {kind: broker, host: bus.example, timeout: 2s}", f"\n    kind: broker\n{lines}")
+    checked = check(site=site)
+    assert checked.problems
+    assert SECRET not in said(checked)
+
+
+def test_a_secret_on_the_command_line_is_not_shown(check: Check) -> None:
+    site = site_with('host: a, username: u, password: "${bus_pw}"')
+    checked = check(site=site, params={"bus_pw": "1234567"})
+    assert "1234567" not in said(checked)
+
+
+def test_a_key_of_another_kind_is_no_secret_for_being_close_to_one(check: Check) -> None:
+    checked = check(FLOW.replace("window: 500ms", "window: 500"))
+    assert [problem.got for problem in checked.problems] == ["500"]
+
+
+@pytest.mark.parametrize(("column", "shown_column"), [(1, 1), (4, 4), (5, 5), (9, 5), (12, 5), (13, 8), (15, 10)])
+def test_a_caret_within_a_secret_stands_at_its_start(column: int, shown_column: int) -> None:
+    line = "abcdSECRETXXefg"
+    assert masked(line, 1, column, [Span(Place(1, 5), Place(1, 13))]) == ("abcd***efg", shown_column)
+
+
+def test_problems_without_a_line_have_no_excerpt(check: Check) -> None:
+    problems: tuple[Problem, ...] = check(params={"nothing": "1"}).problems
+    assert [problem.excerpt for problem in problems] == [None]
