@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar, cast
 
 import numba
@@ -72,13 +73,30 @@ def kernel(signature: str) -> Callable[[F], F]:
     return decorate
 
 
+def modules_behind(module: str) -> set[str]:
+    """The module and those of its own package that it imports from, and so on: where its kernels may stand."""
+    package = module.rpartition(".")[0]
+    found: set[str] = set()
+    pending = [module]
+    while pending:
+        name = pending.pop()
+        if name in found or name not in sys.modules:
+            continue
+        found.add(name)
+        for value in vars(sys.modules[name]).values():
+            other = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if isinstance(other, str) and other.rpartition(".")[0] == package:
+                pending.append(other)
+    return found
+
+
 def warm_up(modules: Iterable[str]) -> None:
-    """Compile (or load from the cache) every kernel that the named modules declare.
+    """Compile (or load from the cache) every kernel that the named modules use.
 
     Run before a socket opens, so that no stream waits for the compiler. Afterwards these kernels refuse any other
     argument types instead of compiling for them in the middle of a stream.
     """
-    wanted = set(modules)
+    wanted = {each for module in modules for each in modules_behind(module)}
     for module, compiled, signature in _declared:
         if module in wanted:
             if not compiled.signatures:

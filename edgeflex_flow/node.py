@@ -93,7 +93,7 @@ def table(description: str) -> Meta:
     The check reads that file and tells what is wrong in it at its own lines. A relative path starts at the site file's
     (or flow file's) folder.
     """
-    return Meta(description=description, extra={"table": True})
+    return Meta(min_length=1, description=description, extra={"table": True})
 
 
 def udp_port(description: str, *, host: str) -> Meta:

@@ -30,9 +30,8 @@ GIL_SWITCH_INTERVAL_S = 0.0005
 
 
 def warm_up_plan(plan: Plan) -> None:
-    """Compile, or load from the cache, the kernels of every kind in the plan and of the modules beside them."""
-    packages = {planned.node.config.__module__.rpartition(".")[0] for planned in plan.nodes}
-    warm_up([name for name in sys.modules if name.rpartition(".")[0] in packages])
+    """Compile, or load from the cache, the kernels of every kind in the plan."""
+    warm_up({planned.node.config.__module__ for planned in plan.nodes})
 
 
 def open_sinks(run: FlowRun) -> dict[str, Sink]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from msgspec import Meta
 from msgspec.structs import replace
 
 from edgeflex_flow.messages import InertiaEstimate, SystemInertia
@@ -51,8 +52,8 @@ class SystemInertiaConfig(NodeConfig, frozen=True, kw_only=True):
 
     units: Annotated[UnitTable, table("Data of the units, the same as those of `inertia_event`.")]
     lost_power: Annotated[
-        float | None,
-        quantity("MW", "Lost power of the event, if known; else that of units that tripped.", gt=0, le=1e6),
+        Annotated[float, quantity("MW", "", gt=0, le=1e6)] | None,
+        Meta(description="Lost power of the event, if known; else that of units that tripped."),
     ] = None
 
 

@@ -17,13 +17,17 @@ import pytest
 from broker import Amqtt, BrokerProcess, Listener, wait_until
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edgeflex_connectors.recordings import read_recording
+from edgeflex_flow.cli.inertia_pipeline import estimate_record
 from edgeflex_flow.cli.kinds import shipped_registry
 from edgeflex_flow.cli.places import shipped_flows
-from edgeflex_flow.flowfile import check_flows, load_flow
+from edgeflex_flow.flowfile import check_flows, load_flow, load_table
 from edgeflex_flow.messages import Quality
 from edgeflex_flow.runtime.bytewax import run_bytewax
 from edgeflex_flow.runtime.inline import run_inline
+from edgeflex_flow.runtime.policies import apply_policies
 from edgeflex_flow.runtime.run import FlowRun
+from edgeflex_operators._units import GeneratingUnit
 from edgeflex_services.broker import free_udp_port
 from edgeflex_services.pmu_simulator import PmuSimulator
 
@@ -143,6 +147,38 @@ def test_frequency_events_detects_publishes_and_stores(
         events = store.execute("SELECT count(*) FROM messages WHERE type = 'frequency_event'").fetchone()
     assert stored == (2400,)
     assert events == (len(received),)
+
+
+@pytest.mark.long
+@each_runtime
+def test_inertia_estimation_estimates_every_unit_and_the_store_gives_the_same_again(
+    tmp_path: Path, any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
+) -> None:
+    port, log = free_udp_port(), tmp_path / "inertia.jsonl"
+    run = flow_run(
+        "inertia_estimation.yaml", pmu_port=port, mqtt_port=any_broker.port, data_folder=tmp_path, log_file=log
+    )
+    apply_policies(run, {"inertia_bounds": {"max_deviation": 0.4}})
+    with Listener(any_broker, "edgeflex/local/inertia/#") as listener, running(run, execute):
+        PmuSimulator("127.0.0.1", port, event_at_s=2.5).run(seconds=10.0)
+        wait_until(lambda: len(listener.received) >= 11)
+    received = [json.loads(payload) for _, payload in listener.received]
+    units = {each["device"]: each for each in received if each["type"] == "inertia_estimate"}
+    assert {each["status"] for each in units.values()} == {"ok"}
+    assert len(units) == 10
+    [system] = [each for each in received if each["type"] == "system_inertia"]
+    assert system["kinetic_energy_mws"] == pytest.approx(90_692, rel=0.04)
+    assert system["ci95_low_mws"] < 90_692 < system["ci95_high_mws"]
+    kept = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {each["type"] for each in kept} >= {"frequency_event", "inertia_estimate", "system_inertia"}
+    again = estimate_record(
+        read_recording(tmp_path / "history.db").batches(),
+        load_table(FLOWS / "units" / "ieee39.yaml", GeneratingUnit),
+        on_progress=lambda _rows: None,
+    )
+    assert {device: unit.estimate.h_s for device, unit in again.units.items()} == {
+        device: each["h_s"] for device, each in units.items()
+    }
 
 
 @pytest.mark.long
