@@ -63,6 +63,17 @@ def test_the_demo_runs_on_the_broker_in_python_where_mosquitto_is_missing(tmp_pa
 
 
 @pytest.mark.long
+def test_the_demo_estimates_the_inertia_that_the_event_shows(tmp_path: Path) -> None:
+    done = demo(tmp_path, "--seconds", "15", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["system_ek_mws"] == pytest.approx(90_692, rel=0.05)
+    low, high = summary["system_ci95_mws"]
+    assert low < 90_692 < high
+    assert len(summary["units_estimated"]) >= 9
+
+
+@pytest.mark.long
 def test_without_a_terminal_the_demo_tells_its_progress_in_lines(tmp_path: Path) -> None:
     done = demo(tmp_path, "--seconds", "5", "--picture", "demo.svg")
     assert done.returncode == 0, done.stdout + done.stderr

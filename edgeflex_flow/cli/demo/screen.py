@@ -14,9 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeflex_flow.cli.demo.watch import TRACE_PERIOD_NS, TRACE_POINTS, SeenEvent, Trace, Watch
+from edgeflex_flow.messages import InertiaEstimate
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 124
+NARROW_TRACE_POINTS = 12
 """Columns of the picture that `--picture` saves."""
 LEAST_SPAN_HZ = 0.02
 """Traces are drawn over at least this span, so that noise does not look like an event."""
@@ -61,8 +63,9 @@ def draw(watch: Watch, numbers: Numbers, width: int = WIDTH) -> RenderableType:
         _title(numbers),
         ProgressBar(total=numbers.seconds, completed=numbers.elapsed_s, width=min(width, WIDTH)),
         Text(),
-        _pmus(traces, active),
+        _pmus(traces, active, watch.estimates(), TRACE_POINTS if width >= WIDTH else NARROW_TRACE_POINTS),
         _arranged(width, _counters(numbers, events), _events(events)),
+        _inertia(watch, bool(events)),
     )
 
 
@@ -85,12 +88,13 @@ def _title(numbers: Numbers) -> Text:
     )
 
 
-def _pmus(traces: dict[str, Trace], active: set[str]) -> Table:
+def _pmus(traces: dict[str, Trace], active: set[str], estimates: dict[str, InertiaEstimate], points: int) -> Table:
     table = Table("PMU", title_justify="left", expand=False, box=None, padding=(0, 1))
     for name in ("frequency", "ROCOF"):
         table.add_column(name, justify="right")
-    table.add_column(f"last {TRACE_POINTS * TRACE_PERIOD_NS // 1_000_000_000} s", no_wrap=True)
+    table.add_column(f"last {points * TRACE_PERIOD_NS // 1_000_000_000} s", no_wrap=True)
     table.add_column("")
+    table.add_column("inertia H (95 % interval)", no_wrap=True)
     known = [value for trace in traces.values() for value in trace.history_hz]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     for name, trace in traces.items():
@@ -98,10 +102,34 @@ def _pmus(traces: dict[str, Trace], active: set[str]) -> Table:
             name,
             f"{trace.frequency_hz:.4f} Hz",
             f"{1000 * trace.rocof_hz_per_s:+.1f} mHz/s",
-            Text(sparkline(trace.history_hz, low, high), style="cyan"),
-            Text("● event", style="bold red") if name in active else "",
+            Text(sparkline(list(trace.history_hz)[-points:], low, high), style="cyan"),
+            Text("●", style="bold red") if name in active else "",
+            _unit(estimates.get(name)),
         )
     return table
+
+
+def _unit(estimate: InertiaEstimate | None) -> Text:
+    if estimate is None:
+        return Text()
+    if estimate.h_s is None:
+        return Text(estimate.status, style="yellow")
+    return Text(f"{estimate.h_s:.2f} s ({estimate.h_ci95_low_s:.2f} to {estimate.h_ci95_high_s:.2f})", style="green")
+
+
+def _inertia(watch: Watch, has_event: bool) -> Text:
+    """The estimate that follows the event: it needs 5 s of what came after."""
+    system = watch.system()
+    if system is None:
+        return Text("  inertia: waiting for the window after the event …" if has_event else "", style="dim")
+    if system.kinetic_energy_mws is None:
+        return Text(f"  inertia: {system.reason}", style="yellow")
+    low, high = system.ci95_low_mws or 0.0, system.ci95_high_mws or 0.0
+    return Text.assemble(
+        "  kinetic energy of the system ",
+        (f"{system.kinetic_energy_mws / 1e3:.1f} GWs", "bold green"),
+        f", 95 % interval {low / 1e3:.1f} to {high / 1e3:.1f} GWs, from {len(system.estimated)} units",
+    )
 
 
 def _counters(numbers: Numbers, events: list[SeenEvent]) -> Panel:

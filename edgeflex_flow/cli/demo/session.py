@@ -32,6 +32,8 @@ EVENT_AT_S = 5.0
 """When the recorded load step comes; earlier in a demo that is too short for that."""
 LEAST_AFTER_EVENT_S = 2.0
 """What a demo must last after the load step for every PMU's event to be due."""
+LEAST_FOR_ESTIMATE_S = 9.0
+"""What it must last after the load step for the estimate of inertia to be due: 5 s of window, and time to agree."""
 REFRESH_PER_S = 5
 SETTLE_S = 0.3
 STOP_TIMEOUT_S = 5.0
@@ -97,8 +99,8 @@ class Session:
             port = free_udp_port()
             run = self._prepare(broker.port, port)
             simulator = Simulator(port, self._event_at_s)
-            topic = f"edgeflex/{run.plan.site}/event/frequency"
-            with Subscriber(broker.port, topic, self._watch), stop_on_signals(run, on_signal=self._over.set):
+            topics = [f"edgeflex/{run.plan.site}/{end}" for end in ("event/frequency", "inertia/+")]
+            with Subscriber(broker.port, topics, self._watch), stop_on_signals(run, on_signal=self._over.set):
                 with self._screen(run, broker, port), self._director(run, simulator):
                     run_bytewax(run)
                 # The last messages are on their way from the broker to the subscriber.
@@ -115,12 +117,18 @@ class Session:
     def _prepare(self, mqtt_port: int, pmu_port: int) -> FlowRun:
         flows = shipped_flows()
         plan = load_flow(
-            flows / "frequency_events.yaml",
+            flows / "inertia_estimation.yaml",
             self._registry,
             site=flows / "sites" / "local.yaml",
-            params={"mqtt_port": str(mqtt_port), "pmu_port": str(pmu_port), "data_folder": str(self._folder)},
+            params={
+                "mqtt_port": str(mqtt_port),
+                "pmu_port": str(pmu_port),
+                "data_folder": str(self._folder),
+                "log_file": str(self._folder / "inertia.jsonl"),
+            },
         )
-        return FlowRun(plan, taps={"rocof": self._watch.on_rocof, "event": self._watch.on_event})
+        watch = self._watch
+        return FlowRun(plan, taps={"rocof": watch.on_rocof, "event": watch.on_event, "inertia": watch.on_inertia})
 
     @contextmanager
     def _director(self, run: FlowRun, simulator: Simulator) -> Iterator[None]:
@@ -235,6 +243,7 @@ class Session:
         samples_stored, events_stored = count_stored(self._folder / "history.db")
         latencies_ms = [(seen.received_ns - seen.emitted_ns) / 1e6 for seen in received if seen.received_ns]
         event_ns = simulator.event_ns or 0
+        system = self._watch.system()
         summary = Summary(
             seconds=round(time.monotonic() - self._started_s, 1),
             broker=broker,
@@ -249,6 +258,11 @@ class Session:
             devices_with_event=sorted({seen.event.device for seen in started}),
             detection_delay_s=[round((seen.event.detected_time_ns - event_ns) / 1e9, 3) for seen in started],
             mqtt_latency_ms=round(statistics.median(latencies_ms), 2) if latencies_ms else None,
+            units_estimated=sorted(
+                device for device, estimate in self._watch.estimates().items() if estimate.status == "ok"
+            ),
+            system_ek_mws=None if system is None else system.kinetic_energy_mws,
+            system_ci95_mws=None if system is None else (system.ci95_low_mws, system.ci95_high_mws),
         )
         summary.problems.extend(self._problems(summary, len(self._watch.traces())))
         return summary
@@ -264,3 +278,5 @@ class Session:
             yield "no sample is in the store"
         if summary.seconds >= self._event_at_s + LEAST_AFTER_EVENT_S and len(summary.devices_with_event) < devices:
             yield f"only {len(summary.devices_with_event)} of {devices} PMUs saw the event"
+        if summary.seconds >= self._event_at_s + LEAST_FOR_ESTIMATE_S and summary.system_ek_mws is None:
+            yield f"the system's inertia was not estimated, of {len(summary.units_estimated)} units it was"

@@ -34,6 +34,11 @@ class Summary:
     """From the simulator's load step to the time tag of the sample that made the detector sure, by event."""
     mqtt_latency_ms: float | None
     """Median from emitting an event to having it at the subscriber."""
+    units_estimated: list[str]
+    """Units whose inertia estimate was accepted."""
+    system_ek_mws: float | None
+    """Kinetic energy of the system, as the subscriber received it; None when the demo was too short for it."""
+    system_ci95_mws: tuple[float | None, float | None] | None
     problems: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -52,9 +57,16 @@ class Summary:
             )
         if self.mqtt_latency_ms is not None:
             table.add_row("event to MQTT subscriber", f"{self.mqtt_latency_ms:.1f} ms (median)")
+        if self.system_ek_mws is not None:
+            table.add_row("inertia of the system", self._inertia())
         console.print(table)
         for problem in self.problems:
             console.print(f"[bold red]problem:[/] {problem}")
+
+    def _inertia(self) -> str:
+        low, high = self.system_ci95_mws or (None, None)
+        interval = "" if low is None or high is None else f", 95 % interval {low / 1e3:.1f} to {high / 1e3:.1f}"
+        return f"{(self.system_ek_mws or 0.0) / 1e3:.1f} GWs{interval} ({len(self.units_estimated)} units)"
 
     def _frames(self) -> str:
         return f"{self.frames_sent:,}, {self.frames_received:,}, {self.frames_sent - self.frames_received:,}"

@@ -5,12 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edgeflex_flow.messages import BUILT_IN_MESSAGES, FrequencyEvent, Samples, decode_message
+from edgeflex_flow.messages import (
+    BUILT_IN_MESSAGES,
+    FrequencyEvent,
+    InertiaEstimate,
+    Samples,
+    SystemInertia,
+    decode_message,
+)
 from edgeflex_flow.node import WireMessage
 
 TRACE_POINTS = 50
@@ -53,6 +61,8 @@ class Watch:
         self._traces: dict[str, Trace] = {}
         self._events: dict[tuple[str, str], SeenEvent] = {}
         self._early: dict[tuple[str, str], int] = {}
+        self._estimates: dict[str, InertiaEstimate] = {}
+        self._system: SystemInertia | None = None
 
     def on_rocof(self, message: WireMessage) -> None:
         """Tap of the node `rocof`."""
@@ -72,6 +82,12 @@ class Watch:
             with self._lock:
                 self._events[key] = SeenEvent(message, time.time_ns(), self._early.pop(key, None))
 
+    def on_inertia(self, message: WireMessage) -> None:
+        """Tap of the node `inertia`."""
+        if isinstance(message, InertiaEstimate):
+            with self._lock:
+                self._estimates[message.device] = message
+
     def on_mqtt(self, payload: bytes) -> None:
         """A message that the subscriber received."""
         received_ns = time.time_ns()
@@ -83,10 +99,22 @@ class Watch:
                     self._events[key].received_ns = received_ns
                 else:
                     self._early[key] = received_ns
+        elif isinstance(message, SystemInertia):
+            with self._lock:
+                self._system = message
 
     def traces(self) -> dict[str, Trace]:
         with self._lock:
             return dict(sorted(self._traces.items(), key=lambda pair: (len(pair[0]), pair[0])))
+
+    def estimates(self) -> dict[str, InertiaEstimate]:
+        with self._lock:
+            return dict(self._estimates)
+
+    def system(self) -> SystemInertia | None:
+        """The sum over the units, once the subscriber has it."""
+        with self._lock:
+            return self._system
 
     def events(self) -> list[SeenEvent]:
         with self._lock:
@@ -94,11 +122,11 @@ class Watch:
 
 
 class Subscriber:
-    """A plain MQTT client that hears the events as any other program would. Use it in a `with` statement."""
+    """A plain MQTT client that hears what the flow tells as any other program would. Use it in a `with` statement."""
 
-    def __init__(self, port: int, topic: str, watch: Watch) -> None:
+    def __init__(self, port: int, topics: Sequence[str], watch: Watch) -> None:
         self._port = port
-        self._topic = topic
+        self._topics = topics
         self._ready = threading.Event()
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="edgeflex-demo-listener")
         self._client.on_connect = self._subscribe
@@ -106,7 +134,7 @@ class Subscriber:
         self._client.on_message = lambda _client, _data, message: watch.on_mqtt(bytes(message.payload))
 
     def _subscribe(self, client: mqtt.Client, *_: object) -> None:
-        client.subscribe(self._topic, qos=1)
+        client.subscribe([(topic, 1) for topic in self._topics])
 
     def __enter__(self) -> Subscriber:
         self._client.connect("127.0.0.1", self._port)
