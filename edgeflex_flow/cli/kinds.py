@@ -14,7 +14,7 @@ from edgeflex_connectors import (
 )
 from edgeflex_flow.node import AnyNode
 from edgeflex_flow.registry import Registry, third_party_nodes
-from edgeflex_operators import convert, frequency_event, inertia_online, rocof, select, threshold
+from edgeflex_operators import convert, frequency_event, inertia_ambient, inertia_online, rocof, select, threshold
 
 SHIPPED: tuple[AnyNode, ...] = (
     pmu_udp.NODE,
@@ -23,6 +23,7 @@ SHIPPED: tuple[AnyNode, ...] = (
     rocof.NODE,
     frequency_event.NODE,
     inertia_online.NODE,
+    inertia_ambient.NODE,
     threshold.NODE,
     convert.NODE,
     select.NODE,

@@ -106,6 +106,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "file_write": {"path": "a.jsonl"},
     "threshold": {"column": "frequency_hz", "above": 50.2},
     "convert": {"columns": {"voltage_kv": "voltage_v"}},
+    "inertia_ambient": {"units": {"G1": {"rated_power": 100.0}}},
     "inertia_online": {"units": {"G1": {"rated_power": 100.0}}},
     "select": {"columns": ["frequency_hz"]},
 }
