@@ -108,6 +108,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "convert": {"columns": {"voltage_kv": "voltage_v"}},
     "inertia_event": {"units": {"G1": {"rated_power": 100.0}}},
     "system_inertia": {"units": {"G1": {"rated_power": 100.0}}},
+    "inertia_ambient": {"units": {"G1": {"rated_power": 100.0}}},
     "inertia_online": {"units": {"G1": {"rated_power": 100.0}}},
     "select": {"columns": ["frequency_hz"]},
 }

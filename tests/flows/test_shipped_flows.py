@@ -30,6 +30,9 @@ from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_operators._units import GeneratingUnit
 from edgeflex_services.broker import free_udp_port
 from edgeflex_services.pmu_simulator import PmuSimulator
+from edgeflex_services.swing_grid import two_areas
+from edgeflex_services.swing_record import PmuNoise, measure
+from edgeflex_services.swing_simulator import LoadNoise, simulate
 
 FLOWS = shipped_flows()
 LOCAL = FLOWS / "sites" / "local.yaml"
@@ -114,6 +117,37 @@ def test_replay_events_finds_the_same_events_on_every_runtime(
     assert len({event["device"] for event in expected if event["state"] == "started"}) == 10
     assert all(event["quality"] == Quality.REPLAYED for event in expected)
     assert events(execute, "events.jsonl") == expected
+
+
+@pytest.fixture(scope="module")
+def ambient_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten minutes of two areas whose loads wander, as a file that `file_replay` reads."""
+    run = simulate(two_areas(), 621.0, noise=LoadNoise(share=0.01), seed=1)
+    samples = measure(run, noise=PmuNoise(), seed=1).samples(start_ns=START_NS)
+    file = tmp_path_factory.mktemp("ambient") / "recording.npz"
+    np.savez(
+        file,
+        time_ns=samples.time_ns,
+        device=samples.device,
+        devices=np.array(samples.devices),
+        quality=samples.quality,
+        frequency_hz=samples.columns["frequency_hz"],
+        active_power_w=samples.columns["active_power_w"],
+    )
+    return file
+
+
+@pytest.mark.long
+@each_runtime
+def test_inertia_ambient_estimates_every_unit_of_a_recording(
+    tmp_path: Path, ambient_recording: Path, execute: Callable[[FlowRun], None]
+) -> None:
+    file = tmp_path / "estimates.jsonl"
+    execute(flow_run("inertia_ambient.yaml", recording=ambient_recording, estimates=file))
+    found = {each["device"]: each for each in map(json.loads, file.read_text().splitlines())}
+    assert {each["status"] for each in found.values()} == {"ok"}
+    truth = {unit.name: unit.inertia_s for unit in two_areas().units}
+    assert {name: each["h_s"] for name, each in found.items()} == pytest.approx(truth, rel=0.1)
 
 
 @pytest.fixture
