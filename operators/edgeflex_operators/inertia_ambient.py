@@ -135,7 +135,7 @@ class InertiaAmbientConfig(NodeConfig, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class InertiaAmbientState:
-    """Spectra of all devices, some 8 KB each; tables have a row for each slot of `clock`."""
+    """Spectra of all devices, some 6 KB each; tables have a row for each slot of `clock`."""
 
     config: InertiaAmbientConfig
     rules: RowRules = field(init=False)

@@ -102,9 +102,10 @@ class InertiaOnlineConfig(NodeConfig, frozen=True, kw_only=True):
 
     What it is worth, with noise of 1 mHz and 0.1 % (see `docs/estimating-inertia.md`): accepted estimates of simulated
     grids of eight units are off by 4 % in the median, and nine in ten by at most 11 %. Those of ANDES records of six
-    systems are off by 6 %, nine in ten by at most 16 %, one by half, and they are too high by 3 %. Half of the units
-    that were excited there are refused as `model_mismatch`, among them most of the IEEE 39-bus system, whose governors
-    are faster than the window. Use it to see that something changed, and an estimate from an event to know by how much.
+    systems are off by 5 %, nine in ten by at most 15 %, one by half, and they are too high by 3 %. Two fifths of the
+    units that were excited there are refused as `model_mismatch`, among them most of the IEEE 39-bus system, whose
+    governors are faster than the window. Use it to see that something changed, and an estimate from an event to know by
+    how much.
 
     Input:
         Samples with `frequency_hz` and `active_power_w`, the power out of the unit. With `accept_test`, for
