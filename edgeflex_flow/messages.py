@@ -317,6 +317,8 @@ class DeadLetter(Message, frozen=True, kw_only=True, tag="dead_letter"):
     time_ns: TimeNs
     payload: bytes = b""
     """The first bytes of what was wrong (base64 in JSON)."""
+    count: int = 1
+    """How many rows or messages it stands for."""
 
 
 def _plain(value: object) -> object:

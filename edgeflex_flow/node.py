@@ -161,7 +161,9 @@ with a text for the engineer (`convert`: 'angle_deg' is not among the columns â€
 @dataclass(frozen=True, slots=True)
 class OperatorNode(Generic[C, S]):
     """An operator. `scope` "device": each device's rows are independent of all others, so that workers may share them
-    out by device. "site": the state spans devices, so one worker holds it all."""
+    out by device; each share has a state of its own, and `tick` and limits such as `max_devices` apply to each. "site":
+    the state spans devices, so one worker holds it all. With several workers, an operator with `tick` must not read
+    from operators of the other scope: its ticks would overtake their rows, so the runtime refuses that."""
 
     kind: str
     config: type[C]

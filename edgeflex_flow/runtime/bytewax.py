@@ -7,6 +7,7 @@ stages: operators that need no exchange between workers pass messages on as plai
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,7 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from edgeflex_flow.errors import FatalError
 from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import DEAD_LETTERS, Sink, SourceNode, WireMessage
+from edgeflex_flow.node import DEAD_LETTERS, OperatorNode, Sink, SourceNode, WireMessage
 from edgeflex_flow.runtime.feed import Feed, FeedItem
 from edgeflex_flow.runtime.lifecycle import execute
 from edgeflex_flow.runtime.run import FlowRun
@@ -102,16 +103,34 @@ class _End(DynamicSink[Any]):
         return _NothingLeft()
 
 
-class _StageLogic(StatefulBatchLogic[tuple[str, Any], Given, None]):
-    """The stage of one shard of devices, or of the site."""
+class _InFlight:
+    """Counts items on their way between the steps of a dataflow, over all its workers."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+
+    def add(self, items: int) -> None:
+        with self._lock:
+            self._count += items
+
+    def __bool__(self) -> bool:
+        return self._count > 0
+
+
+class _StageLogic(StatefulBatchLogic[tuple[str, Any], Given, None]):
+    """The stage of one shard of devices, or of the site. `readers`: how many steps read what it gives."""
+
+    def __init__(self, stage: Stage, in_flight: _InFlight, readers: int) -> None:
         self._stage = stage
+        self._in_flight = in_flight
+        self._readers = readers
 
     def on_batch(self, values: list[tuple[str, Sequence[WireMessage] | Tick]]) -> tuple[Iterable[Given], bool]:
         leaving: list[Given] = []
         for node, given in values:
-            leaving += self._stage.tick(node, given) if isinstance(given, Tick) else self._stage.push(node, given)
+            leaving += self._stage.take(node, given)
+        self._in_flight.add(len(leaving) * self._readers - len(values))
         return leaving, self.RETAIN
 
     def snapshot(self) -> None:
@@ -141,8 +160,8 @@ class _Sharding:
     def _split_one(self, message: WireMessage) -> list[tuple[str, WireMessage]]:
         if isinstance(message, Samples):
             return self._split_samples(message)
-        device: str = getattr(message, "device", None) or ""
-        return [(self._keys[zlib.crc32(device.encode()) % len(self._keys)], message)]
+        device = str(getattr(message, "device", None) or "")
+        return [(self._keys[zlib.crc32(device.encode(errors="replace")) % len(self._keys)], message)]
 
     def _split_samples(self, samples: Samples) -> list[tuple[str, WireMessage]]:
         shard_of = self._shard_of.get(samples.devices)
@@ -159,10 +178,7 @@ def _on_one_worker(run: FlowRun, feed: Feed, sinks: Mapping[str, Sink]) -> Dataf
 
     def take(items: list[FeedItem]) -> list[Keyed]:
         for node, message in items:
-            if isinstance(message, Tick):
-                stage.tick(node, message)
-            else:
-                stage.push(node, [message])
+            stage.take(node, message if isinstance(message, Tick) else [message])
         return []
 
     flow = Dataflow(run.plan.name)
@@ -180,18 +196,37 @@ class _Stream(NamedTuple):
 
 def _on_workers(run: FlowRun, feed: Feed, sinks: Mapping[str, Sink], workers: int) -> Dataflow:
     """Stages as keyed steps: bytewax gives each its shard of devices, on whichever worker has it."""
+    stages = by_scope(run.plan)
+    _refuse_late_ticks(stages)
+    in_flight = _InFlight()
+    feed.in_flight = partial(bool, in_flight)
 
     def take(items: list[FeedItem]) -> list[Keyed]:
+        in_flight.add(len(items) * len(stages))  # every stage looks through what the feed gives
         return [("", (node, given if isinstance(given, Tick) else [given])) for node, given in items]
 
     flow = Dataflow(run.plan.name)
     source = _FeedSource(partial(_FeedPartition, feed, run, take, wait_s=SHARED_POLL_WAIT_S, turns=TURNS_AFTER_INPUT))
     sharding = _Sharding(workers)
     streams = [_Stream(_fed(run.plan), op.input("feed", flow, source))]
-    for number, stage in enumerate(by_scope(run.plan)):
-        streams.append(_stage_step(f"stage{number}", run, stage, streams, sharding, sinks))
+    for number, stage in enumerate(stages):
+        readers = sum(bool(stage.ids & later.wanted) for later in stages[number + 1 :])
+        step = _StageStep(f"stage{number}", run, stage, sharding, sinks, in_flight, readers)
+        streams.append(step.behind(streams))
     op.output("end", op.merge("all", *(stream.items for stream in streams)), _End())
     return flow
+
+
+def _refuse_late_ticks(stages: Sequence[StagePlan]) -> None:
+    """A tick comes from the feed and would overtake rows that are still in an earlier stage."""
+    for stage in stages:
+        behind = any(stage.wanted & earlier.ids for earlier in stages)
+        ticking = [each.id for each in stage.nodes if isinstance(each.node, OperatorNode) and each.node.tick]
+        if behind and ticking:
+            raise FatalError(
+                f"operator '{ticking[0]}' works by the clock behind operators of another scope, whose order several "
+                "workers cannot keep: run this flow with one worker"
+            )
 
 
 def _fed(plan: Plan) -> frozenset[str]:
@@ -199,35 +234,49 @@ def _fed(plan: Plan) -> frozenset[str]:
     return frozenset(node.id for node in plan.nodes if isinstance(node.node, SourceNode)) | {DEAD_LETTERS}
 
 
-def _stage_step(
-    name: str,
-    run: FlowRun,
-    stage: StagePlan,
-    streams: Sequence[_Stream],
-    sharding: _Sharding,
-    sinks: Mapping[str, Sink],
-) -> _Stream:
-    """One stage as a bytewax step behind the streams that it reads."""
-    wanted, ids = stage.wanted, stage.ids
+class _StageStep:
+    """One stage as a bytewax step."""
 
-    def route(items: list[Keyed]) -> list[Keyed]:
+    def __init__(
+        self,
+        name: str,
+        run: FlowRun,
+        stage: StagePlan,
+        sharding: _Sharding,
+        sinks: Mapping[str, Sink],
+        in_flight: _InFlight,
+        readers: int,
+    ) -> None:
+        self._name = name
+        self._sharding = sharding
+        self._scope, self._ids, self._wanted = stage.scope, stage.ids, stage.wanted
+        self._in_flight = in_flight
+        self._make: Callable[[], _StageLogic] = lambda: _StageLogic(Stage(run, stage, sinks), in_flight, readers)
+
+    def behind(self, streams: Sequence[_Stream]) -> _Stream:
+        """The step behind the streams that it reads."""
+        first, *later = streams  # the first is the feed, which has ticks for all
+        read = [first, *(stream for stream in later if stream.nodes & self._wanted)]
+        routed = [
+            op.flat_map_batch(f"{self._name}:from{number}", stream.items, self._route)
+            for number, stream in enumerate(read)
+        ]
+        merged = routed[0] if len(routed) == 1 else op.merge(f"{self._name}:merge", *routed)
+        return _Stream(self._ids, op.stateful_batch(self._name, merged, self._build))
+
+    def _build(self, _resume: None) -> _StageLogic:
+        return self._make()
+
+    def _route(self, items: list[Keyed]) -> list[Keyed]:
         routed: list[Keyed] = []
         for _, (node, given) in items:
             if isinstance(given, Tick):
-                if node in ids:
-                    routed += [(key, (node, given)) for key in sharding.keys_of(stage.scope)]
-            elif node in wanted:
-                routed += [(key, (node, share)) for key, share in sharding.split(stage.scope, given)]
+                if node in self._ids:
+                    routed += [(key, (node, given)) for key in self._sharding.keys_of(self._scope)]
+            elif node in self._wanted:
+                routed += [(key, (node, share)) for key, share in self._sharding.split(self._scope, given)]
+        self._in_flight.add(len(routed) - len(items))
         return routed
-
-    def build(_resume: None) -> _StageLogic:
-        return _StageLogic(Stage(run, stage, sinks))
-
-    first, *later = streams  # the first is the feed, which has ticks for all
-    read = [first, *(stream for stream in later if stream.nodes & wanted)]
-    routed = [op.flat_map_batch(f"{name}:from{number}", stream.items, route) for number, stream in enumerate(read)]
-    merged = routed[0] if len(routed) == 1 else op.merge(f"{name}:merge", *routed)
-    return _Stream(ids, op.stateful_batch(name, merged, build))
 
 
 def run_bytewax(run: FlowRun, *, workers: int = 1) -> None:
@@ -244,7 +293,8 @@ def run_bytewax(run: FlowRun, *, workers: int = 1) -> None:
                     flow, [], 0, epoch_interval=EPOCH_INTERVAL, worker_count_per_proc=workers
                 )
         except BytewaxRuntimeError as error:
-            raise FatalError(f"bytewax stopped: {_root_cause(error)!r}") from error
+            cause = _root_cause(error)
+            raise cause if isinstance(cause, FatalError) else FatalError(f"bytewax stopped: {cause!r}") from error
 
     execute(run, pass_messages)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import select
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edgeflex_flow.clock import VirtualClock
@@ -19,6 +20,9 @@ FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 30.0
 LINGER_POLLS = 5
 LINGER_WAIT_S = 0.002
+READ_OUT_S = 2.0
+"""How long a stopping flow goes on reading what its sources still have; what comes after that is after the stop."""
+BROKEN = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
 FeedItem = tuple[str, WireMessage | Tick]
 """Node that the message comes from (or, for a tick, goes to) and the message."""
@@ -46,11 +50,20 @@ class _Ticker:
     due_ns: int = field(default=0)
 
 
+def _nothing_in_flight() -> bool:
+    return False
+
+
 class Feed:
     """Polls the sources of a flow. `poll` gives what is there, and waits at most `wait_s` when nothing is."""
 
     def __init__(self, run: FlowRun) -> None:
         self._run = run
+        self.in_flight: Callable[[], bool] = _nothing_in_flight
+        """Whether operators still have messages of this feed to deal with; the runtime that needs it sets it."""
+        self._read_until_s: float | None = None
+        self._broken: set[int] = set()
+        """Descriptors that have failed and hold nothing more."""
         self._poller = select.poll()  # `selectors` would wrap it in 5 µs of bookkeeping for each wake-up
         self._wakeup_fd = run.wakeup.fileno()
         self._poller.register(self._wakeup_fd, select.POLLIN)
@@ -102,7 +115,10 @@ class Feed:
             self._poller.unregister(item.fd)
             item.fd = None
         item.open = False
-        item.source.close()
+        try:
+            item.source.close()
+        except Exception as error:  # noqa: BLE001 - a source's bug must not keep sinks from flushing
+            self._run.fail(error)
 
     def poll(self, wait_s: float) -> list[FeedItem]:
         """What came in since the last call. Sets `ended` once nothing will ever come again."""
@@ -127,9 +143,11 @@ class Feed:
 
     def _wait(self, wait_s: float) -> set[int]:
         """Descriptors that are readable, after waiting for one (or a due time) at most `wait_s`."""
-        ready = {fd for fd, _ in self._poller.poll(1e3 * self._timeout_s(wait_s))}
+        events = self._poller.poll(1e3 * self._timeout_s(wait_s))
+        ready = {fd for fd, _ in events}
         if self._wakeup_fd in ready:
             self._run.wakeup.drain()
+        self._broken = {fd for fd, event in events if event & BROKEN and not event & select.POLLIN}
         return ready
 
     def _timeout_s(self, wait_s: float) -> float:
@@ -169,10 +187,23 @@ class Feed:
         if messages:
             self._run.emitted(item.planned.id, messages)
             items.extend((item.planned.id, message) for message in messages)
-        # While draining, a source is read once more: what the operating system already took is not thrown away.
-        if source.ended or self._run.stopping:
+        if source.ended or (self._run.stopping and self._is_read_out(item, bool(messages))):
             self._release(item)
             item.finished = True
+        elif item.fd in self._broken and not messages:
+            self._retry_later(item, RetryableError("its connection has failed"))
+
+    def _is_read_out(self, item: _Input, gave: bool) -> bool:
+        """While draining: what the operating system already took is not thrown away."""
+        now_s = time.monotonic()
+        if self._read_until_s is None:
+            self._read_until_s = now_s + READ_OUT_S
+        if item.fd is None or not gave:
+            return True
+        if now_s < self._read_until_s:
+            return False
+        self._run.log.warning("source '%s' still has input after %g s of draining", item.planned.id, READ_OUT_S)
+        return True
 
     def _is_due(self, item: _Input, ready: set[int]) -> bool:
         next_ns = item.source.next_poll_ns()
@@ -218,7 +249,7 @@ class Feed:
 
     def _linger_on(self, items: list[FeedItem]) -> None:
         """Stay for a few turns of the dataflow after the last message: operators may still send dead letters."""
-        self._linger = LINGER_POLLS if items else self._linger - 1
+        self._linger = LINGER_POLLS if items or self.in_flight() else self._linger - 1
         if not items and not self._is_virtual:
             time.sleep(LINGER_WAIT_S)
         self.ended = self._linger <= 0

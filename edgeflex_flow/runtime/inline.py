@@ -21,9 +21,6 @@ def run_inline(run: FlowRun) -> None:
         stage = Stage(run, whole(run.plan), sinks)
         while not feed.ended:
             for node_id, message in feed.poll(POLL_WAIT_S):
-                if isinstance(message, Tick):
-                    stage.tick(node_id, message)
-                else:
-                    stage.push(node_id, [message])
+                stage.take(node_id, message if isinstance(message, Tick) else [message])
 
     execute(run, pass_messages)

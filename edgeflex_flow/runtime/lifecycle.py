@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -62,7 +61,7 @@ def _open_with_retries(run: FlowRun, node_id: str, sink: Sink) -> None:
             raise
         except Exception as error:
             raise FatalError(f"sink '{node_id}' cannot open: {error!r}") from error
-        time.sleep(delay_s)
+        run.wait_for_stop(delay_s)
         delay_s = min(2 * delay_s, LAST_RETRY_S)
 
 
@@ -104,12 +103,13 @@ def execute(run: FlowRun, pass_messages: Callable[[Feed, Mapping[str, Sink]], No
     sinks = open_sinks(run)
     feed: Feed | None = None
     try:
-        feed = Feed(run)
-        feed.open()
-        gc.freeze()  # what start-up made lives until the end: keep the collector from walking it again and again
-        run.started.set()
-        run.log.info("flow '%s' runs", run.plan.name, extra={"site": run.plan.site, "nodes": len(run.plan.nodes)})
-        pass_messages(feed, sinks)
+        if not run.stopping:  # else not every sink may be open, and no source may give to one that is not
+            feed = Feed(run)
+            feed.open()
+            gc.freeze()  # what start-up made lives until the end: keep the collector from walking it again and again
+            run.started.set()
+            run.log.info("flow '%s' runs", run.plan.name, extra={"site": run.plan.site, "nodes": len(run.plan.nodes)})
+            pass_messages(feed, sinks)
     finally:
         run.on_draining()
         if feed is not None:

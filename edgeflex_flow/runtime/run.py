@@ -34,10 +34,12 @@ class Wakeup:
         return self._read
 
     def wake(self) -> None:
+        if self._write < 0:
+            return  # the run is over
         try:
             os.write(self._write, b"!")
         except OSError:
-            return  # full means that it is awake already; closed means that the run is over
+            return  # full means that it is awake already
 
     def drain(self) -> None:
         try:
@@ -47,8 +49,10 @@ class Wakeup:
             return
 
     def close(self) -> None:
-        os.close(self._read)
-        os.close(self._write)
+        read, write = self._read, self._write
+        self._read = self._write = -1  # the numbers may soon belong to other files
+        os.close(read)
+        os.close(write)
 
 
 class RateLimitedLog:
@@ -124,6 +128,10 @@ class FlowRun:
     def stopping(self) -> bool:
         return self._stopping.is_set()
 
+    def wait_for_stop(self, seconds: float) -> bool:
+        """Wait at most so long; whether the run is asked to end."""
+        return self._stopping.wait(seconds)
+
     def stop(self) -> None:
         """Ask the run to drain and end. Any thread, any number of times."""
         self._stopping.set()
@@ -154,10 +162,13 @@ class FlowRun:
             connections=planned.connections,
         )
 
-    def dead_letter(self, node: str, reason: str, text: str, payload: bytes = b"") -> None:
-        """Count something unusable under `reason`, log it (rate-limited), and keep it for the dead-letter wire."""
+    def dead_letter(self, node: str, reason: str, text: str, payload: bytes = b"", *, count: int = 1) -> None:
+        """Count something unusable under `reason`, log it (rate-limited), and keep it for the dead-letter wire.
+
+        `count`: how many rows or messages it stands for.
+        """
         counters = self.counters[node]
-        counters.add(reason)
+        counters.add(reason, count)
         counters.add("dead_letters")
         self._trouble.warning(node, reason, text)
         if not self._keeps_dead_letters:
@@ -171,6 +182,7 @@ class FlowRun:
                 text=text,
                 time_ns=self.clock.now_ns(),
                 payload=payload[:PAYLOAD_KEPT_BYTES],
+                count=count,
             )
         )
         self.wakeup.wake()

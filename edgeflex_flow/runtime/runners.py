@@ -43,7 +43,10 @@ class OperatorRunner:
             name: (_step_of(planned, name, port), port.columns(planned.config))
             for name, port in planned.node.inputs.items()
         }
-        self._state: Any = planned.node.start(run.configs[planned.id])
+        try:
+            self._state: Any = planned.node.start(run.configs[planned.id])
+        except Exception as error:
+            raise FatalError(f"operator '{planned.id}' cannot start: {type(error).__name__}: {error}") from error
 
     def step(self, port: str, message: WireMessage | Tick) -> Sequence[WireMessage]:
         """What follows from one message, dead letters taken out."""
@@ -97,7 +100,7 @@ class OperatorRunner:
     def _set_aside(self, given: Sequence[WireMessage]) -> None:
         for each in given:
             if isinstance(each, DeadLetter):
-                self._run.dead_letter(self._planned.id, each.reason, each.text, each.payload)
+                self._run.dead_letter(self._planned.id, each.reason, each.text, each.payload, count=each.count)
 
 
 def _place(error: Exception) -> str:

@@ -88,13 +88,14 @@ class Stage:
             node.id for node in planned.nodes for reader, _ in run.plan.readers(node.id) if reader.id not in planned.ids
         }
 
-    def push(self, source: str, messages: Sequence[WireMessage]) -> list[Given]:
-        """Pass on what `source` gave until nothing is left to do; gives what nodes of other stages read."""
-        return self._pass_on(deque([(source, messages)]))
+    def take(self, node: str, given: Sequence[WireMessage] | Tick) -> list[Given]:
+        """Pass on what `node` gave, or let its period be over, until nothing is left to do.
 
-    def tick(self, node: str, tick: Tick) -> list[Given]:
-        """Let a node's period be over; otherwise as `push`."""
-        return self._pass_on(deque([(node, self._operators[node].step("", tick))]))
+        Gives what nodes of other stages read.
+        """
+        if isinstance(given, Tick):
+            given = self._operators[node].step("", given)
+        return self._pass_on(deque([(node, given)]))
 
     def _pass_on(self, pending: deque[Given]) -> list[Given]:
         leaving: list[Given] = []

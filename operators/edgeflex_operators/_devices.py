@@ -60,7 +60,7 @@ def read_only(dtype: str) -> str:
 
 
 class RowRules(NamedTuple):
-    """What an operator asks of rows. Made once for each config: `step` runs for every frame."""
+    """What an operator asks of rows. Those that see each frame alone keep it with their state."""
 
     unusable: int
     """Quality flags of rows that it must not use."""
@@ -268,4 +268,4 @@ def _letter(reason: str, text: str, samples: Samples, rows: NDArray[np.bool_]) -
     names = ", ".join(f"'{samples.devices[code]}'" for code in codes[:NAMES_IN_A_LETTER].tolist())
     more = f" and {len(codes) - NAMES_IN_A_LETTER} more devices" if len(codes) > NAMES_IN_A_LETTER else ""
     count = int(rows.sum())
-    return DeadLetter(node="", reason=reason, text=f"{count} {text}: {names}{more}", time_ns=0)
+    return DeadLetter(node="", reason=reason, text=f"{count} {text}: {names}{more}", time_ns=0, count=count)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,6 +39,7 @@ RUNTIMES: dict[str, Run] = {
     "inline": run_inline,
     "bytewax": run_bytewax,
     "bytewax-2": lambda run: run_bytewax(run, workers=2),
+    "bytewax-3": lambda run: run_bytewax(run, workers=3),
 }
 
 
@@ -337,3 +341,140 @@ def test_a_sink_that_cannot_flush_does_not_keep_another_from_flushing(execute: R
     )
     execute(run)
     assert run.lost_at_the_end == {}
+
+
+def test_dead_letters_of_a_slow_operator_all_reach_their_wire(execute: Run) -> None:
+    def slow(_config: object, _state: object, message: Samples) -> Sequence[WireMessage]:
+        time.sleep(0.02)
+        raise BadMessageError("slow", reason="slow")
+
+    dead = CollectingSink()
+    run = FlowRun(
+        plan(
+            planned("in", source(ScriptedSource([[batch(50.0, device=f"G{k}")] for k in range(20)]))),
+            planned("op", operator(slow), "in"),
+            planned("out", sink(CollectingSink()), "op"),
+            planned("dead", sink(dead), "dead_letters"),
+        )
+    )
+    execute(run)
+    assert run.counters["op"].get("slow") == 20
+    assert len(dead.of_type(DeadLetter)) == 20
+
+
+def test_a_dead_letter_counts_as_many_rows_as_it_stands_for(execute: Run) -> None:
+    letter = DeadLetter(node="", reason="late", text="3 rows", time_ns=0, count=3)
+    run = FlowRun(
+        plan(
+            planned("in", source(ScriptedSource([[batch(50.0)]]))),
+            planned("op", operator(lambda _config, _state, _message: [letter]), "in"),
+            planned("out", sink(CollectingSink()), "op"),
+        )
+    )
+    execute(run)
+    assert (run.counters["op"].get("late"), run.counters["op"].get("dead_letters")) == (3, 1)
+
+
+def test_an_operator_that_cannot_start_ends_the_flow_in_order(execute: Run) -> None:
+    def start(_config: object) -> dict[str, Any]:
+        raise ZeroDivisionError("bug")
+
+    out, made = CollectingSink(), ScriptedSource([[batch(50.0)]])
+    node = replace(operator(count_by_device), start=start)
+    with pytest.raises(FatalError, match="operator 'op' cannot start: ZeroDivisionError: bug"):
+        execute(FlowRun(plan(planned("in", source(made)), planned("op", node, "in"), planned("out", sink(out), "op"))))
+    assert (made.closed, out.closed) == (1, True)
+
+
+def test_a_message_whose_device_is_no_text_passes(execute: Run) -> None:
+    odd = Alarm(source="x", severity="info", text="odd", time_ns=0, device=7)  # type: ignore[arg-type]
+    out = CollectingSink()
+    flow = plan(
+        planned("in", source(ScriptedSource([[odd]]))),
+        planned("op", operator(lambda _config, _state, message: [message]), "in"),
+        planned("out", sink(out), "op"),
+    )
+    execute(FlowRun(flow))
+    assert out.messages == [odd]
+
+
+class AwaySink(CollectingSink):
+    """Cannot be reached."""
+
+    def open(self) -> None:
+        raise RetryableError("away")
+
+
+def test_a_flow_that_stops_while_a_sink_is_away_ends_soon_and_opens_no_source(execute: Run) -> None:
+    made = ScriptedSource([[batch(50.0)]])
+    run = FlowRun(plan(planned("in", source(made)), planned("out", sink(AwaySink()), "in")))
+    timer = threading.Timer(0.8, run.stop)
+    timer.start()
+    began_s = time.monotonic()
+    execute(run)
+    timer.join()
+    assert time.monotonic() - began_s < 5.0
+    assert made.opened == 0
+
+
+class PipeSource(ScriptedSource):
+    """Gives what a pipe holds, four bytes a batch and at most one batch a poll."""
+
+    def __init__(self) -> None:
+        super().__init__([], endless=True)
+        self.read_end, self.write_end = os.pipe2(os.O_NONBLOCK)
+
+    def poll(self) -> Sequence[WireMessage]:
+        try:
+            got = os.read(self.read_end, 4)
+        except BlockingIOError:
+            return []
+        return [batch(float(len(got)))] if got else []
+
+    def fileno(self) -> int:
+        return self.read_end
+
+    def close(self) -> None:
+        super().close()
+        os.close(self.read_end)
+
+
+def test_what_waits_in_a_descriptor_when_the_flow_stops_is_read_to_its_end(execute: Run) -> None:
+    made, out = PipeSource(), CollectingSink()
+    run = FlowRun(plan(planned("in", source(made)), planned("out", sink(out), "in")))
+
+    def fill_and_stop() -> None:
+        run.started.wait(30.0)
+        os.write(made.write_end, b"abcd" * 200)
+        run.stop()
+
+    filler = threading.Thread(target=fill_and_stop)
+    filler.start()
+    execute(run)
+    filler.join()
+    os.close(made.write_end)
+    assert len(out.rows) == 200
+
+
+def test_a_descriptor_that_hangs_up_is_opened_again_later_and_does_not_spin(execute: Run) -> None:
+    made = PipeSource()
+    os.close(made.write_end)
+    run = FlowRun(plan(planned("in", source(made)), planned("out", sink(CollectingSink()), "in")))
+    timer = threading.Timer(0.3, run.stop)
+    timer.start()
+    execute(run)
+    timer.join()
+    assert run.counters["in"].get("retries") == 1
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_an_operator_that_works_by_the_clock_behind_another_scope_is_refused_with_several_workers(workers: int) -> None:
+    ticking = operator(count_by_device, tick=tick_alarm, tick_period_s=lambda _config: 1.0, scope="site")
+    flow = plan(
+        planned("in", source(ScriptedSource([]))),
+        planned("op", operator(count_by_device), "in"),
+        planned("tick", ticking, "op"),
+        planned("out", sink(CollectingSink()), "tick"),
+    )
+    with pytest.raises(FatalError, match="operator 'tick' works by the clock"):
+        run_bytewax(FlowRun(flow), workers=workers)

@@ -19,6 +19,8 @@ from edgeflex_flow.messages import InertiaEstimate
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 124
 NARROW_TRACE_POINTS = 12
+TALL = 40
+"""Rows of a terminal on which everything has room."""
 """Columns of the picture that `--picture` saves."""
 LEAST_SPAN_HZ = 0.02
 """Traces are drawn over at least this span, so that noise does not look like an event."""
@@ -53,19 +55,35 @@ def sparkline(values: Iterable[float], low: float, high: float) -> str:
     )
 
 
-def draw(watch: Watch, numbers: Numbers, width: int = WIDTH) -> RenderableType:
-    """The whole screen, for a terminal of this many columns."""
+def draw(watch: Watch, numbers: Numbers, width: int = WIDTH, height: int = TALL) -> RenderableType:
+    """The whole screen, for a terminal of this many columns and rows. On a low one, what matters most comes first."""
     traces = watch.traces()
     events = watch.events()
     ended = {seen.event.id for seen in events if seen.event.state == "ended"}
     active = {seen.event.device for seen in events if seen.event.id not in ended}
+    bar = ProgressBar(total=numbers.seconds, completed=numbers.elapsed_s, width=min(width, WIDTH))
+    points = TRACE_POINTS if width >= WIDTH else NARROW_TRACE_POINTS
+    pmus = _pmus(traces, active, watch.estimates(), points)
+    if height < TALL:
+        return Group(
+            _title(numbers), bar, _counters_line(numbers, events), _inertia(watch, bool(events)), _events(events), pmus
+        )
     return Group(
         _title(numbers),
-        ProgressBar(total=numbers.seconds, completed=numbers.elapsed_s, width=min(width, WIDTH)),
+        bar,
         Text(),
-        _pmus(traces, active, watch.estimates(), TRACE_POINTS if width >= WIDTH else NARROW_TRACE_POINTS),
+        pmus,
         _arranged(width, _counters(numbers, events), _events(events)),
         _inertia(watch, bool(events)),
+    )
+
+
+def _counters_line(numbers: Numbers, events: list[SeenEvent]) -> Text:
+    received = sum(seen.received_ns is not None for seen in events)
+    return Text(
+        f"{numbers.frames:,} frames ({numbers.frames_per_s:,.0f}/s) · {numbers.rows_stored:,} rows stored · "
+        f"{len(events)} events, {received} over MQTT",
+        no_wrap=True,
     )
 
 

@@ -171,7 +171,7 @@ class Session:
 
         def refresh(live: Live) -> None:
             while not over.wait(1 / REFRESH_PER_S):
-                live.update(draw(self._watch, picture(), self._console.width), refresh=True)
+                live.update(draw(self._watch, picture(), self._console.width, self._console.height), refresh=True)
 
         if not self._console.is_terminal:
             with self._lines(run, broker, pmu_port):
