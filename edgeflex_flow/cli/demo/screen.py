@@ -66,7 +66,13 @@ def draw(watch: Watch, numbers: Numbers, width: int = WIDTH, height: int = TALL)
     pmus = _pmus(traces, active, watch.estimates(), points)
     if height < TALL:
         return Group(
-            _title(numbers), bar, _counters_line(numbers, events), _inertia(watch, bool(events)), _events(events), pmus
+            _title(numbers),
+            bar,
+            Text(),
+            _counters_line(numbers, events),
+            _inertia(watch, bool(events)),
+            _events(events),
+            pmus,
         )
     return Group(
         _title(numbers),
