@@ -206,6 +206,8 @@ class EventWindow(Message, frozen=True, kw_only=True, tag="event_window"):
     power_step: float | None = None
     """Ratio of the square of the largest joint change of power near the onset to what is usual before it; None when
     that cannot be told."""
+    own_steps_ns: dict[str, int] = {}
+    """When the power of each device stepped, of those where it did so sharply: the same moment, if clocks are right."""
     missing: tuple[str, ...] = ()
     """Devices of which the window lacks rows, wholly or in part."""
 

@@ -21,6 +21,9 @@ CLEAR_STEP = 25.0
 """From this ratio on, the joint step of power tells the onset better than the detectors do. Load noise makes up to
 15."""
 SMALLEST_USUAL = 1e-6
+SHARP_FRAMES = 5
+SHARPNESS = 4.0
+"""By how much (squared) a step of power exceeds what is five frames before and after."""
 LEAST_ROWS = 10
 COMPLETE_SHARE = 0.98
 
@@ -148,6 +151,7 @@ def _window(config: EventWindowConfig, state: EventWindowState, told: list[Frequ
         end_ns=end_ns,
         samples=samples,
         power_step=None if step is None else step.ratio,
+        own_steps_ns=_own_steps(samples, onset_ns - STEP_SEARCH_NS),
         missing=_missing(samples, state.latest_ns, begin_ns, end_ns),
     )
 
@@ -203,6 +207,31 @@ def _joint_step(config: EventWindowConfig, state: EventWindowState, onset_ns: in
     largest = int(np.argmax(np.where(near, joint, -np.inf)))
     usual = max(float(np.median(joint[~near])), SMALLEST_USUAL)  # a recording without noise may not change at all
     return _Step(int(grid_ns[largest]), float(joint[largest]) / usual)
+
+
+def _own_steps(samples: Samples, quiet_until_ns: int) -> dict[str, int]:
+    """When the power of each device steps by itself: a sharp peak, as no swing makes one.
+
+    Power steps everywhere at once, so that another time than the others' is another clock.
+    """
+    found: dict[str, int] = {}
+    for code, name in enumerate(samples.devices):
+        steps = _power_steps(samples, code, quiet_until_ns)
+        if steps is None:
+            continue
+        time_ns, size = steps
+        square = size * size
+        usual = max(float(np.median(square[time_ns <= quiet_until_ns])), SMALLEST_USUAL)
+        around = np.maximum(
+            np.pad(square, SHARP_FRAMES)[: len(square)], np.pad(square, SHARP_FRAMES)[2 * SHARP_FRAMES :]
+        )
+        sharp = np.flatnonzero(
+            (time_ns > quiet_until_ns) & (square >= CLEAR_STEP * usual) & (square > SHARPNESS * around)
+        )
+        if len(sharp):
+            first = int(sharp[0])
+            found[name] = int(time_ns[first + int(np.argmax(square[first : first + SHARP_FRAMES]))])
+    return found
 
 
 def _power_steps(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 import numpy as np
@@ -17,6 +17,8 @@ from edgeflex_operators._unit_fit import METHOD_VERSION, Limits, UnitFit, fit_un
 from edgeflex_operators._units import UnitTable, digest
 
 NOMINALS_HZ = (50.0, 60.0)
+CLOCKS_AGREE_NS = 80_000_000
+"""Two frames at 25 frames/s: the onset is told to a frame, and so is a device's own step."""
 
 
 class InertiaEventConfig(NodeConfig, frozen=True, kw_only=True):
@@ -36,7 +38,8 @@ class InertiaEventConfig(NodeConfig, frozen=True, kw_only=True):
     Output:
         InertiaEstimate, one for each unit of `units` at each event. Its status tells why there is none: `no_data`,
         `bad_data`, `no_unit_data`, `tripped`, `not_excited`, `phase_jump`, `ill_conditioned`, `model_mismatch`,
-        `implausible`. Devices that are no unit are ignored.
+        `implausible`. Devices that are no unit are ignored. Remarks on an accepted one: `late_rows`, and `clock_offset`
+        where power steps at another time than everywhere else.
     Errors:
         None: bad data make a status.
     Source:
@@ -138,7 +141,7 @@ def _estimate(
 ) -> InertiaEstimate:
     unit = config.units[device]
     interval = fit.interval_s
-    late = device in window.missing and fit.status == "ok"
+    remarks = (*fit.remarks, *_doubts(window, device)) if fit.status == "ok" else fit.remarks
     return InertiaEstimate(
         event_id=window.event.id,
         device=device,
@@ -146,7 +149,7 @@ def _estimate(
         method="event",
         status=fit.status,
         reason=fit.reason,
-        remarks=(*fit.remarks, "late_rows") if late else fit.remarks,
+        remarks=remarks,
         h_s=fit.h_s,
         h_ci95_low_s=interval[0] if interval else None,
         h_ci95_high_s=interval[1] if interval else None,
@@ -165,6 +168,15 @@ def _estimate(
         unit_digest=digest(unit),
         version=f"{__version__}/{METHOD_VERSION}",
     )
+
+
+def _doubts(window: EventWindow, device: str) -> Iterator[str]:
+    """What the window shows of a device that makes an accepted estimate doubtful."""
+    if device in window.missing:
+        yield "late_rows"
+    own_ns = window.own_steps_ns.get(device)
+    if own_ns is not None and abs(own_ns - window.onset_time_ns) > CLOCKS_AGREE_NS:
+        yield "clock_offset"
 
 
 def _nominal_hz(window: EventWindow) -> float:

@@ -97,8 +97,8 @@ class PmuRecord:
     @property
     def columns(self) -> Mapping[str, NDArray[np.float64]]:
         """The columns of `Samples`, each of shape (frames, units)."""
-        base_v = np.array([unit.rated_voltage_kv * 1e3 for unit in self.run.grid.units])
-        base_a = BASE_MVA * 1e6 / (math.sqrt(3.0) * base_v)
+        base_v = np.array([unit.rated_voltage_kv * 1e3 / math.sqrt(3.0) for unit in self.run.grid.units])
+        base_a = BASE_MVA * 1e6 / (3.0 * base_v)
         return {
             "frequency_hz": self.frequency_hz,
             "voltage_v": self.voltage_pu * base_v,
@@ -109,7 +109,7 @@ class PmuRecord:
         }
 
     def samples(self, *, start_ns: int = 1_700_000_000 * _NS_PER_S) -> Samples:
-        """The whole record as one batch, frame after frame. Voltages are line to line, rms."""
+        """The whole record as one batch, frame after frame. Voltages are line to ground, rms."""
         arrived = ~self.lost.ravel()
         frames, units = self.frequency_hz.shape
         tags = start_ns + np.rint(self.time_s * 1e6).astype(np.int64) * 1000
