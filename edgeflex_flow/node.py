@@ -159,7 +159,8 @@ class Input:
 
 Output: TypeAlias = Callable[[Any, Mapping[str, Wire]], Wire]
 """`output(config, inputs)`: what the node gives, from its config and what comes in at each port. May raise ValueError
-with a text for the engineer (`convert`: 'angle_deg' is not among the columns …)."""
+with a text for the engineer (`convert`: 'angle_deg' is not among the columns …). In a file that is wrong, the config
+and the inputs hold only what is right, and reading anything else ends the call: read only what the output rests on."""
 
 
 @dataclass(frozen=True, slots=True)

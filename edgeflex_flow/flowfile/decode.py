@@ -80,6 +80,13 @@ class Decoded:
                 return value.place
         return place
 
+    def place_of_text(self, text: str) -> Place | None:
+        """Where a name stands that a field gives, as a key of a mapping or as a value; None when a default gives it."""
+        for value in self.written.values():
+            if value.mapping() is not None and text in value.keys:
+                return value.keys[text]
+        return next((value.place for value in self.written.values() if value.data == text), None)
+
 
 ReadTable = Callable[[str, type[msgspec.Struct]], Mapping[str, msgspec.Struct]]
 """Gives the entries of a table's file, by its path as written and their type; raises FlowFileError."""
@@ -105,7 +112,8 @@ class ConfigDecoder:
         self._takes_policies = policies
         self._other_keys = other_keys
         self._good = True
-        self._misspelt = False
+        self._misspelt: list[str | None] = []
+        """The keys that unknown ones most likely mean; None for those that are like no known one."""
         self._partial: dict[str, Any] = {}
         """What is right of lists and mappings in which something is wrong."""
         self._broken_items: dict[str, list[str]] = {}
@@ -137,7 +145,8 @@ class ConfigDecoder:
         """The field or items of it of which nobody knows the value that they will have once the file is right."""
         absent = each.key not in (value.mapping() or {})
         twice = any(each.key == again.key for again in value.repeated)
-        if twice or (absent and self._misspelt):  # the unknown key may mean this field
+        meant = any(close in (None, each.key) for close in self._misspelt)  # an unknown key may mean this field
+        if twice or (absent and meant):
             return [each.key]
         if isinstance(arguments.get(each.name), _Broken):
             return self._broken_items.get(each.key, [each.key])
@@ -176,7 +185,9 @@ class ConfigDecoder:
             for each in error.errors:
                 if not any(_rests_on(name, unsure) for name in each.fields):
                     self._refused(each, place)
+                    self._unsettle(each.fields)
         except (ValueError, TypeError) as error:
+            self._unsettle(())
             if self._good and not unsure:
                 self._wrong(place, self._censored(str(error)))
         return None
@@ -188,6 +199,13 @@ class ConfigDecoder:
             self._wrong(at, f"its values do not go together ({HIDDEN})")
         else:
             self._wrong(at, error.message, got=error.got, known=error.known, close=error.nearest)
+
+    def _unsettle(self, keys: tuple[str, ...]) -> None:
+        """One of these fields will have another value once the file is right; nobody knows which if none is named."""
+        wrong = {_base(key) for key in keys}
+        self._result.settled = {
+            name: each for name, each in self._result.settled.items() if wrong and name not in wrong
+        }
 
     def _is_quoted(self, text: str) -> bool:
         return any(hidden in text for hidden in self._result.hidden if hidden)
@@ -212,8 +230,10 @@ class ConfigDecoder:
         top = not prefix
         for key in entries:
             if key not in known:
-                self._misspelt |= top
-                self._wrong(value.keys[key], f"unknown key '{prefix}{key}'", known=known, close=nearest(key, known))
+                close = nearest(key, known)
+                if top:
+                    self._misspelt.append(None if close in entries else close)
+                self._wrong(value.keys[key], f"unknown key '{prefix}{key}'", known=known, close=close)
         for again, each in self._again(value, fields):
             self._field(each, again.value, prefix + each.key, top=top)
         arguments: dict[str, Any] = {}

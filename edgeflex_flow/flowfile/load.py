@@ -379,7 +379,7 @@ class _Check:
     def _wire(self, drafts: dict[str, Draft]) -> tuple[list[Draft], Mapping[str, Wire | None]]:
         check_references(drafts, self._report)
         ordered = order(drafts, self._report)
-        wires = WireCheck(ordered, self._report).wires
+        wires = WireCheck(ordered, self._registry, self._report).wires
         note_unread(drafts, self._report)
         return ordered, wires
 
