@@ -71,6 +71,8 @@ class Decoded:
     """What the file gives, by key: `topics`, and `topics[2]`."""
     settled: dict[str, Any] = field(default_factory=dict)
     """Values by field of which it is sure that the node will have them, also when others are wrong."""
+    partly: dict[str, Any] = field(default_factory=dict)
+    """What is right of lists and mappings in which something is wrong, by field."""
 
     def place_of(self, error: FieldError, place: Place) -> Place:
         """Where the first of the error's fields stands in the file; `place` when none does."""
@@ -127,6 +129,11 @@ class ConfigDecoder:
         unsure = {name for each in fields for name in self._unsure(each, value, arguments)}
         self._result.settled = {
             each.name: arguments.get(each.name, each.default) for each in fields if not _rests_on(each.key, unsure)
+        }
+        self._result.partly = {
+            each.name: self._partial[each.key]
+            for each in fields
+            if each.key in self._broken_items and each.key not in unsure and isinstance(arguments[each.name], _Broken)
         }
         stand_ins = {
             each.name: self._stand_in(each) for each in fields if isinstance(arguments.get(each.name), _Broken)
@@ -203,9 +210,9 @@ class ConfigDecoder:
     def _unsettle(self, keys: tuple[str, ...]) -> None:
         """One of these fields will have another value once the file is right; nobody knows which if none is named."""
         wrong = {_base(key) for key in keys}
-        self._result.settled = {
-            name: each for name, each in self._result.settled.items() if wrong and name not in wrong
-        }
+        for known in (self._result.settled, self._result.partly):
+            for name in [name for name in known if not wrong or name in wrong]:
+                del known[name]
 
     def _is_quoted(self, text: str) -> bool:
         return any(hidden in text for hidden in self._result.hidden if hidden)

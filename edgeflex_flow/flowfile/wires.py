@@ -112,7 +112,7 @@ class WireCheck:
     def _has_columns(self, draft: Draft, port: str, reference: Reference, wire: Wire) -> bool:
         if Samples not in wire.messages or Samples not in draft.ports[port].accepts:
             return True
-        needs = known_needs(draft.ports[port], _config(draft))
+        needs = known_needs(draft.ports[port], _config(draft, partly=True))
         missing = {column for column in needs - wire.columns if PLACEHOLDER not in column}
         for column in sorted(missing):
             self._missing_column(draft, port, reference, wire, column)
@@ -160,13 +160,14 @@ class WireCheck:
         return None
 
 
-def _config(draft: Draft) -> Any:
-    """The node's config, or what is known of its fields."""
+def _config(draft: Draft, *, partly: bool = False) -> Any:
+    """The node's config, or what is known of its fields; `partly`: also fields of which some items are wrong."""
     config = draft.decoded.config
     if config is not None and not draft.decoded.guessed:
         return config
     assert draft.node is not None
-    return KnownFields(draft.node.config, draft.decoded.settled)
+    some = draft.decoded.partly if partly else {}
+    return KnownFields(draft.node.config, {**draft.decoded.settled, **some})
 
 
 def _kinds(names: list[str]) -> str:

@@ -147,6 +147,44 @@ def test_a_lacking_column_is_told_where_a_field_names_it(node: str, nearest: str
     assert (problem.line, problem.column, problem.nearest) == (4, text.splitlines()[3].index("▶") + 1, nearest)
 
 
+@pytest.mark.parametrize(
+    ("node", "named"),
+    [
+        ("kind: select, from: pmu, columns: [5, q_hz]", "q_hz"),
+        ("kind: convert, from: pmu, columns: {frequency_hz: 5, q_hz: q_mhz}", "q_hz"),
+    ],
+)
+def test_items_that_are_right_are_needed_beside_wrong_ones(node: str, named: str, tmp_path: Path) -> None:
+    [_, (_, message)] = told(f"  pmu: {{kind: pmu_udp, port: 1}}\n  n: {{{node}}}", tmp_path)
+    assert message.startswith(f"port 'in' needs column '{named}'")
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "kind: select, from: pmu, columns: [5, frequency_hz]",
+        "kind: select, from: pmu, columns: [5, q_hz], columns: [frequency_hz]",
+        "kind: convert, from: pmu, columns: {q_hz: q_w}",
+    ],
+)
+def test_what_is_wrong_in_a_field_causes_no_second_error(node: str, tmp_path: Path) -> None:
+    nodes = f"  pmu: {{kind: pmu_udp, port: 1}}\n  n: {{{node}}}\n  r: {{kind: rocof, from: n}}"
+    assert not [message for _, message in told(nodes, tmp_path) if "needs column" in message]
+
+
+def test_nodes_in_and_behind_a_cycle_are_checked(tmp_path: Path) -> None:
+    nodes = """\
+  t: {kind: threshold, from: r, column: q_hz, above: 1}
+  a: {kind: select, from: b}
+  b: {kind: convert, from: [a, e], columns: {q_hz: q_mhz}}
+  r: {kind: rocof, from: b}
+  e: {kind: frequency_event, from: c}
+  c: {kind: convert, from: a, columns: {q_hz: q_mhz}}"""
+    found = told(nodes, tmp_path)
+    assert [node for node, message in found if "cycle" in message] == ["a"]
+    assert [node for node, message in found if "needs column" in message] == ["t"]
+
+
 def test_known_fields_stand_for_a_config_with_its_methods_and_properties() -> None:
     known = KnownFields(TwiceConfig, {"columns": ("a", "b")})
     assert (known.columns, known.named, known.first()) == (("a", "b"), ("a_hz", "b_hz"), "a_hz")
