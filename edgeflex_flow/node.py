@@ -79,12 +79,16 @@ def connection(family: str, description: str) -> Meta:
     return Meta(min_length=1, description=description, extra={"connection": family})
 
 
-def path(description: str, *, written: bool = False) -> Meta:
+def path(description: str, *, written: bool = False, parts: str = "") -> Meta:
     """Metadata of a str field that is a path; a relative one starts at the site file's (or flow file's) folder.
 
-    `written`: the node writes the file, and no other may: the check refuses two nodes with one file.
+    `written`: the node writes the file, and no other may write or read it: the check refuses two nodes with one file.
+    A path that is not written is read. `parts`: with this ending (`.npz`) the file is written in parts beside it,
+    `name-0001.npz` …, which are the node's own as well.
     """
-    return Meta(description=description, extra={"path": True, **({"claims": "file"} if written else {})})
+    return Meta(
+        description=description, extra={"path": True, **({"claims": "file", "parts": parts} if written else {})}
+    )
 
 
 def table(description: str) -> Meta:
@@ -155,7 +159,8 @@ class Input:
 
 Output: TypeAlias = Callable[[Any, Mapping[str, Wire]], Wire]
 """`output(config, inputs)`: what the node gives, from its config and what comes in at each port. May raise ValueError
-with a text for the engineer (`convert`: 'angle_deg' is not among the columns …)."""
+with a text for the engineer (`convert`: 'angle_deg' is not among the columns …). In a file that is wrong, the config
+and the inputs hold only what is right, and reading anything else ends the call: read only what the output rests on."""
 
 
 @dataclass(frozen=True, slots=True)

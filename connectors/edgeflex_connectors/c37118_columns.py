@@ -12,6 +12,8 @@ from edgeflex_flow.units import SUFFIXES, column_unit
 FREQUENCY = "frequency_hz"
 DFREQ = "dfreq_hz_per_s"
 FIXED_COLUMNS = (FREQUENCY, DFREQ)
+COMPUTED_COLUMNS = {"rocof_hz_per_s": "rocof"}
+"""Columns that are always computed, by which kind of node: a channel that went by such a name would pass for them."""
 
 
 class ChannelColumns(NamedTuple):

@@ -67,7 +67,9 @@ class FileWriteConfig(NodeConfig, frozen=True, kw_only=True):
     'npz'
     """
 
-    path: Annotated[str, file_path("The file to write; its ending .jsonl or .npz tells the format.", written=True)]
+    path: Annotated[
+        str, file_path("The file to write; its ending .jsonl or .npz tells the format.", written=True, parts=".npz")
+    ]
     format: Annotated[
         Literal["jsonl", "npz"] | None, Meta(description="The format, for a path with another ending.")
     ] = None

@@ -10,7 +10,7 @@ from msgspec import Meta, field
 
 from edgeflex_connectors import c37118_kernel as kernel
 from edgeflex_connectors.c37118 import FrameError, decode_config, decode_frame
-from edgeflex_connectors.c37118_columns import FIXED_COLUMNS
+from edgeflex_connectors.c37118_columns import COMPUTED_COLUMNS, FIXED_COLUMNS
 from edgeflex_connectors.c37118_files import read_config_file
 from edgeflex_connectors.c37118_table import Outcome, StreamTable, TableFullError
 from edgeflex_connectors.pmu_frames import MOST_CELLS, Block, HeldFrame, HeldFrames, Rows, block_of, decode_block
@@ -115,6 +115,10 @@ class PmuUdpConfig(NodeConfig, frozen=True, kw_only=True):
                 yield FieldError(text, at)
             if column in FIXED_COLUMNS:
                 yield FieldError(f"column '{column}' of channel '{channel}' is taken by the frame's own field", at)
+            if column in COMPUTED_COLUMNS:
+                text = f"column '{column}' is what node kind '{COMPUTED_COLUMNS[column]}' computes from the frequency"
+                how = f"no channel may pass for it; name channel '{channel}' otherwise, as in pmu_{column}"
+                yield FieldError(f"{text}: {how}", at)
         for kind, field_name, values in (("column", "channels", self.channels), ("device", "names", self.names)):
             first: dict[str, str] = {}
             for key, value in values.items():

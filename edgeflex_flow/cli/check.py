@@ -38,7 +38,8 @@ def check(
     """Check flow files and their site file, and report all that is wrong at once.
 
     A site file may stand among the files: then all its connections are checked, also those that no flow uses. Files
-    that are checked together run together: a UDP port or a written file that two nodes take is an error.
+    that are checked together run together: a UDP port or a written file that two nodes take is an error, and so is
+    reading a file that another node writes.
 
     Opens nothing and needs no secrets: those that are missing are noted.
 

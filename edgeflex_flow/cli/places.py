@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgeflex_flow.errors import nearest
+from edgeflex_flow.flowfile.site import sites_beside
 
 
 def shipped_flows() -> Path:
@@ -23,11 +24,10 @@ def find_site(text: str | None, flow_file: Path) -> Path | None:
     given = Path(text)
     if given.is_file():
         return given
-    folder = flow_file.parent / "sites"
-    beside = folder / f"{text}.yaml"
+    beside = flow_file.parent / "sites" / f"{text}.yaml"
     if beside.is_file():
         return beside
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    known = sites_beside(flow_file.parent)
     guess = nearest(text, known)
     raise click.BadParameter(
         f"no site file '{text}', and no '{beside}'"

@@ -1,9 +1,13 @@
-"""What only one node may have: a UDP port, a file it writes. Fields say so by `udp_port`, `path(written=True)`."""
+"""What only one node may have: a UDP port, a file it writes, which none may read either.
+
+Fields say so by `udp_port`, `path(written=True)` and `path`.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +33,32 @@ class _Claim:
     node: str
     file: str
     place: Place
+    reads: bool = False
+    """Whether a file is only read, which any number of nodes may do."""
+    parts: str = ""
+    """Ending with which a file is written in parts, `day-0001.npz` for `day.npz`; empty when it is not."""
 
     def excludes(self, other: _Claim) -> bool:
-        same = (self.what, self.thing) == (other.what, other.thing)
-        return same and (self.what != "udp_port" or _overlap(self.host, other.host))
+        if self.what != other.what or (self.reads and other.reads):
+            return False
+        if self.what == "file":
+            return self.thing == other.thing or self._is_part_of(other) or other._is_part_of(self)
+        return self.thing == other.thing and _overlap(self.host, other.host)
+
+    def _is_part_of(self, other: _Claim) -> bool:
+        stem, ending = os.path.splitext(str(other.thing))
+        if not ending or ending != other.parts:
+            return False
+        return re.fullmatch(rf"{re.escape(stem)}-\d{{4,}}{re.escape(ending)}", str(self.thing)) is not None
+
+    def refused_for(self, first: _Claim) -> str:
+        """What to say of a claim that another one, which came first, excludes."""
+        where = f"line {first.place.line}" if first.file == self.file else f"{first.file}:{first.place.line}"
+        if self.reads:
+            return f"{_WORDS[self.what]} is written by node '{first.node}' ({where}), so it cannot be read"
+        if first.reads:
+            return f"{_WORDS[self.what]} is read by node '{first.node}' ({where}), so it cannot be written"
+        return f"{_WORDS[self.what]} is taken by node '{first.node}' already ({where})"
 
 
 class Claims:
@@ -48,9 +74,8 @@ class Claims:
             if first is None:
                 self._taken.append(claim)
                 continue
-            where = f"line {first.place.line}" if first.file == report.file else f"{first.file}:{first.place.line}"
-            text = f"{_WORDS[claim.what]} is taken by node '{first.node}' already ({where})"
-            report.problem(claim.place, text, node=draft.id, got=None if value is None else got(value))
+            shown = None if value is None else got(value)
+            report.problem(claim.place, claim.refused_for(first), node=draft.id, got=shown)
 
 
 def _claims(draft: Draft, folder: Path, file: str) -> Iterator[tuple[_Claim, Value | None]]:
@@ -59,14 +84,16 @@ def _claims(draft: Draft, folder: Path, file: str) -> Iterator[tuple[_Claim, Val
     settled = draft.decoded.settled
     config: type[NodeConfig] = draft.node.config
     for field in config_fields(config):
-        what, thing = field.hint.noted("claims"), settled.get(field.name)
+        reads = bool(field.hint.noted("path")) and not field.hint.noted("claims")
+        what, thing = "file" if reads else field.hint.noted("claims"), settled.get(field.name)
         host = settled.get(field.hint.noted("host") or "", "")
         if what not in _WORDS or not thing or (what == "udp_port" and not host):
             continue
         value = draft.decoded.written.get(field.key)
         place = draft.place if value is None else value.place
         named = _real_path(folder, thing) if what == "file" else thing
-        yield _Claim(what, named, host, draft.id, file, place), value
+        parts = field.hint.noted("parts") or ""
+        yield _Claim(what, named, host, draft.id, file, place, reads, parts), value
 
 
 def _real_path(folder: Path, path: str) -> str:

@@ -71,6 +71,8 @@ class Decoded:
     """What the file gives, by key: `topics`, and `topics[2]`."""
     settled: dict[str, Any] = field(default_factory=dict)
     """Values by field of which it is sure that the node will have them, also when others are wrong."""
+    partly: dict[str, Any] = field(default_factory=dict)
+    """What is right of lists and mappings in which something is wrong, by field."""
 
     def place_of(self, error: FieldError, place: Place) -> Place:
         """Where the first of the error's fields stands in the file; `place` when none does."""
@@ -79,6 +81,13 @@ class Decoded:
             if value is not None:
                 return value.place
         return place
+
+    def place_of_text(self, text: str) -> Place | None:
+        """Where a name stands that a field gives, as a key of a mapping or as a value; None when a default gives it."""
+        for value in self.written.values():
+            if value.mapping() is not None and text in value.keys:
+                return value.keys[text]
+        return next((value.place for value in self.written.values() if value.data == text), None)
 
 
 ReadTable = Callable[[str, type[msgspec.Struct]], Mapping[str, msgspec.Struct]]
@@ -105,7 +114,8 @@ class ConfigDecoder:
         self._takes_policies = policies
         self._other_keys = other_keys
         self._good = True
-        self._misspelt = False
+        self._misspelt: list[str | None] = []
+        """The keys that unknown ones most likely mean; None for those that are like no known one."""
         self._partial: dict[str, Any] = {}
         """What is right of lists and mappings in which something is wrong."""
         self._broken_items: dict[str, list[str]] = {}
@@ -119,6 +129,11 @@ class ConfigDecoder:
         unsure = {name for each in fields for name in self._unsure(each, value, arguments)}
         self._result.settled = {
             each.name: arguments.get(each.name, each.default) for each in fields if not _rests_on(each.key, unsure)
+        }
+        self._result.partly = {
+            each.name: self._partial[each.key]
+            for each in fields
+            if each.key in self._broken_items and each.key not in unsure and isinstance(arguments[each.name], _Broken)
         }
         stand_ins = {
             each.name: self._stand_in(each) for each in fields if isinstance(arguments.get(each.name), _Broken)
@@ -137,7 +152,8 @@ class ConfigDecoder:
         """The field or items of it of which nobody knows the value that they will have once the file is right."""
         absent = each.key not in (value.mapping() or {})
         twice = any(each.key == again.key for again in value.repeated)
-        if twice or (absent and self._misspelt):  # the unknown key may mean this field
+        meant = any(close in (None, each.key) for close in self._misspelt)  # an unknown key may mean this field
+        if twice or (absent and meant):
             return [each.key]
         if isinstance(arguments.get(each.name), _Broken):
             return self._broken_items.get(each.key, [each.key])
@@ -176,7 +192,9 @@ class ConfigDecoder:
             for each in error.errors:
                 if not any(_rests_on(name, unsure) for name in each.fields):
                     self._refused(each, place)
+                    self._unsettle(each.fields)
         except (ValueError, TypeError) as error:
+            self._unsettle(())
             if self._good and not unsure:
                 self._wrong(place, self._censored(str(error)))
         return None
@@ -188,6 +206,13 @@ class ConfigDecoder:
             self._wrong(at, f"its values do not go together ({HIDDEN})")
         else:
             self._wrong(at, error.message, got=error.got, known=error.known, close=error.nearest)
+
+    def _unsettle(self, keys: tuple[str, ...]) -> None:
+        """One of these fields will have another value once the file is right; nobody knows which if none is named."""
+        wrong = {_base(key) for key in keys}
+        for known in (self._result.settled, self._result.partly):
+            for name in [name for name in known if not wrong or name in wrong]:
+                del known[name]
 
     def _is_quoted(self, text: str) -> bool:
         return any(hidden in text for hidden in self._result.hidden if hidden)
@@ -212,8 +237,10 @@ class ConfigDecoder:
         top = not prefix
         for key in entries:
             if key not in known:
-                self._misspelt |= top
-                self._wrong(value.keys[key], f"unknown key '{prefix}{key}'", known=known, close=nearest(key, known))
+                close = nearest(key, known)
+                if top:
+                    self._misspelt.append(None if close in entries else close)
+                self._wrong(value.keys[key], f"unknown key '{prefix}{key}'", known=known, close=close)
         for again, each in self._again(value, fields):
             self._field(each, again.value, prefix + each.key, top=top)
         arguments: dict[str, Any] = {}

@@ -36,6 +36,7 @@ MOST_NODES = 1000
 NODE_KEYS = ("kind", "from")
 
 Secrets = Literal["required", "optional"]
+Connections = Literal["required", "optional"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +72,25 @@ def load_flow(
     site: Path | None = None,
     params: Mapping[str, str] | None = None,
     secrets: Secrets = "required",
+    connections: Connections = "required",
     environment: Mapping[str, str] | None = None,
 ) -> Plan:
     """The plan of a flow file, ready to run. Nothing is opened but the files themselves.
 
     `params` are the `-D name=value` of the command line, values as YAML scalars; `environment` is `os.environ`
-    unless given. Raises FlowFileError with all problems of the flow and site file at once.
+    unless given. With optional `connections`, a plan that is made without a site has neither connections nor tables
+    that stand in files of their own: look at it, do not run it. Raises FlowFileError with all problems of the flow and
+    site file at once.
     """
-    return load_flows([file], registry, site=site, params=params, secrets=secrets, environment=environment)[0]
+    return load_flows(
+        [file],
+        registry,
+        site=site,
+        params=params,
+        secrets=secrets,
+        connections=connections,
+        environment=environment,
+    )[0]
 
 
 def load_flows(
@@ -88,13 +100,23 @@ def load_flows(
     site: Path | None = None,
     params: Mapping[str, str] | None = None,
     secrets: Secrets = "required",
+    connections: Connections = "required",
     environment: Mapping[str, str] | None = None,
 ) -> tuple[Plan, ...]:
     """The plans of several flow files of one site. A param of `params` must be known to one of the files.
 
     Raises FlowFileError with all problems of all files at once.
     """
-    checked = check_flows(files, registry, site=site, params=params, secrets=secrets, environment=environment)
+    checks = _checks(
+        files,
+        registry,
+        site=site,
+        params=params,
+        secrets=secrets,
+        connections=connections,
+        environment=environment,
+    )
+    checked = [check.flow() for check in checks]
     problems = dict.fromkeys(problem for flow in checked for problem in flow.problems)
     if problems:
         raise FlowFileError(problems)
@@ -153,6 +175,7 @@ def _checks(
     params: Mapping[str, str] | None,
     secrets: Secrets,
     environment: Mapping[str, str] | None,
+    connections: Connections = "required",
 ) -> list[_Check]:
     keys = secret_keys(node.config for node in registry)
     documents = [read_document(file, keys) for file in files]
@@ -163,6 +186,7 @@ def _checks(
         params={name: option_scalar(text) for name, text in (params or {}).items()},
         environment=os.environ if environment is None else environment,
         secrets_required=secrets == "required",
+        looks_up=site is not None or connections == "required",
         declared=frozenset(name for document in documents for name in _param_names(document)),
     )
     return [_Check(document, common) for document in documents]
@@ -188,6 +212,8 @@ class _Common:
     params: Mapping[str, Scalar]
     environment: Mapping[str, str]
     secrets_required: bool
+    looks_up: bool
+    """Whether connections and files of tables that nodes name are looked up."""
     declared: frozenset[str]
     """The params of all flow files."""
     first_of_name: dict[str, Document] = field(default_factory=dict)
@@ -320,11 +346,14 @@ class _Check:
         settings = interpolator.entries(value, node=node_id, other_than=NODE_KEYS)
         if draft.node is None:
             return draft
+        looks_up = self._common.looks_up
         decoder = ConfigDecoder(
             self._report,
             node=node_id,
-            find_connection=lambda *found: site.find_connection(*found, node=node_id, report=self._report),
-            read_table=lambda path, kind: load_table(site.folder / Path(path).expanduser(), kind),
+            find_connection=(
+                (lambda *found: site.find_connection(*found, node=node_id, report=self._report)) if looks_up else None
+            ),
+            read_table=lambda path, kind: load_table(site.folder / Path(path).expanduser(), kind) if looks_up else {},
             policies=isinstance(draft.node, OperatorNode),
             other_keys=("kind",) if isinstance(draft.node, SourceNode) else NODE_KEYS,
         )
@@ -350,7 +379,7 @@ class _Check:
     def _wire(self, drafts: dict[str, Draft]) -> tuple[list[Draft], Mapping[str, Wire | None]]:
         check_references(drafts, self._report)
         ordered = order(drafts, self._report)
-        wires = WireCheck(ordered, self._report).wires
+        wires = WireCheck(ordered, self._registry, self._report).wires
         note_unread(drafts, self._report)
         return ordered, wires
 

@@ -25,6 +25,11 @@ from edgeflex_flow.node import ConnectionNode, OpenConnection
 from edgeflex_flow.registry import Registry
 
 
+def sites_beside(folder: Path) -> list[str]:
+    """Names of the site files in `sites/` of a folder of flow files, which `--site` takes in place of a path."""
+    return sorted(path.stem for path in (folder / "sites").glob("*.yaml"))
+
+
 @dataclass(frozen=True, slots=True)
 class SiteConnection:
     """A connection of the site file, right or wrong."""
@@ -86,7 +91,9 @@ class Site:
     ) -> OpenConnection | None:
         """The connection that a node names; None after reporting (here or earlier) why there is none."""
         if self.file is None:
-            text = f"'{key}' names a connection, and connections stand in a site file: give one with --site FILE"
+            known = ", ".join(sites_beside(self.folder))
+            how = f"; known sites: {known}; give one with --site" if known else ": give one with --site FILE"
+            text = f"'{key}' names a connection, and connections stand in a site file{how}"
             report.problem(value.place, text, node=node, got=got(value))
             return None
         found = self.connections.get(name)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from edgeflex_flow.errors import FieldError, nearest
 from edgeflex_flow.flowfile.decode import PLACEHOLDER
+from edgeflex_flow.flowfile.known import KnownFields, KnownInputs, kinds_that_give, known_needs, known_output
 from edgeflex_flow.flowfile.report import FileReport
 from edgeflex_flow.flowfile.secrecy import HIDDEN, Place
 from edgeflex_flow.flowfile.wiring import Draft, Reference
 from edgeflex_flow.messages import DeadLetter, Samples
-from edgeflex_flow.node import DEAD_LETTERS, Input, SinkNode, SourceNode, Wire, WireMessage, message_wire
+from edgeflex_flow.node import DEAD_LETTERS, SinkNode, SourceNode, Wire, WireMessage, message_wire
+from edgeflex_flow.registry import Registry
 from edgeflex_flow.units import SUFFIXES, conversion_factor
 
 
@@ -40,12 +43,13 @@ def merge(wires: Iterable[Wire]) -> Wire:
 class WireCheck:
     """Computes every node's output in topological order and reports what does not fit.
 
-    What cannot be known (the config is broken, or something upstream is) is not checked, so that one mistake gives
-    one problem.
+    A node's output is derived from whatever of its fields and inputs is right, so that an error hides none of the
+    nodes behind it. What rests on something wrong is not checked, so that one mistake gives one problem.
     """
 
-    def __init__(self, drafts: Iterable[Draft], report: FileReport) -> None:
+    def __init__(self, drafts: Iterable[Draft], registry: Registry, report: FileReport) -> None:
         self._report = report
+        self._registry = registry
         self._drafts = {draft.id: draft for draft in drafts}
         self.wires: dict[str, Wire | None] = {DEAD_LETTERS: message_wire(DeadLetter)}
         """What each node gives; None for sinks and for what cannot be known."""
@@ -53,26 +57,30 @@ class WireCheck:
             self.wires[draft.id] = self._output(draft)
 
     def _output(self, draft: Draft) -> Wire | None:
-        config = draft.decoded.config
-        if draft.node is None or config is None or draft.decoded.guessed:
+        fits = [(port, self._fits(draft, port, each)) for port, each in draft.references() if port in draft.ports]
+        misfits = {port for port, fit in fits if not fit}
+        if draft.node is None or isinstance(draft.node, SinkNode):
             return None
-        fits = [self._fits(draft, port, reference) for port, reference in draft.references() if port in draft.ports]
-        if not all(fits) or not draft.wired or isinstance(draft.node, SinkNode):
-            return None
-        inputs: dict[str, Wire] = {}
-        for port, references in draft.inputs.items():
-            wires = [self.wires.get(reference.id) for reference in references]
-            known = [wire for wire in wires if wire is not None]
-            if len(known) < len(wires):
-                return None
-            inputs[port] = merge(known)
+        inputs = KnownInputs(
+            {port: None if port in misfits else self._input(references) for port, references in draft.inputs.items()},
+            complete=draft.wired,
+        )
+        # A column that a field names in vain: nobody knows what the field should say.
+        in_vain = any(callable(draft.ports[port].needs) for port in misfits)
+        config = KnownFields(draft.node.config, {}) if in_vain else _config(draft)
         try:
-            wire = draft.node.output(config, inputs)
+            wire = known_output(draft.node, config, inputs)
         except ValueError as error:
             if not draft.decoded.missing:
                 self._report.problem(_place_of(error, draft), self._censored(draft, str(error)), node=draft.id)
             return None
-        return None if any(PLACEHOLDER in column for column in wire.columns) else wire
+        return None if wire is None or any(PLACEHOLDER in column for column in wire.columns) else wire
+
+    def _input(self, references: Iterable[Reference]) -> Wire | None:
+        """What comes in at a port; None when it is unknown of one of its wires."""
+        wires = [self.wires.get(reference.id) for reference in references]
+        known = [wire for wire in wires if wire is not None]
+        return merge(known) if len(known) == len(wires) else None
 
     def _censored(self, draft: Draft, text: str) -> str:
         if any(hidden in text for hidden in draft.decoded.hidden if hidden):
@@ -104,30 +112,30 @@ class WireCheck:
     def _has_columns(self, draft: Draft, port: str, reference: Reference, wire: Wire) -> bool:
         if Samples not in wire.messages or Samples not in draft.ports[port].accepts:
             return True
-        missing = self._needs(draft, draft.ports[port]) - wire.columns
+        needs = known_needs(draft.ports[port], _config(draft, partly=True))
+        missing = {column for column in needs - wire.columns if PLACEHOLDER not in column}
         for column in sorted(missing):
             self._missing_column(draft, port, reference, wire, column)
         return not missing
-
-    def _needs(self, draft: Draft, port: Input) -> frozenset[str]:
-        config = draft.decoded.config
-        assert config is not None
-        return frozenset(column for column in port.columns(config) if PLACEHOLDER not in column)
 
     def _missing_column(self, draft: Draft, port: str, reference: Reference, wire: Wire, column: str) -> None:
         hidden = any(each in column for each in draft.decoded.hidden if each)
         name = HIDDEN if hidden else f"'{column}'"
         text = f"port '{port}' needs column {name}, which node '{reference.id}' does not give"
         other = _same_in_other_unit(column, wire.columns)
+        kinds = [] if hidden else kinds_that_give(column, wire.columns, self._registry)
         close = None
         if other is not None:
             between = f"{{kind: convert, from: {reference.id}, columns: {{{other}: {HIDDEN if hidden else column}}}}}"
             text += f"; it gives '{other}', so put a node between them: {between}"
+        elif kinds:
+            text += f"; {_kinds(kinds)} it: put one between"
         else:
             close = None if hidden else nearest(column, wire.columns)
             if wire.more_columns:
                 text += f"; {self._how_to_name(reference.id)}"
-        self._report.problem(reference.place, text, node=draft.id, known=sorted(wire.columns), nearest=close)
+        place = draft.decoded.place_of_text(column) if callable(draft.ports[port].needs) else None
+        self._report.problem(place or reference.place, text, node=draft.id, known=sorted(wire.columns), nearest=close)
 
     def _how_to_name(self, node_id: str) -> str:
         """Which source leaves columns unnamed, and where it could name them."""
@@ -150,6 +158,26 @@ class WireCheck:
             seen.update(new)
             waiting.extend(name for name in new if name in self._drafts)
         return None
+
+
+def _config(draft: Draft, *, partly: bool = False) -> Any:
+    """The node's config, or what is known of its fields; `partly`: also fields of which some items are wrong."""
+    config = draft.decoded.config
+    if config is not None and not draft.decoded.guessed:
+        return config
+    assert draft.node is not None
+    some = draft.decoded.partly if partly else {}
+    return KnownFields(draft.node.config, {**draft.decoded.settled, **some})
+
+
+def _kinds(names: list[str]) -> str:
+    """`node kind 'a' gives`, `node kinds 'a', 'b' give`.
+
+    >>> _kinds(["a"]), _kinds(["a", "b"])
+    ("node kind 'a' gives", "node kinds 'a', 'b' give")
+    """
+    listed = ", ".join(f"'{name}'" for name in names)
+    return f"node kind {listed} gives" if len(names) == 1 else f"node kinds {listed} give"
 
 
 def _place_of(error: ValueError, draft: Draft) -> Place:

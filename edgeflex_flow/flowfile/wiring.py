@@ -133,7 +133,7 @@ def _others(known: tuple[str, ...], node_id: str) -> tuple[str, ...]:
 def order(drafts: Mapping[str, Draft], report: FileReport) -> list[Draft]:
     """Nodes in topological order, in the file's order where that leaves a choice.
 
-    Cycles are reported; nodes in and behind them are left out.
+    Cycles are reported; nodes in them stand before those behind them, which are checked as far as they can be.
     """
     ids = list(drafts)
     index = {name: i for i, name in enumerate(ids)}
@@ -145,19 +145,28 @@ def order(drafts: Mapping[str, Draft], report: FileReport) -> list[Draft]:
     for i, needs in upstream.items():
         for need in needs:
             downstream[need].append(i)
-    ready = [i for i, needs in upstream.items() if not needs]
     done: list[int] = []
+    _take_ready([i for i, needs in upstream.items() if not needs], upstream, downstream, done)
+    cycles = list(_cycles(upstream))
+    for cycle in cycles:
+        _report_cycle([ids[i] for i in cycle], drafts, report)
+    _take_ready(sorted({i for cycle in cycles for i in cycle}), upstream, downstream, done)
+    return [drafts[ids[i]] for i in (*done, *upstream)]
+
+
+def _take_ready(
+    ready: list[int], upstream: dict[int, set[int]], downstream: Mapping[int, list[int]], done: list[int]
+) -> None:
+    """Move nodes from `upstream` to `done`: those that are ready, and those that become so by it."""
     while ready:
         i = heapq.heappop(ready)
         done.append(i)
         del upstream[i]
         for reader in downstream[i]:
-            upstream[reader].discard(i)
-            if not upstream[reader]:
+            waits = upstream.get(reader, set())
+            waits.discard(i)
+            if not waits and reader in upstream and reader not in ready:
                 heapq.heappush(ready, reader)
-    for cycle in _cycles(upstream):
-        _report_cycle([ids[i] for i in cycle], drafts, report)
-    return [drafts[ids[i]] for i in done]
 
 
 def _cycles(upstream: Mapping[int, set[int]]) -> Iterator[list[int]]:

@@ -104,8 +104,10 @@ def _needs(config: SelectConfig) -> tuple[str, ...]:
 
 
 def _output(config: SelectConfig, inputs: Mapping[str, Wire]) -> Wire:
+    if config.columns:
+        return samples_wire(*config.columns)
     [wire] = inputs.values()
-    return wire if not config.columns else samples_wire(*config.columns)
+    return wire
 
 
 NODE = OperatorNode(

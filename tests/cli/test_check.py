@@ -177,3 +177,9 @@ def test_a_very_long_line_is_shown_around_the_column(invoke: Invoke) -> None:
 
 def test_a_problem_without_a_line_shows_none() -> None:
     assert render(Problem(file="-D x", message="m", got="1")).plain == "-D x: error: m; got 1"
+
+
+def test_without_a_site_the_check_names_the_sites_that_are_there(invoke: Invoke) -> None:
+    assert "a site file; known sites: yard; give one with --site; got 'history'" in invoke(check, "flow.yaml").output
+    Path("sites/yard.yaml").unlink()
+    assert "a site file: give one with --site FILE; got 'history'" in invoke(check, "flow.yaml").output

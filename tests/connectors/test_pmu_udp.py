@@ -545,6 +545,10 @@ def refusal(**settings: Any) -> str:
     [
         ({"channels": {"V1": "my_voltage"}}, "column 'my_voltage' of channel 'V1' must end in its unit"),
         ({"channels": {"V1": "frequency_hz"}}, "is taken by the frame's own field"),
+        (
+            {"channels": {"R": "rocof_hz_per_s"}},
+            "is what node kind 'rocof' computes from the frequency: no channel may",
+        ),
         ({"channels": {"V1": "voltage_v", "V2": "voltage_v"}}, "column 'voltage_v' is given twice"),
         ({"channels": {"V1": "Voltage_v"}}, "matching regex"),
         ({"names": {"7": "a", "8": "a"}}, "device 'a' is given twice"),

@@ -1,4 +1,4 @@
-"""Two nodes cannot have the same UDP port, nor write the same file."""
+"""Two nodes cannot have the same UDP port, nor write the same file, nor read what another one writes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EarConfig(NodeConfig, frozen=True, kw_only=True):
 class PenConfig(NodeConfig, frozen=True, kw_only=True):
     """Writes."""
 
-    path: Annotated[str, node.path("Where to.", written=True)] = "out.txt"
+    path: Annotated[str, node.path("Where to.", written=True, parts=".npz")] = "out.txt"
     log: Annotated[str | None, node.path("Where to tell of it.", written=True)] = None
     source: Annotated[str | None, node.path("What it copies.")] = None
 
@@ -132,7 +132,41 @@ def test_one_node_cannot_write_two_things_into_one_file() -> None:
     assert len(told(f"{EAR}\n  p: {{kind: pen, from: one, path: x, log: x}}")) == 1
 
 
-def test_files_that_are_read_are_not_taken() -> None:
+@pytest.mark.parametrize(
+    ("first", "second", "text"),
+    [
+        ("path: x", "path: b, source: here/x", "written by node 'p' (line 4), so it cannot be read; got 'here/x'"),
+        ("path: a, source: x", "path: x", "read by node 'p' (line 4), so it cannot be written; got 'x'"),
+        ("path: a, log: x", "path: b, source: x", "written by node 'p' (line 4), so it cannot be read; got 'x'"),
+        ("path: x.npz", "path: b, source: x.npz", "written by node 'p' (line 4), so it cannot be read; got 'x.npz'"),
+        ("path: x.npz", "path: b, source: x-0007.npz", "written by node 'p' (line 4)"),
+        ("path: a, source: x-10007.npz", "path: x.npz", "read by node 'p' (line 4)"),
+        ("path: x.npz", "path: x-0001.npz", "taken by node 'p' already (line 4)"),
+    ],
+)
+def test_a_file_that_a_node_writes_cannot_be_read(first: str, second: str, text: str) -> None:
+    [problem] = told(f"{EAR}\n  p: {{kind: pen, from: one, {first}}}\n  q: {{kind: pen, from: one, {second}}}")
+    assert problem.startswith("a.yaml:5:")
+    assert f"the file is {text}" in problem
+
+
+@pytest.mark.parametrize("source", ["x-1.npz", "x-y.npz", "y-0001.npz", "x-0001.txt", "a/x-0001.npz"])
+def test_files_that_are_no_parts_of_what_is_written_may_be_read(source: str) -> None:
+    pens = f"  p: {{kind: pen, from: one, path: x.npz}}\n  q: {{kind: pen, from: one, path: b, source: {source}}}"
+    assert told(f"{EAR}\n{pens}") == []
+
+
+def test_a_file_that_another_flow_writes_cannot_be_read() -> None:
+    writes, reads = f"{EAR}\n  p: {{kind: pen, from: one, path: x}}", EAR.replace("4713", "0")
+    [problem] = told(writes, f"{reads}\n  q: {{kind: pen, from: one, path: b, source: x}}")
+    assert "b.yaml:4:46: node 'q': the file is written by node 'p' (a.yaml:4)" in problem
+
+
+def test_a_node_cannot_read_what_it_writes() -> None:
+    assert len(told(f"{EAR}\n  p: {{kind: pen, from: one, path: x, source: x}}")) == 1
+
+
+def test_a_file_that_two_nodes_read_is_not_taken() -> None:
     pens = "  p: {kind: pen, from: one, path: a, source: x}\n  q: {kind: pen, from: one, path: b, source: x}"
     assert told(f"{EAR}\n{pens}") == []
 

@@ -196,6 +196,7 @@ def test_the_rest_is_checked_while_a_secret_is_missing(check: Check) -> None:
     checked = check(flow, LOGIN_SITE.replace("timeout: 2s", "timeout: 2"))
     assert [(problem.file, problem.node) for problem in checked.problems] == [
         ("flow.yaml", "pmu"),
+        ("flow.yaml", "detect"),
         ("site.yaml", None),
     ]
 

@@ -89,7 +89,7 @@ def test_a_flow_of_one_node_can_be_drawn(check: Check) -> None:
 
 
 def test_what_a_missing_secret_hides_is_drawn_as_unknown(check: Check) -> None:
-    plan = plan_of(check(FLOW.replace('port: "${meter_port}"', 'port: 1, test: "${TEST}"')))
+    plan = plan_of(check(FLOW.replace('port: "${meter_port}"', 'port: 1, channels: ["${COLUMN}"]')))
     assert '  n_pmu -->|"?"| n_slope' in to_mermaid(plan).splitlines()
     assert ">?</text>" in to_svg(plan)
 

@@ -198,14 +198,14 @@ IN_FLOW = [
     Case("column_may_be_unnamed", "kind: detect, from: slope", "kind: detect, from: ▶pmu", None, "detect",
          "port 'in' needs column 'rocof_hz_per_s', which node 'pmu' does not give; if its stream holds this one, name "
          "it under 'channels:' of node 'pmu'", None, ("angle_deg", "frequency_hz")),
-    Case("misspelt_column", "column: rocof_hz_per_s", "column: rocf_hz_per_s", (10, 11), "watch",
+    Case("misspelt_column", "column: rocof_hz_per_s", "column: ▶rocf_hz_per_s", None, "watch",
          "port 'in' needs column 'rocf_hz_per_s', which node 'slope' does not give; if its stream holds this one, name "
          "it under 'channels:' of node 'pmu'",
          None, ("angle_deg", "frequency_hz", "rocof_hz_per_s"), "rocof_hz_per_s"),
     Case("output_refuses", SHED, "{kind: rename, from: pmu, columns: {freq_hz: f_hz}}", (15, 3), "shed",
          "'freq_hz' is not among the columns angle_deg, frequency_hz"),
     Case("known_columns_only", SHED,
-         "{kind: rename, from: pmu, columns: {angle_deg: a_deg}}\n  more: {kind: limit, from: ▶shed, column: q_hz}",
+         "{kind: rename, from: pmu, columns: {angle_deg: a_deg}}\n  more: {kind: limit, from: shed, column: ▶q_hz}",
          None, "more", "port 'in' needs column 'q_hz', which node 'shed' does not give",
          None, ("a_deg", "frequency_hz")),
     # Connections.
