@@ -111,7 +111,8 @@ def run(
             code = EXIT_FATAL
     show_summary()
     for node, count in flow_run.lost_at_the_end.items():
-        click.echo(f"error: flow '{plan.name}': sink '{node}' could not bring out all it held ({count})", err=True)
+        much = f" ({count} lost)" if count else ""
+        click.echo(f"error: flow '{plan.name}': sink '{node}' could not bring out all it held{much}", err=True)
         code = code or EXIT_NOT_DRAINED
     sys.exit(code)
 
@@ -208,7 +209,9 @@ def _every(period_s: float | None, call: Callable[[], object]) -> Iterator[None]
 
 def _log_stats(flow_run: FlowRun) -> None:
     for node, counters in flow_run.summary()["nodes"].items():
-        flow_run.log.info("%s", " ".join(f"{name}={count}" for name, count in counters.items()), extra={"node": node})
+        text = " ".join(f"{name}={count}" for name, count in counters.items())
+        if text:
+            flow_run.log.info("%s", text, extra={"node": node})
 
 
 def _show_summary(flow_run: FlowRun) -> None:

@@ -17,7 +17,7 @@ from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.kernel import warm_up
 from edgeflex_flow.node import Sink, SinkNode
 from edgeflex_flow.runtime.feed import FIRST_RETRY_S, LAST_RETRY_S, Feed
-from edgeflex_flow.runtime.run import FlowRun
+from edgeflex_flow.runtime.run import UNFLUSHED, FlowRun
 
 DRAIN_TIMEOUT_S = 10.0
 """How long a stopping flow may take to empty and flush."""
@@ -83,7 +83,7 @@ def close_sinks(run: FlowRun, sinks: Mapping[str, Sink], *, flush_s: float = 0.0
 def _close_sink(run: FlowRun, node_id: str, sink: Sink, flush_s: float) -> None:
     try:
         if flush_s and not sink.flush(flush_s):
-            run.counters[node_id].add("unflushed")
+            run.counters[node_id].add(UNFLUSHED)
             run.log.error("sink '%s' could not write everything before the end of the drain", node_id)
         sink.close()
     except Exception as error:

@@ -226,4 +226,4 @@ def test_what_a_sink_could_not_bring_out_ends_with_code_4(tmp_path: Path) -> Non
     (tmp_path / "in.jsonl").write_text(row(1, 50.3) + "\n")
     done = edgeflex("run", "flow.yaml", "--site", "site.yaml", "--json", cwd=tmp_path)
     assert done.returncode == 4, done.stderr
-    assert "sink 'out' could not bring out all it held" in done.stderr
+    assert "sink 'out' could not bring out all it held (1 lost)" in done.stderr

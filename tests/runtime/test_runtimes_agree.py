@@ -187,6 +187,20 @@ def test_what_a_sink_could_not_flush_is_counted(execute: Run) -> None:
     run = FlowRun(plan(planned("in", source(ScriptedSource([[batch(50.0)]]))), planned("out", sink(out), "in")))
     execute(run)
     assert run.counters["out"].get("unflushed") == 1
+    assert run.lost_at_the_end == {"out": 0}
+
+
+def test_a_sink_that_could_not_flush_lost_what_it_counts_and_not_one_more(execute: Run) -> None:
+    class Counting(CollectingSink):
+        def close(self) -> None:
+            super().close()
+            run.counters["out"].add("lost", 500)
+
+    out = Counting()
+    out.flushes = False
+    run = FlowRun(plan(planned("in", source(ScriptedSource([[batch(50.0)]]))), planned("out", sink(out), "in")))
+    execute(run)
+    assert run.lost_at_the_end == {"out": 500}
 
 
 def test_stopping_drains_what_is_there(execute: Run) -> None:
