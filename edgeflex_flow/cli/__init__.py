@@ -6,7 +6,7 @@ import importlib
 
 import click
 
-from edgeflex_flow import __version__
+from edgeflex_flow import __version__, signals
 from edgeflex_flow.cli.logs import set_up_logs
 from edgeflex_flow.errors import EdgeflexError
 
@@ -21,6 +21,8 @@ COMMANDS = {
     "serve": "edgeflex_flow.cli.serve",
     "reference": "edgeflex_flow.cli.reference",
 }
+DRAINING = ("run", "demo")
+"""Commands that end in order on a signal; the others die by it."""
 
 
 class LazyGroup(click.Group):
@@ -60,6 +62,8 @@ def main(context: click.Context, log_level: str, log_format: str) -> None:
 
     Try `edgeflex demo`. Then write a flow file, `edgeflex check` it and `edgeflex run` it.
     """
+    if context.invoked_subcommand not in DRAINING:
+        signals.release()
     set_up_logs(log_level, log_format)
     # Imported here so that `edgeflex --help` answers at once: the kinds bring numba with them.
     from edgeflex_flow.cli.kinds import full_registry  # noqa: PLC0415
