@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import logging
 
 import click
 
 from edgeflex_flow import __version__, signals
-from edgeflex_flow.cli.logs import set_up_logs
+from edgeflex_flow.cli.logs import set_up_logs, tell
 from edgeflex_flow.errors import EdgeflexError
 
 COMMANDS = {
@@ -73,4 +74,4 @@ def main(context: click.Context, log_level: str, log_format: str) -> None:
     except EdgeflexError as error:
         raise click.ClickException(str(error)) from error
     for problem in problems:
-        click.echo(f"warning: {problem}", err=True)
+        tell(logging.WARNING, problem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from edgeflex_flow.cli.logs import logs_are_json, tell_error
+from edgeflex_flow.cli.logs import logs_are_json, tell
 from edgeflex_flow.cli.places import Definition, find_site
 from edgeflex_flow.cli.problems import console, show_problems
 from edgeflex_flow.cli.run_each import Family
@@ -89,13 +90,13 @@ def run(
         if as_json:
             _print_summary(None, EXIT_BAD_FILE, str(error))
         sys.exit(EXIT_BAD_FILE)
-    if len(plans) > 1:
+    plan, *others = plans
+    if others:
         family = Family(
             lambda plan: _child_arguments(context, plan, site_file),
             lambda plan, code, text: _print_summary(plan, code, text) if as_json else None,
         )
         sys.exit(family.run(plans))
-    plan = plans[0]
     flow_run = FlowRun(plan)
     with (
         stop_on_signals(
@@ -109,7 +110,7 @@ def run(
     code = next(iter(errors.values()), 0)  # what ended the run stands first, what was lost by it after
     _show_summary(flow_run, code, "; ".join(errors) or None, as_json)
     for text in errors:
-        tell_error(text, plan.name, exit_code=code)
+        tell(logging.ERROR, text, plan.name, exit_code=code)
     sys.exit(code)
 
 
@@ -131,7 +132,7 @@ def _tell_problems(error: FlowFileError) -> None:
         show_problems(error.problems, console(err=True))
         return
     for problem in error.problems:
-        tell_error(str(problem), exit_code=EXIT_BAD_FILE)
+        tell(logging.ERROR, str(problem), exit_code=EXIT_BAD_FILE)
 
 
 def start(flow_run: FlowRun, runtime: str, workers: int) -> None:

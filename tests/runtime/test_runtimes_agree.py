@@ -130,6 +130,14 @@ def test_a_fatal_error_in_an_operator_drains_the_flow_and_is_raised(execute: Run
     assert (made.closed, out.closed) == (1, True)
 
 
+def test_a_run_that_is_stopped_before_it_began_opens_nothing(execute: Run) -> None:
+    made, out = ScriptedSource([[batch(50.0)]]), CollectingSink()
+    run = FlowRun(plan(planned("in", source(made)), planned("out", sink(out), "in")))
+    run.stop()
+    execute(run)
+    assert (made.opened, out.messages, run.started.is_set()) == (0, [], False)
+
+
 def test_a_bug_in_a_source_ends_the_flow_in_order(execute: Run) -> None:
     out = CollectingSink()
     made = ScriptedSource([ZeroDivisionError("bug")], endless=True)
