@@ -175,7 +175,7 @@ class UnitCourse:
 
 def course(samples: Samples, device: str, rated_mva: float, onset_s: float, nominal_hz: float) -> UnitCourse:
     mine = samples.device == samples.devices.index(device)
-    time_s = samples.time_ns[mine] * 1e-9 - onset_s
+    time_s: Array = samples.time_ns[mine].astype(np.float64) * 1e-9 - onset_s
     frequency = samples.columns["frequency_hz"][mine] / nominal_hz
     power = samples.columns["active_power_w"][mine] / (rated_mva * 1e6)
     before = (time_s > -2.0) & (time_s < -0.05)

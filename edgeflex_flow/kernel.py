@@ -90,14 +90,20 @@ def modules_behind(module: str) -> set[str]:
     return found
 
 
-def warm_up(modules: Iterable[str]) -> None:
-    """Compile (or load from the cache) every kernel that the named modules use.
+def _never() -> bool:
+    return False
+
+
+def warm_up(modules: Iterable[str], unless: Callable[[], bool] = _never) -> None:
+    """Compile (or load from the cache) every kernel that the named modules use. Stops early once `unless` is true.
 
     Run before a socket opens, so that no stream waits for the compiler. Afterwards these kernels refuse any other
     argument types instead of compiling for them in the middle of a stream.
     """
     wanted = {each for module in modules for each in modules_behind(module)}
     for module, compiled, signature in _declared:
+        if unless():
+            return
         if module in wanted:
             if not compiled.signatures:
                 compiled.compile(signature)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import logging
 
 import click
 
-from edgeflex_flow import __version__
-from edgeflex_flow.cli.logs import set_up_logs
+from edgeflex_flow import __version__, signals
+from edgeflex_flow.cli.logs import set_up_logs, tell
 from edgeflex_flow.errors import EdgeflexError
 
 COMMANDS = {
@@ -21,6 +22,8 @@ COMMANDS = {
     "serve": "edgeflex_flow.cli.serve",
     "reference": "edgeflex_flow.cli.reference",
 }
+DRAINING = ("run", "demo")
+"""Commands that end in order on a signal; the others die by it."""
 
 
 class LazyGroup(click.Group):
@@ -60,6 +63,8 @@ def main(context: click.Context, log_level: str, log_format: str) -> None:
 
     Try `edgeflex demo`. Then write a flow file, `edgeflex check` it and `edgeflex run` it.
     """
+    if context.invoked_subcommand not in DRAINING:
+        signals.release()
     set_up_logs(log_level, log_format)
     # Imported here so that `edgeflex --help` answers at once: the kinds bring numba with them.
     from edgeflex_flow.cli.kinds import full_registry  # noqa: PLC0415
@@ -69,4 +74,4 @@ def main(context: click.Context, log_level: str, log_format: str) -> None:
     except EdgeflexError as error:
         raise click.ClickException(str(error)) from error
     for problem in problems:
-        click.echo(f"warning: {problem}", err=True)
+        tell(logging.WARNING, problem)

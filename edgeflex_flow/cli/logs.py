@@ -8,6 +8,8 @@ import sys
 from datetime import UTC, datetime
 from typing import TextIO
 
+import click
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -15,26 +17,32 @@ def _extras(record: logging.LogRecord) -> dict[str, object]:
     return {name: value for name, value in vars(record).items() if name not in _STANDARD}
 
 
+def _where(record: logging.LogRecord) -> dict[str, str]:
+    """The flow and the node that a record is of, as far as it tells."""
+    flow, _, node = record.name.removeprefix("edgeflex").lstrip(".").partition(".")
+    node = str(_extras(record).get("node", node))
+    return {name: text for name, text in (("flow", flow), ("node", node)) if text}
+
+
 class TextFormatter(logging.Formatter):
     """`12:46:09.123 WARNING frequency_events pmu: text`, in local time."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created).astimezone()
-        flow, _, node = record.name.removeprefix("edgeflex").lstrip(".").partition(".")
-        node = str(_extras(record).get("node", node))
-        where = " ".join(part for part in (flow, node) if part)
+        where = " ".join(_where(record).values())
         line = f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d} {record.levelname:<8}{where}: {record.getMessage()}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: time (RFC 3339, UTC), level, logger, message, and what the caller added."""
+    """One object a line: time (RFC 3339, UTC), level, logger, flow, node, message, and what the caller added."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname.lower(),
             "logger": record.name,
+            **_where(record),
             "message": record.getMessage(),
             **_extras(record),
         }
@@ -51,3 +59,16 @@ def set_up_logs(level: str, form: str, stream: TextIO | None = None) -> None:
     log.handlers[:] = [handler]
     log.setLevel(level.upper())
     log.propagate = False
+
+
+def logs_are_json() -> bool:
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger("edgeflex").handlers)
+
+
+def tell(level: int, text: str, flow: str | None = None, **details: object) -> None:
+    """Say on standard error what the command itself has to say: a line, or with JSON logs a record with `details`."""
+    if logs_are_json():
+        logging.getLogger(f"edgeflex.{flow}" if flow else "edgeflex").log(level, "%s", text, extra=details)
+        return
+    word = logging.getLevelName(level).lower()
+    click.echo(f"{word}: flow '{flow}': {text}" if flow else f"{word}: {text}", err=True)

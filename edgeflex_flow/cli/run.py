@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
+import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from edgeflex_flow.cli.logs import logs_are_json, tell
 from edgeflex_flow.cli.places import Definition, find_site
 from edgeflex_flow.cli.problems import console, show_problems
+from edgeflex_flow.cli.run_each import Family
 from edgeflex_flow.errors import FatalError, FlowFileError
-from edgeflex_flow.flowfile import load_flows
+from edgeflex_flow.flowfile import Plan, load_flows
 from edgeflex_flow.runtime.lifecycle import EXIT_NOT_DRAINED, stop_on_signals
 from edgeflex_flow.runtime.policies import policies_from
 from edgeflex_flow.runtime.run import FlowRun
@@ -73,47 +73,66 @@ def run(
     stats_s: float | None,
     as_json: bool,
 ) -> None:
-    """Run flows until SIGTERM or SIGINT, then drain: sources end, the flow empties, sinks flush.
+    """Run flows until SIGTERM, SIGINT or SIGHUP, then drain: sources end, the flow empties, sinks flush.
 
-    Several files run as one process each, so that one flow's crash never touches another.
+    Several files run as one process each, so that one flow's crash never touches another: it is logged at once, and
+    the others go on. All end when this process does.
 
     Exit codes: 0 drained, nothing lost; 1 a file is wrong; 2 wrong usage; 3 the flow could not go on (a port in use, a
-    refused password); 4 the drain took too long, or sinks could not bring out all that they held.
+    refused password); 4 the drain took too long, or sinks could not bring out all that they held; of several flows the
+    highest, where 128 + N stands for one killed by signal N.
     """
+    site_file = find_site(site, files[0])
     try:
-        plan, *others = load_flows(files, context.obj, site=find_site(site, files[0]), params=dict(definitions))
+        plans = load_flows(files, context.obj, site=site_file, params=dict(definitions))
     except FlowFileError as error:
-        show_problems(error.problems, console(err=True))
-        sys.exit(EXIT_BAD_FILE)
-    if others:
-        sys.exit(_run_each(context))
-    flow_run = FlowRun(plan)
-    code = 0
-
-    def show_summary() -> None:
+        _tell_problems(error)
         if as_json:
-            click.echo(json.dumps({"flow": plan.name, "site": plan.site, **flow_run.summary()}))
-        elif context.parent is not None and context.parent.params["log_format"] == "json":
-            flow_run.log.info("summary", extra=flow_run.summary())
-        else:
-            _show_summary(flow_run)
-
+            _print_summary(None, EXIT_BAD_FILE, str(error))
+        sys.exit(EXIT_BAD_FILE)
+    plan, *others = plans
+    if others:
+        family = Family(
+            lambda plan: _child_arguments(context, plan, site_file),
+            lambda plan, code, text: _print_summary(plan, code, text) if as_json else None,
+        )
+        sys.exit(family.run(plans))
+    flow_run = FlowRun(plan)
     with (
-        stop_on_signals(flow_run, show_summary),
+        stop_on_signals(
+            flow_run, lambda: _show_summary(flow_run, EXIT_NOT_DRAINED, "the drain took too long", as_json)
+        ),
         policies_from(policies, flow_run),
         _every(stats_s, lambda: _log_stats(flow_run)),
         _after(duration_s, flow_run.stop),
     ):
-        try:
-            start(flow_run, runtime, workers)
-        except FatalError as error:
-            click.echo(f"error: flow '{plan.name}': {error}", err=True)
-            code = EXIT_FATAL
-    show_summary()
-    for node, count in flow_run.lost_at_the_end.items():
-        click.echo(f"error: flow '{plan.name}': sink '{node}' could not bring out all it held ({count})", err=True)
-        code = code or EXIT_NOT_DRAINED
+        errors = _errors_of(flow_run, runtime, workers)
+    code = next(iter(errors.values()), 0)  # what ended the run stands first, what was lost by it after
+    _show_summary(flow_run, code, "; ".join(errors) or None, as_json)
+    for text in errors:
+        tell(logging.ERROR, text, plan.name, exit_code=code)
     sys.exit(code)
+
+
+def _errors_of(flow_run: FlowRun, runtime: str, workers: int) -> dict[str, int]:
+    """Run to the end; what went wrong, with its exit code."""
+    errors: dict[str, int] = {}
+    try:
+        start(flow_run, runtime, workers)
+    except FatalError as error:
+        errors[str(error)] = EXIT_FATAL
+    for node, count in flow_run.lost_at_the_end.items():
+        much = f" ({count} lost)" if count else ""
+        errors[f"sink '{node}' could not bring out all it held{much}"] = EXIT_NOT_DRAINED
+    return errors
+
+
+def _tell_problems(error: FlowFileError) -> None:
+    if not logs_are_json():
+        show_problems(error.problems, console(err=True))
+        return
+    for problem in error.problems:
+        tell(logging.ERROR, str(problem), exit_code=EXIT_BAD_FILE)
 
 
 def start(flow_run: FlowRun, runtime: str, workers: int) -> None:
@@ -129,45 +148,24 @@ def start(flow_run: FlowRun, runtime: str, workers: int) -> None:
         run_bytewax(flow_run, workers=workers)
 
 
-def _child_arguments(context: click.Context) -> list[str]:
-    """The options of this command, for a process that runs one file. Built from what was parsed, never from the text of
-    the command line.
+def _child_arguments(context: click.Context, plan: Plan, site: Path | None) -> list[str]:
+    """The arguments for a process that runs one of the files. Built from what was parsed, never from the text of the
+    command line. The files were checked together: of the definitions it gets those that its file or its site declares.
     """
     options = context.params
     assert context.parent is not None
     before = context.parent.params
     arguments = ["--log-level", before["log_level"], "--log-format", before["log_format"], "run"]
     arguments += ["--workers", str(options["workers"]), "--runtime", options["runtime"]]
-    arguments += ["--site", options["site"]] if options["site"] else []
+    arguments += ["--site", str(site)] if site else []
     arguments += ["--policies", str(options["policies"])] if options["policies"] else []
     arguments += ["--json"] if options["as_json"] else []
     for name in ("for", "stats"):
         seconds = options[{"for": "duration_s", "stats": "stats_s"}[name]]
         arguments += [f"--{name}", f"{seconds!r}s"] if seconds is not None else []
     for name, value in options["definitions"]:
-        arguments += ["-D", f"{name}={value}"]
-    return arguments
-
-
-def _run_each(context: click.Context) -> int:
-    """One process a file, with the same options. Signals are passed on; the worst exit code is given back."""
-    command = [sys.executable, "-m", "edgeflex_flow", *_child_arguments(context), "--"]
-    children = {file: subprocess.Popen([*command, str(file)]) for file in context.params["files"]}
-
-    def forward(number: int, _frame: FrameType | None) -> None:
-        for child in children.values():
-            if child.poll() is None:
-                child.send_signal(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, forward)
-    codes: list[int] = []
-    for file, child in children.items():
-        code = child.wait()
-        if code < 0:
-            click.echo(f"error: the process of '{file}' was killed by {signal.Signals(-code).name}", err=True)
-        codes.append(code if code >= 0 else 128 - code)
-    return max(codes)
+        arguments += ["-D", f"{name}={value}"] if name in plan.params else []
+    return [*arguments, "--", str(plan.file)]
 
 
 @contextmanager
@@ -208,10 +206,31 @@ def _every(period_s: float | None, call: Callable[[], object]) -> Iterator[None]
 
 def _log_stats(flow_run: FlowRun) -> None:
     for node, counters in flow_run.summary()["nodes"].items():
-        flow_run.log.info("%s", " ".join(f"{name}={count}" for name, count in counters.items()), extra={"node": node})
+        text = " ".join(f"{name}={count}" for name, count in counters.items())
+        if text:
+            flow_run.log.info("%s", text, extra={"node": node})
 
 
-def _show_summary(flow_run: FlowRun) -> None:
+def _print_summary(plan: Plan | None, code: int, error: str | None, counts: Mapping[str, object] | None = None) -> None:
+    """The summary as one line of JSON: the same keys however the run ended."""
+    name, site = (plan.name, plan.site) if plan else (None, None)
+    counts = counts or {"nodes": {}, "wires": {}}
+    click.echo(json.dumps({"flow": name, "site": site, **counts, "exit_code": code, "error": error}))
+
+
+def _show_summary(flow_run: FlowRun, code: int, error: str | None, as_json: bool) -> None:
+    """What the run counted. Of one that never began nothing is shown but the JSON that was asked for."""
+    if as_json:
+        _print_summary(flow_run.plan, code, error, flow_run.summary())
+    elif not flow_run.started.is_set():
+        return
+    elif logs_are_json():
+        flow_run.log.info("summary", extra=flow_run.summary())
+    else:
+        _print_table(flow_run)
+
+
+def _print_table(flow_run: FlowRun) -> None:
     summary = flow_run.summary()
     table = Table("node", "counter", "count", title=f"{flow_run.plan.name} at {flow_run.plan.site}")
     for node, counters in summary["nodes"].items():

@@ -18,4 +18,4 @@ def serve() -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def pmu(arguments: tuple[str, ...]) -> None:
     """Send the frames of ten PMUs: a recorded disturbance of the IEEE 39-bus system (--help tells the options)."""
-    sys.exit(pmu_simulator(arguments))
+    sys.exit(pmu_simulator(arguments, prog="edgeflex serve pmu"))

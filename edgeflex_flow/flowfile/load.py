@@ -230,7 +230,11 @@ class _Check:
         self._registry = common.registry
         self._all = Report((each for each in (document, common.site) if each), common.secret_keys)
         self._report = self._report_of(document)
-        self._options = {name: fixed_param(data, self._report) for name, data in common.params.items()}
+        # Only those that this file or its site declares: each file means the same, whichever are checked beside it.
+        declared = {*_param_names(document), *(_param_names(common.site) if common.site else ())}
+        self._options = {
+            name: fixed_param(data, self._report) for name, data in common.params.items() if name in declared
+        }
 
     def _report_of(self, document: Document) -> FileReport:
         return FileReport(document.file, self._all, secrets_required=self._common.secrets_required)
@@ -285,9 +289,12 @@ class _Check:
 
     def _check_options(self, site: Site) -> None:
         known = sorted({*self._common.declared, *site.params})
-        for name in self._options:
+        for name, value in self._common.params.items():
             if self._document.root is None or not site.readable:
                 continue
+            if value is None:
+                text = "has no value (an empty text keeps its quotes inside others: -D \"name=''\")"
+                self._all.add(Problem(file=f"-D {name}", message=text))
             if name == SITE_PARAM:
                 self._all.add(
                     Problem(file=f"-D {name}", message=f"'{SITE_PARAM}' is the site's name and cannot be set")
@@ -407,6 +414,7 @@ class _Check:
             site=site.name,
             folder=site.folder,
             nodes=tuple(node for node in planned if node is not None),
+            params=frozenset({*_param_names(self._document), *site.params}),
             labels=labels,
         )
 

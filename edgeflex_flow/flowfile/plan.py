@@ -47,6 +47,8 @@ class Plan:
     folder: Path
     """Where relative paths start: the site file's folder, or the flow file's when there is no site."""
     nodes: tuple[PlannedNode, ...]
+    params: frozenset[str] = frozenset()
+    """Names that the flow file and its site file declare: those that `-D` may set."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Free names and texts of the flow file, for people and programs that list flows."""
 

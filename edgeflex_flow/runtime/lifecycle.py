@@ -9,14 +9,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType
 
 from edgeflex_flow.errors import FatalError, RetryableError
 from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.kernel import warm_up
 from edgeflex_flow.node import Sink, SinkNode
 from edgeflex_flow.runtime.feed import FIRST_RETRY_S, LAST_RETRY_S, Feed
-from edgeflex_flow.runtime.run import FlowRun
+from edgeflex_flow.runtime.run import UNFLUSHED, FlowRun
+from edgeflex_flow.signals import heed
 
 DRAIN_TIMEOUT_S = 10.0
 """How long a stopping flow may take to empty and flush."""
@@ -28,9 +28,9 @@ GIL_SWITCH_INTERVAL_S = 0.0005
 """Python's default of 5 ms would let a connector's thread hold up a frame that long."""
 
 
-def warm_up_plan(plan: Plan) -> None:
-    """Compile, or load from the cache, the kernels of every kind in the plan."""
-    warm_up({planned.node.config.__module__ for planned in plan.nodes})
+def warm_up_plan(plan: Plan, unless: Callable[[], bool]) -> None:
+    """Compile, or load from the cache, the kernels of every kind in the plan. Stops early once `unless` is true."""
+    warm_up({planned.node.config.__module__ for planned in plan.nodes}, unless)
 
 
 def open_sinks(run: FlowRun) -> dict[str, Sink]:
@@ -82,7 +82,7 @@ def close_sinks(run: FlowRun, sinks: Mapping[str, Sink], *, flush_s: float = 0.0
 def _close_sink(run: FlowRun, node_id: str, sink: Sink, flush_s: float) -> None:
     try:
         if flush_s and not sink.flush(flush_s):
-            run.counters[node_id].add("unflushed")
+            run.counters[node_id].add(UNFLUSHED)
             run.log.error("sink '%s' could not write everything before the end of the drain", node_id)
         sink.close()
     except Exception as error:
@@ -98,8 +98,13 @@ def execute(run: FlowRun, pass_messages: Callable[[Feed, Mapping[str, Sink]], No
     patience = threading.Timer(1.0, run.log.info, ["compiling kernels: once for each version, some ten seconds"])
     patience.daemon = True
     patience.start()
-    warm_up_plan(run.plan)
+    warm_up_plan(run.plan, lambda: run.stopping)
     patience.cancel()
+    if run.stopping:
+        run.log.info("stopped before it began")
+        run.wakeup.close()
+        run.raise_failure()
+        return
     sinks = open_sinks(run)
     feed: Feed | None = None
     try:
@@ -124,18 +129,20 @@ def execute(run: FlowRun, pass_messages: Callable[[Feed, Mapping[str, Sink]], No
 def stop_on_signals(
     run: FlowRun, on_timeout: Callable[[], None] | None = None, on_signal: Callable[[], None] | None = None
 ) -> Iterator[None]:
-    """SIGTERM and SIGINT drain the run (or call `on_signal`, which must see to it).
+    """SIGTERM, SIGINT and SIGHUP drain the run (or call `on_signal`, which must see to it), also one that came before.
+    Further ones change nothing, and that is said.
 
     A drain that takes too long, whatever began it, ends the process with code 4 after `on_timeout`.
     """
+    longest_s = 2 * DRAIN_TIMEOUT_S
 
     def give_up() -> None:
-        run.log.critical("drain took longer than %.0f s: giving up", 2 * DRAIN_TIMEOUT_S)
+        run.log.critical("drain took longer than %.0f s: giving up", longest_s)
         if on_timeout is not None:
             on_timeout()
         os._exit(EXIT_NOT_DRAINED)
 
-    timer = threading.Timer(2 * DRAIN_TIMEOUT_S, give_up)
+    timer = threading.Timer(longest_s, give_up)
     timer.daemon = True
     begun = threading.Event()
 
@@ -144,19 +151,23 @@ def stop_on_signals(
             begun.set()
             timer.start()
 
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if not run.stopping:
-            run.log.info("%s: draining", signal.Signals(number).name)
+    heeded = threading.Event()
+
+    def handle(number: int) -> None:
+        name = signal.Signals(number).name
+        if heeded.is_set() or run.stopping:
+            run.log.info("%s: ignored, draining already, at most %.0f s in all", name, longest_s)
+            return
+        heeded.set()
+        run.log.info("%s: draining, at most %.0f s", name, longest_s)
         (on_signal or run.stop)()
 
     interval_s = sys.getswitchinterval()
     sys.setswitchinterval(GIL_SWITCH_INTERVAL_S)
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     run.on_draining = begin_countdown
     try:
-        yield
+        with heed(handle):
+            yield
     finally:
         timer.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)
         sys.setswitchinterval(interval_s)

@@ -20,8 +20,10 @@ Tap = Callable[[WireMessage], None]
 
 PAYLOAD_KEPT_BYTES = 256
 DEAD_LETTERS_KEPT = 1000
-LOST = ("unflushed", "lost", "lost_rows")
-"""Counters of sinks that tell of a loss at the end."""
+LOST = ("lost", "lost_rows")
+"""Counters of sinks that tell how much was lost at the end."""
+UNFLUSHED = "unflushed"
+"""Set to 1 for a sink that could not flush in time. It tells that, not how much, so it is never added to the above."""
 
 
 class Wakeup:
@@ -217,11 +219,11 @@ class FlowRun:
 
     @property
     def lost_at_the_end(self) -> dict[str, int]:
-        """By node: what sinks held and could not bring out before the run ended."""
+        """By node: what sinks held and could not bring out before the run ended; 0 of one that does not know."""
         return {
             node: sum(counters.get(name) for name in LOST)
             for node, counters in self.counters.items()
-            if any(counters.get(name) for name in LOST)
+            if any(counters.get(name) for name in (*LOST, UNFLUSHED))
         }
 
     def raise_failure(self) -> None:

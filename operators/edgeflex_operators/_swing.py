@@ -485,6 +485,7 @@ def fit(  # noqa: PLR0912, PLR0915 - one search; its parts are kernels already
     tried_errors = np.empty(2 * n)
     damping = 1e-3
     turns = 0
+    cost = 0.0
     facts[CONVERGED] = 0.0
     for _ in range(OUTER_TURNS):
         rotor_angle(parameters, phasors, reactances, step_s, angle_rad)

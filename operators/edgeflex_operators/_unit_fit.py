@@ -301,18 +301,23 @@ def _per_unit(grid: _Grid, unit: GeneratingUnit, nominal_hz: float) -> _PerUnit:
             raise _RefusedError("no_unit_data", "phasors need the unit's rated_voltage")
         rated_v = unit.rated_voltage * 1e3 / math.sqrt(3.0)
         rated_a = rated_va / (3.0 * rated_v)
-        voltage = columns["voltage_v"] / rated_v * np.exp(1j * columns["voltage_angle_rad"])
-        current = columns["current_a"] / rated_a * np.exp(1j * columns["current_angle_rad"])
+        voltage = _phasor(columns["voltage_v"] / rated_v, columns["voltage_angle_rad"])
+        current = _phasor(columns["current_a"] / rated_a, columns["current_angle_rad"])
     else:
         # Nothing is known of voltage and reactive power; at rated voltage and unity power factor the rotor's angle
         # against the terminals still follows from power, which is most of what bus frequency lacks.
         remarks.append("bus_frequency")
-        turned = np.cumsum(columns["frequency_hz"] - nominal_hz) * grid.step_s
-        voltage = np.exp(2j * np.pi * turned)
-        current = voltage * columns["active_power_w"] / rated_va
+        turned_rad = 2.0 * np.pi * np.cumsum(columns["frequency_hz"] - nominal_hz) * grid.step_s
+        voltage = _phasor(np.ones_like(turned_rad), turned_rad)
+        current = _phasor(columns["active_power_w"] / rated_va, turned_rad)
     return _PerUnit(
         voltage, current, subtransient, max(transient, subtransient), unit.armature_resistance_pu, tuple(remarks)
     )
+
+
+def _phasor(size: NDArray[np.float64], angle_rad: NDArray[np.float64]) -> NDArray[np.complex128]:
+    made: NDArray[np.complex128] = size * np.exp(1j * angle_rad)
+    return made
 
 
 def _check_base(quantities: _PerUnit, before: int) -> None:

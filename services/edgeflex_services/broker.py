@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from edgeflex_flow.errors import FatalError
+from edgeflex_flow.tied import tied
 
 START_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 5.0
@@ -68,10 +69,17 @@ class LocalBroker:
     def __enter__(self) -> LocalBroker:
         (self._folder / "mosquitto.conf").write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n"
+            # Started by root it would become another user, and with that drop its tie to this process.
+            + ("user root\n" if os.geteuid() == 0 else "")
         )
         with (self._folder / "broker.log").open("wb") as log:
+            # A session of its own: Ctrl-C in the terminal must not end it before what uses it.
             self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+                tied(*self._command),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
         self._wait_until_it_answers()
         return self

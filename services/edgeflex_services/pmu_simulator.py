@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import socket
 import sys
@@ -185,7 +186,10 @@ class PmuSimulator:
         return report
 
     def _family(self) -> socket.AddressFamily:
-        family, _, _, _, address = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)[0]
+        try:
+            family, _, _, _, address = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)[0]
+        except socket.gaierror as error:
+            raise OSError(f"host '{self._host}': {error.strerror}") from error
         self._address = address
         return family
 
@@ -215,21 +219,30 @@ def _wrapped(angle_rad: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 1 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535; got {text}")
-    return port
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535; got '{text}'")
+    return int(text)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0.0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"a positive number of seconds; got '{text}'")
+    return seconds
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m edgeflex_services.pmu_simulator",
+        prog=prog,
         description="Send a recorded disturbance of the IEEE 39-bus system as C37.118.2 frames over UDP.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--host", default="127.0.0.1", help="where to send to")
     parser.add_argument("--port", type=_port, default=4713, help="UDP port to send to")
-    parser.add_argument("--seconds", type=float, default=None, help="end after this long; otherwise at SIGTERM")
+    parser.add_argument("--seconds", type=_seconds, default=None, help="end after this long; otherwise at SIGTERM")
     parser.add_argument("--event-at", type=float, default=10.0, metavar="S", help="seconds until the event")
     parser.add_argument("--speed", type=float, default=1.0, help="2 sends the frames twice as fast")
     parser.add_argument("--loop", action="store_true", help="repeat the recording; otherwise its last values go on")
@@ -242,9 +255,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The program. SIGTERM and SIGINT end it with exit code 0."""
-    parser = _parser()
+def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_services.pmu_simulator") -> int:
+    """The program, called `prog` in its usage. SIGTERM and SIGINT end it with exit code 0."""
+    parser = _parser(prog)
     options = parser.parse_args(argv)
     stop = threading.Event()
 

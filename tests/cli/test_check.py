@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import Result
 from flow_kinds import FLOW, SITE
@@ -67,6 +68,30 @@ def test_an_unknown_option_is_a_problem(invoke: Invoke) -> None:
     result = invoke(check, "flow.yaml", "--site", "yard", "-D", "metre_port=1")
     assert result.exit_code == 1
     assert "-D metre_port: error: no file declares the param 'metre_port' under 'params:'" in result.output
+
+
+@pytest.mark.parametrize("command", [check, run])
+@pytest.mark.parametrize("nothing", ["", " ", "null"])
+def test_an_option_without_a_value_is_a_problem(invoke: Invoke, command: click.Command, nothing: str) -> None:
+    result = invoke(command, "flow.yaml", "--site", "yard", "-D", f"meter_port={nothing}")
+    assert result.exit_code == 1
+    assert "-D meter_port: error: has no value" in result.output
+
+
+def test_an_option_may_give_an_empty_text_in_quotes(invoke: Invoke) -> None:
+    result = invoke(check, "flow.yaml", "--site", "yard", "-D", "meter_port=''")
+    assert "has no value" not in result.output
+    assert "'port' needs an integer" in result.output
+
+
+def test_an_option_sets_nothing_in_a_file_that_does_not_declare_it(invoke: Invoke) -> None:
+    lent = FLOW.replace("flow: events", "flow: second").replace("${meter_port}", "${lent_port}")
+    Path("second.yaml").write_text(lent, encoding="utf-8")
+    lending = FLOW.replace("params: {", "params: {lent_port: 1, ")
+    Path("flow.yaml").write_text(lending, encoding="utf-8")
+    result = invoke(check, "flow.yaml", "second.yaml", "--site", "yard", "-D", "lent_port=2")
+    assert result.exit_code == 1
+    assert "second.yaml:5:31: error: node 'pmu': unknown param" in result.output
 
 
 def test_a_missing_secret_is_a_note(invoke: Invoke) -> None:

@@ -126,7 +126,9 @@ def test_json_logs_are_one_object_a_line(replay: Path) -> None:
     done = edgeflex("--log-format", "json", "run", "replay.yaml", "--json", cwd=replay)
     entries = [json.loads(line) for line in done.stderr.splitlines()]
     assert {"info", "warning"} <= {entry["level"] for entry in entries}
-    assert any(entry.get("reason") == "bad_line" or entry.get("node") == "recording" for entry in entries)
+    assert all(entry["flow"] == "replay" for entry in entries)
+    [warning] = [entry for entry in entries if entry["level"] == "warning"]
+    assert (warning["node"], warning["reason"]) == ("recording", "bad_line")
 
 
 def test_a_flow_ends_by_itself_after_the_time_given(tmp_path: Path) -> None:
@@ -215,6 +217,74 @@ def test_of_several_files_none_runs_when_one_is_wrong(replay: Path) -> None:
     assert not (replay / "out.jsonl").exists()
 
 
+def test_each_of_several_flows_gets_only_the_definitions_that_it_declares(replay: Path) -> None:
+    (replay / "sites").mkdir()
+    (replay / "sites" / "yard.yaml").write_text("site: yard\n")
+    (replay / "sites" / "in.jsonl").write_text(row(1, 50.3) + "\n")
+    elsewhere = replay / "elsewhere"  # where 'yard' names no site: it is found beside the first file
+    elsewhere.mkdir()
+    plain = REPLAY.replace("params: {recording: in.jsonl}", "").replace("${recording}", "in.jsonl")
+    (elsewhere / "plain.yaml").write_text(
+        plain.replace("flow: replay", "flow: plain").replace("out.jsonl", "plain.jsonl")
+    )
+    arguments = ["replay.yaml", "elsewhere/plain.yaml", "--site", "yard", "-D", "recording=./in.jsonl"]
+    checked = edgeflex("check", *arguments, cwd=replay)
+    done = edgeflex("run", *arguments, "--json", cwd=replay)
+    assert (checked.returncode, done.returncode) == (0, 0), checked.stdout + done.stderr
+    assert sorted(json.loads(line)["flow"] for line in done.stdout.splitlines()) == ["plain", "replay"]
+
+
+def test_a_definition_that_no_file_declares_starts_none(replay: Path) -> None:
+    (replay / "second.yaml").write_text(REPLAY.replace("flow: replay", "flow: second").replace("out.j", "second.j"))
+    done = edgeflex("run", "replay.yaml", "second.yaml", "-D", "recordin=in.jsonl", cwd=replay)
+    assert done.returncode == 1
+    assert "no file declares the param 'recordin'" in done.stderr
+    assert not list(replay.glob("*d.jsonl"))
+    assert not (replay / "out.jsonl").exists()
+
+
+def test_a_summary_in_json_tells_that_all_went_well(replay: Path) -> None:
+    summary = json.loads(edgeflex("run", "replay.yaml", "--json", cwd=replay).stdout)
+    assert (summary["exit_code"], summary["error"]) == (0, None)
+
+
+@pytest.mark.parametrize("files", [["wrong.yaml"], ["replay.yaml", "wrong.yaml"]])
+def test_a_summary_in_json_tells_what_is_wrong_with_a_file(replay: Path, files: list[str]) -> None:
+    (replay / "wrong.yaml").write_text("flow: wrong\nnodes: {a: {kind: rocoff}}\n")
+    done = edgeflex("--log-format", "json", "run", *files, "--json", cwd=replay)
+    summary = json.loads(done.stdout)
+    assert (done.returncode, summary["exit_code"]) == (1, 1)
+    assert "unknown kind" in summary["error"]
+    records = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [record["level"] for record in records] == ["error"]
+    assert "did you mean 'rocof'" in records[0]["message"]
+
+
+def test_a_flow_that_cannot_go_on_says_so_in_json(replay: Path) -> None:
+    done = edgeflex("--log-format", "json", "run", "replay.yaml", "-D", "recording=none.jsonl", "--json", cwd=replay)
+    summary = json.loads(done.stdout)
+    assert (done.returncode, summary["exit_code"]) == (3, 3)
+    assert "none.jsonl" in summary["error"]
+    last = json.loads(done.stderr.splitlines()[-1])
+    assert (last["level"], last["flow"], last["exit_code"]) == ("error", "replay", 3)
+    assert "none.jsonl" in last["message"]
+
+
+def test_a_flow_that_did_not_start_shows_no_counters(replay: Path) -> None:
+    done = edgeflex("run", "replay.yaml", "-D", "recording=none.jsonl", cwd=replay)
+    assert done.returncode == 3
+    assert "counter" not in done.stderr
+    assert "error: flow 'replay': " in done.stderr
+
+
+def test_statistics_have_no_line_for_a_node_without_counters(tmp_path: Path) -> None:
+    (tmp_path / "listen.yaml").write_text(LISTEN)
+    options = ["-D", f"port={free_udp_port()}", "--for", "500ms", "--stats", "100ms"]
+    done = edgeflex("--log-format", "json", "run", "listen.yaml", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all(json.loads(line)["message"] for line in done.stderr.splitlines())
+
+
 def test_what_a_sink_could_not_bring_out_ends_with_code_4(tmp_path: Path) -> None:
     (tmp_path / "site.yaml").write_text(
         f"site: s\nconnections:\n  databus: {{kind: mqtt, url: 'mqtt://127.0.0.1:{free_tcp_port()}'}}\n"
@@ -226,4 +296,4 @@ def test_what_a_sink_could_not_bring_out_ends_with_code_4(tmp_path: Path) -> Non
     (tmp_path / "in.jsonl").write_text(row(1, 50.3) + "\n")
     done = edgeflex("run", "flow.yaml", "--site", "site.yaml", "--json", cwd=tmp_path)
     assert done.returncode == 4, done.stderr
-    assert "sink 'out' could not bring out all it held" in done.stderr
+    assert "sink 'out' could not bring out all it held (1 lost)" in done.stderr

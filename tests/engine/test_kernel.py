@@ -31,6 +31,17 @@ def test_after_warm_up_a_kernel_refuses_to_compile_for_other_types() -> None:
         total(np.arange(4, dtype=np.int32))  # pyright: ignore[reportArgumentType]
 
 
+def test_warm_up_stops_once_it_is_not_wanted_any_more() -> None:
+    asked: list[bool] = []
+
+    def unwanted() -> bool:
+        asked.append(True)
+        return True
+
+    warm_up([total.__module__], unwanted)
+    assert asked == [True]
+
+
 def test_compiled_kernels_are_cached_on_disk(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
         "from edgeflex_flow.kernel import kernel, warm_up\n"

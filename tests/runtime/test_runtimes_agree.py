@@ -134,6 +134,14 @@ def test_a_fatal_error_in_an_operator_drains_the_flow_and_is_raised(execute: Run
     assert (made.closed, out.closed) == (1, True)
 
 
+def test_a_run_that_is_stopped_before_it_began_opens_nothing(execute: Run) -> None:
+    made, out = ScriptedSource([[batch(50.0)]]), CollectingSink()
+    run = FlowRun(plan(planned("in", source(made)), planned("out", sink(out), "in")))
+    run.stop()
+    execute(run)
+    assert (made.opened, out.messages, run.started.is_set()) == (0, [], False)
+
+
 def test_a_bug_in_a_source_ends_the_flow_in_order(execute: Run) -> None:
     out = CollectingSink()
     made = ScriptedSource([ZeroDivisionError("bug")], endless=True)
@@ -191,6 +199,20 @@ def test_what_a_sink_could_not_flush_is_counted(execute: Run) -> None:
     run = FlowRun(plan(planned("in", source(ScriptedSource([[batch(50.0)]]))), planned("out", sink(out), "in")))
     execute(run)
     assert run.counters["out"].get("unflushed") == 1
+    assert run.lost_at_the_end == {"out": 0}
+
+
+def test_a_sink_that_could_not_flush_lost_what_it_counts_and_not_one_more(execute: Run) -> None:
+    class Counting(CollectingSink):
+        def close(self) -> None:
+            super().close()
+            run.counters["out"].add("lost", 500)
+
+    out = Counting()
+    out.flushes = False
+    run = FlowRun(plan(planned("in", source(ScriptedSource([[batch(50.0)]]))), planned("out", sink(out), "in")))
+    execute(run)
+    assert run.lost_at_the_end == {"out": 500}
 
 
 def test_stopping_drains_what_is_there(execute: Run) -> None:

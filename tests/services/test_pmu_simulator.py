@@ -333,6 +333,30 @@ def test_program_refuses_what_makes_no_sense(capsys: pytest.CaptureFixture[str])
     assert "speed and config_period_s must be positive" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--port", "abc"], "a port is a number from 1 to 65535; got 'abc'"),
+        (["--port", "65536"], "a port is a number from 1 to 65535; got '65536'"),
+        (["--seconds", "-1"], "a positive number of seconds; got '-1'"),
+        (["--seconds", "nan"], "a positive number of seconds; got 'nan'"),
+        (["--seconds", "soon"], "a positive number of seconds; got 'soon'"),
+        (["--host", "no such host"], "host 'no such host': "),
+    ],
+)
+def test_a_wrong_argument_is_told_in_words(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_the_usage_names_the_command_that_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"], prog="edgeflex serve pmu")
+    assert capsys.readouterr().out.startswith("usage: edgeflex serve pmu [")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_program_ends_with_exit_code_0_on_a_signal(listener: socket.socket, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "edgeflex_services.pmu_simulator", "--port", str(listener.getsockname()[1])]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import tempfile
 from pathlib import Path
 
 import click
 from rich.console import Console
 
+from edgeflex_flow.cli.demo.folder import demo_folder
 from edgeflex_flow.errors import EdgeflexError
 from edgeflex_flow.registry import Registry
 
@@ -25,7 +25,9 @@ def demo(registry: Registry, seconds: float | None, as_json: bool, picture: Path
 
     Starts a local MQTT broker, a simulator that sends C37.118.2 frames of a recorded disturbance (IEEE 39-bus system,
     one stream a generator), and flows/frequency_events.yaml on them; shows what happens. Everything it writes is in a
-    temporary folder that goes when it ends. Exit codes: 0 all went well; 1 something did not, the summary says what.
+    temporary folder that goes when it ends (after a kill -9, with the next demo).
+
+    Exit codes: 0 all went well; 1 something did not, the summary says what.
     """
     from edgeflex_flow.cli.demo.session import Session  # noqa: PLC0415 - starts slowly, and only the demo needs it
 
@@ -35,8 +37,8 @@ def demo(registry: Registry, seconds: float | None, as_json: bool, picture: Path
     if as_json:
         logging.getLogger("edgeflex").setLevel(logging.ERROR)
     try:
-        with tempfile.TemporaryDirectory(prefix="edgeflex-demo-") as folder:
-            session = Session(registry, Path(folder), console, seconds)
+        with demo_folder() as folder:
+            session = Session(registry, folder, console, seconds)
             summary = session.run()
             if picture is not None:
                 session.save_picture(picture)

@@ -26,6 +26,7 @@ from edgeflex_flow.registry import Registry
 from edgeflex_flow.runtime.bytewax import run_bytewax
 from edgeflex_flow.runtime.lifecycle import stop_on_signals
 from edgeflex_flow.runtime.run import FlowRun
+from edgeflex_flow.tied import tied
 from edgeflex_services.broker import LocalBroker, free_udp_port
 
 EVENT_AT_S = 5.0
@@ -54,7 +55,7 @@ class Simulator:
     def start(self) -> None:
         # A session of its own: Ctrl-C in the terminal reaches the demo alone, which then ends everything in order.
         self._process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, start_new_session=True
+            tied(*self._command), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, start_new_session=True
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -245,7 +246,7 @@ class Session:
         event_ns = simulator.event_ns or 0
         system = self._watch.system()
         summary = Summary(
-            seconds=round(time.monotonic() - self._started_s, 1),
+            seconds=round(time.monotonic() - self._started_s, 1) if self._started_s else 0.0,
             broker=broker,
             frames_sent=simulator.frames_sent,
             frames_received=pmu.get("frames", 0) - pmu.get("config_frames", 0),
@@ -264,7 +265,8 @@ class Session:
             system_ek_mws=None if system is None else system.kinetic_energy_mws,
             system_ci95_mws=None if system is None else (system.ci95_low_mws, system.ci95_high_mws),
         )
-        summary.problems.extend(self._problems(summary, len(self._watch.traces())))
+        if self._started_s:
+            summary.problems.extend(self._problems(summary, len(self._watch.traces())))
         return summary
 
     def _problems(self, summary: Summary, devices: int) -> Iterator[str]:

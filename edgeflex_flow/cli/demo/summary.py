@@ -74,6 +74,8 @@ class Summary:
 
 def count_stored(database: Path) -> tuple[int, int]:
     """(values, frequency events) in the store, read by a connection of its own."""
+    if not database.exists():
+        return 0, 0  # stopped before the flow began
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         samples = connection.execute("SELECT count(*) FROM samples").fetchone()[0]
         events = connection.execute("SELECT count(*) FROM messages WHERE type = 'frequency_event'").fetchone()[0]
