@@ -316,8 +316,7 @@ def _per_unit(grid: _Grid, unit: GeneratingUnit, nominal_hz: float) -> _PerUnit:
 
 
 def _phasor(size: NDArray[np.float64], angle_rad: NDArray[np.float64]) -> NDArray[np.complex128]:
-    made: NDArray[np.complex128] = size * np.exp(1j * angle_rad)
-    return made
+    return np.asarray(size * np.exp(1j * angle_rad), dtype=np.complex128)
 
 
 def _check_base(quantities: _PerUnit, before: int) -> None:
