@@ -21,6 +21,8 @@ from edgeflex_flow import __version__
 F = TypeVar("F", bound=Callable[..., object])
 
 _declared: list[tuple[str, Any, str]] = []
+_warm: set[int] = set()
+"""Ids of kernels that are compiled for their signature and for nothing else from then on."""
 
 
 def _writable(folder: Path) -> bool:
@@ -104,10 +106,11 @@ def warm_up(modules: Iterable[str], unless: Callable[[], bool] = _never) -> None
     for module, compiled, signature in _declared:
         if unless():
             return
-        if module in wanted:
-            if not compiled.signatures:
-                compiled.compile(signature)
+        if module in wanted and id(compiled) not in _warm:
+            # Also where a call has compiled it already: for the types of that call alone.
+            compiled.compile(signature)
             compiled.disable_compile()
+            _warm.add(id(compiled))
     _release_compiler()
 
 

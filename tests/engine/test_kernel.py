@@ -42,6 +42,17 @@ def test_warm_up_stops_once_it_is_not_wanted_any_more() -> None:
     assert asked == [True]
 
 
+@kernel("float64(Array(float64, 1, 'A', readonly=True))")
+def first(values: NDArray[np.float64]) -> float:
+    return float(values[0])
+
+
+def test_warm_up_compiles_the_declared_signature_though_a_call_came_first() -> None:
+    assert first(np.arange(4.0)) == 0.0
+    warm_up([first.__module__])
+    assert first(np.arange(8.0).reshape(4, 2)[:, 1]) == 1.0
+
+
 def test_compiled_kernels_are_cached_on_disk(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
         "from edgeflex_flow.kernel import kernel, warm_up\n"
