@@ -15,7 +15,7 @@ from pathlib import Path
 from edgeflex_flow.errors import nearest
 from edgeflex_flow.flowfile.document import NO_SECRETS, Scalar, Value
 from edgeflex_flow.flowfile.report import FileReport, Secret, got, shown
-from edgeflex_flow.flowfile.secrecy import HIDDEN, REFERENCE, Place, SecretKeys
+from edgeflex_flow.flowfile.secrecy import HIDDEN, REFERENCE, Place, SecretKeys, user_of
 
 PARAM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
@@ -110,6 +110,8 @@ class Interpolator:
                 text = f"a text with its params replaced has at most {_LONGEST_TEXT} characters"
                 self._report.problem(value.place, text, node=node)
                 return replace(_unusable(""), place=value.place, end=value.end)
+        if not secret:
+            self._conceal_user(text, pieces, value.place, node)
         return Value(
             _joined(pieces),
             value.place,
@@ -117,6 +119,21 @@ class Interpolator:
             hidden=secret or any(piece.hidden for piece in pieces),
             missing=tuple(dict.fromkeys(what for piece in pieces for what in piece.missing)),
         )
+
+    def _conceal_user(self, text: str, pieces: list[Value], place: Place, node: str | None) -> None:
+        """Conceal the params that became user and password of an url, where they are declared."""
+        joined = "".join(_as_text(piece.data) for piece in pieces)
+        user = user_of(joined)
+        if user is None:
+            return
+        self._report.all.hide(joined[slice(*user)])
+        start = 0
+        for piece, inner in zip(pieces, _inners(text), strict=True):
+            end = start + len(_as_text(piece.data))
+            if inner is not None and start < user[1] and end > user[0]:
+                self._lookup(inner, place, node, secret=True)
+                self._report.all.hide(_as_text(piece.data))
+            start = end
 
     def _pieces(self, text: str, place: Place, node: str | None, *, secret: bool) -> Iterator[Value]:
         end = 0
@@ -161,8 +178,8 @@ class Interpolator:
             circle = " → ".join((*self._pending[self._pending.index(name) :], name))
             self._report.problem(place, f"param '{name}' stands for itself: {circle}", node=node)
             return _unusable("")
-        if secret and not _is_reference(param.value):
-            param.report.all.conceal(param.report.file, param.value)
+        if secret:
+            self._conceal(name)
         if not isinstance(param.value.data, str):
             return param.value
         if (name, secret) not in self._sources.known:
@@ -174,6 +191,12 @@ class Interpolator:
             inner._pending = (*self._pending, name)
             self._sources.known[name, secret] = inner.apply(param.value, secret=secret)
         return self._sources.known[name, secret]
+
+    def _conceal(self, name: str) -> None:
+        """Conceal a param in all files that give it a value, also where another file has the last word."""
+        for param in (layer[name] for layer in self._sources.layers if name in layer):
+            if not _is_reference(param.value):
+                param.report.all.conceal(param.report.file, param.value)
 
     def _variable(self, name: str, default: str | None, *, quoted: bool) -> Value:
         text = self._sources.environment.get(name)
@@ -206,6 +229,15 @@ class Interpolator:
         text = text.removesuffix("\n").removesuffix("\r")
         self._report.all.hide(text)
         return Value(Secret(text), hidden=True, textual=True)
+
+
+def _inners(text: str) -> Iterator[str | None]:
+    """What stands in the braces of each piece of a text; None for pieces without."""
+    for match in _PART.finditer(text):
+        yield None
+        if match[0] == "$$" or match["inner"] is not None:
+            yield match["inner"]
+    yield None
 
 
 def _is_reference(value: Value) -> bool:
