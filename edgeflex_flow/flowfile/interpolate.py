@@ -26,7 +26,20 @@ _PART = re.compile(r"\$\$|\$\{(?P<inner>[^}]*)\}|\$\{")
 _LARGEST_SECRET_BYTES = 64 * 1024
 _LONGEST_TEXT = 1024 * 1024
 """Characters of a text once params are replaced: params that hold params grow without bounds."""
+MOST_REPLACED = 16 * 1024 * 1024
+"""Characters of all texts of a file once params are replaced: a long param may stand in many texts."""
 _DEEPEST_PARAMS = 40
+
+
+@dataclass(slots=True)
+class _Allowance:
+    """How many characters the texts of a file may still take."""
+
+    left: int = MOST_REPLACED
+
+    @property
+    def is_spent(self) -> bool:
+        return self.left < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,7 @@ class Sources:
     secret_keys: SecretKeys = NO_SECRETS
     known: dict[tuple[str, bool], Value] = field(default_factory=dict)
     """Params that were looked up before, by name and whether they hold a secret."""
+    allowance: _Allowance = field(default_factory=_Allowance)
 
     def find(self, name: str) -> Param | None:
         """The strongest layer that gives the param a value; a param declared without one comes last."""
@@ -97,9 +111,13 @@ class Interpolator:
         )
 
     def _text(self, value: Value, text: str, node: str | None, *, secret: bool) -> Value:
+        if self._sources.allowance.is_spent:
+            return replace(_unusable(""), place=value.place, end=value.end)
         whole = _PART.fullmatch(text)
         if whole and whole["inner"] is not None:
             found = self._lookup(whole["inner"], value.place, node, secret=secret)
+            if found.textual and not self._spend(len(_as_text(found.data)), value.place, node):
+                found = _unusable("")
             return replace(found, place=value.place, end=value.end, hidden=found.hidden or secret)
         pieces: list[Value] = []
         length = 0
@@ -110,6 +128,8 @@ class Interpolator:
                 text = f"a text with its params replaced has at most {_LONGEST_TEXT} characters"
                 self._report.problem(value.place, text, node=node)
                 return replace(_unusable(""), place=value.place, end=value.end)
+        if not self._spend(length, value.place, node):
+            return replace(_unusable(""), place=value.place, end=value.end)
         if not secret:
             self._conceal_user(text, pieces, value.place, node)
         return Value(
@@ -119,6 +139,17 @@ class Interpolator:
             hidden=secret or any(piece.hidden for piece in pieces),
             missing=tuple(dict.fromkeys(what for piece in pieces for what in piece.missing)),
         )
+
+    def _spend(self, length: int, place: Place, node: str | None) -> bool:
+        """Whether a text of this length fits into what the file may still take; the first that does not is told."""
+        allowance = self._sources.allowance
+        if allowance.is_spent:
+            return False
+        allowance.left -= length
+        if allowance.is_spent:
+            text = f"the texts of a file with their params replaced have at most {MOST_REPLACED} characters together"
+            self._report.problem(place, text, node=node)
+        return not allowance.is_spent
 
     def _conceal_user(self, text: str, pieces: list[Value], place: Place, node: str | None) -> None:
         """Conceal the params that became user and password of an url, where they are declared."""
