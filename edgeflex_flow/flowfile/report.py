@@ -21,8 +21,12 @@ from edgeflex_flow.flowfile.secrecy import (
 
 LONGEST_SHOWN = 80
 LONGEST_LINE = 200
+LONGEST_TEXT = 2000
+"""Characters of a message or of a word in it."""
 LONGEST_READABLE = 20_000
 """Characters of a line of which excerpts are shown; longer ones were written by a program, for programs."""
+MOST_PROBLEMS = 1000
+"""Problems of one file that are reported; the rest is counted."""
 _SHORTEST_SCRUBBED = 3
 """Hidden texts shorter than this would tear holes in every word; where they may show up, nothing is quoted at all."""
 
@@ -67,22 +71,31 @@ class _HiddenTexts:
     def __init__(self) -> None:
         self._lengths: dict[str, list[int]] = {}
         self._texts: set[str] = set()
+        self._known: dict[str, str] = {}
+        """Texts that were searched before: words of lists come with many problems."""
 
     def add(self, text: str) -> None:
         if len(text) < _SHORTEST_SCRUBBED or text in self._texts:
             return
         self._texts.add(text)
+        self._known.clear()
         lengths = self._lengths.setdefault(text[:_SHORTEST_SCRUBBED], [])
         if len(text) not in lengths:
             lengths.append(len(text))
             lengths.sort(reverse=True)
 
     def take_out(self, text: str) -> str:
-        found = merged(self._found(text)) if self._texts else []
-        return without(text, 0, found)[0] if found else text
+        """The text without them, shortened where it is long."""
+        if text not in self._known:
+            found = merged(self._found(text)) if self._texts else []
+            left = [(start, min(end, LONGEST_TEXT)) for start, end in found]
+            short = text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT]
+            self._known[text] = without(short, 0, left)[0] + ("" if short is text else "…")
+        cleared = self._known[text]
+        return text if cleared == text else cleared  # a Secret stays one
 
     def _found(self, text: str) -> Iterator[tuple[int, int]]:
-        for start in range(len(text) - _SHORTEST_SCRUBBED + 1):
+        for start in range(min(len(text) - _SHORTEST_SCRUBBED + 1, LONGEST_TEXT)):
             lengths = self._lengths.get(text[start : start + _SHORTEST_SCRUBBED], ())
             for length in lengths:
                 if text[start : start + length] in self._texts:
@@ -141,17 +154,22 @@ class Report:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """All problems, each once, hidden texts taken out, in the order of files and lines."""
+        """The first problems of each file, each once, hidden texts taken out, in the order of files and lines."""
         by_file: dict[str, list[Problem]] = {file: [] for file in self._documents}
         for problem in dict.fromkeys(self._problems):
             by_file.setdefault(problem.file, []).append(problem)
-        return tuple(problem for found in by_file.values() for problem in self._in_order(found))
+        return tuple(problem for file, found in by_file.items() for problem in self._first(file, found))
 
-    def _in_order(self, found: list[Problem]) -> list[Problem]:
-        """The problems of a file as they are shown."""
+    def _first(self, file: str, found: list[Problem]) -> list[Problem]:
+        """The first problems of a file as they are shown, and how many more there are.
+
+        More help nobody, and an excerpt of each takes its time.
+        """
         found.sort(key=lambda problem: (problem.line, problem.column))
         stretches: dict[int, list[tuple[int, int]]] = {}
-        return list(dict.fromkeys(self._scrub(problem, stretches) for problem in found))
+        shown = list(dict.fromkeys(self._scrub(problem, stretches) for problem in found[:MOST_PROBLEMS]))
+        more = len(found) - MOST_PROBLEMS
+        return [*shown, Problem(file=file, message=f"and {more} more")] if more > 0 else shown
 
     def scrub(self, text: str) -> str:
         """The text without all that is hidden."""

@@ -194,9 +194,8 @@ _FIRST_KEY = re.compile(r"[\s-]*[A-Za-z_][A-Za-z0-9_-]*:\s")
 
 def _user_of_line(line: str) -> tuple[int, int] | None:
     """Where user and password may stand in a line of which nobody knows where its texts start and end."""
-    scheme = line.find(":/")
     key = _FIRST_KEY.match(line)
-    start = line.rfind(" ", 0, scheme) + 1 if scheme >= 0 else key.end() if key else 0
+    start = key.end() if key else 0
     user = user_of(line[start:])
     return None if user is None else (start + user[0], start + user[1])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +12,7 @@ from msgspec import json
 
 from edgeflex_flow.errors import Problem
 from edgeflex_flow.flowfile import CheckedFlow
+from edgeflex_flow.flowfile.report import Report
 from edgeflex_flow.flowfile.secrecy import Place, Span, masked
 
 Check = Callable[..., CheckedFlow]
@@ -93,6 +96,7 @@ WRONG = [
     "host: a, prot: 5, tokens: [hunter2]",
     "host: mqtt://u:p hunter2@bus, prot: [",
     "host: u:hunter2@bus, prot: [",
+    "host: u:hunter2 x:/y@bus, prot: [",
     "host: a, prot: 5, pwd: 'hunter2",
     "host: a, prot: 5} # password is hunter2 #",
     "host: a, prot: 5} # Passwort: hunter2 #",
@@ -231,3 +235,29 @@ def test_a_caret_within_a_secret_stands_at_its_start(column: int, shown_column: 
 def test_problems_without_a_line_have_no_excerpt(check: Check) -> None:
     problems: tuple[Problem, ...] = check(params={"nothing": "1"}).problems
     assert [problem.excerpt for problem in problems] == [None]
+
+
+def test_many_secrets_beside_many_problems_are_hidden_in_little_time(check: Check) -> None:
+    connections = "".join(f"  c{k}: {{kind: broker, host: 'u:p{k}p@x', pwd: p{k}p, q: 1}}\n" for k in range(3000))
+    before = time.process_time()
+    checked = check(site=SITE.replace("connections:\n", f"connections:\n{connections}"))
+    assert len(checked.problems) >= 1000
+    assert not re.search(r"p\d+p", said(checked))
+    assert time.process_time() - before < 30
+
+
+@pytest.mark.parametrize("before", [1, 1970, 1990, 1999, 2500])
+def test_a_secret_in_a_very_long_text_is_taken_out_before_the_text_is_cut(before: int) -> None:
+    report = Report(())
+    report.hide("hunter2" * 400)
+    report.hide("xhunt")
+    shown = report.scrub("x" * before + "hunter2" * 400)
+    assert len(shown) <= 2004
+    assert "h" not in shown
+
+
+def test_hidden_texts_that_overlap_leave_nothing_of_each_other() -> None:
+    report = Report(())
+    for text in ("abc", "bcdefg", "fgh"):
+        report.hide(text)
+    assert report.scrub("-abcdefgh-abc-bc") == "-***-***-bc"
