@@ -27,7 +27,7 @@ from ruamel.yaml.events import (
 from ruamel.yaml.reader import ReaderError
 
 from edgeflex_flow.errors import FlowFileError, Problem
-from edgeflex_flow.flowfile.secrecy import HIDDEN, NOWHERE, REFERENCE, Place, SecretKeys, Span
+from edgeflex_flow.flowfile.secrecy import HIDDEN, NOWHERE, REFERENCE, Place, SecretKeys, Span, user_of
 
 LARGEST_FILE_BYTES = 1024 * 1024
 DEEPEST_NESTING = 40
@@ -36,6 +36,7 @@ MOST_VALUES = 200_000
 
 
 NO_SECRETS = SecretKeys()
+_NAMED = ("nodes", "connections")
 
 Scalar: TypeAlias = str | int | float | bool | None
 
@@ -94,6 +95,8 @@ class Document:
     """Places of values of which nothing more need be said: a problem tells that they are no values."""
     secrets: tuple[Span, ...] = ()
     """Stretches that must not be shown."""
+    secret_texts: frozenset[str] = frozenset()
+    """Texts of the file that must not be shown in what is said of it."""
 
 
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -186,7 +189,8 @@ def read_document(file: Path, keys: SecretKeys = NO_SECRETS) -> Document:
 
 def parse_document(text: str, file: str, keys: SecretKeys = NO_SECRETS) -> Document:
     """The one YAML document in a text; `file` is named in problems."""
-    builder = _Builder(file, keys)
+    lines = split_lines(text)
+    builder = _Builder(file, keys, lines)
     try:
         for event in YAML(typ="safe", pure=True).parse(text):
             builder.take(event)
@@ -205,7 +209,6 @@ def parse_document(text: str, file: str, keys: SecretKeys = NO_SECRETS) -> Docum
         builder.unreadable(Place(), f"not valid YAML: {error}")
     if builder.root is None and not builder.problems:
         builder.problem(Place(1, 1), "the file is empty")
-    lines = split_lines(text)
     guessed = keys.spans_of_unreadable(lines) if builder.root is None else []
     return Document(
         file=file,
@@ -214,6 +217,7 @@ def parse_document(text: str, file: str, keys: SecretKeys = NO_SECRETS) -> Docum
         problems=tuple(builder.problems),
         told=frozenset(builder.told),
         secrets=(*builder.secrets, *guessed),
+        secret_texts=frozenset(builder.secret_texts),
     )
 
 
@@ -251,12 +255,14 @@ class _Open:
 class _Builder:
     """Makes a tree of values from parse events."""
 
-    def __init__(self, file: str, keys: SecretKeys) -> None:
+    def __init__(self, file: str, keys: SecretKeys, lines: Sequence[str]) -> None:
         self.file = file
+        self._lines = lines
         self.problems: list[Problem] = []
         self.root: Value | None = None
         self.told: set[Place] = set()
         self.secrets: list[Span] = []
+        self.secret_texts: set[str] = set()
         self._secret_keys = keys
         self._stack: list[_Open] = []
         self._anchors: dict[str, Value | None] = {}
@@ -302,6 +308,11 @@ class _Builder:
             return False
         return top.is_secret or (top.is_mapping and top.key is not None and self._secret_keys.name_secret(top.key))
 
+    @property
+    def _starts_named(self) -> bool:
+        """Whether a mapping that comes next is a node or connection: its name is free, and makes it no secret."""
+        return len(self._stack) == 2 and self._stack[0].key in _NAMED
+
     def _scalar(self, event: Any, place: Place) -> None:
         self._refuse_tag(event, place)
         data: Scalar = event.value if event.style or event.tag == _TEXT_TAG else plain_scalar(event.value)
@@ -319,11 +330,27 @@ class _Builder:
         secret = self._in_secret and not empty and not REFERENCE.fullmatch(event.value)
         if secret:
             self._hide(place, end)
+        else:
+            self._hide_user(event.value, place, end)
         self._put(Value(data, place, end=end, hidden=secret), event.anchor)
 
     def _hide(self, start: Place, end: Place) -> None:
         if self._top is None or not self._top.is_secret:  # else the whole that it is part of is hidden
             self.secrets.append(Span(start, end))
+
+    def _hide_user(self, text: str, start: Place, end: Place) -> None:
+        """Hide user and password in a text that may be an url."""
+        user = user_of(text)
+        if user is not None:
+            self._hide_part(text[slice(*user)], start, end)
+
+    def _hide_part(self, part: str, start: Place, end: Place) -> None:
+        """Hide a part of a text; the whole of it where its quotes and folds leave open where the part stands."""
+        self.secret_texts.add(part)
+        at = self._lines[start.line - 1].find(part, start.column - 1) if start.line == end.line else -1
+        if at >= 0:
+            start, end = Place(start.line, at + 1), Place(start.line, at + len(part) + 1)
+        self.secrets.append(Span(start, end))
 
     def _refuse_tag(self, event: Any, place: Place) -> None:
         if event.tag is not None and event.tag != _TEXT_TAG:
@@ -339,6 +366,8 @@ class _Builder:
         if top.is_secret or self._secret_keys.hold_secret(key):
             self._hide(place, end)
             key = HIDDEN
+        else:
+            self._hide_user(key, place, end)
         if not isinstance(data, str):
             self.problem(place, "a key is text; quote it", got=key or "nothing")
         top.key, top.key_place, top.expects_key = key, place, False
@@ -379,7 +408,8 @@ class _Builder:
         if event.anchor:
             self._anchors[event.anchor] = None
         is_flow = bool(event.flow_style)
-        self._stack.append(_Open(place, is_mapping, event.anchor, is_flow, is_key, self._in_secret))
+        is_secret = self._in_secret and not (is_mapping and self._starts_named)
+        self._stack.append(_Open(place, is_mapping, event.anchor, is_flow, is_key, is_secret))
 
     def _end(self, event: Any) -> None:
         done = self._stack.pop()

@@ -15,7 +15,7 @@ from pathlib import Path
 from edgeflex_flow.errors import nearest
 from edgeflex_flow.flowfile.document import NO_SECRETS, Scalar, Value
 from edgeflex_flow.flowfile.report import FileReport, Secret, got, shown
-from edgeflex_flow.flowfile.secrecy import HIDDEN, REFERENCE, Place, SecretKeys
+from edgeflex_flow.flowfile.secrecy import HIDDEN, REFERENCE, Place, SecretKeys, user_of
 
 PARAM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
@@ -26,7 +26,20 @@ _PART = re.compile(r"\$\$|\$\{(?P<inner>[^}]*)\}|\$\{")
 _LARGEST_SECRET_BYTES = 64 * 1024
 _LONGEST_TEXT = 1024 * 1024
 """Characters of a text once params are replaced: params that hold params grow without bounds."""
+MOST_REPLACED = 16 * 1024 * 1024
+"""Characters of all texts of a file once params are replaced: a long param may stand in many texts."""
 _DEEPEST_PARAMS = 40
+
+
+@dataclass(slots=True)
+class _Allowance:
+    """How many characters the texts of a file may still take."""
+
+    left: int = MOST_REPLACED
+
+    @property
+    def is_spent(self) -> bool:
+        return self.left < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,7 @@ class Sources:
     secret_keys: SecretKeys = NO_SECRETS
     known: dict[tuple[str, bool], Value] = field(default_factory=dict)
     """Params that were looked up before, by name and whether they hold a secret."""
+    allowance: _Allowance = field(default_factory=_Allowance)
 
     def find(self, name: str) -> Param | None:
         """The strongest layer that gives the param a value; a param declared without one comes last."""
@@ -97,9 +111,13 @@ class Interpolator:
         )
 
     def _text(self, value: Value, text: str, node: str | None, *, secret: bool) -> Value:
+        if self._sources.allowance.is_spent:
+            return replace(_unusable(""), place=value.place, end=value.end)
         whole = _PART.fullmatch(text)
         if whole and whole["inner"] is not None:
             found = self._lookup(whole["inner"], value.place, node, secret=secret)
+            if found.textual and not self._spend(len(_as_text(found.data)), value.place, node):
+                found = _unusable("")
             return replace(found, place=value.place, end=value.end, hidden=found.hidden or secret)
         pieces: list[Value] = []
         length = 0
@@ -110,6 +128,10 @@ class Interpolator:
                 text = f"a text with its params replaced has at most {_LONGEST_TEXT} characters"
                 self._report.problem(value.place, text, node=node)
                 return replace(_unusable(""), place=value.place, end=value.end)
+        if not self._spend(length, value.place, node):
+            return replace(_unusable(""), place=value.place, end=value.end)
+        if not secret:
+            self._conceal_user(text, pieces, value.place, node)
         return Value(
             _joined(pieces),
             value.place,
@@ -117,6 +139,32 @@ class Interpolator:
             hidden=secret or any(piece.hidden for piece in pieces),
             missing=tuple(dict.fromkeys(what for piece in pieces for what in piece.missing)),
         )
+
+    def _spend(self, length: int, place: Place, node: str | None) -> bool:
+        """Whether a text of this length fits into what the file may still take; the first that does not is told."""
+        allowance = self._sources.allowance
+        if allowance.is_spent:
+            return False
+        allowance.left -= length
+        if allowance.is_spent:
+            text = f"the texts of a file with their params replaced have at most {MOST_REPLACED} characters together"
+            self._report.problem(place, text, node=node)
+        return not allowance.is_spent
+
+    def _conceal_user(self, text: str, pieces: list[Value], place: Place, node: str | None) -> None:
+        """Conceal the params that became user and password of an url, where they are declared."""
+        joined = "".join(_as_text(piece.data) for piece in pieces)
+        user = user_of(joined)
+        if user is None:
+            return
+        self._report.all.hide(joined[slice(*user)])
+        start = 0
+        for piece, inner in zip(pieces, _inners(text), strict=True):
+            end = start + len(_as_text(piece.data))
+            if inner is not None and start < user[1] and end > user[0]:
+                self._lookup(inner, place, node, secret=True)
+                self._report.all.hide(_as_text(piece.data))
+            start = end
 
     def _pieces(self, text: str, place: Place, node: str | None, *, secret: bool) -> Iterator[Value]:
         end = 0
@@ -161,8 +209,8 @@ class Interpolator:
             circle = " → ".join((*self._pending[self._pending.index(name) :], name))
             self._report.problem(place, f"param '{name}' stands for itself: {circle}", node=node)
             return _unusable("")
-        if secret and not _is_reference(param.value):
-            param.report.all.conceal(param.report.file, param.value)
+        if secret:
+            self._conceal(name)
         if not isinstance(param.value.data, str):
             return param.value
         if (name, secret) not in self._sources.known:
@@ -174,6 +222,12 @@ class Interpolator:
             inner._pending = (*self._pending, name)
             self._sources.known[name, secret] = inner.apply(param.value, secret=secret)
         return self._sources.known[name, secret]
+
+    def _conceal(self, name: str) -> None:
+        """Conceal a param in all files that give it a value, also where another file has the last word."""
+        for param in (layer[name] for layer in self._sources.layers if name in layer):
+            if not _is_reference(param.value):
+                param.report.all.conceal(param.report.file, param.value)
 
     def _variable(self, name: str, default: str | None, *, quoted: bool) -> Value:
         text = self._sources.environment.get(name)
@@ -206,6 +260,15 @@ class Interpolator:
         text = text.removesuffix("\n").removesuffix("\r")
         self._report.all.hide(text)
         return Value(Secret(text), hidden=True, textual=True)
+
+
+def _inners(text: str) -> Iterator[str | None]:
+    """What stands in the braces of each piece of a text; None for pieces without."""
+    for match in _PART.finditer(text):
+        yield None
+        if match[0] == "$$" or match["inner"] is not None:
+            yield match["inner"]
+    yield None
 
 
 def _is_reference(value: Value) -> bool:

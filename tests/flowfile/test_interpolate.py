@@ -375,3 +375,21 @@ def test_a_text_that_grows_without_end_is_a_problem(check: Check) -> None:
     flow = params_of(30, "${{p{0}}}${{p{0}}}").replace("500ms", "'${p0}'")
     problems = check(flow).problems
     assert problems[0].message == "a text with its params replaced has at most 1048576 characters"
+
+
+def test_a_long_param_in_many_texts_is_told_once_and_exhausts_no_memory(check: Check) -> None:
+    channels = ", ".join(['"${long}x"'] * 5_000)
+    flow = FLOW.replace("params: {", f"params: {{long: {'x' * 100_000}, ").replace(
+        'port: "${meter_port}"', f'port: "${{meter_port}}", channels: [{channels}]'
+    )
+    assert channels in flow
+    told = [each for each in check(flow).problems if "16777216 characters together" in each.message]
+    assert [each.node for each in told] == ["pmu"]
+
+
+def test_texts_that_share_a_long_param_as_it_is_take_nothing(check: Check) -> None:
+    channels = ", ".join(['"${long}"'] * 3)
+    flow = FLOW.replace("params: {", f"params: {{long: {'x' * 900_000}, ").replace(
+        'port: "${meter_port}"', f'port: "${{meter_port}}", channels: [{channels}]'
+    )
+    assert not [each for each in check(flow).problems if "characters together" in each.message]

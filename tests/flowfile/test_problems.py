@@ -366,3 +366,19 @@ def test_two_separate_cycles_are_two_problems(check: Check) -> None:
 
 def test_the_kinds_of_the_table_are_those_of_the_registry() -> None:
     assert tuple(sorted(flow_kinds.registry().nodes)) == KINDS
+
+
+def test_the_first_thousand_problems_of_a_file_are_shown_and_the_rest_counted(check: Check) -> None:
+    wrong = "".join(f"Wrong_{number}: 1\n" for number in range(1500))
+    problems = check(FLOW + wrong, site=SITE + "other: 1\n").problems
+    messages = [problem.message for problem in problems]
+    assert messages[999:] == ["unknown key 'Wrong_999'", "and 500 more", "unknown key 'other'"]
+    assert problems[1000].line == 0
+
+
+def test_a_thousand_problems_are_all_shown(check: Check) -> None:
+    wrong = "".join(f"Wrong_{number}: 1\n" for number in range(1000))
+    assert [problem.message for problem in check(FLOW + wrong).problems][998:] == [
+        "unknown key 'Wrong_998'",
+        "unknown key 'Wrong_999'",
+    ]

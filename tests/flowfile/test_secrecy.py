@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +12,7 @@ from msgspec import json
 
 from edgeflex_flow.errors import Problem
 from edgeflex_flow.flowfile import CheckedFlow
+from edgeflex_flow.flowfile.report import Report
 from edgeflex_flow.flowfile.secrecy import Place, Span, masked
 
 Check = Callable[..., CheckedFlow]
@@ -54,6 +57,51 @@ WRONG = [
     "host: a, prot: 5, username: u, password: hunter2: x",
     "host: a, prot: 5, username: u, password: ]hunter2",
     "host: a, prot: 5, username: u, password: hunter2 # hunter2 of the old bus",
+    "host: a, prot: 5, pwd: hunter2",
+    "host: a, prot: 5, pw: hunter2",
+    "host: a, prot: 5, PW: hunter2",
+    "host: a, prot: 5, token: hunter2",
+    "host: a, prot: 5, secret: hunter2",
+    "host: a, prot: 5, secrets: hunter2",
+    "host: a, prot: 5, passphrase: hunter2",
+    "host: a, prot: 5, userpass: hunter2",
+    "host: a, prot: 5, brokerPass: hunter2",
+    "host: a, prot: 5, broker_login_password: hunter2",
+    "host: a, prot: 5, kennwort: hunter2",
+    "host: a, prot: 5, Passwort: hunter2",
+    "host: a, prot: 5, api_key: hunter2",
+    "host: a, prot: 5, apiKey: hunter2",
+    "host: a, prot: 5, APIKEY: hunter2",
+    "host: a, prot: 5, private-key: hunter2",
+    "host: a, prot: 5, credentials: hunter2",
+    "host: a, prot: 5, mqtt_passwd: hunter2",
+    "host: a, prot: 5, bus_pw2: hunter2",
+    "host: 'mqtt://u:p@hunter2@bus', prot: 5",
+    "host: 'mqtt://u:p/hunter2@bus', prot: 5",
+    "host: 'mqtt://u:p hunter2@bus', prot: 5",
+    "host: mqtt://hunter2@bus, prot: 5",
+    "host: 'mqtt:/u:hunter2@bus', prot: 5",
+    "host: 'u:hunter2@bus', prot: 5",
+    "host: 'u:a://hunter2@bus', prot: 5",
+    "host: 'u:it''s hunter2@bus', prot: 5",
+    'host: "mqtt://u:\\x41hunter2@bus", prot: 5',
+    "host: a, prot: 'mqtt://u:hunter2@bus'",
+    f"host: a, prot: 'mqtt://u:{'hunter2' * 20}@bus'",
+    "host: a, prot: 5, 'u:hunter2@bus': 1",
+    "host: a, prot: 5, 'mqtt://u:${NONE:-hunter2}@bus': 1",
+    "host: 'mqtt://u:${NONE:-hunter2}@bus', prot: 5",
+    "host: a, prot: 5, pwd=hunter2",
+    "host: a, prot: 5, token hunter2",
+    "host: a, prot: 5, secret: {value: hunter2}",
+    "host: a, prot: 5, tokens: [hunter2]",
+    "host: mqtt://u:p hunter2@bus, prot: [",
+    "host: u:hunter2@bus, prot: [",
+    "host: u:hunter2 x:/y@bus, prot: [",
+    "host: a, prot: 5, pwd: 'hunter2",
+    "host: a, prot: 5} # password is hunter2 #",
+    "host: a, prot: 5} # Passwort: hunter2 #",
+    "host: a, prot: 5} # the pw of the bus, which is hunter2 #",
+    "host: a, prot: 5} # was mqtt://u:p hunter2@bus #",
 ]
 
 
@@ -92,6 +140,52 @@ def test_a_secret_in_a_param_is_no_more_shown_there(check: Check) -> None:
     checked = check(site=site)
     assert len(checked.problems) == 2
     assert "1234567" not in said(checked)
+
+
+@pytest.mark.parametrize(
+    ("host", "params"),
+    [
+        ("mqtt://u:${word}@bus", "{word: hunter2, Wrong: 1, meter_port: 1}"),
+        ("u:${word}@bus", "{word: hunter2, Wrong: 1, meter_port: 1}"),
+        ("mqtt://${who}@bus", "{who: 'u:${word}', word: hunter2, Wrong: 1, meter_port: 1}"),
+        ("mqtt://$$u:x${word}$${@bus", "{word: hunter2, Wrong: 1, meter_port: 1}"),
+        ("${where}", "{where: 'mqtt://u:${word}@bus', word: hunter2, Wrong: 1, meter_port: 1}"),
+        ("mqtt://u:${word}@bus", "{word: hunter2, meter_port: 1, again: '${word}${'}"),
+    ],
+)
+def test_a_param_that_becomes_the_password_of_an_url_is_shown_nowhere(host: str, params: str, check: Check) -> None:
+    checked = check(site=site_with(f'host: "{host}", port: 0', params))
+    assert len(checked.problems) >= 2
+    assert SECRET not in said(checked)
+
+
+def test_a_secret_param_is_shown_in_no_file_that_gives_it_a_value(check: Check) -> None:
+    flow = FLOW.replace("params: {", "params: {word: hunter2, Wrong: 1, ")
+    site = site_with('host: "${word}", username: u, password: "${word}"', "{word: abcdefg, meter_port: 1}")
+    flow = flow.replace('"edgeflex/${site}/event"', '"mqtt://u:${word}@bus"')
+    checked = check(flow, site=site)
+    assert checked.problems
+    assert SECRET not in said(checked)
+
+
+def test_the_rest_of_an_url_is_shown(check: Check) -> None:
+    checked = check(site=site_with("host: 'mqtt://u:p@q@bus', prot: 'mqtt://u:p@q@bus'"))
+    excerpt = checked.problems[0].excerpt
+    assert excerpt is not None
+    assert excerpt.line == "  databus: {kind: broker, host: 'mqtt://***@bus', prot: 'mqtt://***@bus'}"
+
+
+def test_a_node_may_be_named_after_a_secret(check: Check) -> None:
+    flow = FLOW.replace("pmu", "token")
+    assert "token:" in flow
+    assert check(flow).problems == ()
+
+
+def test_filters_let_bands_pass_and_hide_nothing(check: Check) -> None:
+    checked = check(FLOW.replace("window: 500ms", "window: 500ms, low_pass_hz: 5, passive: 6"))
+    excerpts = [problem.excerpt.line for problem in checked.problems if problem.excerpt]
+    assert excerpts
+    assert all("low_pass_hz: 5, passive: 6" in line for line in excerpts)
 
 
 def test_a_secret_over_several_lines_is_shown_on_none(check: Check) -> None:
@@ -141,3 +235,29 @@ def test_a_caret_within_a_secret_stands_at_its_start(column: int, shown_column: 
 def test_problems_without_a_line_have_no_excerpt(check: Check) -> None:
     problems: tuple[Problem, ...] = check(params={"nothing": "1"}).problems
     assert [problem.excerpt for problem in problems] == [None]
+
+
+def test_many_secrets_beside_many_problems_are_hidden_in_little_time(check: Check) -> None:
+    connections = "".join(f"  c{k}: {{kind: broker, host: 'u:p{k}p@x', pwd: p{k}p, q: 1}}\n" for k in range(3000))
+    before = time.process_time()
+    checked = check(site=SITE.replace("connections:\n", f"connections:\n{connections}"))
+    assert len(checked.problems) >= 1000
+    assert not re.search(r"p\d+p", said(checked))
+    assert time.process_time() - before < 30
+
+
+@pytest.mark.parametrize("before", [1, 1970, 1990, 1999, 2500])
+def test_a_secret_in_a_very_long_text_is_taken_out_before_the_text_is_cut(before: int) -> None:
+    report = Report(())
+    report.hide("hunter2" * 400)
+    report.hide("xhunt")
+    shown = report.scrub("x" * before + "hunter2" * 400)
+    assert len(shown) <= 2004
+    assert "h" not in shown
+
+
+def test_hidden_texts_that_overlap_leave_nothing_of_each_other() -> None:
+    report = Report(())
+    for text in ("abc", "bcdefg", "fgh"):
+        report.hide(text)
+    assert report.scrub("-abcdefgh-abc-bc") == "-***-***-bc"
