@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import click
@@ -20,6 +20,7 @@ from edgeflex_flow.cli.problems import console, show_problems
 from edgeflex_flow.cli.run_each import Family
 from edgeflex_flow.errors import FatalError, FlowFileError
 from edgeflex_flow.flowfile import Plan, load_flows
+from edgeflex_flow.runtime.every import every
 from edgeflex_flow.runtime.lifecycle import EXIT_NOT_DRAINED, stop_on_signals
 from edgeflex_flow.runtime.policies import policies_from
 from edgeflex_flow.runtime.run import FlowRun
@@ -103,7 +104,7 @@ def run(
             flow_run, lambda: _show_summary(flow_run, EXIT_NOT_DRAINED, "the drain took too long", as_json)
         ),
         policies_from(policies, flow_run),
-        _every(stats_s, lambda: _log_stats(flow_run)),
+        every(stats_s, lambda: _log_stats(flow_run), "stats") if stats_s is not None else nullcontext(),
         _after(duration_s, flow_run.stop),
     ):
         errors = _errors_of(flow_run, runtime, workers)
@@ -181,27 +182,6 @@ def _after(duration_s: float | None, call: Callable[[], object]) -> Iterator[Non
         yield
     finally:
         timer.cancel()
-
-
-@contextmanager
-def _every(period_s: float | None, call: Callable[[], object]) -> Iterator[None]:
-    """Call `call` each `period_s` from a thread, until the block ends."""
-    if period_s is None:
-        yield
-        return
-    over = threading.Event()
-
-    def loop() -> None:
-        while not over.wait(period_s):
-            call()
-
-    thread = threading.Thread(target=loop, name="stats", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _log_stats(flow_run: FlowRun) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from edgeflex_flow.flowfile.document import read_document
 from edgeflex_flow.flowfile.fields import config_fields
 from edgeflex_flow.flowfile.plan import PlannedNode
 from edgeflex_flow.policy import PolicyBinding
+from edgeflex_flow.runtime.every import every
 from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_flow.units import parse_quantity
 
@@ -82,20 +82,14 @@ def policies_from(file: Path | None, run: FlowRun) -> Iterator[None]:
     if file is None:
         yield
         return
-    over = threading.Event()
     seen = _look(file, run, None)
 
-    def loop(last: tuple[int, int] | None) -> None:
-        while not over.wait(PERIOD_S):
-            last = _look(file, run, last)
+    def look() -> None:
+        nonlocal seen
+        seen = _look(file, run, seen)
 
-    thread = threading.Thread(target=loop, args=(seen,), name="policies", daemon=True)
-    thread.start()
-    try:
+    with every(PERIOD_S, look, "policies"):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _look(file: Path, run: FlowRun, seen: tuple[int, int] | None) -> tuple[int, int] | None:

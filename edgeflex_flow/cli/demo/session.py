@@ -24,6 +24,7 @@ from edgeflex_flow.errors import FatalError
 from edgeflex_flow.flowfile import load_flow
 from edgeflex_flow.registry import Registry
 from edgeflex_flow.runtime.bytewax import run_bytewax
+from edgeflex_flow.runtime.every import every
 from edgeflex_flow.runtime.lifecycle import stop_on_signals
 from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_flow.tied import tied
@@ -165,14 +166,11 @@ class Session:
 
     @contextmanager
     def _screen(self, run: FlowRun, broker: LocalBroker, pmu_port: int) -> Iterator[None]:
-        over = threading.Event()
-
         def picture() -> Numbers:
             return self._numbers(run, broker, pmu_port)
 
-        def refresh(live: Live) -> None:
-            while not over.wait(1 / REFRESH_PER_S):
-                live.update(draw(self._watch, picture(), self._console.width, self._console.height), refresh=True)
+        def refresh() -> None:
+            live.update(draw(self._watch, picture(), self._console.width, self._console.height), refresh=True)
 
         if not self._console.is_terminal:
             with self._lines(run, broker, pmu_port):
@@ -181,38 +179,28 @@ class Session:
             self._console.print(draw(self._watch, self._numbers_at_the_end, self._console.width))
             return
         with Live(console=self._console, auto_refresh=False) as live:
-            thread = threading.Thread(target=refresh, args=(live,), name="screen")
-            thread.start()
             try:
-                yield
+                with every(1 / REFRESH_PER_S, refresh, "screen"):
+                    yield
             finally:
-                over.set()
-                thread.join()
                 self._numbers_at_the_end = picture()
                 live.update(draw(self._watch, self._numbers_at_the_end, self._console.width), refresh=True)
 
     @contextmanager
     def _lines(self, run: FlowRun, broker: LocalBroker, pmu_port: int) -> Iterator[None]:
         """Without a terminal: one line a second."""
-        over = threading.Event()
 
         def tell() -> None:
-            while not over.wait(1.0):
-                if not self._started_s:
-                    continue
-                numbers = self._numbers(run, broker, pmu_port)
-                self._console.print(
-                    f"{numbers.elapsed_s:5.1f} s  {numbers.frames:,} frames ({numbers.frames_per_s:,.0f}/s)  "
-                    f"{numbers.rows_stored:,} rows stored  {len(self._watch.events())} events"
-                )
+            if not self._started_s:
+                return
+            numbers = self._numbers(run, broker, pmu_port)
+            self._console.print(
+                f"{numbers.elapsed_s:5.1f} s  {numbers.frames:,} frames ({numbers.frames_per_s:,.0f}/s)  "
+                f"{numbers.rows_stored:,} rows stored  {len(self._watch.events())} events"
+            )
 
-        thread = threading.Thread(target=tell, name="lines")
-        thread.start()
-        try:
+        with every(1.0, tell, "lines"):
             yield
-        finally:
-            over.set()
-            thread.join()
 
     def _numbers(self, run: FlowRun, broker: LocalBroker, pmu_port: int) -> Numbers:
         now_s = time.monotonic()
