@@ -1,4 +1,4 @@
-"""What `pmu_udp` keeps between two calls of the kernel: frames to decode, frames that wait, rows decoded."""
+"""What decoding frames keeps between two calls of the kernel: frames to decode, frames that wait, rows decoded."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ HELD_BYTES: Final = 4 * 1024 * 1024
 """Bounds on data kept until their configuration comes; 4096 frames are 82 s of one PMU at 50 frames/s."""
 MOST_CELLS: Final = 2 * 1024 * 1024
 """Bound on rows times columns of a batch: 16 MiB."""
+REJECTED: Final = {
+    kernel.TRUNCATED: "truncated",
+    kernel.BAD_SYNC: "bad_sync",
+    kernel.BAD_VERSION: "bad_version",
+    kernel.BAD_SIZE: "bad_size",
+    kernel.BAD_CRC: "bad_crc",
+    kernel.SIZE_MISMATCH: "size_mismatch",
+}
+"""Why the kernel rejects a frame, by its status."""
 
 
 class Block:

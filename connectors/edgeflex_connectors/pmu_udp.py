@@ -13,7 +13,16 @@ from edgeflex_connectors.c37118 import FrameError, decode_config, decode_frame
 from edgeflex_connectors.c37118_columns import COMPUTED_COLUMNS, FIXED_COLUMNS
 from edgeflex_connectors.c37118_files import read_config_file
 from edgeflex_connectors.c37118_table import Outcome, StreamTable, TableFullError
-from edgeflex_connectors.pmu_frames import MOST_CELLS, Block, HeldFrame, HeldFrames, Rows, block_of, decode_block
+from edgeflex_connectors.pmu_frames import (
+    MOST_CELLS,
+    REJECTED,
+    Block,
+    HeldFrame,
+    HeldFrames,
+    Rows,
+    block_of,
+    decode_block,
+)
 from edgeflex_connectors.udp_receive import BLOCK, UdpReceiver
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Samples
@@ -126,16 +135,6 @@ class PmuUdpConfig(NodeConfig, frozen=True, kw_only=True):
                     fields = f"{field_name}.{key}", f"{field_name}.{first[value]}"
                     yield FieldError(f"{kind} '{value}' is given twice", *fields)
                 first.setdefault(value, key)
-
-
-_REASONS: Final = {
-    kernel.TRUNCATED: "truncated",
-    kernel.BAD_SYNC: "bad_sync",
-    kernel.BAD_VERSION: "bad_version",
-    kernel.BAD_SIZE: "bad_size",
-    kernel.BAD_CRC: "bad_crc",
-    kernel.SIZE_MISMATCH: "size_mismatch",
-}
 
 
 class PmuUdpSource:
@@ -285,7 +284,7 @@ class PmuUdpSource:
         for code, name in ((kernel.HEADER_FRAME, "header_frames"), (kernel.COMMAND_FRAME, "command_frames")):
             if self._counts[code]:
                 self._counters.add(name, int(self._counts[code]))
-        for code, reason in _REASONS.items():
+        for code, reason in REJECTED.items():
             if self._counts[code]:
                 index = first + int(np.flatnonzero(status == code)[0])
                 self._reject(reason, int(self._counts[code]), block, index)

@@ -21,7 +21,7 @@ from edgeflex_connectors.c37118_table import StreamTable, TableFullError
 from edgeflex_connectors.capture_file import CaptureError, CaptureFile, Packet
 from edgeflex_connectors.capture_packets import TCP, PacketReader, Segment, address_text
 from edgeflex_connectors.capture_tcp import FrameStream
-from edgeflex_connectors.pmu_frames import MOST_CELLS, Block, Rows, decode_block
+from edgeflex_connectors.pmu_frames import MOST_CELLS, REJECTED, Block, Rows, decode_block
 from edgeflex_connectors.recording_table import (
     MOST_ROWS,
     READABLE,
@@ -39,14 +39,6 @@ MOST_CONNECTIONS: Final = 4096
 BLOCK_FRAMES: Final = 4096
 BLOCK_BYTES: Final = 1 << 23
 _POSITIVE_SEQUENCE: Final = 1
-_REASONS: Final = {
-    kernel.TRUNCATED: "truncated",
-    kernel.BAD_SYNC: "bad_sync",
-    kernel.BAD_VERSION: "bad_version",
-    kernel.BAD_SIZE: "bad_size",
-    kernel.BAD_CRC: "bad_crc",
-    kernel.SIZE_MISMATCH: "size_mismatch",
-}
 
 
 class CapturedFrame(NamedTuple):
@@ -184,7 +176,7 @@ class _Decoder:
                 frame = CapturedFrame(int(block.peers[block.next]), block.frame(block.next))
                 block.next += 1
                 self._configure(frame)
-        for code, reason in _REASONS.items():
+        for code, reason in REJECTED.items():
             if counts[code]:
                 self._counts[reason] += int(counts[code])
         for index in np.flatnonzero(status == kernel.UNKNOWN_IDCODE):
