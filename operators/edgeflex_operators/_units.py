@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal
 
 import msgspec
+import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
+from edgeflex_flow.messages import InertiaEstimate
 from edgeflex_flow.node import quantity
 
 
@@ -52,3 +56,42 @@ UnitTable = dict[str, GeneratingUnit]
 def digest(value: object) -> str:
     """First 16 hex digits of the SHA-256 of a value as JSON: names a configuration without repeating it."""
     return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:16]
+
+
+def fill_rated_w(rated_w: NDArray[np.float64], units: UnitTable, slot_of: Mapping[str, int]) -> None:
+    """Fill in the rated power in W of each device at its slot; 0 for one without unit data."""
+    for name, slot in slot_of.items():
+        unit = units.get(name)
+        if slot < len(rated_w):
+            rated_w[slot] = 0.0 if unit is None else unit.rated_power * 1e6
+
+
+def without_data(
+    devices: Iterable[str],
+    units: UnitTable,
+    now_ns: int,
+    *,
+    method: Literal["online", "ambient"],
+    indicative: bool = False,
+    config_digest: str,
+    version: str,
+) -> list[InertiaEstimate]:
+    """What is told of those of `devices` that have no unit data."""
+    return [
+        InertiaEstimate(
+            event_id="",
+            device=name,
+            time_ns=now_ns,
+            method=method,
+            indicative=indicative,
+            status="no_unit_data",
+            reason=f"no unit data for device '{name}'; known: {', '.join(sorted(units))}",
+            begin_ns=now_ns,
+            end_ns=now_ns,
+            rows=0,
+            config_digest=config_digest,
+            version=version,
+        )
+        for name in devices
+        if name not in units
+    ]

@@ -17,7 +17,7 @@ from edgeflex_flow.kernel import kernel
 from edgeflex_flow.messages import EstimateStatus, InertiaEstimate, Quality, Samples
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
 from edgeflex_operators._devices import RESTARTS, AcceptTest, DeviceClock, RowRules, grown, read_only, row_rules
-from edgeflex_operators._units import GeneratingUnit, UnitTable, digest
+from edgeflex_operators._units import GeneratingUnit, UnitTable, digest, fill_rated_w, without_data
 
 REFUSED_QUALITY = int(Quality.BAD_DATA | Quality.SYNC_LOST)
 VERSION = f"{__version__}/ambient-1"
@@ -162,7 +162,7 @@ class InertiaAmbientState:
         )
         self.config_digest = digest(config)
         self.unit_digests = {name: digest(unit) for name, unit in config.units.items()}
-        self.rate_units()
+        fill_rated_w(self.levels[:, RATED_W], self.config.units, self.clock.slot_of)
 
     def grow(self) -> None:
         """Make room for every device that has a slot."""
@@ -171,13 +171,7 @@ class InertiaAmbientState:
         self.levels = grown(self.levels, used)
         self.sums = grown(self.sums, used)
         self.spectra = grown(self.spectra, used)
-        self.rate_units()
-
-    def rate_units(self) -> None:
-        for name, slot in self.clock.slot_of.items():
-            unit = self.config.units.get(name)
-            if slot < len(self.levels):
-                self.levels[slot, RATED_W] = 0.0 if unit is None else unit.rated_power * 1e6
+        fill_rated_w(self.levels[:, RATED_W], self.config.units, self.clock.slot_of)
 
 
 @kernel("void(int64[:, ::1], float64[:, :, :, ::1], float64[:, :, ::1], int64, int64)")
@@ -396,7 +390,16 @@ def step(config: InertiaAmbientConfig, state: InertiaAmbientState, samples: Samp
     messages: list[WireMessage] = []
     if state.clock.used > state.known:
         state.grow()
-        messages += _without_data(state, samples)
+        new = list(state.clock.slot_of)[state.known :]
+        state.known = state.clock.used
+        messages += without_data(
+            new,
+            config.units,
+            int(samples.time_ns[-1]),
+            method="ambient",
+            config_digest=state.config_digest,
+            version=VERSION,
+        )
     row = 0
     while row < samples.rows:
         row, ended = gather(
@@ -416,30 +419,6 @@ def step(config: InertiaAmbientConfig, state: InertiaAmbientState, samples: Samp
         if ended >= 0:
             messages.append(_estimate(state, ended, samples.devices[samples.device[row - 1]]))
     return [*messages, *letters]
-
-
-def _without_data(state: InertiaAmbientState, samples: Samples) -> list[WireMessage]:
-    """What is told of devices that are new and have no unit data."""
-    new = list(state.clock.slot_of)[state.known :]
-    state.known = state.clock.used
-    now_ns = int(samples.time_ns[-1])
-    return [
-        InertiaEstimate(
-            event_id="",
-            device=name,
-            time_ns=now_ns,
-            method="ambient",
-            status="no_unit_data",
-            reason=f"no unit data for device '{name}'; known: {', '.join(sorted(state.config.units))}",
-            begin_ns=now_ns,
-            end_ns=now_ns,
-            rows=0,
-            config_digest=state.config_digest,
-            version=VERSION,
-        )
-        for name in new
-        if name not in state.config.units
-    ]
 
 
 def _estimate(state: InertiaAmbientState, slot: int, device: str) -> InertiaEstimate:

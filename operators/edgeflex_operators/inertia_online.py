@@ -26,7 +26,7 @@ from edgeflex_operators._devices import (
     read_only,
     row_rules,
 )
-from edgeflex_operators._units import UnitTable, digest
+from edgeflex_operators._units import UnitTable, digest, fill_rated_w, without_data
 
 REFUSED_QUALITY = int(Quality.BAD_DATA | Quality.SYNC_LOST)
 VERSION = f"{__version__}/online-1"
@@ -192,7 +192,7 @@ class InertiaOnlineState:
         self.ring_hz = np.zeros((capacity, devices))
         self.ring_w = np.zeros((capacity, devices))
         self.ring_flags = np.zeros((capacity, devices), dtype=np.uint16)
-        self.rate_units()
+        fill_rated_w(self.levels[:, RATED_W], self.config.units, self.clock.slot_of)
 
     def grow(self) -> None:
         """Make room for every device that has a slot."""
@@ -203,13 +203,7 @@ class InertiaOnlineState:
         self.ring_hz = grown_rings(self.ring_hz, used)
         self.ring_w = grown_rings(self.ring_w, used)
         self.ring_flags = grown_rings(self.ring_flags, used)
-        self.rate_units()
-
-    def rate_units(self) -> None:
-        for name, slot in self.clock.slot_of.items():
-            unit = self.config.units.get(name)
-            if slot < len(self.levels):
-                self.levels[slot, RATED_W] = 0.0 if unit is None else unit.rated_power * 1e6
+        fill_rated_w(self.levels[:, RATED_W], self.config.units, self.clock.slot_of)
 
 
 @kernel(
@@ -496,7 +490,17 @@ def step(config: InertiaOnlineConfig, state: InertiaOnlineState, samples: Sample
     messages: list[WireMessage] = []
     if state.clock.used > state.known:
         state.grow()
-        messages += _without_data(state, samples)
+        new = list(state.clock.slot_of)[state.known :]
+        state.known = state.clock.used
+        messages += without_data(
+            new,
+            config.units,
+            int(samples.time_ns[-1]),
+            method="online",
+            indicative=True,
+            config_digest=state.config_digest,
+            version=VERSION,
+        )
     found = np.empty((samples.rows, _FOUND), dtype=np.int64)
     values = np.empty((samples.rows, _VALUES))
     told = watch(
@@ -522,31 +526,6 @@ def step(config: InertiaOnlineConfig, state: InertiaOnlineState, samples: Sample
     )
     messages += [_estimate(state, samples, found[k].tolist(), values[k].tolist()) for k in range(told)]
     return [*messages, *letters]
-
-
-def _without_data(state: InertiaOnlineState, samples: Samples) -> list[WireMessage]:
-    """What is told of devices that are new and have no unit data."""
-    new = list(state.clock.slot_of)[state.known :]
-    state.known = state.clock.used
-    now_ns = int(samples.time_ns[-1])
-    return [
-        InertiaEstimate(
-            event_id="",
-            device=name,
-            time_ns=now_ns,
-            method="online",
-            indicative=True,
-            status="no_unit_data",
-            reason=f"no unit data for device '{name}'; known: {', '.join(sorted(state.config.units))}",
-            begin_ns=now_ns,
-            end_ns=now_ns,
-            rows=0,
-            config_digest=state.config_digest,
-            version=VERSION,
-        )
-        for name in new
-        if name not in state.config.units
-    ]
 
 
 def _estimate(state: InertiaOnlineState, samples: Samples, found: list[int], values: list[float]) -> InertiaEstimate:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from operator_streams import cut, letters, tags
+from operator_streams import cut, letters, one_device, tags
 
 from edgeflex_flow.messages import InertiaEstimate, Quality, Samples
 from edgeflex_operators import inertia_online
@@ -38,15 +38,8 @@ def estimates(
 
 
 def stream(frequency_hz: NDArray[np.float64], power_w: NDArray[np.float64], per_s: int = 50) -> Samples:
-    count = len(frequency_hz)
-    return Samples(
-        time_ns=tags(np.arange(count) / per_s),
-        device=np.zeros(count, dtype=np.int32),
-        devices=("G1",),
-        columns={"frequency_hz": frequency_hz, "active_power_w": power_w},
-        quality=np.zeros(count, dtype=np.uint16),
-        received_ns=0,
-    )
+    time_ns = tags(np.arange(len(frequency_hz)) / per_s)
+    return one_device(time_ns, frequency_hz, active_power_w=power_w)
 
 
 def falling(
