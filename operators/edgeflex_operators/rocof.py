@@ -201,14 +201,14 @@ def slope_hz_per_s(sums: NDArray[np.float64], d: int, count: int) -> float:
 
 
 @kernel("int64(int64[:, ::1], int64, int64, uint16, int64, int64)")
-def flags_in_window(flag_ns: NDArray[np.int64], d: int, mask: int, quality: int, now_ns: int, limit_ns: int) -> int:
-    """All flags seen since `limit_ns`, when those in `quality` are seen now and those in `mask` were before."""
+def flags_in_window(flag_ns: NDArray[np.int64], d: int, mask: int, quality: int, now_ns: int, first_ns: int) -> int:
+    """All flags seen since `first_ns`, when those in `quality` are seen now and those in `mask` were before."""
     for bit in range(FLAGS):
         flag = 1 << bit
         if quality & flag != 0:
             flag_ns[d, bit] = now_ns
             mask |= flag
-        elif mask & flag != 0 and flag_ns[d, bit] < limit_ns:
+        elif mask & flag != 0 and flag_ns[d, bit] < first_ns:
             mask &= ~flag
     return mask
 
@@ -286,7 +286,7 @@ def slide(
             add_row(sums, d, now, frequency_hz[i], base_ns, 1.0)
         mask = windows[d, MASK]
         if mask != 0 or quality[i] != 0:
-            mask = flags_in_window(flag_ns, d, mask, quality[i], now, limit)
+            mask = flags_in_window(flag_ns, d, mask, quality[i], now, ring_ns[first, d])
             windows[d, MASK] = mask
         if count < 2 or now - windows[d, START_NS] < window_ns - tolerance_ns:
             continue

@@ -116,6 +116,16 @@ def test_device_faster_than_max_rate_has_a_shorter_window_and_says_so() -> None:
     assert out.columns["rocof_hz_per_s"] == pytest.approx(np.full(out.rows, 0.3), abs=1e-9)
 
 
+def test_the_flag_of_a_cut_row_leaves_the_window_with_it() -> None:
+    samples = frames(600, 200)
+    samples.quality[300] = ESTIMATED
+    config = RocofConfig(max_rate=50.0)
+    out = run(samples, config)
+    flagged = out.time_ns[out.quality & ESTIMATED != 0]
+    rows = rocof.start(config).capacity
+    assert flagged.tolist() == samples.time_ns[300 : 300 + rows].tolist()
+
+
 def test_clipped_ends_when_the_cut_rows_would_have_left_the_window() -> None:
     time_s = np.concatenate([np.arange(200) / 200, 1.0 + np.arange(100) / 50])
     out = run(one_device(tags(time_s), np.full(300, 50.0)), RocofConfig(max_rate=50.0))
