@@ -9,27 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeflex_flow.messages import EstimateStatus, Quality, Samples
+from edgeflex_flow.messages import EstimateStatus, Samples
 from edgeflex_operators import _swing as swing
+from edgeflex_operators._terminals import Grid, PerUnit, RefusedError, check_base, check_tripped, on_grid, per_unit
 from edgeflex_operators._units import GeneratingUnit
 
 METHOD_VERSION = "1"
 """Changes whenever the same window may give another estimate."""
 
-UNUSABLE = int(Quality.BAD_DATA | Quality.SYNC_LOST | Quality.TEST)
-
-LEAST_BEFORE_S = 1.0
-LEAST_AFTER_S = 3.0
-ONSET_MARGIN_S = 0.25
-"""How long before the onset the baseline ends: the onset may be told late."""
-LEAST_SHARE = 0.9
-LONGEST_GAP_S = 0.2
-MOST_JITTER = 0.2
-"""Of a frame: time tags farther from the grid than this are another stream's, or a clock's that is being set."""
-
-MOST_APPARENT_POWER_PU = 2.5
-VOLTAGE_BAND_PU = (0.7, 1.3)
-LEAST_POWER_PU = -0.02
 PLAUSIBLE_H_S = (0.2, 120.0)
 USUAL_H_S = (1.0, 12.0)
 
@@ -58,8 +45,6 @@ OFFSET_DEVIATION_HZ = 0.1
 KNOWN_DEVIATION = 0.1
 """Standard deviation of the logarithm of a machine constant that the unit's data give."""
 NO_GOVERNOR_GAIN = 0.01
-TYPICAL_TRANSIENT_REACTANCE_PU = 0.3
-TYPICAL_SUBTRANSIENT_RATIO = 0.75
 
 # How much wider than the fit's own the interval is, found by cross-validation over simulated systems; see
 # docs/estimating-inertia.md.
@@ -123,40 +108,6 @@ class UnitFit:
         return self.h_s / factor, self.h_s * factor
 
 
-class _RefusedError(Exception):
-    """No estimate for this reason."""
-
-    def __init__(
-        self,
-        status: EstimateStatus,
-        reason: str,
-        *,
-        guess_h_s: float | None = None,
-        deviation: float | None = None,
-        power_before_pu: float | None = None,
-    ) -> None:
-        super().__init__(reason)
-        self.status: EstimateStatus = status
-        self.guess_h_s = guess_h_s
-        self.deviation = deviation
-        self.power_before_pu = power_before_pu
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """A unit's rows on a regular grid of n frames."""
-
-    step_s: float
-    time_s: NDArray[np.float64]
-    """Relative to the onset."""
-    valid: NDArray[np.bool_]
-    before: int
-    """Frames before the onset, less the margin."""
-    columns: dict[str, NDArray[np.float64]]
-    rows: int
-    quality: int
-
-
 def fit_unit(
     samples: Samples,
     device: str,
@@ -173,10 +124,10 @@ def fit_unit(
         return UnitFit("no_unit_data", f"no data of a unit '{device}'")
     rows = quality = 0
     try:
-        grid = _grid(samples, device, onset_ns, begin_ns, end_ns)
+        grid = on_grid(samples, device, onset_ns, begin_ns, end_ns)
         rows, quality = grid.rows, grid.quality
         fitted = _fit(grid, unit, limits, nominal_hz)
-    except _RefusedError as refusal:
+    except RefusedError as refusal:
         return UnitFit(
             refusal.status,
             str(refusal),
@@ -189,167 +140,8 @@ def fit_unit(
     return fitted
 
 
-# From rows to a grid --------------------------------------------------------------------------------------------------
-
-
-def _grid(samples: Samples, device: str, onset_ns: int, begin_ns: int, end_ns: int) -> _Grid:
-    code = samples.devices.index(device) if device in samples.devices else -1
-    mine = (samples.device == code) & (samples.time_ns >= begin_ns) & (samples.time_ns < end_ns)
-    time_ns = samples.time_ns[mine]
-    if len(time_ns) < 2:
-        raise _RefusedError("no_data", "no rows in the window")
-    if np.any(np.diff(time_ns) <= 0):
-        raise _RefusedError("bad_data", "time tags that do not increase")
-    step_s = float(np.median(np.diff(time_ns))) * 1e-9
-    steps_per_s = round(1.0 / step_s)
-    if abs(1.0 / step_s - steps_per_s) < 0.02 * steps_per_s:
-        step_s = 1.0 / steps_per_s  # time tags are rounded
-    place_exact = (time_ns - time_ns[0]) * 1e-9 / step_s
-    place = np.rint(place_exact).astype(np.int64)
-    stray = np.abs(place_exact - place) > MOST_JITTER
-    if stray.mean() > 0.02 or np.any(np.diff(place) == 0):
-        raise _RefusedError("bad_data", f"{int(stray.sum())} of {len(time_ns)} time tags off the frame rate's grid")
-    flags = samples.quality[mine]
-    usable = (flags & UNUSABLE) == 0
-    columns = {name: values[mine] for name, values in samples.columns.items()}
-    needed = _needed(columns)
-    for name in needed:
-        usable &= np.isfinite(columns[name])
-    n = int(place[-1]) + 1
-    valid = np.zeros(n, dtype=np.bool_)
-    valid[place[usable]] = True
-    time_s = (time_ns[0] - onset_ns) * 1e-9 + step_s * np.arange(n)
-    _check_coverage(valid, time_s, step_s, int(usable.sum()), len(time_ns))
-    on_grid = {name: _filled(columns[name][usable], place[usable], n, angle=name.endswith("_rad")) for name in needed}
-    before = int(np.searchsorted(time_s, -ONSET_MARGIN_S))
-    quality = int(np.bitwise_or.reduce(flags[usable], initial=0))
-    return _Grid(step_s, time_s, valid, before, on_grid, int(usable.sum()), quality)
-
-
-PHASORS = ("voltage_v", "voltage_angle_rad", "current_a", "current_angle_rad")
-WITHOUT_PHASORS = ("frequency_hz", "active_power_w")
-
-
-def _needed(columns: dict[str, NDArray[np.float64]]) -> tuple[str, ...]:
-    """The columns to use: phasors where most rows have them, else frequency and power."""
-    for names in (PHASORS, WITHOUT_PHASORS):
-        if all(name in columns and np.isfinite(columns[name]).mean() > 0.5 for name in names):
-            return names
-    raise _RefusedError(
-        "no_data", f"neither {', '.join(PHASORS)} nor {', '.join(WITHOUT_PHASORS)}; known: {', '.join(columns)}"
-    )
-
-
-def _check_coverage(
-    valid: NDArray[np.bool_], time_s: NDArray[np.float64], step_s: float, usable: int, rows: int
-) -> None:
-    if usable < rows * LEAST_SHARE:
-        raise _RefusedError("bad_data", f"only {usable} of {rows} rows are usable")
-    first, last = (time_s[valid][[0, -1]]) if valid.any() else (0.0, 0.0)
-    if first > -LEAST_BEFORE_S - ONSET_MARGIN_S or last < LEAST_AFTER_S:
-        raise _RefusedError(
-            "no_data",
-            f"rows from {first:.2f} s to {last:.2f} s about the onset; at least {-LEAST_BEFORE_S - ONSET_MARGIN_S:g} s "
-            f"to {LEAST_AFTER_S:g} s are needed",
-        )
-    there = np.flatnonzero(valid)
-    gap_s = float(np.diff(there).max(initial=1)) * step_s
-    if gap_s > LONGEST_GAP_S:
-        raise _RefusedError("bad_data", f"a gap of {gap_s:.2f} s; at most {LONGEST_GAP_S:g} s")
-    if valid[there[0] : there[-1] + 1].mean() < LEAST_SHARE:
-        raise _RefusedError("bad_data", f"only {int(valid.sum())} of {len(valid)} frames came")
-
-
-def _filled(values: NDArray[np.float64], place: NDArray[np.int64], n: int, *, angle: bool) -> NDArray[np.float64]:
-    """Values on the grid; the filter skips what is between, but the rotor's flux needs a current there."""
-    filled: NDArray[np.float64] = np.interp(np.arange(n), place, np.unwrap(values) if angle else values)
-    return filled
-
-
-# From a grid to per unit ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _PerUnit:
-    """Terminal quantities in pu of the unit."""
-
-    voltage: NDArray[np.complex128]
-    current: NDArray[np.complex128]
-    subtransient: float
-    transient: float
-    resistance: float
-    remarks: tuple[str, ...]
-
-    @property
-    def power(self) -> NDArray[np.float64]:
-        """Air-gap power."""
-        real: NDArray[np.float64] = (self.voltage * np.conj(self.current)).real
-        return real + self.resistance * np.abs(self.current) ** 2
-
-
-def _per_unit(grid: _Grid, unit: GeneratingUnit, nominal_hz: float) -> _PerUnit:
-    remarks: list[str] = []
-    transient = unit.transient_reactance_pu
-    if transient is None:
-        transient = TYPICAL_TRANSIENT_REACTANCE_PU
-        remarks.append("typical_reactance")
-    subtransient = unit.subtransient_reactance_pu or TYPICAL_SUBTRANSIENT_RATIO * transient
-    columns = grid.columns
-    rated_va = unit.rated_power * 1e6
-    if "voltage_v" in columns:
-        if unit.rated_voltage is None:
-            raise _RefusedError("no_unit_data", "phasors need the unit's rated_voltage")
-        rated_v = unit.rated_voltage * 1e3 / math.sqrt(3.0)
-        rated_a = rated_va / (3.0 * rated_v)
-        voltage = _phasor(columns["voltage_v"] / rated_v, columns["voltage_angle_rad"])
-        current = _phasor(columns["current_a"] / rated_a, columns["current_angle_rad"])
-    else:
-        # Nothing is known of voltage and reactive power; at rated voltage and unity power factor the rotor's angle
-        # against the terminals still follows from power, which is most of what bus frequency lacks.
-        remarks.append("bus_frequency")
-        turned_rad = 2.0 * np.pi * np.cumsum(columns["frequency_hz"] - nominal_hz) * grid.step_s
-        voltage = _phasor(np.ones_like(turned_rad), turned_rad)
-        current = _phasor(columns["active_power_w"] / rated_va, turned_rad)
-    return _PerUnit(
-        voltage, current, subtransient, max(transient, subtransient), unit.armature_resistance_pu, tuple(remarks)
-    )
-
-
-def _phasor(size: NDArray[np.float64], angle_rad: NDArray[np.float64]) -> NDArray[np.complex128]:
-    return np.asarray(size * np.exp(1j * angle_rad), dtype=np.complex128)
-
-
-def _check_base(quantities: _PerUnit, before: int) -> None:
-    """Catch a wrong base, a wrong wiring and a unit that is not running."""
-    voltage = float(np.median(np.abs(quantities.voltage[:before])))
-    if not VOLTAGE_BAND_PU[0] <= voltage <= VOLTAGE_BAND_PU[1]:
-        raise _RefusedError(
-            "implausible", f"voltage is {voltage:.2f} pu; are rated_voltage and the phases' order right?"
-        )
-    apparent = float(np.median(np.abs(quantities.voltage[:before] * quantities.current[:before])))
-    if apparent > MOST_APPARENT_POWER_PU:
-        raise _RefusedError("implausible", f"apparent power is {apparent:.1f} pu; is rated_power right?")
-    power = float(np.median(quantities.power[:before]))
-    if power < LEAST_POWER_PU:
-        raise _RefusedError(
-            "implausible", f"the unit takes {-power:.2f} pu; are polarity and phases of the current right?"
-        )
-
-
-def _check_tripped(quantities: _PerUnit, grid: _Grid) -> None:
-    current = np.abs(quantities.current)
-    first = float(np.median(current[: grid.before]))
-    last = float(np.median(current[grid.time_s > grid.time_s[-1] - 0.5]))
-    if first > 0.05 and last < 0.2 * first:
-        raise _RefusedError(
-            "tripped",
-            f"its current fell from {first:.2f} to {last:.2f} pu",
-            power_before_pu=float(np.median(quantities.power[: grid.before])),
-        )
-
-
 def _lacking_excitation(
-    frequency_hz: NDArray[np.float64], power: NDArray[np.float64], grid: _Grid, limits: Limits
+    frequency_hz: NDArray[np.float64], power: NDArray[np.float64], grid: Grid, limits: Limits
 ) -> str | None:
     """Why the event is none for this unit: it must stand out from what went on before it. None if it does."""
     smooth_hz = _smooth(frequency_hz, grid.step_s)
@@ -381,7 +173,7 @@ def _frequency(angle_rad: NDArray[np.float64], step_s: float) -> NDArray[np.floa
     return slope
 
 
-def _rocof(grid: _Grid, angle_rad: NDArray[np.float64]) -> float:
+def _rocof(grid: Grid, angle_rad: NDArray[np.float64]) -> float:
     first = (grid.time_s >= 0.0) & (grid.time_s <= 0.5)
     return float(np.polyfit(grid.time_s[first], _frequency(angle_rad, grid.step_s)[first], 1)[0])
 
@@ -389,10 +181,10 @@ def _rocof(grid: _Grid, angle_rad: NDArray[np.float64]) -> float:
 # The fit --------------------------------------------------------------------------------------------------------------
 
 
-def _fit(grid: _Grid, unit: GeneratingUnit, limits: Limits, nominal_hz: float) -> UnitFit:
-    quantities = _per_unit(grid, unit, nominal_hz)
-    _check_base(quantities, grid.before)
-    _check_tripped(quantities, grid)
+def _fit(grid: Grid, unit: GeneratingUnit, limits: Limits, nominal_hz: float) -> UnitFit:
+    quantities = per_unit(grid, unit, nominal_hz)
+    check_base(quantities, grid.before)
+    check_tripped(quantities, grid)
     power = quantities.power
     power_before = float(power[: grid.before].mean())
     power = power - power_before
@@ -460,8 +252,8 @@ class _Search:
 
     def __init__(
         self,
-        grid: _Grid,
-        quantities: _PerUnit,
+        grid: Grid,
+        quantities: PerUnit,
         unit: GeneratingUnit,
         power: NDArray[np.float64],
         inner: NDArray[np.complex128],
@@ -539,12 +331,12 @@ class _Search:
         return deviation_hz
 
 
-def _noise_variance(values: NDArray[np.float64], grid: _Grid) -> float:
+def _noise_variance(values: NDArray[np.float64], grid: Grid) -> float:
     return float(swing.roughness(values, values, grid.valid, grid.before))
 
 
 def _priors(
-    unit: GeneratingUnit, quantities: _PerUnit, offset_hz: float
+    unit: GeneratingUnit, quantities: PerUnit, offset_hz: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Means and standard deviations of the parameters, (PARAMETERS,) each."""
     mean, deviation = np.zeros(swing.PARAMETERS), np.zeros(swing.PARAMETERS)
@@ -584,16 +376,16 @@ def _accept(best: _Fitted, deviation: float, limits: Limits, lacking: str | None
     worst = float(best.facts[swing.WORST_ANGLE])
     if lacking is not None:
         agrees = worst <= LARGEST_ERROR and best.residual <= limits.max_residual
-        raise _RefusedError("not_excited", lacking, guess_h_s=best.h_s, deviation=deviation if agrees else doubtful)
+        raise RefusedError("not_excited", lacking, guess_h_s=best.h_s, deviation=deviation if agrees else doubtful)
     if worst > LARGEST_ERROR:
-        raise _RefusedError(
+        raise RefusedError(
             "phase_jump",
             f"the angle jumped by {worst:.0f} times what noise and model explain, with no power to go with it",
             guess_h_s=best.h_s,
             deviation=doubtful,
         )
     if best.residual > limits.max_residual:
-        raise _RefusedError(
+        raise RefusedError(
             "model_mismatch",
             f"prediction errors are {math.sqrt(best.residual):.1f} times what noise explains; at most "
             f"{math.sqrt(limits.max_residual):.1f}",
@@ -601,14 +393,14 @@ def _accept(best: _Fitted, deviation: float, limits: Limits, lacking: str | None
             deviation=doubtful,
         )
     if not PLAUSIBLE_H_S[0] <= best.h_s <= PLAUSIBLE_H_S[1]:
-        raise _RefusedError(
+        raise RefusedError(
             "implausible",
             f"H would be {best.h_s:.2g} s; believed from {PLAUSIBLE_H_S[0]:g} to {PLAUSIBLE_H_S[1]:g} s",
             guess_h_s=best.h_s,
             deviation=doubtful,
         )
     if deviation > limits.max_deviation:
-        raise _RefusedError(
+        raise RefusedError(
             "ill_conditioned",
             f"H could be told to within {100.0 * deviation:.0f} % only (one standard deviation); at most "
             f"{100.0 * limits.max_deviation:.0f} %",
