@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paho.mqtt.client as mqtt
 import pytest
 from broker import Amqtt, BrokerProcess, Listener, wait_until
-from paho.mqtt.enums import CallbackAPIVersion
 
+from edgeflex_connectors.payloads import encode_samples
 from edgeflex_connectors.recordings import read_recording
 from edgeflex_flow.cli.inertia_pipeline import estimate_record
 from edgeflex_flow.cli.kinds import shipped_registry
@@ -30,9 +29,9 @@ from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_operators._units import GeneratingUnit
 from edgeflex_services.broker import free_udp_port
 from edgeflex_services.pmu_simulator import PmuSimulator
-from edgeflex_services.swing_grid import two_areas
+from edgeflex_services.swing_grid import Unit, two_areas
 from edgeflex_services.swing_record import PmuNoise, measure
-from edgeflex_services.swing_simulator import LoadNoise, simulate
+from edgeflex_services.swing_simulator import LoadNoise, LoadStep, simulate
 
 FLOWS = shipped_flows()
 LOCAL = FLOWS / "sites" / "local.yaml"
@@ -217,6 +216,33 @@ def test_inertia_estimation_estimates_every_unit_and_the_store_gives_the_same_ag
 
 @pytest.mark.long
 @each_runtime
+def test_inertia_estimation_estimates_units_that_are_measured_by_the_databus(
+    tmp_path: Path, any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
+) -> None:
+    grid = two_areas()
+    record = measure(simulate(grid, 10.0, [LoadStep(at_s=3.0, load=0, power_mw=150.0)]), noise=PmuNoise(), seed=2)
+    units = tmp_path / "units.yaml"
+    units.write_text("".join(f"{unit.name}: {{{nameplate(unit)}}}\n" for unit in grid.units))
+    run = flow_run(
+        "inertia_estimation.yaml",
+        pmu_port=free_udp_port(),
+        mqtt_port=any_broker.port,
+        data_folder=tmp_path,
+        log_file=tmp_path / "inertia.jsonl",
+        units=units,
+    )
+    with Listener(any_broker, "edgeflex/local/inertia/#") as listener, running(run, execute):
+        wait_until(lambda: run.counters["measurements"].get("messages_out") > 0 or probe(listener, run, "pmu"))
+        for batch in record.batches(frames=10, start_ns=START_NS):
+            listener.publish("edgeflex/local/pmu/all", encode_samples(batch))
+        wait_until(lambda: len(listener.received) > len(grid.units))
+    received = [json.loads(payload) for _, payload in listener.received]
+    found = {each["device"]: each["h_s"] for each in received if each["type"] == "inertia_estimate"}
+    assert found == pytest.approx({unit.name: unit.inertia_s for unit in grid.units}, rel=0.1)
+
+
+@pytest.mark.long
+@each_runtime
 def test_inertia_online_tells_and_keeps_an_estimate_of_each_unit(
     tmp_path: Path, any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
 ) -> None:
@@ -247,29 +273,24 @@ def test_frequency_limits_warns_and_keeps_what_it_could_not_read(
 ) -> None:
     log = tmp_path / "limits.jsonl"
     run = flow_run("frequency_limits.yaml", mqtt_port=any_broker.port, log_file=log)
-    client = mqtt.Client(CallbackAPIVersion.VERSION2)
-    client.connect("127.0.0.1", any_broker.port)
-    client.loop_start()
     topic = "edgeflex/local/measurement/T1"
 
-    def publish(second: int, frequency_hz: float, voltage_kv: float) -> None:
+    def publish(listener: Listener, second: int, frequency_hz: float, voltage_kv: float) -> None:
         row = {
             "created": 1_700_000_000_000 + 1000 * second,
             "device": "T1",
             "frequency_hz": frequency_hz,
             "voltage_kv": voltage_kv,
         }
-        client.publish(topic, json.dumps([row]), qos=1).wait_for_publish(5.0)
+        listener.publish(topic, json.dumps([row]).encode())
 
     with Listener(any_broker, "edgeflex/local/event/limit") as listener, running(run, execute):
-        wait_until(lambda: run.counters["measurements"].get("messages_out") > 0 or probe(client, run))
+        wait_until(lambda: run.counters["measurements"].get("messages_out") > 0 or probe(listener, run, "measurement"))
         for second, (frequency_hz, voltage_kv) in enumerate([(50.0, 110.0), (49.7, 110.0), (49.7, 116.0)]):
-            publish(second, frequency_hz, voltage_kv)
-        client.publish(topic, b"not json", qos=1).wait_for_publish(5.0)
+            publish(listener, second, frequency_hz, voltage_kv)
+        listener.publish(topic, b"not json")
         wait_until(lambda: len(listener.received) >= 2)
         wait_until(lambda: run.counters["measurements"].get("dead_letters") >= 1)
-    client.disconnect()
-    client.loop_stop()
     warnings = {(event["column"], event["state"]) for event in map(json.loads, (p for _, p in listener.received))}
     assert warnings == {("frequency_hz", "below"), ("voltage_v", "above")}
     kept = [json.loads(line) for line in log.read_text().splitlines()]
@@ -277,9 +298,18 @@ def test_frequency_limits_warns_and_keeps_what_it_could_not_read(
     assert "measurements" in {entry["node"] for entry in kept if entry["type"] == "dead_letter"}
 
 
-def probe(client: mqtt.Client, run: FlowRun) -> bool:
+def probe(listener: Listener, run: FlowRun, topic: str) -> bool:
     """Publish something harmless until the flow's subscription is in place."""
     row = {"created": 1_600_000_000_000, "device": "probe", "frequency_hz": 50.0, "voltage_kv": 110.0}
-    client.publish("edgeflex/local/measurement/probe", json.dumps([row]), qos=1).wait_for_publish(5.0)
+    listener.publish(f"edgeflex/local/{topic}/probe", json.dumps([row]).encode())
     time.sleep(0.05)
     return run.counters["measurements"].get("messages_out") > 0
+
+
+def nameplate(unit: Unit) -> str:
+    """What the table of units says of it."""
+    return (
+        f"rated_power: {unit.rated_power_mva} MVA, rated_voltage: {unit.rated_voltage_kv} kV, "
+        f"transient_reactance_pu: {unit.xd1_pu}, subtransient_reactance_pu: {unit.xd2_pu}, "
+        f"armature_resistance_pu: {unit.resistance_pu}"
+    )
