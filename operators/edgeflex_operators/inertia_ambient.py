@@ -436,6 +436,7 @@ def _estimate(state: InertiaAmbientState, slot: int, device: str) -> InertiaEsti
         status=status,
         reason=reason,
         rated_power_mva=unit.rated_power,
+        nominal_hz=state.config.nominal,
         begin_ns=marks[BEGIN_NS],
         end_ns=marks[LAST_NS],
         rows=marks[ROWS],

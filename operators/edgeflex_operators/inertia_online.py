@@ -540,6 +540,7 @@ def _estimate(state: InertiaOnlineState, samples: Samples, found: list[int], val
         status=STATUSES[found[OUTCOME]],
         reason=_reason(state.config, found[OUTCOME], values),
         rated_power_mva=unit.rated_power,
+        nominal_hz=state.config.nominal,
         begin_ns=found[BEGIN_NS],
         end_ns=int(samples.time_ns[found[ROW]]),
         rows=found[ROWS],
