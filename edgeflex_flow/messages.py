@@ -266,6 +266,8 @@ class InertiaEstimate(Message, frozen=True, kw_only=True, tag="inertia_estimate"
     """Rows that were used."""
     quality: int = 0
     """All `Quality` flags of those rows."""
+    settings: dict[str, float] = {}
+    """Settings of the method that it was made with, in their own units; empty where `config_digest` alone tells."""
     config_digest: str = ""
     unit_digest: str = ""
     """First 16 hex digits of the SHA-256 of the configuration and of the unit's data as JSON."""

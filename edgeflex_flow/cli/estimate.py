@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import re
@@ -19,12 +20,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from edgeflex_connectors.recording_table import RecordingError, target_of
 from edgeflex_connectors.recordings import read_recording
 from edgeflex_flow.cli.inertia_output import RecordReport, as_builtins, show_messages, show_tables
-from edgeflex_flow.cli.inertia_pipeline import RecordResult
+from edgeflex_flow.cli.inertia_pipeline import Choice, RecordResult, settings_known
 from edgeflex_flow.cli.places import Definition
 from edgeflex_flow.cli.problems import console, show_problems
 from edgeflex_flow.cli.recorded_units import unit_table
 from edgeflex_flow.errors import EdgeflexError, FlowFileError
 from edgeflex_flow.flowfile import load_table
+from edgeflex_flow.flowfile.fields import check_bounds, parse_number
 from edgeflex_flow.messages import Samples
 from edgeflex_operators._units import GeneratingUnit, UnitTable
 
@@ -38,7 +40,7 @@ class EstimateRecord(Protocol):
     """Estimates the inertia of the units in one record. `on_progress` is told how many rows were taken since last."""
 
     def __call__(
-        self, batches: Iterable[Samples], units: UnitTable, *, on_progress: Callable[[int], None]
+        self, batches: Iterable[Samples], units: UnitTable, *, choice: Choice, on_progress: Callable[[int], None]
     ) -> RecordResult: ...
 
 
@@ -68,6 +70,19 @@ def estimate() -> None:
     multiple=True,
     help="Column of a phasor or analog in captures: --channel VPOS=voltage_v.",
 )
+@click.option(
+    "--event",
+    "event_s",
+    type=float,
+    help="Of several events the one nearest to this time of the record, in seconds.",
+)
+@click.option(
+    "--set",
+    "settings",
+    type=Definition(),
+    multiple=True,
+    help="A setting of frequency_event or inertia_event, as a policy may have changed it: --set max_deviation=0.1.",
+)
 def inertia(
     *,
     records: tuple[Path, ...],
@@ -76,6 +91,8 @@ def inertia(
     plot: Path | None,
     nominal: str | None,
     channels: tuple[tuple[str, str], ...],
+    event_s: float | None,
+    settings: tuple[tuple[str, str], ...],
 ) -> None:
     """Estimate the inertia of generating units, and of the system, from records of an event.
 
@@ -92,6 +109,7 @@ def inertia(
         units=given,
         nominal_hz=None if nominal is None else _NOMINAL_HZ[nominal],
         channels=_checked_channels(channels),
+        choice=Choice(event_s, _checked_settings(settings)),
     )
     reports = estimator.run(records, _progress())
     show_messages(reports)
@@ -155,6 +173,20 @@ def _checked_channels(channels: Sequence[tuple[str, str]]) -> dict[str, str]:
     return dict(channels)
 
 
+def _checked_settings(settings: Sequence[tuple[str, str]]) -> dict[str, float]:
+    known = settings_known()
+    found: dict[str, float] = {}
+    for name, text in settings:
+        if name not in known:
+            raise click.BadParameter(f"no setting '{name}'; known: {', '.join(sorted(known))}", param_hint="--set")
+        try:
+            found[name] = parse_number(known[name], name, text)
+            check_bounds(known[name], name, found[name])
+        except (ValueError, TypeError) as error:
+            raise click.BadParameter(f"{name}: {error}", param_hint="--set") from error
+    return found
+
+
 def _console() -> Console:
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDTH_OF_FILES, highlight=False)
 
@@ -182,6 +214,7 @@ class Estimator:
     nominal_hz: float | None = None
     channels: Mapping[str, str] = field(default_factory=dict)
     """Columns of a capture's phasors and analogs by name."""
+    choice: Choice = field(default_factory=Choice)
 
     def run(self, files: Sequence[Path], progress: Progress) -> list[RecordReport]:
         """Estimate each file; one that cannot be used does not keep the others from it."""
@@ -205,11 +238,14 @@ class Estimator:
         progress.update(task, total=recording.samples.rows)
         try:
             result = self.estimate_record(
-                recording.batches(), units, on_progress=lambda rows: progress.advance(task, rows)
+                recording.batches(), units, choice=self.choice, on_progress=lambda rows: progress.advance(task, rows)
             )
         except EdgeflexError as error:
             return RecordReport(key, file, error=f"{file}: {error}", warnings=warnings)
-        return RecordReport(key, file, result, warnings=warnings)
+        # What the record says is none of the system's units is not one whose data are wanting.
+        strangers = {device for device, facts in recording.units.items() if not facts.monitored} - units.keys()
+        own = {device: unit for device, unit in result.units.items() if device not in strangers}
+        return RecordReport(key, file, dataclasses.replace(result, units=own), warnings=warnings)
 
 
 def record_keys(files: Sequence[Path]) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich import box
@@ -16,6 +17,10 @@ from rich.text import Text
 
 from edgeflex_flow.cli.inertia_pipeline import RecordResult, UnitResult
 from edgeflex_flow.messages import InertiaEstimate, SystemInertia
+
+UNIX_TIME_FROM_S: Final = 1e8
+"""Times from here on are seconds since 1970, not since a record's start."""
+MOST_EVENTS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,12 @@ def _record(report: RecordReport) -> dict[str, Any]:
         "units": {device: _unit(unit.estimate) for device, unit in result.units.items()},
         "system_ek_mws": energy,
         "system_ci95_mws": None if energy is None or low is None or high is None else [low, high],
+        "system_reason": no_energy_reason(result) if energy is None and not report.error else "",
+        "system_assumed": list(result.system.assumed) if result.system else [],
+        "not_counted": not_counted(result),
+        "event_id": result.event.id if result.event else None,
         "event_time_s": finite(result.event_time_s),
+        "other_events_s": list(result.other_events_s),
     }
     return record | ({"error": report.error} if report.error else {})
 
@@ -65,7 +75,31 @@ def _unit(estimate: InertiaEstimate) -> dict[str, Any]:
         "ci95_high": finite(estimate.h_ci95_high_s) if good else None,
         "status": estimate.status,
     }
-    return unit | ({} if good else {"reason": estimate.reason}) | {"remarks": list(estimate.remarks)}
+    made_of = {
+        "begin_ns": estimate.begin_ns,
+        "end_ns": estimate.end_ns,
+        "rows": estimate.rows,
+        "settings": estimate.settings,
+        "config_digest": estimate.config_digest,
+        "unit_digest": estimate.unit_digest,
+        "version": estimate.version,
+    }
+    reason = {} if good else {"reason": estimate.reason}
+    return unit | reason | {"remarks": list(estimate.remarks), "made_of": made_of}
+
+
+def not_counted(result: RecordResult) -> list[str]:
+    """Devices of the record that may be units, but are in no sum, since nothing is known of them."""
+    return [device for device, unit in result.units.items() if unit.estimate.rated_power_mva is None]
+
+
+def no_energy_reason(result: RecordResult) -> str:
+    """Why there is no value for the system."""
+    if result.system is not None and result.system.reason:
+        return result.system.reason
+    if result.event_time_s is None:
+        return "no frequency event was found"
+    return "no data of units are given (--units)"
 
 
 def finite(value: float | None) -> float | None:
@@ -102,9 +136,8 @@ def show_tables(reports: Iterable[RecordReport], out: Console) -> None:
 
 
 def _table(key: str, result: RecordResult) -> Table:
-    onset = "no event found" if result.event_time_s is None else f"event at {result.event_time_s:.3f} s"
     table = Table(
-        title=Text.assemble((key, "bold"), f", {onset}"),
+        title=Text.assemble((key, "bold"), f", {onset_text(result)}"),
         title_style="",
         title_justify="left",
         box=box.SIMPLE_HEAD,
@@ -119,6 +152,16 @@ def _table(key: str, result: RecordResult) -> Table:
     for device, unit in result.units.items():
         table.add_row(Text(device), *_cells(unit))
     return table
+
+
+def onset_text(result: RecordResult) -> str:
+    """When the event began, on the record's own time axis, and in UTC where that is one of Unix time."""
+    if result.event_time_s is None:
+        return "no event found"
+    text = f"event at {result.event_time_s:.3f} s"
+    if result.event_time_s > UNIX_TIME_FROM_S:
+        text += f" ({datetime.fromtimestamp(result.event_time_s, UTC):%Y-%m-%d %H:%M:%S} UTC)"
+    return text
 
 
 def _cells(unit: UnitResult) -> tuple[Text, ...]:
@@ -139,11 +182,13 @@ def _system_line(result: RecordResult) -> Text:
     system = result.system
     energy = energy_mws(system)
     if system is None or energy is None:
-        reason = (system.reason if system is not None else "") or "no event was found, or no unit could be estimated"
-        return Text.assemble(("✗ ", "bold red"), ("system", "bold"), f": no value: {reason}")
+        return Text.assemble(
+            ("✗ ", "bold red"), ("system", "bold"), f": no value: {no_energy_reason(result)}", _other_events(result)
+        )
     counts = [f"{len(names)} {word}" for names, word in _shares(system) if names]
+    left_out = not_counted(result)
     text = Text.assemble(
-        ("✓ ", "bold green"),
+        ("! ", "bold yellow") if system.assumed or left_out else ("✓ ", "bold green"),
         ("system", "bold"),
         ": E_k ",
         (f"{number(energy, 0)} MWs", "bold"),
@@ -154,7 +199,21 @@ def _system_line(result: RecordResult) -> Text:
         text.append(
             f"; from the lost power {number(system.kinetic_energy_from_lost_power_mws, 0)} MWs, which {verdict}"
         )
-    return text
+    if system.assumed:
+        text.append(f"; assumed, not estimated: {', '.join(system.assumed)}")
+    if left_out:
+        text.append(f"; not counted, for want of unit data: {', '.join(left_out)}")
+    return text.append(_other_events(result))
+
+
+def _other_events(result: RecordResult) -> str:
+    """What else is in the record."""
+    others = result.other_events_s
+    if not others:
+        return ""
+    shown = ", ".join(f"{each:.3f} s" for each in others[:MOST_EVENTS])
+    more = f" and {len(others) - MOST_EVENTS} more" if len(others) > MOST_EVENTS else ""
+    return f"\nother events: {shown}{more}; --event TIME chooses one"
 
 
 def _shares(system: SystemInertia) -> tuple[tuple[tuple[str, ...], str], ...]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from edgeflex_flow.flowfile.fields import config_fields
 from edgeflex_flow.kernel import warm_up
 from edgeflex_flow.messages import EventWindow, FrequencyEvent, InertiaEstimate, Samples, SystemInertia
+from edgeflex_flow.node import NodeConfig
 from edgeflex_operators import event_window, frequency_event, inertia_event, rocof, system_inertia
 from edgeflex_operators._units import GeneratingUnit, UnitTable
 from edgeflex_operators.event_window import EventWindowConfig
@@ -41,37 +46,67 @@ class RecordResult:
     event_time_s: float | None = None
     """Onset of the event, in seconds of the record's own time axis."""
     event: FrequencyEvent | None = None
+    other_events_s: tuple[float, ...] = ()
+    """Onsets of the record's other events, which were not chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the user may choose about an estimate."""
+
+    event_s: float | None = None
+    """The event with the nearest onset, on the record's own time axis."""
+    settings: Mapping[str, float] = field(default_factory=dict)
+    """Settings of `frequency_event` and `inertia_event` that differ from their defaults."""
+
+
+DEFAULT_CHOICE: Final = Choice()
+
+
+def settings_known() -> dict[str, type[NodeConfig]]:
+    """Names of the settings that may be chosen, and whose they are."""
+    return {
+        field.name: config
+        for config in (FrequencyEventConfig, InertiaEventConfig)
+        for field in config_fields(config)
+        if field.name != "units"
+    }
 
 
 def estimate_record(
-    batches: Iterable[Samples], units: UnitTable, *, on_progress: Callable[[int], None]
+    batches: Iterable[Samples],
+    units: UnitTable,
+    *,
+    choice: Choice = DEFAULT_CHOICE,
+    on_progress: Callable[[int], None],
 ) -> RecordResult:
     """Estimate inertia from batches in order of time, as `flows/inertia_estimation.yaml` does.
 
-    The detector finds the event. Of several events the one counts for which there is a sum over the units, else the one
-    with most accepted estimates, else the first. `on_progress` is told the rows of each batch.
+    The detector finds the event. Of several events the one of `choice` counts, else the one for which there is a sum
+    over the units, else the one with most accepted estimates, else the first; the others are named. `on_progress` is
+    told the rows of each batch.
     """
     warm_up(each.__name__ for each in (rocof, frequency_event, inertia_event))
-    chain = _Chain(units)
+    chain = _Chain(units, choice.settings)
     results: list[RecordResult] = []
     for batch in batches:
         results += [chain.result(window) for window in chain.windows(batch)]
         on_progress(batch.rows)
     results += [chain.result(window) for window in chain.last_windows()]
     if results:
-        return max(results, key=_worth)  # the first of equals
+        return _chosen(results, choice.event_s)
     return RecordResult(units={device: UnitResult(_without_event(device, unit)) for device, unit in units.items()})
 
 
 class _Chain:
     """ROCOF, events, windows and estimates, wired as in the flow."""
 
-    def __init__(self, units: UnitTable) -> None:
+    def __init__(self, units: UnitTable, settings: Mapping[str, float]) -> None:
         self._units = units
         self._rocof = RocofConfig()
-        self._event = FrequencyEventConfig()
+        self._event = replace(FrequencyEventConfig(), **_those_of(FrequencyEventConfig, settings))
         self._window = EventWindowConfig()
-        self._inertia = InertiaEventConfig(units=units)
+        self._inertia = replace(InertiaEventConfig(units=units), **_those_of(InertiaEventConfig, settings))
         self._rocof_state = rocof.start(self._rocof)
         self._event_state = frequency_event.start(self._event)
         self._window_state = event_window.start(self._window)
@@ -94,7 +129,7 @@ class _Chain:
 
     def result(self, window: EventWindow) -> RecordResult:
         found = inertia_event.estimates(self._inertia, window)
-        estimates = [estimate for estimate, _ in found]
+        estimates = [estimate for estimate, _ in found if estimate.device in self._units]
         return RecordResult(
             units={
                 estimate.device: UnitResult(estimate, fit.time_s, fit.measured_hz, fit.fitted_hz)
@@ -104,6 +139,19 @@ class _Chain:
             event_time_s=window.onset_time_ns * 1e-9,
             event=window.event,
         )
+
+
+def _those_of(config: type[NodeConfig], settings: Mapping[str, float]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name in config.__struct_fields__}
+
+
+def _chosen(results: list[RecordResult], event_s: float | None) -> RecordResult:
+    if event_s is None:
+        best = max(results, key=_worth)  # the first of equals
+    else:
+        best = min(results, key=lambda result: abs((result.event_time_s or 0.0) - event_s))
+    others = tuple(each.event_time_s for each in results if each is not best and each.event_time_s is not None)
+    return dataclasses.replace(best, other_events_s=others)
 
 
 def _worth(result: RecordResult) -> tuple[bool, int]:

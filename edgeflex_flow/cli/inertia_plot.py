@@ -15,7 +15,16 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from edgeflex_flow.cli.inertia_output import energy_interval_mws, energy_mws, finite, interval, number
+from edgeflex_flow.cli.inertia_output import (
+    energy_interval_mws,
+    energy_mws,
+    finite,
+    interval,
+    no_energy_reason,
+    not_counted,
+    number,
+    onset_text,
+)
 from edgeflex_flow.cli.inertia_pipeline import RecordResult, UnitResult
 from edgeflex_flow.messages import InertiaEstimate
 
@@ -78,23 +87,29 @@ def _draw_system(panel: Any, key: str, result: RecordResult) -> None:
     """The value for the system, in words."""
     panel.set_axis_off()
     system, energy = result.system, energy_mws(result.system)
-    onset = "no event found" if result.event_time_s is None else f"event at {result.event_time_s:.3f} s"
     if system is None or energy is None:
-        reason = (system.reason if system is not None else "") or "no event, or no unit could be estimated"
         value, color = "no value", REFUSED
-        lines = textwrap.wrap(_plain(reason), 40)[:4]
+        lines = textwrap.wrap(_plain(no_energy_reason(result)), 40)[:4]
     else:
-        value, color = f"E$_k$ = {number(energy / 1e3, 2)} GWs", GOOD
+        doubtful = bool(system.assumed or not_counted(result))
+        value, color = f"E$_k$ = {number(energy / 1e3, 2)} GWs", REFUSED if doubtful else GOOD
         low, high = energy_interval_mws(system)
         lines = [f"95 % interval {_gigawatt_seconds(low)} to {_gigawatt_seconds(high)} GWs"]
-        shares = ((system.estimated, "estimated"), (system.assumed, "assumed"), (system.tripped, "tripped"))
+        shares = (
+            (system.estimated, "estimated"),
+            (system.assumed, "assumed"),
+            (system.tripped, "tripped"),
+            (not_counted(result), "not counted"),
+        )
         lines.append("units: " + ", ".join(f"{len(names)} {word}" for names, word in shares if names))
         if system.kinetic_energy_from_lost_power_mws is not None:
             verdict = "agrees" if system.agrees else "disagrees"
             lost = _gigawatt_seconds(system.kinetic_energy_from_lost_power_mws)
             lines.append(f"from the lost power {lost} GWs: {verdict}")
     panel.text(0.0, 1.0, _plain(key), fontsize=13, fontweight="bold", va="top", transform=panel.transAxes)
-    panel.text(0.0, 0.84, f"system, {onset}", fontsize=9, color=MEASURED, va="top", transform=panel.transAxes)
+    panel.text(
+        0.0, 0.84, f"system, {onset_text(result)}", fontsize=9, color=MEASURED, va="top", transform=panel.transAxes
+    )
     panel.text(0.0, 0.66, value, fontsize=17, color=color, va="top", transform=panel.transAxes)
     panel.text(0.0, 0.42, "\n".join(lines), fontsize=9, va="top", linespacing=1.5, transform=panel.transAxes)
     if result.units:

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from edgeflex_flow.flowfile.secrecy import SecretKeys
+from edgeflex_flow.units import parse_quantity
 
 _NOT_GIVEN = msgspec.NODEFAULT
 
@@ -228,3 +229,28 @@ def words(kind: Any) -> tuple[str, ...]:
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return tuple(member.value for member in kind if isinstance(member.value, str))
     return ()
+
+
+def parse_number(config: type[msgspec.Struct], name: str, value: Any) -> float:
+    """The value of a numeric setting from a number in its unit or a text with it. Raises ValueError, TypeError.
+
+    The bounds of the setting are not looked at: `check_bounds` does.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError(f"no number: {value!r}")
+    if not isinstance(value, str):
+        return float(value)
+    unit = _field(config, name).hint.unit
+    return parse_quantity(value, unit) if unit else float(value)
+
+
+def check_bounds(config: type[msgspec.Struct], name: str, number: float) -> None:
+    """Raise ValueError when a setting cannot have this value."""
+    try:
+        msgspec.convert(number, _field(config, name).hint.full, strict=False)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
+
+
+def _field(config: type[msgspec.Struct], name: str) -> ConfigField:
+    return next(field for field in config_fields(config) if field.name == name)

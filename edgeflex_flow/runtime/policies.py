@@ -11,12 +11,11 @@ from msgspec.structs import replace
 
 from edgeflex_flow.errors import FlowFileError
 from edgeflex_flow.flowfile.document import read_document
-from edgeflex_flow.flowfile.fields import config_fields
+from edgeflex_flow.flowfile.fields import parse_number
 from edgeflex_flow.flowfile.plan import PlannedNode
 from edgeflex_flow.policy import PolicyBinding
 from edgeflex_flow.runtime.every import every
 from edgeflex_flow.runtime.run import FlowRun
-from edgeflex_flow.units import parse_quantity
 
 PERIOD_S = 0.5
 """How often a policy file is looked at."""
@@ -42,7 +41,7 @@ def _apply(run: FlowRun, planned: PlannedNode, name: str, binding: PolicyBinding
     before = getattr(config, name)
     where = f"policy '{binding.policy}', field '{binding.field}', for {planned.id}.{name}"
     try:
-        number = _number(planned, name, value)
+        number = parse_number(type(config), name, value)
         if not binding.min <= number <= binding.max:
             raise ValueError(f"{number:g} is outside {binding.min:g} to {binding.max:g}")
         if number == before:
@@ -54,15 +53,6 @@ def _apply(run: FlowRun, planned: PlannedNode, name: str, binding: PolicyBinding
         return
     run.counters[planned.id].add("policy_changes")
     run.log.info("%s: %g -> %g", where, before, number, extra={"node": planned.id})
-
-
-def _number(planned: PlannedNode, name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise TypeError(f"no number: {value!r}")
-    if not isinstance(value, str):
-        return float(value)
-    [hint] = [field.hint for field in config_fields(type(planned.config)) if field.name == name]
-    return parse_quantity(value, hint.unit) if hint.unit else float(value)
 
 
 def read_policies(file: Path) -> PolicyValues:

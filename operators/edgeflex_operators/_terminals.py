@@ -13,6 +13,7 @@ from edgeflex_operators._units import GeneratingUnit
 
 PHASORS = ("voltage_v", "voltage_angle_rad", "current_a", "current_angle_rad")
 WITHOUT_PHASORS = ("frequency_hz", "active_power_w")
+MOST_NAMES = 12
 UNUSABLE = int(Quality.BAD_DATA | Quality.SYNC_LOST | Quality.TEST)
 
 LEAST_BEFORE_S = 1.0
@@ -69,13 +70,13 @@ class Grid:
 # From rows to a grid --------------------------------------------------------------------------------------------------
 
 
-def on_grid(samples: Samples, device: str, onset_ns: int, begin_ns: int, end_ns: int) -> Grid:
+def on_grid(samples: Samples, device: str, unit: GeneratingUnit, onset_ns: int, begin_ns: int, end_ns: int) -> Grid:
     """A device's rows from `begin_ns` until before `end_ns`; refuses wrong time tags and what leaves too little."""
     code = samples.devices.index(device) if device in samples.devices else -1
     mine = (samples.device == code) & (samples.time_ns >= begin_ns) & (samples.time_ns < end_ns)
     time_ns = samples.time_ns[mine]
     if len(time_ns) < 2:
-        raise RefusedError("no_data", "no rows in the window")
+        raise RefusedError("no_data", f"no rows of '{device}' in the window; rows of: {_some(samples.devices)}")
     if np.any(np.diff(time_ns) <= 0):
         raise RefusedError("bad_data", "time tags that do not increase")
     step_s = float(np.median(np.diff(time_ns))) * 1e-9
@@ -90,7 +91,7 @@ def on_grid(samples: Samples, device: str, onset_ns: int, begin_ns: int, end_ns:
     flags = samples.quality[mine]
     usable = (flags & UNUSABLE) == 0
     columns = {name: values[mine] for name, values in samples.columns.items()}
-    needed = _needed(columns)
+    needed = _needed(columns, has_voltage=unit.rated_voltage is not None)
     for name in needed:
         usable &= np.isfinite(columns[name])
     n = int(place[-1]) + 1
@@ -104,11 +105,23 @@ def on_grid(samples: Samples, device: str, onset_ns: int, begin_ns: int, end_ns:
     return Grid(step_s, time_s, valid, before, gridded, int(usable.sum()), quality)
 
 
-def _needed(columns: dict[str, NDArray[np.float64]]) -> tuple[str, ...]:
-    """The columns to use: phasors where most rows have them, else frequency and power."""
-    for names in (PHASORS, WITHOUT_PHASORS):
-        if all(name in columns and np.isfinite(columns[name]).mean() > 0.5 for name in names):
-            return names
+def _some(devices: tuple[str, ...]) -> str:
+    return ", ".join(devices[:MOST_NAMES]) + (f" and {len(devices) - MOST_NAMES} more" if devices[MOST_NAMES:] else "")
+
+
+def _needed(columns: dict[str, NDArray[np.float64]], *, has_voltage: bool) -> tuple[str, ...]:
+    """The columns to use: phasors where most rows have them and the base is known, else frequency and power."""
+    there = [
+        names
+        for names in (PHASORS, WITHOUT_PHASORS)
+        if all(name in columns and np.isfinite(columns[name]).mean() > 0.5 for name in names)
+    ]
+    if there == [PHASORS] and not has_voltage:
+        raise RefusedError(
+            "no_unit_data", "phasors need the unit's rated_voltage, and there are no frequency and power"
+        )
+    if there:
+        return there[0] if has_voltage else WITHOUT_PHASORS
     raise RefusedError(
         "no_data", f"neither {', '.join(PHASORS)} nor {', '.join(WITHOUT_PHASORS)}; known: {', '.join(columns)}"
     )
@@ -172,8 +185,7 @@ def per_unit(grid: Grid, unit: GeneratingUnit, nominal_hz: float) -> PerUnit:
     columns = grid.columns
     rated_va = unit.rated_power * 1e6
     if "voltage_v" in columns:
-        if unit.rated_voltage is None:
-            raise RefusedError("no_unit_data", "phasors need the unit's rated_voltage")
+        assert unit.rated_voltage is not None  # else on_grid does not take the phasors
         rated_v = unit.rated_voltage * 1e3 / math.sqrt(3.0)
         rated_a = rated_va / (3.0 * rated_v)
         voltage = _phasor(columns["voltage_v"] / rated_v, columns["voltage_angle_rad"])
@@ -199,7 +211,9 @@ def check_base(quantities: PerUnit, before: int) -> None:
     voltage = float(np.median(np.abs(quantities.voltage[:before])))
     if not VOLTAGE_BAND_PU[0] <= voltage <= VOLTAGE_BAND_PU[1]:
         raise RefusedError(
-            "implausible", f"voltage is {voltage:.2f} pu; are rated_voltage and the phases' order right?"
+            "implausible",
+            f"voltage is {voltage:.2f} pu; are rated_voltage (line to line), voltage_v (line to ground) and "
+            "the order of phases right?",
         )
     apparent = float(np.median(np.abs(quantities.voltage[:before] * quantities.current[:before])))
     if apparent > MOST_APPARENT_POWER_PU:

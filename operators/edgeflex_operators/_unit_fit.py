@@ -19,6 +19,8 @@ METHOD_VERSION = "1"
 
 PLAUSIBLE_H_S = (0.2, 120.0)
 USUAL_H_S = (1.0, 12.0)
+USUAL_POWER_PU = 1.2
+USUAL_TRANSIENT_REACTANCE_PU = (0.05, 1.0)
 
 # Least noise that is believed of a measurement: 0.1 mrad is a total vector error of 0.01 %.
 ANGLE_FLOOR_RAD = 1e-4
@@ -121,10 +123,10 @@ def fit_unit(
 ) -> UnitFit:
     """Estimate the inertia of the unit at whose terminals `device` measures. Never raises on bad data: says why not."""
     if unit is None:
-        return UnitFit("no_unit_data", f"no data of a unit '{device}'")
+        return UnitFit("no_unit_data", f"no data of a unit '{device}' are given")
     rows = quality = 0
     try:
-        grid = on_grid(samples, device, onset_ns, begin_ns, end_ns)
+        grid = on_grid(samples, device, unit, onset_ns, begin_ns, end_ns)
         rows, quality = grid.rows, grid.quality
         fitted = _fit(grid, unit, limits, nominal_hz)
     except RefusedError as refusal:
@@ -200,6 +202,10 @@ def _fit(grid: Grid, unit: GeneratingUnit, limits: Limits, nominal_hz: float) ->
     if "typical_reactance" in remarks:
         deviation = math.hypot(deviation, TYPICAL_REACTANCE_DEVIATION)
     _accept(best, deviation, limits, lacking)
+    if power_before > USUAL_POWER_PU:
+        remarks.append("overloaded")
+    if not USUAL_TRANSIENT_REACTANCE_PU[0] <= quantities.transient <= USUAL_TRANSIENT_REACTANCE_PU[1]:
+        remarks.append("unusual_reactance")
     if not USUAL_H_S[0] <= best.h_s <= USUAL_H_S[1]:
         remarks.append("unusual_inertia")
     return UnitFit(
@@ -387,8 +393,8 @@ def _accept(best: _Fitted, deviation: float, limits: Limits, lacking: str | None
     if best.residual > limits.max_residual:
         raise RefusedError(
             "model_mismatch",
-            f"prediction errors are {math.sqrt(best.residual):.1f} times what noise explains; at most "
-            f"{math.sqrt(limits.max_residual):.1f}",
+            f"prediction errors are {math.sqrt(best.residual):.2f} times what noise explains; at most "
+            f"{math.sqrt(limits.max_residual):.2f}",
             guess_h_s=best.h_s,
             deviation=doubtful,
         )
@@ -402,8 +408,8 @@ def _accept(best: _Fitted, deviation: float, limits: Limits, lacking: str | None
     if deviation > limits.max_deviation:
         raise RefusedError(
             "ill_conditioned",
-            f"H could be told to within {100.0 * deviation:.0f} % only (one standard deviation); at most "
-            f"{100.0 * limits.max_deviation:.0f} %",
+            f"H could be told to within {100.0 * deviation:.1f} % only (one standard deviation); at most "
+            f"{100.0 * limits.max_deviation:.1f} %",
             guess_h_s=best.h_s,
             deviation=deviation,
         )

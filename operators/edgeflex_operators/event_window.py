@@ -24,6 +24,10 @@ SMALLEST_USUAL = 1e-6
 SHARP_FRAMES = 5
 SHARPNESS = 4.0
 """By how much (squared) a step of power exceeds what is five frames before and after."""
+CLOCKS_AGREE_NS = 80_000_000
+"""Two frames at 25 frames/s: the onset is told to a frame, and so is a device's own step."""
+STEPS_TOO = 0.25
+"""A step at the onset counts beside a sharper one if it is at least so large (squared)."""
 LEAST_ROWS = 10
 COMPLETE_SHARE = 0.98
 
@@ -151,7 +155,7 @@ def _window(config: EventWindowConfig, state: EventWindowState, told: list[Frequ
         end_ns=end_ns,
         samples=samples,
         power_step=None if step is None else step.ratio,
-        own_steps_ns=_own_steps(samples, onset_ns - STEP_SEARCH_NS),
+        own_steps_ns=_own_steps(samples, onset_ns),
         missing=_missing(samples, state.latest_ns, begin_ns, end_ns),
     )
 
@@ -209,12 +213,14 @@ def _joint_step(config: EventWindowConfig, state: EventWindowState, onset_ns: in
     return _Step(int(grid_ns[largest]), float(joint[largest]) / usual)
 
 
-def _own_steps(samples: Samples, quiet_until_ns: int) -> dict[str, int]:
+def _own_steps(samples: Samples, onset_ns: int) -> dict[str, int]:
     """When the power of each device steps by itself: a sharp peak, as no swing makes one.
 
-    Power steps everywhere at once, so that another time than the others' is another clock.
+    Power steps everywhere at once, so that another time than the others' is another clock. A device whose power steps
+    at the onset too, no matter what follows, has the right time.
     """
     found: dict[str, int] = {}
+    quiet_until_ns = onset_ns - STEP_SEARCH_NS
     for code, name in enumerate(samples.devices):
         steps = _power_steps(samples, code, quiet_until_ns)
         if steps is None:
@@ -230,7 +236,10 @@ def _own_steps(samples: Samples, quiet_until_ns: int) -> dict[str, int]:
         )
         if len(sharp):
             first = int(sharp[0])
-            found[name] = int(time_ns[first + int(np.argmax(square[first : first + SHARP_FRAMES]))])
+            peak = first + int(np.argmax(square[first : first + SHARP_FRAMES]))
+            at_onset = float(square[np.abs(time_ns - onset_ns) <= CLOCKS_AGREE_NS].max(initial=0.0))
+            steps_with_all = at_onset >= max(CLEAR_STEP * usual, STEPS_TOO * square[peak])
+            found[name] = onset_ns if steps_with_all else int(time_ns[peak])
     return found
 
 

@@ -14,11 +14,10 @@ from edgeflex_flow import __version__
 from edgeflex_flow.messages import EventWindow, InertiaEstimate
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
 from edgeflex_operators._unit_fit import METHOD_VERSION, Limits, UnitFit, fit_unit
-from edgeflex_operators._units import UnitTable, digest
+from edgeflex_operators._units import GeneratingUnit, UnitTable, digest
+from edgeflex_operators.event_window import CLOCKS_AGREE_NS
 
 NOMINALS_HZ = (50.0, 60.0)
-CLOCKS_AGREE_NS = 80_000_000
-"""Two frames at 25 frames/s: the onset is told to a frame, and so is a device's own step."""
 
 
 class InertiaEventConfig(NodeConfig, frozen=True, kw_only=True):
@@ -36,10 +35,12 @@ class InertiaEventConfig(NodeConfig, frozen=True, kw_only=True):
         in: EventWindow. Columns `voltage_v` (line to ground, rms), `voltage_angle_rad`, `current_a` (out of the unit),
         `current_angle_rad`; or `frequency_hz` and `active_power_w`.
     Output:
-        InertiaEstimate, one for each unit of `units` at each event. Its status tells why there is none: `no_data`,
-        `bad_data`, `no_unit_data`, `tripped`, `not_excited`, `phase_jump`, `ill_conditioned`, `model_mismatch`,
-        `implausible`. Devices that are no unit are ignored. Remarks on an accepted one: `late_rows`, and `clock_offset`
-        where power steps at another time than everywhere else.
+        InertiaEstimate, one for each unit of `units` at each event, and one with status `no_unit_data` for each other
+        device of the window. Its status tells why there is none: `no_data`, `bad_data`, `no_unit_data`, `tripped`,
+        `not_excited`, `phase_jump`, `ill_conditioned`, `model_mismatch`, `implausible`. Remarks on an accepted one:
+        `late_rows`; `clock_offset` where power steps at another time than everywhere else; `overloaded` where power
+        before the event exceeds 1.2 pu; `unusual_reactance` for X'd outside 0.05 to 1 pu; `unusual_inertia` for H
+        outside 1 to 12 s. `settings` holds those that it was made with, as a policy may have changed them.
     Errors:
         None: bad data make a status.
     Source:
@@ -75,6 +76,9 @@ class InertiaEventConfig(NodeConfig, frozen=True, kw_only=True):
     ] = 2.5
 
 
+SETTINGS = tuple(name for name in InertiaEventConfig.__struct_fields__ if name != "units")
+
+
 def start(_config: InertiaEventConfig) -> None:
     """No state: each window stands for itself."""
 
@@ -98,7 +102,7 @@ def estimates(config: InertiaEventConfig, window: EventWindow) -> list[tuple[Ine
             limits=limits,
             nominal_hz=nominal_hz,
         )
-        for device, unit in config.units.items()
+        for device, unit in _units_of(config, window)
     }
     no_event = _no_event(config, window, fits)
     if no_event is not None:
@@ -108,6 +112,13 @@ def estimates(config: InertiaEventConfig, window: EventWindow) -> list[tuple[Ine
         (_estimate(config, window, device, fit, nominal_hz=nominal_hz, config_digest=config_digest), fit)
         for device, fit in fits.items()
     ]
+
+
+def _units_of(config: InertiaEventConfig, window: EventWindow) -> Iterator[tuple[str, GeneratingUnit | None]]:
+    """All units of the table, then the devices that sent but are none."""
+    yield from config.units.items()
+    for device in sorted(set(window.samples.devices) - config.units.keys()):
+        yield device, None
 
 
 def _no_event(config: InertiaEventConfig, window: EventWindow, fits: Mapping[str, UnitFit]) -> str | None:
@@ -139,7 +150,7 @@ def _estimate(
     nominal_hz: float,
     config_digest: str,
 ) -> InertiaEstimate:
-    unit = config.units[device]
+    unit = config.units.get(device)
     interval = fit.interval_s
     remarks = (*fit.remarks, *_doubts(window, device)) if fit.status == "ok" else fit.remarks
     return InertiaEstimate(
@@ -153,19 +164,20 @@ def _estimate(
         h_s=fit.h_s,
         h_ci95_low_s=interval[0] if interval else None,
         h_ci95_high_s=interval[1] if interval else None,
-        kinetic_energy_mws=None if fit.h_s is None else fit.h_s * unit.rated_power,
-        rated_power_mva=unit.rated_power,
+        kinetic_energy_mws=None if fit.h_s is None or unit is None else fit.h_s * unit.rated_power,
+        rated_power_mva=None if unit is None else unit.rated_power,
         guess_h_s=fit.guess_h_s,
         deviation=fit.deviation,
-        power_before_mw=None if fit.power_before_pu is None else fit.power_before_pu * unit.rated_power,
+        power_before_mw=None if fit.power_before_pu is None or unit is None else fit.power_before_pu * unit.rated_power,
         rocof_hz_per_s=fit.rocof_hz_per_s,
         nominal_hz=nominal_hz,
         begin_ns=window.begin_ns,
         end_ns=window.end_ns,
         rows=fit.rows,
         quality=fit.quality,
+        settings={name: getattr(config, name) for name in SETTINGS},
         config_digest=config_digest,
-        unit_digest=digest(unit),
+        unit_digest="" if unit is None else digest(unit),
         version=f"{__version__}/{METHOD_VERSION}",
     )
 

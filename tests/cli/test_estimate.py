@@ -20,7 +20,7 @@ from rich.progress import Progress
 from edgeflex_flow.cli import estimate as command
 from edgeflex_flow.cli.estimate import Estimator, estimate, plot_files, record_keys
 from edgeflex_flow.cli.inertia_output import RecordReport
-from edgeflex_flow.cli.inertia_pipeline import RecordResult, UnitResult
+from edgeflex_flow.cli.inertia_pipeline import Choice, RecordResult, UnitResult
 from edgeflex_flow.errors import FatalError
 from edgeflex_flow.messages import EstimateStatus, Samples, SystemInertia
 from edgeflex_operators._units import GeneratingUnit, UnitTable
@@ -69,8 +69,9 @@ class Fake:
         self.rows: list[int] = []
 
     def __call__(
-        self, batches: Iterable[Samples], units: UnitTable, *, on_progress: Callable[[int], None]
+        self, batches: Iterable[Samples], units: UnitTable, *, choice: Choice, on_progress: Callable[[int], None]
     ) -> RecordResult:
+        self.choice = choice
         self.tables.append(units)
         taken = [batch.rows for batch in batches]
         for rows in taken:
@@ -85,7 +86,17 @@ GOOD = RecordResult(
     {"G1": unit_result("G1", 4.2), "G2": unit_result("G2", 0.0, "not_excited", "largest deviation 4 mHz")},
     system_result(),
     3.007,
+    other_events_s=(63.0,),
 )
+MADE_OF = {
+    "begin_ns": 0,
+    "end_ns": 1,
+    "rows": 420,
+    "settings": {},
+    "config_digest": "",
+    "unit_digest": "",
+    "version": "",
+}
 NO_EVENT = RecordResult({}, SystemInertia(event_id="", time_ns=0, kinetic_energy_mws=None, reason="no event"))
 
 
@@ -138,6 +149,7 @@ def test_json_holds_units_system_and_event(run: Run, record: Path) -> None:
                         "ci95_high": pytest.approx(4.62),
                         "status": "ok",
                         "remarks": ["bus_frequency"],
+                        "made_of": MADE_OF,
                     },
                     "G2": {
                         "h_s": None,
@@ -146,11 +158,17 @@ def test_json_holds_units_system_and_event(run: Run, record: Path) -> None:
                         "status": "not_excited",
                         "reason": "largest deviation 4 mHz",
                         "remarks": [],
+                        "made_of": MADE_OF,
                     },
                 },
                 "system_ek_mws": 9000.5,
                 "system_ci95_mws": [8000.0, 10_000.0],
+                "system_reason": "",
+                "system_assumed": ["G2"],
+                "not_counted": [],
+                "event_id": None,
                 "event_time_s": 3.007,
+                "other_events_s": [63.0],
             }
         }
     }
@@ -163,7 +181,12 @@ def test_json_without_a_value_holds_null_and_the_command_fails(run: Run, record:
         "units": {},
         "system_ek_mws": None,
         "system_ci95_mws": None,
+        "system_reason": "no event",
+        "system_assumed": [],
+        "not_counted": [],
+        "event_id": None,
         "event_time_s": None,
+        "other_events_s": [],
     }
 
 
@@ -187,7 +210,12 @@ def test_file_that_cannot_be_used_is_told_and_the_others_are_estimated(run: Run,
         "units": {},
         "system_ek_mws": None,
         "system_ci95_mws": None,
+        "system_reason": "",
+        "system_assumed": [],
+        "not_counted": [],
+        "event_id": None,
         "event_time_s": None,
+        "other_events_s": [],
         "error": text,
     }
     assert records["case"]["system_ek_mws"] == 9000.5
@@ -206,8 +234,55 @@ def test_table_shows_each_unit_and_the_system(run: Run, record: Path) -> None:
     assert lines[0] == "case, event at 3.007 s"
     assert "G1 4.200 3.780 to 4.620 4 200 ok bus_frequency" in lines
     assert "G2 – – – not_excited largest deviation 4 mHz" in lines
-    system = "✓ system: E_k 9 000 MWs, 95 % interval 8 000 to 10 000 MWs (1 estimated, 1 assumed)"
-    assert system in lines
+    system = (
+        "! system: E_k 9 000 MWs, 95 % interval 8 000 to 10 000 MWs (1 estimated, 1 assumed); assumed, not estimated: G2 "
+        "other events: 63.000 s; --event TIME chooses one"
+    )
+    assert system in " ".join(lines)
+
+
+def test_a_sum_without_doubts_is_ticked_off(run: Run, record: Path) -> None:
+    sure = RecordResult({"G1": unit_result("G1", 4.2)}, system_result(assumed=()), 1_795_590_726.25)
+    text = " ".join(run(Fake(sure), record).stdout.split())
+    assert "✓ system: E_k 9 000 MWs" in text
+    assert "event at 1795590726.250 s (2026-11-25 07:12:06 UTC)" in text
+
+
+def test_a_device_without_unit_data_is_told_where_the_sum_stands(run: Run, record: Path) -> None:
+    stranger = UnitResult(inertia_estimate("PMU7", "no_unit_data", rated_power_mva=None))
+    found = RecordResult({"G1": unit_result("G1", 4.2), "PMU7": stranger}, system_result(assumed=()), 3.0)
+    assert "! system" in (text := " ".join(run(Fake(found), record).stdout.split()))
+    assert "not counted, for want of unit data: PMU7" in text
+    assert json.loads(run(Fake(found), record, "--json").stdout)["records"]["case"]["not_counted"] == ["PMU7"]
+
+
+def test_without_any_unit_data_that_is_the_reason(run: Run, record: Path) -> None:
+    found = RecordResult(
+        {"PMU7": UnitResult(inertia_estimate("PMU7", "no_unit_data", rated_power_mva=None))}, None, 3.0
+    )
+    assert "✗ system: no value: no data of units are given (--units)" in run(Fake(found), record).stdout
+
+
+def test_a_unit_that_the_record_calls_no_part_of_the_system_is_not_missed(run: Run, record: Path) -> None:
+    stranger = UnitResult(inertia_estimate("G3", "no_unit_data", rated_power_mva=None))
+    found = RecordResult({"G1": unit_result("G1", 4.2), "G3": stranger}, system_result(assumed=()), 3.0)
+    assert set(json.loads(run(Fake(found), record, "--json").stdout)["records"]["case"]["units"]) == {"G1"}
+
+
+def test_event_and_settings_may_be_chosen(run: Run, record: Path) -> None:
+    fake = Fake(GOOD)
+    run(fake, record, "--event", "63", "--set", "min_deviation=12 mHz", "--set", "max_deviation=0.1")
+    assert fake.choice == Choice(63.0, {"min_deviation": 0.012, "max_deviation": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [("max_deviaton=0.1", "known: "), ("max_deviation=7", "max_deviation: "), ("min_deviation=1", "unit")],
+)
+def test_settings_that_cannot_be_are_wrong_usage(run: Run, record: Path, setting: str, words: str) -> None:
+    result = run(Fake(GOOD), record, "--set", setting)
+    assert result.exit_code == 2
+    assert words in result.stderr
 
 
 def test_table_says_why_there_is_no_value(run: Run, record: Path) -> None:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from edgeflex_connectors.recordings import read_recording
 from edgeflex_flow.cli.estimate import estimate
-from edgeflex_flow.cli.inertia_pipeline import RecordResult, estimate_record
+from edgeflex_flow.cli.inertia_pipeline import Choice, RecordResult, estimate_record, settings_known
 from edgeflex_flow.cli.recorded_units import unit_table
 from edgeflex_services.swing_grid import random_grid, two_areas
 from edgeflex_services.swing_record import PhaseJump, PmuFault, PmuNoise, PmuRecord, measure
@@ -114,6 +114,40 @@ def test_a_faulty_pmu_costs_its_own_unit_only(tmp_path: Path, fault: PmuFault, e
     assert [found[0], *found[2:]] == ["ok"] * 3
     assert result.system is not None
     assert result.system.kinetic_energy_mws is None or result.system.assumed
+
+
+def test_of_several_events_one_is_chosen_and_the_others_are_named(tmp_path: Path) -> None:
+    steps = [LoadStep(at_s=4.0, load=0, power_mw=60.0), LoadStep(at_s=64.0, load=0, power_mw=-60.0)]
+    record = measure(simulate(two_areas(), 72.0, steps), frames_per_s=25, noise=PmuNoise())
+    record.save(tmp_path / "record.npz")
+    units, _ = unit_table(read_recording(tmp_path / "record.npz").units, {})
+
+    def chosen(choice: Choice) -> RecordResult:
+        batches = record.batches(frames=25, start_ns=0)
+        return estimate_record(batches, units, choice=choice, on_progress=lambda _rows: None)
+
+    first, second = chosen(Choice()), chosen(Choice(event_s=60.0))
+    assert first.event_time_s == pytest.approx(4.0, abs=0.1)
+    assert second.event_time_s == pytest.approx(64.0, abs=0.1)
+    assert first.other_events_s == (second.event_time_s,)
+    assert second.other_events_s == (first.event_time_s,)
+
+
+def test_settings_of_a_policy_give_its_estimate_again(tmp_path: Path) -> None:
+    record = measure(simulate(two_areas(), 12.0, [LoadStep(at_s=4.0, load=0, power_mw=60.0)]), noise=PmuNoise())
+    record.save(tmp_path / "record.npz")
+    units, _ = unit_table(read_recording(tmp_path / "record.npz").units, {})
+    strict = Choice(settings={"max_deviation": 0.03})
+    result = estimate_record(
+        record.batches(frames=25, start_ns=0), units, choice=strict, on_progress=lambda _rows: None
+    )
+    assert set(statuses(result).values()) == {"ill_conditioned"}
+    assert {unit.estimate.settings["max_deviation"] for unit in result.units.values()} == {0.03}
+
+
+def test_no_setting_of_two_nodes_has_the_same_name() -> None:
+    fields = [name for config in set(settings_known().values()) for name in config.__struct_fields__]
+    assert len(settings_known()) == len(fields) - 1  # `units` is none
 
 
 @pytest.mark.parametrize("offset_s", [-0.4, 0.4])

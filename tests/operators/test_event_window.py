@@ -137,3 +137,11 @@ def test_rows_beyond_max_rows_let_go_of_the_oldest(case: Case) -> None:
     for batch in seconds(case.samples):
         take_samples(config, state, batch)
     assert sum(batch.rows for batch in state.batches) <= 1000
+
+
+def test_a_recording_without_noise_has_no_clock_of_its_own() -> None:
+    """Without noise any swing is many times what is usual; power that steps at the onset too tells the right time."""
+    quiet = load_case("kundur_load_step")
+    [window] = run(seconds(quiet.samples), [event_at(quiet.onset_ns)])
+    assert set(window.own_steps_ns) == set(quiet.units)
+    assert all(abs(time_ns - window.onset_time_ns) <= 80_000_000 for time_ns in window.own_steps_ns.values())

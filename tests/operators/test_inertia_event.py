@@ -31,6 +31,23 @@ def test_every_unit_of_the_table_has_an_estimate(case: Case) -> None:
         assert each.kinetic_energy_mws == pytest.approx(900.0 * (each.h_s or 0.0))
 
 
+def test_a_device_that_sends_but_is_no_unit_of_the_table_is_told(case: Case) -> None:
+    units = {name: unit for name, unit in case.units.items() if name != "GENROU_3"}
+    found = inertia_event.step(InertiaEventConfig(units=units), None, window_of(case))
+    last = found[-1]
+    assert isinstance(last, InertiaEstimate)
+    assert (last.device, last.status, last.rated_power_mva) == ("GENROU_3", "no_unit_data", None)
+    assert len(found) == 4
+
+
+def test_an_estimate_tells_the_settings_that_a_policy_may_have_changed(case: Case) -> None:
+    config = InertiaEventConfig(units=case.units, max_deviation=0.036)
+    [found, *_] = inertia_event.step(config, None, window_of(case))
+    assert isinstance(found, InertiaEstimate)
+    assert found.settings["max_deviation"] == 0.036
+    assert set(found.settings) == set(config.__struct_fields__) - {"units"}
+
+
 def test_an_estimate_says_what_it_was_made_of(case: Case) -> None:
     first, second = estimate(case)[:2]
     assert (first.begin_ns, first.end_ns, first.rows) == (case.onset_ns - 2 * 10**9, case.onset_ns + 5 * 10**9, 420)

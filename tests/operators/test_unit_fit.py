@@ -188,7 +188,35 @@ def test_what_is_wrong_with_the_data_is_told(
 
 def test_a_unit_without_data_says_so(kundur: Case) -> None:
     assert fit(kundur, "GENROU_9").status == "no_unit_data"
-    assert "rated_voltage" in fit(kundur, unit=replace(kundur.units[UNIT], rated_voltage=None)).reason
+
+
+def test_phasors_whose_base_is_not_known_give_way_to_frequency_and_power(kundur: Case) -> None:
+    unit = replace(kundur.units[UNIT], rated_voltage=None)
+    found = fit(kundur, unit=unit)
+    assert (found.status, found.remarks) == ("ok", ("bus_frequency",))
+    columns = {name: values for name, values in kundur.samples.columns.items() if name != "active_power_w"}
+    refused = fit(kundur, unit=unit, samples=replace(kundur.samples, columns=columns))
+    assert refused.status == "no_unit_data"
+    assert "rated_voltage" in refused.reason
+
+
+def test_a_name_that_no_device_has_is_told_beside_those_that_send(kundur: Case) -> None:
+    found = fit(kundur, "GENROU1", unit=kundur.units[UNIT])
+    assert found.status == "no_data"
+    assert "GENROU_1, GENROU_2" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "remark"),
+    [
+        ({"rated_power": 500.0}, "overloaded"),
+        ({"transient_reactance_pu": 0.033, "subtransient_reactance_pu": 0.028}, "unusual_reactance"),
+    ],
+)
+def test_data_of_a_unit_that_can_hardly_be_right_are_remarked(
+    kundur: Case, changes: dict[str, float], remark: str
+) -> None:
+    assert remark in fit(kundur, unit=replace(kundur.units[UNIT], **changes)).remarks
 
 
 def test_a_unit_that_trips_is_none_to_estimate_but_tells_what_it_gave(kundur: Case) -> None:
