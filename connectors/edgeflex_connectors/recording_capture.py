@@ -34,6 +34,7 @@ from edgeflex_flow.messages import Samples, join_samples
 
 FIRST_VOLTAGE: Final = "first voltage"
 FIRST_CURRENT: Final = "first current"
+OWN_NAMES: Final = {FIRST_VOLTAGE: "voltage_v", FIRST_CURRENT: "current_a"}
 """Names that these channels go by while they are decoded; the mapping of names to columns knows them."""
 MOST_CONNECTIONS: Final = 4096
 BLOCK_FRAMES: Final = 4096
@@ -137,10 +138,9 @@ class _Decoder:
         self._names = {
             number: address_text(host) + (f":{port}" if port else "") for (host, port), number in peers.items()
         }
-        columns = dict(channels)
-        columns.setdefault(FIRST_VOLTAGE, "voltage_v")
-        columns.setdefault(FIRST_CURRENT, "current_a")
-        self._table = StreamTable({}, columns)
+        self._table = StreamTable(
+            {}, dict(channels) | {name: own for name, own in OWN_NAMES.items() if name not in channels}
+        )
         self._rows = Rows(0, ())
         self._batches: list[Samples] = []
         self._row_count = 0
@@ -210,7 +210,9 @@ class _Decoder:
             self._problems.append(
                 f"{', '.join(outcome.devices)} changed the configuration: {'; '.join(outcome.changes)}"
             )
-        self._problems += outcome.problems
+        given = self._channels.values()
+        own = [name for name, column in OWN_NAMES.items() if column in given]  # nobody misses these
+        self._problems += [text for text in outcome.problems if not any(f"'{name}'" in text for name in own)]
 
     def _by_kind(self, config: ConfigFrame) -> ConfigFrame:
         return msgspec.structs.replace(config, pmus=tuple(self._with_names(pmu) for pmu in config.pmus))

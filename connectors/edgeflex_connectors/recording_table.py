@@ -177,7 +177,11 @@ def make_recording(
     told += notes
     without = [name for name in COLUMNS if np.isnan(derived.columns[name]).all()]
     if COLUMNS[0] in without:
-        raise RecordingError(f"{file}: there is no frequency in it: no values of frequency_hz, nor of {COLUMNS[2]}")
+        there = [name for name in COLUMNS if name not in without]
+        hint = "; to derive it from the angle, give the nominal frequency (--nominal)" if COLUMNS[2] in there else ""
+        raise RecordingError(
+            f"{file}: there is no frequency in it: no values of {COLUMNS[0]}{hint}; known: {', '.join(there) or 'none'}"
+        )
     if without:
         told.append(f"no values of {', '.join(without)}")
     return Recording(derived, units or {}, tuple(told))

@@ -16,6 +16,7 @@ from edgeflex_flow.kernel import warm_up
 from edgeflex_flow.messages import EventWindow, FrequencyEvent, InertiaEstimate, Samples, SystemInertia
 from edgeflex_flow.node import NodeConfig
 from edgeflex_operators import event_window, frequency_event, inertia_event, rocof, system_inertia
+from edgeflex_operators._unit_fit import UnitFit
 from edgeflex_operators._units import GeneratingUnit, UnitTable
 from edgeflex_operators.event_window import EventWindowConfig
 from edgeflex_operators.frequency_event import FrequencyEventConfig
@@ -131,14 +132,23 @@ class _Chain:
         found = inertia_event.estimates(self._inertia, window)
         estimates = [estimate for estimate, _ in found if estimate.device in self._units]
         return RecordResult(
-            units={
-                estimate.device: UnitResult(estimate, fit.time_s, fit.measured_hz, fit.fitted_hz)
-                for estimate, fit in found
-            },
+            units={estimate.device: _unit_result(estimate, fit, window) for estimate, fit in found},
             system=system_inertia.system_inertia(estimates, self._units) if estimates else None,
             event_time_s=window.onset_time_ns * 1e-9,
             event=window.event,
         )
+
+
+def _unit_result(estimate: InertiaEstimate, fit: UnitFit, window: EventWindow) -> UnitResult:
+    """The estimate with the courses of its fit; where there was no fit, with the frequency that was measured."""
+    if fit.time_s is not None:
+        return UnitResult(estimate, fit.time_s, fit.measured_hz, fit.fitted_hz)
+    samples = window.samples
+    if estimate.device not in samples.devices or "frequency_hz" not in samples.columns:
+        return UnitResult(estimate)
+    mine = samples.device == samples.devices.index(estimate.device)
+    time_s = (samples.time_ns[mine] - window.onset_time_ns) * 1e-9
+    return UnitResult(estimate, time_s, samples.columns["frequency_hz"][mine])
 
 
 def _those_of(config: type[NodeConfig], settings: Mapping[str, float]) -> dict[str, Any]:

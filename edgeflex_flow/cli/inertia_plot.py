@@ -108,7 +108,13 @@ def _draw_system(panel: Any, key: str, result: RecordResult) -> None:
             lines.append(f"from the lost power {lost} GWs: {verdict}")
     panel.text(0.0, 1.0, _plain(key), fontsize=13, fontweight="bold", va="top", transform=panel.transAxes)
     panel.text(
-        0.0, 0.84, f"system, {onset_text(result)}", fontsize=9, color=MEASURED, va="top", transform=panel.transAxes
+        0.0,
+        0.84,
+        textwrap.fill(f"system, {onset_text(result)}", _TITLE_LETTERS),
+        fontsize=9,
+        color=MEASURED,
+        va="top",
+        transform=panel.transAxes,
     )
     panel.text(0.0, 0.66, value, fontsize=17, color=color, va="top", transform=panel.transAxes)
     panel.text(0.0, 0.42, "\n".join(lines), fontsize=9, va="top", linespacing=1.5, transform=panel.transAxes)

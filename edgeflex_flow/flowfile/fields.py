@@ -244,6 +244,12 @@ def parse_number(config: type[msgspec.Struct], name: str, value: Any) -> float:
     return parse_quantity(value, unit) if unit else float(value)
 
 
+def unit_of(config: type[msgspec.Struct], name: str) -> str:
+    """The unit of a setting as it follows a number in a text: empty, or a space and the unit."""
+    unit = _field(config, name).hint.unit
+    return f" {unit}" if unit else ""
+
+
 def check_bounds(config: type[msgspec.Struct], name: str, number: float) -> None:
     """Raise ValueError when a setting cannot have this value."""
     try:

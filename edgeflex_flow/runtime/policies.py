@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 
 from edgeflex_flow.errors import FlowFileError
 from edgeflex_flow.flowfile.document import read_document
-from edgeflex_flow.flowfile.fields import parse_number
+from edgeflex_flow.flowfile.fields import parse_number, unit_of
 from edgeflex_flow.flowfile.plan import PlannedNode
 from edgeflex_flow.policy import PolicyBinding
 from edgeflex_flow.runtime.every import every
@@ -30,29 +31,45 @@ def apply_policies(run: FlowRun, policies: PolicyValues) -> None:
     A value outside its limits, or one that its node refuses, changes nothing: the last good one stays, and that is
     logged and counted as `policy_refused`. Changes count as `policy_changes`.
     """
+    _tell_unknown(run, policies)
     for planned in run.plan.nodes:
         for name, binding in planned.policies.items():
             value = policies.get(binding.policy, {}).get(binding.field, binding.default)
             _apply(run, planned, name, binding, value)
 
 
+def _tell_unknown(run: FlowRun, policies: PolicyValues) -> None:
+    """Warn of names that look misspelt: they would change nothing, in silence. Policies may be those of other flows."""
+    bound: dict[str, set[str]] = {}
+    for planned in run.plan.nodes:
+        for binding in planned.policies.values():
+            bound.setdefault(binding.policy, set()).add(binding.field)
+    for policy, fields in policies.items():
+        if policy not in bound and (near := get_close_matches(policy, bound, 1)):
+            run.log.warning("policies: nothing is bound to policy '%s'; did you mean '%s'?", policy, near[0])
+        for field in sorted(fields.keys() - bound[policy]) if policy in bound else ():
+            known = ", ".join(sorted(bound[policy]))
+            run.log.warning("policy '%s': nothing is bound to field '%s'; known: %s", policy, field, known)
+
+
 def _apply(run: FlowRun, planned: PlannedNode, name: str, binding: PolicyBinding, value: Any) -> None:
     config = run.configs[planned.id]
     before = getattr(config, name)
     where = f"policy '{binding.policy}', field '{binding.field}', for {planned.id}.{name}"
+    unit = unit_of(type(config), name)
     try:
         number = parse_number(type(config), name, value)
         if not binding.min <= number <= binding.max:
-            raise ValueError(f"{number:g} is outside {binding.min:g} to {binding.max:g}")
+            raise ValueError(f"{number:g} is outside {binding.min:g} to {binding.max:g}{unit}")
         if number == before:
             return
         run.configs[planned.id] = replace(config, **{name: type(before)(number)})
     except (ValueError, TypeError) as error:
         run.counters[planned.id].add("policy_refused")
-        run.log.warning("%s: refused: %s; %g stays", where, error, before, extra={"node": planned.id})
+        run.log.warning("%s: refused: %s; %g%s stays", where, error, before, unit, extra={"node": planned.id})
         return
     run.counters[planned.id].add("policy_changes")
-    run.log.info("%s: %g -> %g", where, before, number, extra={"node": planned.id})
+    run.log.info("%s: %g -> %g%s", where, before, number, unit, extra={"node": planned.id})
 
 
 def read_policies(file: Path) -> PolicyValues:

@@ -41,14 +41,10 @@ class RefusedError(Exception):
         status: EstimateStatus,
         reason: str,
         *,
-        guess_h_s: float | None = None,
-        deviation: float | None = None,
         power_before_pu: float | None = None,
     ) -> None:
         super().__init__(reason)
         self.status: EstimateStatus = status
-        self.guess_h_s = guess_h_s
-        self.deviation = deviation
         self.power_before_pu = power_before_pu
 
 

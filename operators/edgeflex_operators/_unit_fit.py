@@ -133,8 +133,6 @@ def fit_unit(
         return UnitFit(
             refusal.status,
             str(refusal),
-            deviation=refusal.deviation,
-            guess_h_s=refusal.guess_h_s,
             rows=rows,
             quality=quality,
             power_before_pu=refusal.power_before_pu,
@@ -201,23 +199,25 @@ def _fit(grid: Grid, unit: GeneratingUnit, limits: Limits, nominal_hz: float) ->
         deviation = math.hypot(deviation, BUS_FREQUENCY_DEVIATION)
     if "typical_reactance" in remarks:
         deviation = math.hypot(deviation, TYPICAL_REACTANCE_DEVIATION)
-    _accept(best, deviation, limits, lacking)
+    verdict = _judge(best, deviation, limits, lacking)
     if power_before > USUAL_POWER_PU:
         remarks.append("overloaded")
     if not USUAL_TRANSIENT_REACTANCE_PU[0] <= quantities.transient <= USUAL_TRANSIENT_REACTANCE_PU[1]:
         remarks.append("unusual_reactance")
     if not USUAL_H_S[0] <= best.h_s <= USUAL_H_S[1]:
         remarks.append("unusual_inertia")
+    accepted = verdict.status == "ok"
     return UnitFit(
-        "ok",
-        remarks=tuple(remarks),
-        h_s=best.h_s,
-        deviation=deviation,
+        verdict.status,
+        verdict.reason,
+        remarks=tuple(remarks) if accepted else (),
+        h_s=best.h_s if accepted else None,
+        deviation=verdict.deviation,
         guess_h_s=best.h_s,
         rows=grid.rows,
         quality=grid.quality,
-        power_before_pu=power_before,
-        rocof_hz_per_s=_rocof(grid, best.angle_rad),
+        power_before_pu=power_before if accepted else None,
+        rocof_hz_per_s=_rocof(grid, best.angle_rad) if accepted else None,
         time_s=grid.time_s,
         measured_hz=nominal_hz + _frequency(best.angle_rad, grid.step_s),
         fitted_hz=nominal_hz + search.fitted_hz(best),
@@ -376,40 +376,47 @@ def _ratio(value: float | None, base: float) -> float | None:
     return None if value is None else value / base
 
 
-def _accept(best: _Fitted, deviation: float, limits: Limits, lacking: str | None) -> None:
-    """Raise unless the fit is one to believe. `lacking`: why the event does not excite the unit enough."""
+@dataclass(frozen=True)
+class _Verdict:
+    """Whether a fit is one to believe."""
+
+    status: EstimateStatus
+    reason: str
+    deviation: float
+    """At least so uncertain is what the fit says."""
+
+
+def _judge(best: _Fitted, deviation: float, limits: Limits, lacking: str | None) -> _Verdict:
+    """`lacking`: why the event does not excite the unit enough."""
     doubtful = max(deviation, DOUBTFUL_DEVIATION)
     worst = float(best.facts[swing.WORST_ANGLE])
     if lacking is not None:
         agrees = worst <= LARGEST_ERROR and best.residual <= limits.max_residual
-        raise RefusedError("not_excited", lacking, guess_h_s=best.h_s, deviation=deviation if agrees else doubtful)
+        return _Verdict("not_excited", lacking, deviation if agrees else doubtful)
     if worst > LARGEST_ERROR:
-        raise RefusedError(
+        return _Verdict(
             "phase_jump",
             f"the angle jumped by {worst:.0f} times what noise and model explain, with no power to go with it",
-            guess_h_s=best.h_s,
-            deviation=doubtful,
+            doubtful,
         )
     if best.residual > limits.max_residual:
-        raise RefusedError(
+        return _Verdict(
             "model_mismatch",
             f"prediction errors are {math.sqrt(best.residual):.2f} times what noise explains; at most "
             f"{math.sqrt(limits.max_residual):.2f}",
-            guess_h_s=best.h_s,
-            deviation=doubtful,
+            doubtful,
         )
     if not PLAUSIBLE_H_S[0] <= best.h_s <= PLAUSIBLE_H_S[1]:
-        raise RefusedError(
+        return _Verdict(
             "implausible",
             f"H would be {best.h_s:.2g} s; believed from {PLAUSIBLE_H_S[0]:g} to {PLAUSIBLE_H_S[1]:g} s",
-            guess_h_s=best.h_s,
-            deviation=doubtful,
+            doubtful,
         )
     if deviation > limits.max_deviation:
-        raise RefusedError(
+        return _Verdict(
             "ill_conditioned",
             f"H could be told to within {100.0 * deviation:.1f} % only (one standard deviation); at most "
             f"{100.0 * limits.max_deviation:.1f} %",
-            guess_h_s=best.h_s,
-            deviation=deviation,
+            deviation,
         )
+    return _Verdict("ok", "", deviation)

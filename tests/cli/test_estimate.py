@@ -235,8 +235,8 @@ def test_table_shows_each_unit_and_the_system(run: Run, record: Path) -> None:
     assert "G1 4.200 3.780 to 4.620 4 200 ok bus_frequency" in lines
     assert "G2 – – – not_excited largest deviation 4 mHz" in lines
     system = (
-        "! system: E_k 9 000 MWs, 95 % interval 8 000 to 10 000 MWs (1 estimated, 1 assumed); assumed, not estimated: G2 "
-        "other events: 63.000 s; --event TIME chooses one"
+        "! system: E_k 9 000 MWs, 95 % interval 8 000 to 10 000 MWs (1 estimated, 1 assumed); "
+        "assumed, not estimated: G2 other events: 63.000 s; --event TIME chooses one"
     )
     assert system in " ".join(lines)
 

@@ -252,6 +252,13 @@ def test_mapping_says_otherwise(tmp_path: Path) -> None:
     assert recording.samples.columns["current_a"].tolist() == [232.0]
 
 
+def test_a_channel_that_is_named_misses_no_other(tmp_path: Path) -> None:
+    config = plain_config(phasors=(Phasor(name="V1"), Phasor(name="I1", is_current=True)))
+    content = pcap(over_udp([encode_config(config), encode_data(plain_data(config), config)]))
+    recording = read(tmp_path, content, channels={"V1": "voltage_v", "P": "active_power_mw"})
+    assert not any("sends no channel" in warning for warning in recording.warnings)
+
+
 def test_pmu_without_current_has_none(tmp_path: Path) -> None:
     config = plain_config(phasors=(Phasor(name="V1"),))
     recording = read(tmp_path, pcap(over_udp([encode_config(config), encode_data(plain_data(config), config)])))

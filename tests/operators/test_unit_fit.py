@@ -29,7 +29,12 @@ def ieee39() -> Case:
 
 
 def fit(
-    case: Case, device: str = UNIT, *, samples: Samples | None = None, unit: GeneratingUnit | None = None
+    case: Case,
+    device: str = UNIT,
+    *,
+    samples: Samples | None = None,
+    unit: GeneratingUnit | None = None,
+    limits: Limits = LIMITS,
 ) -> UnitFit:
     return fit_unit(
         case.samples if samples is None else samples,
@@ -38,7 +43,7 @@ def fit(
         onset_ns=case.onset_ns,
         begin_ns=case.onset_ns - 2 * NS,
         end_ns=case.onset_ns + 5 * NS,
-        limits=LIMITS,
+        limits=limits,
         nominal_hz=60.0,
     )
 
@@ -184,6 +189,13 @@ def test_what_is_wrong_with_the_data_is_told(
     found = fit(kundur, samples=spoil(kundur.samples, kundur.onset_ns))
     assert (found.status, found.h_s) == (status, None)
     assert words in found.reason
+
+
+def test_a_refused_fit_keeps_its_courses_for_who_wants_to_see_why(kundur: Case) -> None:
+    found = fit(kundur, limits=LIMITS._replace(max_deviation=0.001))
+    assert found.status == "ill_conditioned"
+    assert found.time_s is not None
+    assert found.fitted_hz is not None
 
 
 def test_a_unit_without_data_says_so(kundur: Case) -> None:

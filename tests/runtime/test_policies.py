@@ -123,6 +123,31 @@ def test_policies_for_others_change_nothing(run: FlowRun) -> None:
     assert run.counters["bound"].get("policy_changes") == 0
 
 
+@pytest.mark.parametrize(
+    ("policies", "words"),
+    [
+        ({"triger": {"onset": 0.1}}, "policy 'triger'; did you mean 'trigger'?"),
+        ({"trigger": {"onst": 0.1}}, "policy 'trigger': nothing is bound to field 'onst'; known: onset"),
+    ],
+)
+def test_a_name_that_looks_misspelt_is_told(
+    run: FlowRun, policies: dict[str, dict[str, float]], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    apply_policies(run, policies)
+    assert words in caplog.text
+
+
+def test_policies_of_other_flows_are_not_told(run: FlowRun, caplog: pytest.LogCaptureFixture) -> None:
+    apply_policies(run, {"voltage_band": {"low": 0.9}})
+    assert caplog.text == ""
+
+
+def test_changes_are_told_with_their_unit(run: FlowRun, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        apply_policies(run, {"trigger": {"onset": 0.1}})
+    assert "0.02 -> 0.1 Hz/s" in caplog.text
+
+
 def write(file: Path, text: str) -> None:
     """As a careful editor does: the file is never there in part."""
     new = file.with_suffix(".new")

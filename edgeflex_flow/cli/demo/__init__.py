@@ -24,7 +24,7 @@ def demo(registry: Registry, seconds: float | None, as_json: bool, picture: Path
     """See it work: PMU frames in, frequency events out.
 
     Starts a local MQTT broker, a simulator that sends C37.118.2 frames of a recorded disturbance (IEEE 39-bus system,
-    one stream a generator), and flows/frequency_events.yaml on them; shows what happens. Everything it writes is in a
+    one stream a generator), and flows/inertia_estimation.yaml on them; shows what happens. Everything it writes is in a
     temporary folder that goes when it ends (after a kill -9, with the next demo).
 
     Exit codes: 0 all went well; 1 something did not, the summary says what.
