@@ -147,7 +147,7 @@ def _unit_result(estimate: InertiaEstimate, fit: UnitFit, window: EventWindow) -
     if estimate.device not in samples.devices or "frequency_hz" not in samples.columns:
         return UnitResult(estimate)
     mine = samples.device == samples.devices.index(estimate.device)
-    time_s = (samples.time_ns[mine] - window.onset_time_ns) * 1e-9
+    time_s = np.asarray((samples.time_ns[mine] - window.onset_time_ns) * 1e-9, dtype=np.float64)
     return UnitResult(estimate, time_s, samples.columns["frequency_hz"][mine])
 
 

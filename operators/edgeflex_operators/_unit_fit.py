@@ -14,7 +14,7 @@ from edgeflex_operators import _swing as swing
 from edgeflex_operators._terminals import Grid, PerUnit, RefusedError, check_base, check_tripped, on_grid, per_unit
 from edgeflex_operators._units import GeneratingUnit
 
-METHOD_VERSION = "1"
+METHOD_VERSION = "2"
 """Changes whenever the same window may give another estimate."""
 
 PLAUSIBLE_H_S = (0.2, 120.0)
