@@ -56,6 +56,7 @@ UNITS: dict[str, Unit] = _table(
     ("VA", "apparent_power", 1.0),
     ("kVA", "apparent_power", 1e3),
     ("MVA", "apparent_power", 1e6),
+    ("GVA", "apparent_power", 1e9),
     ("Wh", "energy", 1.0),
     ("kWh", "energy", 1e3),
     ("MWh", "energy", 1e6),

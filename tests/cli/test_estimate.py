@@ -391,9 +391,20 @@ def test_several_records_get_a_picture_each(run: Run, record: Path, tmp_path: Pa
 
 
 def test_plot_that_cannot_be_written_is_told(run: Run, record: Path, tmp_path: Path) -> None:
-    result = run(Fake(GOOD), record, "--plot", tmp_path / "none" / "out.png")
+    (tmp_path / "out-case.png").mkdir()
+    result = run(Fake(GOOD), record, tmp_path / "none.csv", "--plot", tmp_path / "out.png")
     assert result.exit_code == 1
-    assert "out.png cannot be written: No such file or directory" in result.stderr
+    assert "out-case.png cannot be written: Is a directory" in result.stderr
+
+
+def test_a_folder_for_the_plot_that_is_not_there_is_told_before_the_work(
+    run: Run, record: Path, tmp_path: Path
+) -> None:
+    fake = Fake(GOOD)
+    result = run(fake, record, "--plot", tmp_path / "none" / "out.png")
+    assert result.exit_code == 2
+    assert "there is no folder" in result.stderr
+    assert fake.rows == []
 
 
 def test_missing_matplotlib_is_told_with_what_to_install(

@@ -21,7 +21,7 @@ from edgeflex_flow.registry import Registry
 @click.option("--picture", type=click.Path(path_type=Path), help="Save the last screen as an SVG picture.")
 @click.pass_obj
 def demo(registry: Registry, seconds: float | None, as_json: bool, picture: Path | None) -> None:
-    """See it work: PMU frames in, frequency events out.
+    """See it work: PMU frames in, frequency events and inertia out.
 
     Starts a local MQTT broker, a simulator that sends C37.118.2 frames of a recorded disturbance (IEEE 39-bus system,
     one stream a generator), and flows/inertia_estimation.yaml on them; shows what happens. Everything it writes is in a
