@@ -32,6 +32,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
             f"  out: {{kind: file_write, from: pmu, path: {name}.jsonl}}\n"
         )
     started: list[subprocess.Popen[str]] = []
+    # A program keeps ignoring what its parent ignores, as under nohup; the tests must not depend on who runs them.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     def begin(*arguments: str, stderr: int = subprocess.PIPE, **environment: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -46,6 +48,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         return process
 
     yield begin
+    signal.signal(signal.SIGHUP, before)
     for process in started:
         process.kill()
         process.communicate()
