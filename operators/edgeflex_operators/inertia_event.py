@@ -115,9 +115,10 @@ def estimates(config: InertiaEventConfig, window: EventWindow) -> list[tuple[Ine
 
 
 def _units_of(config: InertiaEventConfig, window: EventWindow) -> Iterator[tuple[str, GeneratingUnit | None]]:
-    """All units of the table, then the devices that sent but are none."""
+    """All units of the table, then the devices that sent in the window but are none."""
     yield from config.units.items()
-    for device in sorted(set(window.samples.devices) - config.units.keys()):
+    sent = {window.samples.devices[code] for code in np.unique(window.samples.device).tolist()}
+    for device in sorted(sent - config.units.keys()):
         yield device, None
 
 

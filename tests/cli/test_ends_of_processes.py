@@ -150,6 +150,7 @@ def heeds(pid: int, number: signal.Signals) -> bool:
 def test_a_signal_ends_a_check_as_it_ends_other_programs(start: Start) -> None:
     process = start("check", "one.yaml")
     while not heeds(process.pid, signal.SIGTERM):
+        assert process.poll() is None
         time.sleep(0.001)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)

@@ -40,6 +40,11 @@ def test_a_device_that_sends_but_is_no_unit_of_the_table_is_told(case: Case) -> 
     assert len(found) == 4
 
 
+def test_a_device_without_rows_in_the_window_is_not_told(case: Case) -> None:
+    samples = replace(case.samples, devices=(*case.samples.devices, "RETIRED"))
+    assert [each.device for each in estimate(case, samples=window_of(case, samples).samples)] == list(case.units)
+
+
 def test_an_estimate_tells_the_settings_that_a_policy_may_have_changed(case: Case) -> None:
     config = InertiaEventConfig(units=case.units, max_deviation=0.036)
     [found, *_] = inertia_event.step(config, None, window_of(case))
