@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import math
 import re
 import sys
 from collections import Counter
@@ -102,6 +103,8 @@ def inertia(
     Exit codes: 0 every record gave a value for the system; 1 a file cannot be used, or there is no estimate; 2 wrong
     usage.
     """
+    if event_s is not None and not math.isfinite(event_s):
+        raise click.BadParameter(f"a time in seconds is expected; got {event_s}", param_hint="--event")
     draw = _drawing(plot)
     given = _read_units(units_file)
     estimator = Estimator(

@@ -14,6 +14,10 @@ from edgeflex_operators._units import GeneratingUnit
 PHASORS = ("voltage_v", "voltage_angle_rad", "current_a", "current_angle_rad")
 WITHOUT_PHASORS = ("frequency_hz", "active_power_w")
 MOST_NAMES = 12
+LARGEST_VALUE = 1e12
+"""No grid has more V, A or W: what is beyond is no measurement, and would overflow when squared."""
+LEAST_FRAMES_PER_S = 20.0
+"""25 less what a clock may be off; the rotor's swings are lost between fewer frames."""
 UNUSABLE = int(Quality.BAD_DATA | Quality.SYNC_LOST | Quality.TEST)
 
 LEAST_BEFORE_S = 1.0
@@ -79,6 +83,8 @@ def on_grid(samples: Samples, device: str, unit: GeneratingUnit, onset_ns: int, 
     steps_per_s = round(1.0 / step_s)
     if abs(1.0 / step_s - steps_per_s) < 0.02 * steps_per_s:
         step_s = 1.0 / steps_per_s  # time tags are rounded
+    if step_s > 1.0 / LEAST_FRAMES_PER_S:
+        raise RefusedError("bad_data", f"{1.0 / step_s:.3g} frames/s; at least {LEAST_FRAMES_PER_S:g} are needed")
     place_exact = (time_ns - time_ns[0]) * 1e-9 / step_s
     place = np.rint(place_exact).astype(np.int64)
     stray = np.abs(place_exact - place) > MOST_JITTER
@@ -89,7 +95,7 @@ def on_grid(samples: Samples, device: str, unit: GeneratingUnit, onset_ns: int, 
     columns = {name: values[mine] for name, values in samples.columns.items()}
     needed = _needed(columns, has_voltage=unit.rated_voltage is not None)
     for name in needed:
-        usable &= np.isfinite(columns[name])
+        usable &= np.abs(columns[name]) < LARGEST_VALUE
     n = int(place[-1]) + 1
     valid = np.zeros(n, dtype=np.bool_)
     valid[place[usable]] = True

@@ -18,6 +18,8 @@ from edgeflex_operators._units import GeneratingUnit, UnitTable, digest
 from edgeflex_operators.event_window import CLOCKS_AGREE_NS
 
 NOMINALS_HZ = (50.0, 60.0)
+NEAR_NOMINAL_HZ = 4.5
+"""A frequency farther from both is no grid's, or in another unit; and with the wrong nominal H is wrong by a fifth."""
 
 
 class InertiaEventConfig(NodeConfig, frozen=True, kw_only=True):
@@ -90,7 +92,8 @@ def step(config: InertiaEventConfig, _state: None, window: EventWindow) -> list[
 def estimates(config: InertiaEventConfig, window: EventWindow) -> list[tuple[InertiaEstimate, UnitFit]]:
     """The estimate of each unit beside the fit that it came from, for those who want to see it."""
     limits = Limits(config.min_deviation, config.stand_out, config.max_deviation, config.max_residual)
-    nominal_hz = _nominal_hz(window)
+    middle_hz = _middle_hz(window)
+    nominal_hz = min(NOMINALS_HZ, key=lambda nominal: abs(nominal - middle_hz))
     fits = {
         device: fit_unit(
             window.samples,
@@ -104,6 +107,9 @@ def estimates(config: InertiaEventConfig, window: EventWindow) -> list[tuple[Ine
         )
         for device, unit in _units_of(config, window)
     }
+    if abs(middle_hz - nominal_hz) > NEAR_NOMINAL_HZ:
+        reason = f"frequency is {middle_hz:.4g} Hz in the middle of all devices; nominal is 50 or 60 Hz"
+        fits = {device: UnitFit("implausible", reason) for device in fits}
     no_event = _no_event(config, window, fits)
     if no_event is not None:
         fits = {device: _refused(fit, no_event) for device, fit in fits.items()}
@@ -192,13 +198,12 @@ def _doubts(window: EventWindow, device: str) -> Iterator[str]:
         yield "clock_offset"
 
 
-def _nominal_hz(window: EventWindow) -> float:
-    """50 or 60 Hz, whichever is nearer to what was measured."""
+def _middle_hz(window: EventWindow) -> float:
+    """Median of all measured frequencies, of the event's own where no device tells any."""
     frequency_hz = window.samples.columns.get("frequency_hz")
     known = np.array([window.event.frequency_before_hz]) if frequency_hz is None else frequency_hz
     known = known[np.isfinite(known)]
-    middle = float(np.median(known)) if len(known) else window.event.frequency_before_hz
-    return min(NOMINALS_HZ, key=lambda nominal: abs(nominal - middle))
+    return float(np.median(known)) if len(known) else window.event.frequency_before_hz
 
 
 def _output(_config: InertiaEventConfig, _inputs: Mapping[str, Wire]) -> Wire:

@@ -275,6 +275,13 @@ def test_event_and_settings_may_be_chosen(run: Run, record: Path) -> None:
     assert fake.choice == Choice(63.0, {"min_deviation": 0.012, "max_deviation": 0.1})
 
 
+@pytest.mark.parametrize("event", ["nan", "inf", "soon"])
+def test_a_time_that_is_none_is_wrong_usage(run: Run, record: Path, event: str) -> None:
+    result = run(Fake(GOOD), record, "--event", event)
+    assert result.exit_code == 2
+    assert "--event" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [("max_deviaton=0.1", "known: "), ("max_deviation=7", "max_deviation: "), ("min_deviation=1", "unit")],

@@ -45,6 +45,17 @@ def test_a_device_without_rows_in_the_window_is_not_told(case: Case) -> None:
     assert [each.device for each in estimate(case, samples=window_of(case, samples).samples)] == list(case.units)
 
 
+@pytest.mark.parametrize("factor", [0.0, 1e-3, 1e300])
+def test_a_frequency_that_no_grid_has_gives_no_estimate(case: Case, factor: float) -> None:
+    """Taken for 50 Hz, it would make H of a 60 Hz system a fifth too small."""
+    samples = case.samples
+    for device in case.units:
+        samples = with_column(samples, device, "frequency_hz", lambda hz: hz * factor)
+    found = estimate(case, samples=window_of(case, samples).samples)
+    assert {each.status for each in found} == {"implausible"}
+    assert "nominal is 50 or 60 Hz" in found[0].reason
+
+
 def test_an_estimate_tells_the_settings_that_a_policy_may_have_changed(case: Case) -> None:
     config = InertiaEventConfig(units=case.units, max_deviation=0.036)
     [found, *_] = inertia_event.step(config, None, window_of(case))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from inertia_cases import NS, Case, load_case, with_column
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from edgeflex_flow.messages import Quality, Samples
 from edgeflex_operators._unit_fit import Limits, UnitFit, fit_unit
@@ -196,6 +197,20 @@ def test_a_refused_fit_keeps_its_courses_for_who_wants_to_see_why(kundur: Case) 
     assert found.status == "ill_conditioned"
     assert found.time_s is not None
     assert found.fitted_hz is not None
+
+
+def test_too_few_frames_per_second_are_refused(kundur: Case) -> None:
+    found = fit(kundur, samples=kundur.samples.take(np.arange(kundur.samples.rows) % 6 == 0))
+    assert found.status == "bad_data"
+    assert "10 frames/s; at least 20" in found.reason
+
+
+def test_values_that_no_grid_has_count_as_missing(kundur: Case) -> None:
+    def spoil(current_a: NDArray[np.float64]) -> NDArray[np.float64]:
+        current_a[::50] = 1e300
+        return current_a
+
+    assert fit(kundur, samples=with_column(kundur.samples, UNIT, "current_a", spoil)).status == "ok"
 
 
 def test_a_unit_without_data_says_so(kundur: Case) -> None:
