@@ -35,7 +35,7 @@ from edgeflex_flow.messages import Samples, join_samples
 FIRST_VOLTAGE: Final = "first voltage"
 FIRST_CURRENT: Final = "first current"
 OWN_NAMES: Final = {FIRST_VOLTAGE: "voltage_v", FIRST_CURRENT: "current_a"}
-"""Names that these channels go by while they are decoded; the mapping of names to columns knows them."""
+"""Names that these channels go by while they are decoded, and their columns."""
 MOST_CONNECTIONS: Final = 4096
 BLOCK_FRAMES: Final = 4096
 BLOCK_BYTES: Final = 1 << 23
@@ -222,9 +222,9 @@ class _Decoder:
         phasors = list(pmu.phasors)
         sent = {phasor.name for phasor in phasors} | {analog.name for analog in pmu.analogs}
         given = {column for name, column in self._channels.items() if name in sent}
-        for is_current, name, column in ((False, FIRST_VOLTAGE, "voltage_v"), (True, FIRST_CURRENT, "current_a")):
+        for is_current, name in ((False, FIRST_VOLTAGE), (True, FIRST_CURRENT)):
             place = self._first(phasors, is_current=is_current)
-            if place is not None and column not in given:
+            if place is not None and OWN_NAMES[name] not in given:
                 phasors[place] = msgspec.structs.replace(phasors[place], name=name)
         return msgspec.structs.replace(pmu, phasors=tuple(phasors))
 

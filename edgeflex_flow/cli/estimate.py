@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from edgeflex_connectors.recording_table import RecordingError, target_of
 from edgeflex_connectors.recordings import read_recording
 from edgeflex_flow.cli.inertia_output import RecordReport, as_builtins, show_messages, show_tables
-from edgeflex_flow.cli.inertia_pipeline import Choice, RecordResult, settings_known
+from edgeflex_flow.cli.inertia_pipeline import DEFAULT_CHOICE, Choice, RecordResult, settings_known
 from edgeflex_flow.cli.places import Definition
 from edgeflex_flow.cli.problems import console, show_problems
 from edgeflex_flow.cli.recorded_units import unit_table
@@ -219,7 +219,7 @@ class Estimator:
     nominal_hz: float | None = None
     channels: Mapping[str, str] = field(default_factory=dict)
     """Columns of a capture's phasors and analogs by name."""
-    choice: Choice = field(default_factory=Choice)
+    choice: Choice = DEFAULT_CHOICE
 
     def run(self, files: Sequence[Path], progress: Progress) -> list[RecordReport]:
         """Estimate each file; one that cannot be used does not keep the others from it."""

@@ -93,6 +93,11 @@ def not_counted(result: RecordResult) -> list[str]:
     return [device for device, unit in result.units.items() if unit.estimate.rated_power_mva is None]
 
 
+def is_whole(result: RecordResult) -> bool:
+    """Whether all that may count in the sum was estimated."""
+    return not (result.system is not None and result.system.assumed) and not not_counted(result)
+
+
 def no_energy_reason(result: RecordResult) -> str:
     """Why there is no value for the system."""
     if result.system is not None and result.system.reason:
@@ -185,10 +190,10 @@ def _system_line(result: RecordResult) -> Text:
         return Text.assemble(
             ("✗ ", "bold red"), ("system", "bold"), f": no value: {no_energy_reason(result)}", _other_events(result)
         )
-    counts = [f"{len(names)} {word}" for names, word in _shares(system) if names]
+    counts = [f"{len(names)} {word}" for names, word in shares(system) if names]
     left_out = not_counted(result)
     text = Text.assemble(
-        ("! ", "bold yellow") if system.assumed or left_out else ("✓ ", "bold green"),
+        ("✓ ", "bold green") if is_whole(result) else ("! ", "bold yellow"),
         ("system", "bold"),
         ": E_k ",
         (f"{number(energy, 0)} MWs", "bold"),
@@ -216,7 +221,8 @@ def _other_events(result: RecordResult) -> str:
     return f"\nother events: {shown}{more}; --event TIME chooses one"
 
 
-def _shares(system: SystemInertia) -> tuple[tuple[tuple[str, ...], str], ...]:
+def shares(system: SystemInertia) -> tuple[tuple[tuple[str, ...], str], ...]:
+    """Units by how they count, with the word for it."""
     return (system.estimated, "estimated"), (system.assumed, "assumed"), (system.tripped, "tripped")
 
 

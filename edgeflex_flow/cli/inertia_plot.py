@@ -20,10 +20,12 @@ from edgeflex_flow.cli.inertia_output import (
     energy_mws,
     finite,
     interval,
+    is_whole,
     no_energy_reason,
     not_counted,
     number,
     onset_text,
+    shares,
 )
 from edgeflex_flow.cli.inertia_pipeline import RecordResult, UnitResult
 from edgeflex_flow.messages import InertiaEstimate
@@ -91,17 +93,11 @@ def _draw_system(panel: Any, key: str, result: RecordResult) -> None:
         value, color = "no value", REFUSED
         lines = textwrap.wrap(_plain(no_energy_reason(result)), 40)[:4]
     else:
-        doubtful = bool(system.assumed or not_counted(result))
-        value, color = f"E$_k$ = {number(energy / 1e3, 2)} GWs", REFUSED if doubtful else GOOD
+        value, color = f"E$_k$ = {number(energy / 1e3, 2)} GWs", GOOD if is_whole(result) else REFUSED
         low, high = energy_interval_mws(system)
         lines = [f"95 % interval {_gigawatt_seconds(low)} to {_gigawatt_seconds(high)} GWs"]
-        shares = (
-            (system.estimated, "estimated"),
-            (system.assumed, "assumed"),
-            (system.tripped, "tripped"),
-            (not_counted(result), "not counted"),
-        )
-        lines.append("units: " + ", ".join(f"{len(names)} {word}" for names, word in shares if names))
+        counted = (*shares(system), (not_counted(result), "not counted"))
+        lines.append("units: " + ", ".join(f"{len(names)} {word}" for names, word in counted if names))
         if system.kinetic_energy_from_lost_power_mws is not None:
             verdict = "agrees" if system.agrees else "disagrees"
             lost = _gigawatt_seconds(system.kinetic_energy_from_lost_power_mws)

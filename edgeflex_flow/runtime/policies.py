@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
-from edgeflex_flow.errors import FlowFileError
+from edgeflex_flow.errors import FlowFileError, nearest
 from edgeflex_flow.flowfile.document import read_document
 from edgeflex_flow.flowfile.fields import parse_number, unit_of
 from edgeflex_flow.flowfile.plan import PlannedNode
@@ -45,8 +44,8 @@ def _tell_unknown(run: FlowRun, policies: PolicyValues) -> None:
         for binding in planned.policies.values():
             bound.setdefault(binding.policy, set()).add(binding.field)
     for policy, fields in policies.items():
-        if policy not in bound and (near := get_close_matches(policy, bound, 1)):
-            run.log.warning("policies: nothing is bound to policy '%s'; did you mean '%s'?", policy, near[0])
+        if policy not in bound and (near := nearest(policy, bound)):
+            run.log.warning("policies: nothing is bound to policy '%s'; did you mean '%s'?", policy, near)
         for field in sorted(fields.keys() - bound[policy]) if policy in bound else ():
             known = ", ".join(sorted(bound[policy]))
             run.log.warning("policy '%s': nothing is bound to field '%s'; known: %s", policy, field, known)

@@ -94,8 +94,13 @@ def estimates(config: InertiaEventConfig, window: EventWindow) -> list[tuple[Ine
     limits = Limits(config.min_deviation, config.stand_out, config.max_deviation, config.max_residual)
     middle_hz = _middle_hz(window)
     nominal_hz = min(NOMINALS_HZ, key=lambda nominal: abs(nominal - middle_hz))
+    no_grid = ""
+    if abs(middle_hz - nominal_hz) > NEAR_NOMINAL_HZ:
+        no_grid = f"frequency is {middle_hz:.4g} Hz in the middle of all devices; nominal is 50 or 60 Hz"
     fits = {
-        device: fit_unit(
+        device: UnitFit("implausible", no_grid)
+        if no_grid
+        else fit_unit(
             window.samples,
             device,
             unit,
@@ -107,9 +112,6 @@ def estimates(config: InertiaEventConfig, window: EventWindow) -> list[tuple[Ine
         )
         for device, unit in _units_of(config, window)
     }
-    if abs(middle_hz - nominal_hz) > NEAR_NOMINAL_HZ:
-        reason = f"frequency is {middle_hz:.4g} Hz in the middle of all devices; nominal is 50 or 60 Hz"
-        fits = {device: UnitFit("implausible", reason) for device in fits}
     no_event = _no_event(config, window, fits)
     if no_event is not None:
         fits = {device: _refused(fit, no_event) for device, fit in fits.items()}
