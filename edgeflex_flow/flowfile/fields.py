@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections.abc
 import enum
 import functools
+import math
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -251,7 +252,9 @@ def unit_of(config: type[msgspec.Struct], name: str) -> str:
 
 
 def check_bounds(config: type[msgspec.Struct], name: str, number: float) -> None:
-    """Raise ValueError when a setting cannot have this value."""
+    """Raise ValueError when a setting cannot have this value, as a flow file cannot give it."""
+    if not math.isfinite(number):
+        raise ValueError(f"a finite number is expected; got {number}")
     try:
         msgspec.convert(number, _field(config, name).hint.full, strict=False)
     except msgspec.ValidationError as error:

@@ -284,7 +284,12 @@ def test_a_time_that_is_none_is_wrong_usage(run: Run, record: Path, event: str) 
 
 @pytest.mark.parametrize(
     ("setting", "words"),
-    [("max_deviaton=0.1", "known: "), ("max_deviation=7", "max_deviation: "), ("min_deviation=1", "unit")],
+    [
+        ("max_deviaton=0.1", "known: "),
+        ("max_deviation=7", "max_deviation: "),
+        ("min_deviation=1", "unit"),
+        ("min_power_step=1e400", "finite"),
+    ],
 )
 def test_settings_that_cannot_be_are_wrong_usage(run: Run, record: Path, setting: str, words: str) -> None:
     result = run(Fake(GOOD), record, "--set", setting)
