@@ -3,7 +3,8 @@
 A module of a node kind ends in `NODE = …`, one of
 
 - `OperatorNode`: pure computation. `start(config) -> state`, one `step(config, state, message)` per input port, and
-  optionally `tick(config, state, now_ns)` on a period. State is explicit, picklable and changed in place.
+  optionally `tick(config, state, now_ns)` on a period and `end(config, state)` once nothing will come any more. State
+  is explicit, picklable and changed in place.
 - `SourceNode` / `SinkNode`: `open(config, context)` makes a `Source` or `Sink`, which acquires nothing before it is
   itself opened.
 - `ConnectionNode`: what a site file names under `connections` (a broker, a store) and nodes refer to by name.
@@ -168,7 +169,10 @@ class OperatorNode(Generic[C, S]):
     """An operator. `scope` "device": each device's rows are independent of all others, so that workers may share them
     out by device; each share has a state of its own, and `tick` and limits such as `max_devices` apply to each. "site":
     the state spans devices, so one worker holds it all. With several workers, an operator with `tick` must not read
-    from operators of the other scope: its ticks would overtake their rows, so the runtime refuses that."""
+    from operators of the other scope: its ticks would overtake their rows, so the runtime refuses that, unless
+    `loose_ticks`: the tick only looks whether nothing came for long, and may overtake rows.
+
+    `end` gives what the operator still holds when a recording is over or the flow drains."""
 
     kind: str
     config: type[C]
@@ -177,6 +181,8 @@ class OperatorNode(Generic[C, S]):
     start: Callable[[C], S]
     tick: Callable[[C, S, int], Sequence[WireMessage]] | None = None
     tick_period_s: Callable[[C], float] | None = None
+    loose_ticks: bool = False
+    end: Callable[[C, S], Sequence[WireMessage]] | None = None
     scope: Literal["device", "site"] = "device"
     state_version: int = 1
 

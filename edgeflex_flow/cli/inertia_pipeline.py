@@ -126,7 +126,8 @@ class _Chain:
         return [window for window in given if isinstance(window, EventWindow)]
 
     def last_windows(self) -> list[EventWindow]:
-        return event_window.remaining(self._window, self._window_state)
+        given = event_window.end(self._window, self._window_state)
+        return [window for window in given if isinstance(window, EventWindow)]
 
     def result(self, window: EventWindow) -> RecordResult:
         found = inertia_event.estimates(self._inertia, window)

@@ -221,7 +221,11 @@ def _refuse_late_ticks(stages: Sequence[StagePlan]) -> None:
     """A tick comes from the feed and would overtake rows that are still in an earlier stage."""
     for stage in stages:
         behind = any(stage.wanted & earlier.ids for earlier in stages)
-        ticking = [each.id for each in stage.nodes if isinstance(each.node, OperatorNode) and each.node.tick]
+        ticking = [
+            each.id
+            for each in stage.nodes
+            if isinstance(each.node, OperatorNode) and each.node.tick and not each.node.loose_ticks
+        ]
         if behind and ticking:
             raise FatalError(
                 f"operator '{ticking[0]}' works by the clock behind operators of another scope, whose order several "

@@ -77,6 +77,12 @@ class Feed:
             for planned in run.plan.nodes
             if isinstance(planned.node, OperatorNode) and planned.node.tick_period_s is not None
         ]
+        self._ends = [
+            planned.id
+            for planned in run.plan.nodes
+            if isinstance(planned.node, OperatorNode) and planned.node.end is not None
+        ]
+        """Operators that are still to be told that nothing will come any more, those that give first."""
         self._is_virtual = isinstance(run.clock, VirtualClock)
         self._linger = LINGER_POLLS
         self.ended = False
@@ -248,8 +254,14 @@ class Feed:
         return True
 
     def _linger_on(self, items: list[FeedItem]) -> None:
-        """Stay for a few turns of the dataflow after the last message: operators may still send dead letters."""
+        """Stay for a few turns of the dataflow after the last message: operators may still send dead letters.
+
+        Then let operators give what they hold, one after the other, each when all before it is done.
+        """
         self._linger = LINGER_POLLS if items or self.in_flight() else self._linger - 1
+        if self._ends and self._linger < LINGER_POLLS:
+            items.append((self._ends.pop(0), Tick(self._run.clock.now_ns(), last=True)))
+            self._linger = LINGER_POLLS
         if not items and not self._is_virtual:
             time.sleep(LINGER_WAIT_S)
         self.ended = self._linger <= 0

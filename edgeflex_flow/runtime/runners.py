@@ -20,6 +20,8 @@ class Tick(msgspec.Struct, frozen=True):
     """Tells an operator that its period is over. Comes through the dataflow like a message, so that order is kept."""
 
     now_ns: int
+    last: bool = False
+    """Not a period is over but all: nothing will come any more."""
 
 
 def _lacking(needs: frozenset[str], message: WireMessage) -> str | None:
@@ -39,6 +41,7 @@ class OperatorRunner:
         self._planned = planned
         self._promised = planned.wire.columns if planned.wire is not None else frozenset[str]()
         self._tick: Callable[[Any, Any, int], Sequence[WireMessage]] = planned.node.tick or _no_tick
+        self._end: Callable[[Any, Any], Sequence[WireMessage]] = planned.node.end or _no_end
         self._ports: dict[str, tuple[Step, frozenset[str]]] = {
             name: (_step_of(planned, name, port), port.columns(planned.config))
             for name, port in planned.node.inputs.items()
@@ -53,7 +56,7 @@ class OperatorRunner:
         config = self._run.configs[self._planned.id]
         try:
             if isinstance(message, Tick):
-                given = self._tick(config, self._state, message.now_ns)
+                given = self._over(config, message)
             else:
                 step, needs = self._ports[port]
                 lacking = _lacking(needs, message)
@@ -72,6 +75,9 @@ class OperatorRunner:
         if kept:
             self._run.emitted(self._planned.id, kept)
         return kept
+
+    def _over(self, config: Any, tick: Tick) -> Sequence[WireMessage]:
+        return self._end(config, self._state) if tick.last else self._tick(config, self._state, tick.now_ns)
 
     def _check(self, message: WireMessage) -> None:
         """An operator's mistake must show at the operator, not in a sink far behind it."""
@@ -110,6 +116,10 @@ def _place(error: Exception) -> str:
 
 
 def _no_tick(_config: object, _state: object, _now_ns: int) -> Sequence[WireMessage]:
+    return ()
+
+
+def _no_end(_config: object, _state: object) -> Sequence[WireMessage]:
     return ()
 
 

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 from edgeflex_flow import __version__
 from edgeflex_flow.messages import EventWindow, InertiaEstimate
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
+from edgeflex_operators._power_steps import CLOCKS_AGREE_NS
 from edgeflex_operators._unit_fit import METHOD_VERSION, Limits, UnitFit, fit_unit
 from edgeflex_operators._units import GeneratingUnit, UnitTable, digest
-from edgeflex_operators.event_window import CLOCKS_AGREE_NS
 
 NOMINALS_HZ = (50.0, 60.0)
 NEAR_NOMINAL_HZ = 4.5

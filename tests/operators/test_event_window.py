@@ -5,8 +5,8 @@ import pytest
 from inertia_cases import NS, Case, event_at, load_case, seconds
 from msgspec.structs import replace
 
-from edgeflex_flow.messages import EventWindow, FrequencyEvent, Samples
-from edgeflex_operators.event_window import EventWindowConfig, start, take_event, take_samples
+from edgeflex_flow.messages import DeadLetter, EventWindow, FrequencyEvent, Samples
+from edgeflex_operators.event_window import EventWindowConfig, end, start, take_event, take_samples, tick
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_memory_is_bounded_by_the_window(case: Case) -> None:
     for turn in range(20):
         for batch in seconds(case.samples):
             take_samples(config, state, replace(batch, time_ns=batch.time_ns + turn * 15 * NS))
-    assert sum(batch.rows for batch in state.batches) < 12 * 240
+    assert sum(batch.rows for _, batch in state.batches) == state.rows < 12 * 240
 
 
 def test_rows_beyond_max_rows_let_go_of_the_oldest(case: Case) -> None:
@@ -136,7 +136,7 @@ def test_rows_beyond_max_rows_let_go_of_the_oldest(case: Case) -> None:
     state = start(config)
     for batch in seconds(case.samples):
         take_samples(config, state, batch)
-    assert sum(batch.rows for batch in state.batches) <= 1000
+    assert sum(batch.rows for _, batch in state.batches) == state.rows <= 1000
 
 
 def test_a_recording_without_noise_has_no_clock_of_its_own() -> None:
@@ -145,3 +145,110 @@ def test_a_recording_without_noise_has_no_clock_of_its_own() -> None:
     [window] = run(seconds(quiet.samples), [event_at(quiet.onset_ns)])
     assert set(window.own_steps_ns) == set(quiet.units)
     assert all(abs(time_ns - window.onset_time_ns) <= 80_000_000 for time_ns in window.own_steps_ns.values())
+
+
+# Wrong clocks ---------------------------------------------------------------------------------------------------------
+
+
+def shifted(samples: Samples, device: str, by_ns: int) -> Samples:
+    mine = samples.device == samples.devices.index(device)
+    return replace(samples, time_ns=np.where(mine, samples.time_ns + by_ns, samples.time_ns))
+
+
+@pytest.mark.parametrize("ahead_s", [9, 3600])
+@pytest.mark.parametrize("second", [0, 2, 5])
+def test_a_row_from_the_future_changes_nothing_but_itself(case: Case, second: int, ahead_s: int) -> None:
+    batches = seconds(case.samples)
+    time_ns = batches[second].time_ns.copy()
+    time_ns[-1] += ahead_s * NS
+    batches[second] = replace(batches[second], time_ns=time_ns)
+    [window] = run(batches, [event_at(case.onset_ns + k * NS // 10, f"GENROU_{k + 1}") for k in range(4)])
+    assert rows_of(window, "GENROU_1") == 420
+    assert window.onset_time_ns == run(seconds(case.samples), [event_at(case.onset_ns)])[0].onset_time_ns
+    assert window.missing == ()
+
+
+@pytest.mark.parametrize("by_s", [8, -8, 20, 3600, -3600])
+def test_a_clock_that_is_far_off_costs_its_own_device_alone(case: Case, by_s: int) -> None:
+    """Its rows come with the others', so their tags are not in order any more."""
+    batches = [shifted(batch, "GENROU_3", by_s * NS) for batch in seconds(case.samples)]
+    [window] = run(batches, [event_at(case.onset_ns)])
+    assert {device: rows_of(window, device) for device in ("GENROU_1", "GENROU_2", "GENROU_4")} == {
+        "GENROU_1": 420,
+        "GENROU_2": 420,
+        "GENROU_4": 420,
+    }
+    assert ("GENROU_3" in window.missing) == (rows_of(window, "GENROU_3") < 411)
+
+
+def test_an_event_that_a_clock_far_ahead_tells_is_a_dead_letter(case: Case) -> None:
+    config = EventWindowConfig()
+    state = start(config)
+    for batch in seconds(case.samples)[:6]:
+        take_samples(config, state, shifted(batch, "GENROU_3", 8 * NS))
+    [letter] = take_event(config, state, event_at(case.onset_ns + 8 * NS, "GENROU_3"))
+    assert isinstance(letter, DeadLetter)
+    assert letter.reason == "clock_ahead"
+    assert "'GENROU_3' are 8.0 s ahead" in letter.text
+
+
+def test_with_two_devices_nobody_knows_whose_clock_is_wrong(case: Case) -> None:
+    two = case.samples.take(case.samples.device < 2)
+    batches = [shifted(batch, "GENROU_2", 8 * NS) for batch in seconds(two)]
+    assert len(run(batches, [event_at(case.onset_ns)])) == 1
+
+
+def test_an_event_is_told_once_however_late_others_tell_it(case: Case) -> None:
+    config = EventWindowConfig()
+    state = start(config)
+    told = 0
+    for turn in range(3):
+        for batch in seconds(case.samples):
+            told += len(take_samples(config, state, replace(batch, time_ns=batch.time_ns + turn * 15 * NS)))
+            told += len(take_event(config, state, event_at(case.onset_ns, "GENROU_2")))
+    assert told == 1
+
+
+@pytest.mark.parametrize("off_s", [-0.5, -0.3, -0.1, 0.1, 0.2, 0.5])
+@pytest.mark.parametrize("device", ["GENROU_1", "GENROU_2", "GENROU_3", "GENROU_4"])
+def test_the_onset_does_not_follow_a_clock_that_is_off(case: Case, device: str, off_s: float) -> None:
+    """Each of the units in turn, so also that next to the load, whose power steps most."""
+    [window] = run(seconds(shifted(case.samples, device, round(off_s * NS))), [event_at(case.onset_ns)])
+    assert abs(window.onset_time_ns - case.onset_ns) <= 20_000_000
+    apart = {name for name, time_ns in window.own_steps_ns.items() if abs(time_ns - window.onset_time_ns) > 80_000_000}
+    assert apart == {device}
+
+
+# Ends -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_end_gives_what_is_waited_for_with_what_there_is(case: Case) -> None:
+    config = EventWindowConfig()
+    state = start(config)
+    for batch in seconds(case.samples)[:5]:
+        take_samples(config, state, batch)
+    assert take_event(config, state, event_at(case.onset_ns)) == []
+    [window] = end(config, state)
+    assert isinstance(window, EventWindow)
+    assert window.missing == tuple(case.units)
+    assert end(config, state) == []
+
+
+def test_an_event_without_any_rows_is_told_at_the_end(case: Case) -> None:
+    config = EventWindowConfig()
+    state = start(config)
+    assert take_event(config, state, event_at(case.onset_ns)) == []
+    [window] = end(config, state)
+    assert isinstance(window, EventWindow)
+    assert window.samples.rows == 0
+
+
+def test_when_all_devices_fall_silent_the_window_goes_out_after_the_wait(case: Case) -> None:
+    config = EventWindowConfig()
+    state = start(config)
+    for batch in seconds(case.samples)[:5]:
+        take_samples(config, state, batch)
+    take_event(config, state, event_at(case.onset_ns))
+    given = [len(tick(config, state, 10**18 + half * NS // 2)) for half in range(30)]
+    assert given[:17] == [0] * 17
+    assert sum(given) == 1
