@@ -24,6 +24,8 @@ CLOCKS_AGREE_NS = 80_000_000
 STEPS_TOO = 0.25
 """A step at the onset counts beside a sharper one if it is at least so large (squared)."""
 LEAST_ROWS = 10
+COMMON_NOISE = 5e-4
+"""Of a device's power: how much it changes over two frames anyway. A recording without noise has swings like steps."""
 
 
 class JointStep(NamedTuple):
@@ -39,6 +41,8 @@ class _Changes(NamedTuple):
     device: str
     time_ns: NDArray[np.int64]
     size: NDArray[np.float64]
+    quietness: float
+    """How much less than `COMMON_NOISE` is usual; at most 1."""
 
 
 def joint_step(around: Samples, onset_ns: int) -> JointStep | None:
@@ -57,7 +61,8 @@ def joint_step(around: Samples, onset_ns: int) -> JointStep | None:
         return None
     squares = np.array([np.interp(grid_ns, each.time_ns, each.size * each.size) for each in changes])
     joint = squares.sum(axis=0)
-    largest = int(np.argmax(np.where(near, np.log1p(squares).sum(axis=0), -np.inf)))
+    votes = np.log1p(squares * np.array([[each.quietness**2] for each in changes])).sum(axis=0)
+    largest = int(np.argmax(np.where(near, votes, -np.inf)))
     usual = max(float(np.median(joint[~near])), SMALLEST_USUAL)  # a recording without noise may not change at all
     return JointStep(int(grid_ns[largest]), float(joint[largest]) / usual)
 
@@ -70,7 +75,7 @@ def own_steps(samples: Samples, onset_ns: int) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     quiet_until_ns = onset_ns - STEP_SEARCH_NS
-    for name, time_ns, size in _all_changes(samples, quiet_until_ns):
+    for name, time_ns, size, _ in _all_changes(samples, quiet_until_ns):
         square = size * size
         usual = max(float(np.median(square[time_ns <= quiet_until_ns])), SMALLEST_USUAL)
         around = np.maximum(
@@ -114,5 +119,6 @@ def _changes(samples: Samples, code: int, name: str, quiet_until_ns: int) -> _Ch
     if len(quiet) < LEAST_ROWS:
         return None
     # Power that does not change at all is a recording without noise.
-    usual = max(float(np.median(quiet)), 1e-5 * float(np.abs(power).max()), 1e-12)
-    return _Changes(name, middle_ns, change / usual)
+    most = float(np.abs(power).max())
+    usual = max(float(np.median(quiet)), 1e-5 * most, 1e-12)
+    return _Changes(name, middle_ns, change / usual, min(usual / max(COMMON_NOISE * most, 1e-12), 1.0))
