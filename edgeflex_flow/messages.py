@@ -217,6 +217,7 @@ EstimateStatus: TypeAlias = Literal[
     "no_unit_data",
     "no_data",
     "bad_data",
+    "offline",
     "tripped",
     "not_excited",
     "phase_jump",
@@ -292,12 +293,23 @@ class SystemInertia(Message, frozen=True, kw_only=True, tag="system_inertia"):
     """Units that count with their known constant, or with what could be told of them though not accepted."""
     tripped: tuple[str, ...] = ()
     """Units that the event took off the grid: they do not count."""
+    offline: tuple[str, ...] = ()
+    """Units that were off the grid all the time: they do not count either."""
+    remarks: tuple[str, ...] = ()
+    """What the estimates of its units remark, each once."""
     lost_power_mw: float | None = None
     """Lost power, when it is known: given, or that of the units that tripped."""
     kinetic_energy_from_lost_power_mws: float | None = None
     agrees: bool | None = None
     """Whether the two ways differ by at most a quarter; None when the lost power is not known."""
     quality: int = 0
+    begin_ns: TimeNs = 0
+    end_ns: TimeNs = 0
+    """The window of its units' estimates."""
+    config_digest: str = ""
+    """First 16 hex digits of the SHA-256 of lost power and data of all units as JSON."""
+    version: str = ""
+    """Version of edgeflex-flow and of the method of its units' estimates."""
 
 
 class Alarm(Message, frozen=True, kw_only=True, tag="alarm"):

@@ -32,6 +32,7 @@ from edgeflex_connectors.recording_table import (
 from edgeflex_connectors.records import part_files
 from edgeflex_flow.messages import Samples, join_samples
 
+NOMINALS_HZ: Final = (50.0, 60.0)
 BASE_VOLTAGE_V: Final = 20e3
 """Line-to-line voltage that 1 pu stands for. The files do not tell theirs, and it cancels out of results in pu."""
 SIGNALS: Final = ("bus_freq", "v_mag", "v_ang", "i_mag", "i_ang", "p")
@@ -165,13 +166,22 @@ class _Phasors:
         return value
 
     def recording(self, nominal_hz: float | None) -> Recording:
-        if nominal_hz is None and "f0" in self._arrays:
-            nominal_hz = self._scalar("f0")
+        nominal_hz = self._nominal_hz(nominal_hz)
         if "bus_freq" not in self._arrays and "v_ang" not in self._arrays:
             raise self._wrong("bus_freq", "is missing, and so is 'v_ang', from which it could be derived")
         samples = self._samples()
         units = self._units()
         return make_recording(self._file, samples, nominal_hz=nominal_hz, units=units, warnings=self._warnings)
+
+    def _nominal_hz(self, given_hz: float | None) -> float | None:
+        if "f0" not in self._arrays:
+            return given_hz
+        own_hz = self._scalar("f0")
+        if own_hz not in NOMINALS_HZ:
+            raise self._wrong("f0", f"is {own_hz:g}; nominal is 50 or 60 Hz")
+        if given_hz not in (None, own_hz):
+            raise self._wrong("f0", f"is {own_hz:g}; {given_hz:g} Hz was given as the nominal frequency")
+        return own_hz
 
     def _samples(self) -> Samples:
         shape = (len(self._time_ns), len(self._gens))

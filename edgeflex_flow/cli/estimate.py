@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import click
+from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -28,7 +29,7 @@ from edgeflex_flow.cli.recorded_units import unit_table
 from edgeflex_flow.errors import EdgeflexError, FlowFileError
 from edgeflex_flow.flowfile import load_table
 from edgeflex_flow.flowfile.fields import check_bounds, parse_number
-from edgeflex_flow.messages import Samples
+from edgeflex_flow.messages import Samples, SystemInertia
 from edgeflex_operators._units import GeneratingUnit, UnitTable
 
 EXIT_NO_ESTIMATE: Final = 1
@@ -238,7 +239,8 @@ class Estimator:
             recording = read_recording(file, nominal_hz=self.nominal_hz, channels=self.channels)
         except RecordingError as error:
             return RecordReport(key, file, error=str(error))
-        units, doubts = unit_table(recording.units, self.units)
+        units, unusable = unit_table(recording.units, self.units)
+        doubts = [f"what the file tells of unit '{device}' cannot be right: {why}" for device, why in unusable.items()]
         warnings = (*recording.warnings, *doubts)
         progress.update(task, total=recording.samples.rows)
         try:
@@ -250,7 +252,16 @@ class Estimator:
         # What the record says is none of the system's units is not one whose data are wanting.
         strangers = {device for device, facts in recording.units.items() if not facts.monitored} - units.keys()
         own = {device: unit for device, unit in result.units.items() if device not in strangers}
-        return RecordReport(key, file, dataclasses.replace(result, units=own), warnings=warnings)
+        system = without_sum(result.system, unusable) if unusable else result.system
+        return RecordReport(key, file, dataclasses.replace(result, units=own, system=system), warnings=warnings)
+
+
+def without_sum(system: SystemInertia | None, unusable: Iterable[str]) -> SystemInertia | None:
+    """A sum that lacks units whose data cannot be right is none: they may be larger than all others."""
+    if system is None:
+        return None
+    reason = f"the data of {', '.join(unusable)} cannot be right"
+    return replace(system, kinetic_energy_mws=None, ci95_low_mws=None, ci95_high_mws=None, agrees=None, reason=reason)
 
 
 def record_keys(files: Sequence[Path]) -> list[str]:

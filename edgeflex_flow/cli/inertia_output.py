@@ -59,6 +59,7 @@ def _record(report: RecordReport) -> dict[str, Any]:
         "system_ci95_mws": None if energy is None or low is None or high is None else [low, high],
         "system_reason": no_energy_reason(result) if energy is None and not report.error else "",
         "system_assumed": list(result.system.assumed) if result.system else [],
+        "system_remarks": list(result.system.remarks) if result.system else [],
         "not_counted": not_counted(result),
         "event_id": result.event.id if result.event else None,
         "event_time_s": finite(result.event_time_s),
@@ -155,7 +156,7 @@ def _table(key: str, result: RecordResult) -> Table:
     table.add_column("status", no_wrap=True)
     table.add_column("reason or remarks", overflow="fold")
     for device, unit in result.units.items():
-        table.add_row(Text(device), *_cells(unit))
+        table.add_row(Text(printable(device)), *_cells(unit))
     return table
 
 
@@ -172,7 +173,7 @@ def onset_text(result: RecordResult) -> str:
 def _cells(unit: UnitResult) -> tuple[Text, ...]:
     made = unit.estimate
     if made.status != "ok":
-        return Text("–"), Text("–"), Text("–"), Text(made.status, style="yellow"), Text(made.reason)
+        return Text("–"), Text("–"), Text("–"), Text(made.status, style="yellow"), Text(printable(made.reason))
     notes = [*(["indicative"] if made.indicative else []), *made.remarks]
     return (
         Text(number(made.h_s, 3), style="bold"),
@@ -188,7 +189,10 @@ def _system_line(result: RecordResult) -> Text:
     energy = energy_mws(system)
     if system is None or energy is None:
         return Text.assemble(
-            ("✗ ", "bold red"), ("system", "bold"), f": no value: {no_energy_reason(result)}", _other_events(result)
+            ("✗ ", "bold red"),
+            ("system", "bold"),
+            f": no value: {printable(no_energy_reason(result))}",
+            _other_events(result),
         )
     counts = [f"{len(names)} {word}" for names, word in shares(system) if names]
     left_out = not_counted(result)
@@ -204,10 +208,12 @@ def _system_line(result: RecordResult) -> Text:
         text.append(
             f"; from the lost power {number(system.kinetic_energy_from_lost_power_mws, 0)} MWs, which {verdict}"
         )
+    if system.remarks:
+        text.append(f"; remarks: {', '.join(system.remarks)}")
     if system.assumed:
-        text.append(f"; assumed, not estimated: {', '.join(system.assumed)}")
+        text.append(f"; assumed, not estimated: {printable(', '.join(system.assumed))}")
     if left_out:
-        text.append(f"; not counted, for want of unit data: {', '.join(left_out)}")
+        text.append(f"; not counted, for want of unit data: {printable(', '.join(left_out))}")
     return text.append(_other_events(result))
 
 
@@ -223,7 +229,24 @@ def _other_events(result: RecordResult) -> str:
 
 def shares(system: SystemInertia) -> tuple[tuple[tuple[str, ...], str], ...]:
     """Units by how they count, with the word for it."""
-    return (system.estimated, "estimated"), (system.assumed, "assumed"), (system.tripped, "tripped")
+    return (
+        (system.estimated, "estimated"),
+        (system.assumed, "assumed"),
+        (system.tripped, "tripped"),
+        (
+            system.offline,
+            "off line",
+        ),
+    )
+
+
+def printable(text: str) -> str:
+    r"""Text of a file for a terminal: what would move the cursor or change colours is shown, not done.
+
+    >>> print(printable("G1" + chr(27) + "[31m"))
+    G1\x1b[31m
+    """
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def number(value: float | None, digits: int) -> str:

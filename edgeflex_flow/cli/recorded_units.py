@@ -10,12 +10,14 @@ from edgeflex_connectors.recording_table import UnitFacts
 from edgeflex_operators._units import GeneratingUnit, Governor, UnitTable
 
 
-def unit_table(facts: Mapping[str, UnitFacts], given: Mapping[str, GeneratingUnit]) -> tuple[UnitTable, list[str]]:
-    """Data of all units that are known and count in the sum, and warnings. What is given goes before what a file tells.
+def unit_table(facts: Mapping[str, UnitFacts], given: Mapping[str, GeneratingUnit]) -> tuple[UnitTable, dict[str, str]]:
+    """Data of all units that are known and count in the sum, and those whose data cannot be right, with the reason.
+
+    What is given goes before what a file tells.
 
     Impedances are converted from the file's base to the machine's own.
     """
-    warnings: list[str] = []
+    unusable: dict[str, str] = {}
     table: UnitTable = {}
     for device, fact in facts.items():
         if device in given or not fact.monitored:
@@ -23,8 +25,8 @@ def unit_table(facts: Mapping[str, UnitFacts], given: Mapping[str, GeneratingUni
         try:
             table[device] = _unit(fact)
         except msgspec.ValidationError as error:
-            warnings.append(f"what the file tells of unit '{device}' cannot be right and is not used: {error}")
-    return {**table, **given}, warnings
+            unusable[device] = str(error)
+    return {**table, **given}, unusable
 
 
 def _unit(facts: UnitFacts) -> GeneratingUnit:

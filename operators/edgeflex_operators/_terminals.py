@@ -32,6 +32,18 @@ MOST_JITTER = 0.2
 MOST_APPARENT_POWER_PU = 2.5
 VOLTAGE_BAND_PU = (0.7, 1.3)
 LEAST_POWER_PU = -0.02
+POWERS_AGREE = 0.1
+"""Relative: auxiliaries and losses of a transformer between two meters are less."""
+SMALL_POWER_PU = 0.05
+"""With less the ratio of two measured powers tells nothing."""
+NO_CURRENT_PU = 0.01
+"""The noise of an open current transformer; a machine at the grid shows more, at the latest when frequency moves."""
+FALLS_TO = 0.2
+"""Of its current before: what is left of a unit that has tripped."""
+TRIPS_WITHIN_S = 0.25
+"""A unit that trips later did not make the event: its power is not what the grid lost at the onset."""
+COARSEST_HZ = 2.5e-3
+"""Frequency in larger steps hides how it bends, and inertia comes out too high. C37.118 has 1 mHz."""
 
 TYPICAL_TRANSIENT_REACTANCE_PU = 0.3
 TYPICAL_SUBTRANSIENT_RATIO = 0.75
@@ -65,6 +77,8 @@ class Grid:
     columns: dict[str, NDArray[np.float64]]
     rows: int
     quality: int
+    told_power_w: float | None
+    """Median before the onset of the power that the device measures by itself, if it does."""
 
 
 # From rows to a grid --------------------------------------------------------------------------------------------------
@@ -76,7 +90,7 @@ def on_grid(samples: Samples, device: str, unit: GeneratingUnit, onset_ns: int, 
     mine = (samples.device == code) & (samples.time_ns >= begin_ns) & (samples.time_ns < end_ns)
     time_ns = samples.time_ns[mine]
     if len(time_ns) < 2:
-        raise RefusedError("no_data", f"no rows of '{device}' in the window; rows of: {_some(samples.devices)}")
+        raise RefusedError("no_data", f"no rows of '{device}' in the window; rows of: {_some_senders(samples)}")
     if np.any(np.diff(time_ns) <= 0):
         raise RefusedError("bad_data", "time tags that do not increase")
     step_s = float(np.median(np.diff(time_ns))) * 1e-9
@@ -103,12 +117,36 @@ def on_grid(samples: Samples, device: str, unit: GeneratingUnit, onset_ns: int, 
     _check_coverage(valid, time_s, step_s, int(usable.sum()), len(time_ns))
     gridded = {name: _filled(columns[name][usable], place[usable], n, angle=name.endswith("_rad")) for name in needed}
     before = int(np.searchsorted(time_s, -ONSET_MARGIN_S))
+    if needed == WITHOUT_PHASORS:
+        _check_fineness(columns["frequency_hz"][usable])
     quality = int(np.bitwise_or.reduce(flags[usable], initial=0))
-    return Grid(step_s, time_s, valid, before, gridded, int(usable.sum()), quality)
+    told = _told_power_w(columns, usable & (time_ns < onset_ns - ONSET_MARGIN_S * 1e9))
+    return Grid(step_s, time_s, valid, before, gridded, int(usable.sum()), quality, told)
 
 
-def _some(devices: tuple[str, ...]) -> str:
-    return ", ".join(devices[:MOST_NAMES]) + (f" and {len(devices) - MOST_NAMES} more" if devices[MOST_NAMES:] else "")
+def _some_senders(samples: Samples) -> str:
+    names = [samples.devices[code] for code in np.unique(samples.device).tolist()]
+    more = f" and {len(names) - MOST_NAMES} more" if names[MOST_NAMES:] else ""
+    return (", ".join(names[:MOST_NAMES]) or "none") + more
+
+
+def _told_power_w(columns: dict[str, NDArray[np.float64]], rows: NDArray[np.bool_]) -> float | None:
+    if "active_power_w" not in columns:
+        return None
+    power = columns["active_power_w"][rows]
+    power = power[np.isfinite(power)]
+    return float(np.median(power)) if len(power) else None
+
+
+def _check_fineness(frequency_hz: NDArray[np.float64]) -> None:
+    levels = np.unique(np.round(frequency_hz, 6))
+    finest_hz = float(np.diff(levels).min(initial=np.inf))
+    if COARSEST_HZ < finest_hz < np.inf:
+        raise RefusedError(
+            "bad_data",
+            f"frequency comes in steps of {1e3 * finest_hz:.3g} mHz, too coarse without phasors; at most "
+            f"{1e3 * COARSEST_HZ:g} mHz",
+        )
 
 
 def _needed(columns: dict[str, NDArray[np.float64]], *, has_voltage: bool) -> tuple[str, ...]:
@@ -208,8 +246,9 @@ def _phasor(size: NDArray[np.float64], angle_rad: NDArray[np.float64]) -> NDArra
     return np.asarray(size * np.exp(1j * angle_rad), dtype=np.complex128)
 
 
-def check_base(quantities: PerUnit, before: int) -> None:
-    """Catch a wrong base, a wrong wiring and a unit that is not running."""
+def check_base(quantities: PerUnit, grid: Grid, rated_power_mva: float) -> None:
+    """Catch a wrong base, a wrong wiring and wrong ratios of transformers."""
+    before = grid.before
     voltage = float(np.median(np.abs(quantities.voltage[:before])))
     if not VOLTAGE_BAND_PU[0] <= voltage <= VOLTAGE_BAND_PU[1]:
         raise RefusedError(
@@ -225,16 +264,36 @@ def check_base(quantities: PerUnit, before: int) -> None:
         raise RefusedError(
             "implausible", f"the unit takes {-power:.2f} pu; are polarity and phases of the current right?"
         )
+    if grid.told_power_w is not None:
+        _check_ratios(quantities, grid.told_power_w / (rated_power_mva * 1e6), before)
 
 
-def check_tripped(quantities: PerUnit, grid: Grid) -> None:
-    """Refuse a unit that was lost in the event."""
+def _check_ratios(quantities: PerUnit, told_pu: float, before: int) -> None:
+    """Power that is measured on its own shows a wrong ratio, which scales power and H alike and spoils no fit."""
+    ours_pu = float(np.median((quantities.voltage * np.conj(quantities.current)).real[:before]))
+    if max(abs(ours_pu), abs(told_pu)) < SMALL_POWER_PU:
+        return
+    if abs(ours_pu - told_pu) > POWERS_AGREE * abs(told_pu):
+        raise RefusedError(
+            "implausible",
+            f"voltage and current make {ours_pu:.3f} pu of power, active_power_w is {told_pu:.3f} pu; are the ratios "
+            "of voltage and current transformers right?",
+        )
+
+
+def check_connected(quantities: PerUnit, grid: Grid) -> None:
+    """Refuse a unit that is off line, or was lost in the event."""
     current = np.abs(quantities.current)
     first = float(np.median(current[: grid.before]))
     last = float(np.median(current[grid.time_s > grid.time_s[-1] - 0.5]))
-    if first > 0.05 and last < 0.2 * first:
+    largest = float(np.median(np.sort(current[grid.time_s > 0.0])[-10:]))
+    if max(first, largest) < NO_CURRENT_PU:
+        raise RefusedError("offline", f"its current is {largest:.2g} pu at most; a unit at the grid has more")
+    if first > 0.05 and last < FALLS_TO * first:
+        fell_s = float(grid.time_s[(grid.time_s > -ONSET_MARGIN_S) & (current < FALLS_TO * first)][0])
+        power_pu = float(np.median(quantities.power[: grid.before])) if fell_s <= TRIPS_WITHIN_S else None
         raise RefusedError(
             "tripped",
-            f"its current fell from {first:.2f} to {last:.2f} pu",
-            power_before_pu=float(np.median(quantities.power[: grid.before])),
+            f"its current fell from {first:.2f} to {last:.2f} pu {fell_s:.1f} s after the onset",
+            power_before_pu=power_pu,
         )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeflex_flow.messages import EstimateStatus, Samples
 from edgeflex_operators import _swing as swing
-from edgeflex_operators._terminals import Grid, PerUnit, RefusedError, check_base, check_tripped, on_grid, per_unit
+from edgeflex_operators._terminals import Grid, PerUnit, RefusedError, check_base, check_connected, on_grid, per_unit
 from edgeflex_operators._units import GeneratingUnit
 
 METHOD_VERSION = "2"
@@ -54,7 +54,7 @@ INFLATION = 1.3
 MODEL_DEVIATION = 0.025
 BUS_FREQUENCY_DEVIATION = 0.08
 TYPICAL_REACTANCE_DEVIATION = 0.05
-DOUBTFUL_DEVIATION = 0.3
+DOUBTFUL_DEVIATION = 0.5
 """At least so uncertain is a fit that does not agree with the measurements."""
 LARGEST_ERROR = 30.0
 """Largest normalised error of a predicted angle that is not a jump."""
@@ -63,6 +63,8 @@ NORMAL_95 = 1.959964
 OTHER_STARTS = ({swing.LOG_TQ: 1.0, swing.LOG_XQ: -0.5}, {swing.LOG_TQ: -0.7, swing.LOG_M: 0.7}, {swing.LOG_M: -0.7})
 """Changes to the priors' medians from which the search begins again when the first did not end well."""
 GOOD_RESIDUAL = 1.4
+GUESSES = ("ok", "not_excited", "ill_conditioned", "model_mismatch")
+"""What a fit with another status says of H is no guess: the angle, the base or the wiring is wrong."""
 
 
 class Limits(NamedTuple):
@@ -183,8 +185,8 @@ def _rocof(grid: Grid, angle_rad: NDArray[np.float64]) -> float:
 
 def _fit(grid: Grid, unit: GeneratingUnit, limits: Limits, nominal_hz: float) -> UnitFit:
     quantities = per_unit(grid, unit, nominal_hz)
-    check_base(quantities, grid.before)
-    check_tripped(quantities, grid)
+    check_connected(quantities, grid)
+    check_base(quantities, grid, unit.rated_power)
     power = quantities.power
     power_before = float(power[: grid.before].mean())
     power = power - power_before
@@ -202,7 +204,8 @@ def _fit(grid: Grid, unit: GeneratingUnit, limits: Limits, nominal_hz: float) ->
     verdict = _judge(best, deviation, limits, lacking)
     if power_before > USUAL_POWER_PU:
         remarks.append("overloaded")
-    if not USUAL_TRANSIENT_REACTANCE_PU[0] <= quantities.transient <= USUAL_TRANSIENT_REACTANCE_PU[1]:
+    is_usual = USUAL_TRANSIENT_REACTANCE_PU[0] <= quantities.transient <= USUAL_TRANSIENT_REACTANCE_PU[1]
+    if not is_usual or quantities.subtransient > (unit.transient_reactance_pu or quantities.transient):
         remarks.append("unusual_reactance")
     if not USUAL_H_S[0] <= best.h_s <= USUAL_H_S[1]:
         remarks.append("unusual_inertia")
@@ -213,7 +216,7 @@ def _fit(grid: Grid, unit: GeneratingUnit, limits: Limits, nominal_hz: float) ->
         remarks=tuple(remarks) if accepted else (),
         h_s=best.h_s if accepted else None,
         deviation=verdict.deviation,
-        guess_h_s=best.h_s,
+        guess_h_s=best.h_s if verdict.status in GUESSES else None,
         rows=grid.rows,
         quality=grid.quality,
         power_before_pu=power_before if accepted else None,
@@ -388,7 +391,7 @@ class _Verdict:
 
 def _judge(best: _Fitted, deviation: float, limits: Limits, lacking: str | None) -> _Verdict:
     """`lacking`: why the event does not excite the unit enough."""
-    doubtful = max(deviation, DOUBTFUL_DEVIATION)
+    doubtful = math.hypot(deviation, DOUBTFUL_DEVIATION)
     worst = float(best.facts[swing.WORST_ANGLE])
     if lacking is not None:
         agrees = worst <= LARGEST_ERROR and best.residual <= limits.max_residual

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from edgeflex_flow.messages import InertiaEstimate, SystemInertia
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
-from edgeflex_operators._units import GeneratingUnit, UnitTable
+from edgeflex_operators._units import GeneratingUnit, UnitTable, digest
 
 NORMAL_95 = 1.959964
 COMMON_DEVIATION = 0.012
@@ -31,8 +31,9 @@ class SystemInertiaConfig(NodeConfig, frozen=True, kw_only=True):
 
     Summing units keeps what one equation for the whole system loses when machines swing against each other. A unit
     whose estimate was not accepted counts with the inertia constant of its data, if they give one, else with what the
-    fit told though it was not accepted, and its wide uncertainty; a unit that tripped does not count. There is no sum
-    when nothing is known of a unit, which may be larger than all others, or when less than half is estimated or known.
+    fit told though it was not accepted, and its wide uncertainty; a unit that tripped or is off line does not count.
+    There is no sum when nothing is known of a unit, which may be larger than all others, or when less than half is
+    estimated or known.
 
     Where the lost power is known, the energy also follows from how fast the whole slows down in the first 0.5 s,
     somewhat too high since governors help by then; `agrees` tells whether both are within a quarter of each other.
@@ -97,6 +98,7 @@ class _Sum:
     estimated: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
     tripped: list[str] = field(default_factory=list)
+    offline: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
     def add(self, estimate: InertiaEstimate, unit: GeneratingUnit) -> None:
@@ -104,6 +106,9 @@ class _Sum:
         if estimate.status == "tripped":
             self.tripped.append(estimate.device)
             self.tripped_mw += estimate.power_before_mw or 0.0
+            return
+        if estimate.status == "offline":
+            self.offline.append(estimate.device)
             return
         told = _of_unit(estimate, unit.inertia_constant)
         if told is None:
@@ -144,9 +149,15 @@ def system_inertia(
         estimated=tuple(total.estimated),
         assumed=tuple(total.assumed),
         tripped=tuple(total.tripped),
+        offline=tuple(total.offline),
+        remarks=tuple(dict.fromkeys(remark for estimate in estimates for remark in estimate.remarks)),
         lost_power_mw=lost_mw,
         kinetic_energy_from_lost_power_mws=other_mws,
         quality=total.quality,
+        begin_ns=last.begin_ns,
+        end_ns=last.end_ns,
+        config_digest=digest((lost_power_mw, units)),
+        version=last.version,
     )
     if not total.estimated:
         return replace(found, reason="no unit could be estimated")

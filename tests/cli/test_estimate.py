@@ -107,15 +107,15 @@ def record(tmp_path: Path) -> Path:
     np.savez(
         file,
         t=np.arange(rows) / 60.0,
-        gen=np.array(["G1", "G2", "G3", "G4"]),
-        bus_freq=np.full((rows, 4), 60.0),
+        gen=np.array(["G1", "G2", "G3"]),
+        bus_freq=np.full((rows, 3), 60.0),
         s_base=100.0,
-        sn=np.array([900.0, 600.0, 300.0, 90_000.0]),
-        xd1=np.full(4, 0.03),
-        xd2=np.array([0.02, math.nan, 0.02, 0.02]),
-        ra=np.full(4, 0.001),
-        has_gov=np.array([True, False, True, True]),
-        monitored=np.array([True, True, False, True]),
+        sn=np.array([900.0, 600.0, 300.0]),
+        xd1=np.full(3, 0.03),
+        xd2=np.array([0.02, math.nan, 0.02]),
+        ra=np.full(3, 0.001),
+        has_gov=np.array([True, False, True]),
+        monitored=np.array([True, True, False]),
     )
     return file
 
@@ -165,6 +165,7 @@ def test_json_holds_units_system_and_event(run: Run, record: Path) -> None:
                 "system_ci95_mws": [8000.0, 10_000.0],
                 "system_reason": "",
                 "system_assumed": ["G2"],
+                "system_remarks": [],
                 "not_counted": [],
                 "event_id": None,
                 "event_time_s": 3.007,
@@ -183,6 +184,7 @@ def test_json_without_a_value_holds_null_and_the_command_fails(run: Run, record:
         "system_ci95_mws": None,
         "system_reason": "no event",
         "system_assumed": [],
+        "system_remarks": [],
         "not_counted": [],
         "event_id": None,
         "event_time_s": None,
@@ -212,6 +214,7 @@ def test_file_that_cannot_be_used_is_told_and_the_others_are_estimated(run: Run,
         "system_ci95_mws": None,
         "system_reason": "",
         "system_assumed": [],
+        "system_remarks": [],
         "not_counted": [],
         "event_id": None,
         "event_time_s": None,
@@ -312,9 +315,9 @@ def test_cross_check_with_the_lost_power_is_shown(run: Run, record: Path) -> Non
 
 def test_units_of_the_record_are_converted_to_the_base_of_the_machine(run: Run, record: Path) -> None:
     fake = Fake(GOOD)
-    result = run(fake, record)
+    run(fake, record)
     (table,) = fake.tables
-    assert list(table) == ["G1", "G2"]  # G3 is not monitored, the rating of G4 cannot be
+    assert list(table) == ["G1", "G2"]  # G3 is not monitored
     unit = table["G1"]
     assert (unit.rated_power, unit.rated_voltage, unit.inertia_constant) == (900.0, 20.0, None)
     assert unit.transient_reactance_pu == pytest.approx(0.27)
@@ -322,7 +325,31 @@ def test_units_of_the_record_are_converted_to_the_base_of_the_machine(run: Run, 
     assert unit.armature_resistance_pu == pytest.approx(0.009)
     assert unit.governor is not None
     assert (table["G2"].governor, table["G2"].subtransient_reactance_pu) == (None, None)
-    assert f"warning: {record}: what the file tells of unit 'G4' cannot be right" in result.stderr
+
+
+@pytest.mark.parametrize("field", ["sn", "xd1"])
+def test_a_unit_whose_data_cannot_be_right_leaves_no_sum(run: Run, record: Path, field: str) -> None:
+    with np.load(record) as file:
+        fields = {name: file[name] for name in file.files}
+    fields[field] = fields[field].copy()
+    fields[field][1] = math.nan if field == "sn" else 100.0
+    np.savez(record, **fields)
+    fake = Fake(GOOD)
+    result = run(fake, record)
+    assert list(fake.tables[0]) == ["G1"]
+    assert f"warning: {record}: what the file tells of unit 'G2' cannot be right" in result.stderr
+    assert result.exit_code == 1
+    assert "no value: the data of G2 cannot be right" in result.stdout
+
+
+@pytest.mark.parametrize(("f0", "words"), [(50.0, "is 50; 60 Hz was given"), (55.0, "is 55; nominal is 50 or 60 Hz")])
+def test_a_record_of_another_nominal_frequency_is_refused(run: Run, record: Path, f0: float, words: str) -> None:
+    with np.load(record) as file:
+        fields = {name: file[name] for name in file.files}
+    np.savez(record, **fields, f0=f0)
+    result = run(Fake(GOOD), record, "--nominal", "60Hz")
+    assert result.exit_code == 1
+    assert f"field 'f0' {words}" in result.stderr
 
 
 def test_units_file_goes_before_the_record(run: Run, record: Path, tmp_path: Path) -> None:
@@ -351,7 +378,7 @@ def test_every_row_is_taken_and_told(record: Path) -> None:
     seen = io.StringIO()
     progress = Progress(console=Console(file=seen, force_terminal=True))
     (report,) = Estimator(fake).run([record], progress)
-    assert fake.rows == [480]
+    assert fake.rows == [360]
     assert report.good
     assert "records" in seen.getvalue()
 

@@ -4,10 +4,9 @@ import pytest
 from inertia_cases import Case, load_case, window_of, with_column
 from msgspec.structs import replace
 
-from edgeflex_flow.messages import InertiaEstimate, SystemInertia
-from edgeflex_operators import inertia_event, system_inertia
+from edgeflex_flow.messages import InertiaEstimate
+from edgeflex_operators import inertia_event
 from edgeflex_operators.inertia_event import InertiaEventConfig
-from edgeflex_operators.system_inertia import SystemInertiaConfig
 
 
 @pytest.fixture(scope="module")
@@ -95,90 +94,3 @@ def test_an_event_that_few_units_show_is_none(case: Case) -> None:
 
 def test_rows_that_came_late_are_remarked(case: Case) -> None:
     assert estimate(case, missing=("GENROU_2",))[1].remarks == ("late_rows",)
-
-
-def sum_of(case: Case, found: list[InertiaEstimate], **changes: object) -> SystemInertia:
-    config = replace(SystemInertiaConfig(units=case.units), **changes)
-    state = system_inertia.start(config)
-    given = [message for each in found for message in system_inertia.step(config, state, each)]
-    assert len(given) == 1
-    assert isinstance(given[0], SystemInertia)
-    return given[0]
-
-
-def test_the_sum_comes_with_the_last_unit_and_holds_the_truth(case: Case) -> None:
-    total = sum_of(case, estimate(case))
-    assert total.kinetic_energy_mws == pytest.approx(case.energy_mws, rel=0.03)
-    assert total.ci95_low_mws is not None
-    assert total.ci95_high_mws is not None
-    assert total.ci95_low_mws < case.energy_mws < total.ci95_high_mws
-    assert total.estimated == tuple(case.units)
-
-
-def test_a_known_lost_power_is_checked_against_the_sum(case: Case) -> None:
-    total = sum_of(case, estimate(case), lost_power=100.0)
-    assert total.kinetic_energy_from_lost_power_mws == pytest.approx(case.energy_mws, rel=0.25)
-    assert total.agrees is True
-    assert sum_of(case, estimate(case), lost_power=50.0).agrees is False
-
-
-def refused(found: list[InertiaEstimate], device: str, **changes: object) -> list[InertiaEstimate]:
-    return [
-        replace(each, status="no_data", h_s=None, guess_h_s=None, deviation=None, **changes)
-        if each.device == device
-        else each
-        for each in found
-    ]
-
-
-def test_there_is_no_sum_when_nothing_is_known_of_a_unit(case: Case) -> None:
-    total = sum_of(case, refused(estimate(case), "GENROU_3"))
-    assert total.kinetic_energy_mws is None
-    assert total.reason == "nothing is known of GENROU_3"
-
-
-def test_a_known_constant_stands_in_for_an_estimate(case: Case) -> None:
-    units = {**case.units, "GENROU_3": replace(case.units["GENROU_3"], inertia_constant=6.175)}
-    total = sum_of(case, refused(estimate(case), "GENROU_3"), units=units)
-    assert total.kinetic_energy_mws == pytest.approx(case.energy_mws, rel=0.03)
-    assert total.assumed == ("GENROU_3",)
-
-
-def test_a_wide_guess_counts_and_widens_the_interval(case: Case) -> None:
-    found = estimate(case)
-    guessed = [
-        replace(each, status="ill_conditioned", guess_h_s=each.h_s, h_s=None, deviation=0.3)
-        if each.device == "GENROU_1"
-        else each
-        for each in found
-    ]
-    sure, unsure = sum_of(case, found), sum_of(case, guessed)
-    assert unsure.kinetic_energy_mws == sure.kinetic_energy_mws
-    assert unsure.ci95_high_mws is not None
-    assert sure.ci95_high_mws is not None
-    assert unsure.ci95_high_mws > sure.ci95_high_mws
-    assert unsure.assumed == ("GENROU_1",)
-
-
-def test_a_tripped_unit_does_not_count_but_tells_the_lost_power(case: Case) -> None:
-    found = [
-        replace(each, status="tripped", h_s=None, power_before_mw=100.0) if each.device == "GENROU_4" else each
-        for each in estimate(case)
-    ]
-    total = sum_of(case, found)
-    assert total.tripped == ("GENROU_4",)
-    assert total.kinetic_energy_mws == pytest.approx(3 * 900 * 6.4, rel=0.05)
-    assert total.lost_power_mw == 100.0
-
-
-def test_without_any_estimate_there_is_no_sum(case: Case) -> None:
-    assert sum_of(case, estimate(case, power_step=1.0)).reason == "no unit could be estimated"
-
-
-def test_events_that_never_complete_are_forgotten(case: Case) -> None:
-    config = SystemInertiaConfig(units=case.units)
-    state = system_inertia.start(config)
-    [first, *_] = estimate(case)
-    for number in range(100):
-        system_inertia.step(config, state, replace(first, event_id=str(number)))
-    assert len(state.waiting) <= 17
