@@ -14,7 +14,7 @@ from edgeflex_operators import _swing as swing
 from edgeflex_operators._terminals import Grid, PerUnit, RefusedError, check_base, check_connected, on_grid, per_unit
 from edgeflex_operators._units import GeneratingUnit
 
-METHOD_VERSION = "2"
+METHOD_VERSION = "3"
 """Changes whenever the same window may give another estimate."""
 
 PLAUSIBLE_H_S = (0.2, 120.0)

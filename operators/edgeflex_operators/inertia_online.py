@@ -485,8 +485,8 @@ def step(config: InertiaOnlineConfig, state: InertiaOnlineState, samples: Sample
         state.adopt(config)
     state.config = config
     frequency_hz, power_w = samples.columns["frequency_hz"], samples.columns["active_power_w"]
-    # Both must be finite; their product is when they are.
-    slot, verdict, letters = state.clock.follow(samples, frequency_hz * power_w, state.rules)
+    both_there = np.where(np.isfinite(power_w), frequency_hz, np.nan)
+    slot, verdict, letters = state.clock.follow(samples, both_there, state.rules)
     messages: list[WireMessage] = []
     if state.clock.used > state.known:
         state.grow()

@@ -365,3 +365,12 @@ def test_faults_of_a_pmu_spoil_only_its_own_estimate() -> None:
     others = [estimate for estimate in clean if estimate.device != "G1"]
     assert [estimate for estimate in spoilt if estimate.device != "G1"] == others
     assert [estimate.status for estimate in spoilt if estimate.device == "G1"] == ["no_data"]
+
+
+@pytest.mark.parametrize("value", [1e300, -1e300])
+def test_values_that_no_grid_has_make_no_estimate(value: float) -> None:
+    samples = falling(seconds=6.0)
+    assert [estimate.status for estimate in estimates(samples)] == ["ok"]
+    for name in ("frequency_hz", "active_power_w"):
+        samples.columns[name][[90, 120]] = value
+    assert "ok" not in {estimate.status for estimate in estimates(samples)}

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from broker import wait_until
 from toy_nodes import (
     CollectingSink,
     ScriptedSource,
@@ -500,3 +501,78 @@ def test_an_operator_that_works_by_the_clock_behind_another_scope_is_refused_wit
     )
     with pytest.raises(FatalError, match="operator 'tick' works by the clock"):
         run_bytewax(FlowRun(flow), workers=workers)
+
+
+def test_ticks_that_may_overtake_rows_are_allowed_behind_another_scope(execute: Run) -> None:
+    ticking = operator(
+        count_by_device, tick=tick_alarm, tick_period_s=lambda _config: 0.05, loose_ticks=True, scope="site"
+    )
+    out = CollectingSink()
+    flow = plan(
+        planned("in", source(ScriptedSource([[batch(50.0)]], endless=True))),
+        planned("op", operator(count_by_device), "in"),
+        planned("tick", ticking, "op"),
+        planned("out", sink(out), "tick"),
+    )
+    run = FlowRun(flow)
+    stopper = threading.Thread(target=lambda: (wait_until(lambda: out.of_type(Alarm)), run.stop()))
+    stopper.start()
+    execute(run)
+    stopper.join()
+    assert len(out.rows) == 1
+
+
+def hold(_config: object, state: dict[str, Any], message: Any) -> Sequence[WireMessage]:
+    """Keeps everything until the end."""
+    state.setdefault("held", []).append(message)
+    return []
+
+
+def let_go(_config: object, state: dict[str, Any]) -> Sequence[WireMessage]:
+    held: list[WireMessage] = state.pop("held", [])
+    return [*held, DeadLetter(node="", reason="held", text="held", time_ns=0, count=len(held))] if held else []
+
+
+@pytest.mark.parametrize("scope", ["device", "site"])
+def test_operators_give_what_they_hold_at_the_end_those_behind_them_too(execute: Run, scope: str) -> None:
+    out, dead = CollectingSink(), CollectingSink()
+    flow = plan(
+        planned("in", source(ScriptedSource(many_devices()))),
+        planned("first", operator(hold, end=let_go, scope=scope), "in"),
+        planned("second", operator(hold, end=let_go, scope="site"), "first"),
+        planned("out", sink(out), "second"),
+        planned("dead", sink(dead), "dead_letters"),
+    )
+    execute(FlowRun(flow))
+    assert len(out.rows) == 2000
+    assert {letter.node for letter in dead.of_type(DeadLetter)} == {"first", "second"}
+
+
+def test_a_flow_that_is_stopped_lets_operators_give_what_they_hold(execute: Run) -> None:
+    out = CollectingSink()
+    made = ScriptedSource([[batch(50.0)]], endless=True)
+    flow = plan(
+        planned("in", source(made)), planned("op", operator(hold, end=let_go), "in"), planned("out", sink(out), "op")
+    )
+    run = FlowRun(flow)
+    stopper = threading.Thread(target=lambda: (run.started.wait(10.0), wait_until(lambda: not made.script), run.stop()))
+    stopper.start()
+    execute(run)
+    stopper.join()
+    assert len(out.rows) == 1
+
+
+def test_an_operator_whose_end_raises_costs_nothing_else(execute: Run) -> None:
+    def broken(_config: object, _state: object) -> Sequence[WireMessage]:
+        raise ZeroDivisionError("bug")
+
+    out = CollectingSink()
+    flow = plan(
+        planned("in", source(ScriptedSource([[batch(50.0)]]))),
+        planned("op", operator(count_by_device, end=broken, scope="site"), "in"),
+        planned("out", sink(out), "op"),
+    )
+    run = FlowRun(flow)
+    execute(run)
+    assert len(out.rows) == 1
+    assert run.counters["op"].get("operator_error") == 1
