@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -48,6 +49,18 @@ RUNTIMES: dict[str, Run] = {
 def execute(request: pytest.FixtureRequest) -> Iterator[Run]:
     yield RUNTIMES[request.param]
     gc.collect()  # what a runtime leaves open must be noticed in its own test
+
+
+@contextmanager
+def stopped_when(run: FlowRun, happened: Callable[[], bool]) -> Iterator[None]:
+    def watch() -> None:
+        wait_until(happened)
+        run.stop()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    yield
+    watcher.join()
 
 
 def many_devices() -> list[list[Any]]:
@@ -515,10 +528,8 @@ def test_ticks_that_may_overtake_rows_are_allowed_behind_another_scope(execute: 
         planned("out", sink(out), "tick"),
     )
     run = FlowRun(flow)
-    stopper = threading.Thread(target=lambda: (wait_until(lambda: out.of_type(Alarm)), run.stop()))
-    stopper.start()
-    execute(run)
-    stopper.join()
+    with stopped_when(run, lambda: bool(out.of_type(Alarm))):
+        execute(run)
     assert len(out.rows) == 1
 
 
@@ -555,10 +566,8 @@ def test_a_flow_that_is_stopped_lets_operators_give_what_they_hold(execute: Run)
         planned("in", source(made)), planned("op", operator(hold, end=let_go), "in"), planned("out", sink(out), "op")
     )
     run = FlowRun(flow)
-    stopper = threading.Thread(target=lambda: (run.started.wait(10.0), wait_until(lambda: not made.script), run.stop()))
-    stopper.start()
-    execute(run)
-    stopper.join()
+    with stopped_when(run, lambda: not made.script):
+        execute(run)
     assert len(out.rows) == 1
 
 
