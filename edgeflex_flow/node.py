@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import msgspec
 from msgspec import Meta
@@ -218,6 +218,10 @@ class Counters:
             return dict(self._values)
 
 
+def _nothing() -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What the runtime hands to a connector when it is made."""
@@ -236,6 +240,10 @@ class Context:
     """Relative paths of the config start here."""
     connections: Mapping[str, OpenConnection] = field(default_factory=dict)
     """By config field: `context.connections["store"]`."""
+    progressed: Callable[[], None] = _nothing
+    """A sink tells that more of what it took is durable. Any thread."""
+    awaits_progress: bool = False
+    """Whether somebody waits for sinks to make things durable: a source acknowledges only then."""
 
     def resolve(self, text: str) -> Path:
         """The path that a config means. FatalError for the home folder of a user who does not exist."""
@@ -297,6 +305,44 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Release everything. What is still held is lost, and counted."""
+
+
+@runtime_checkable
+class AcknowledgingSource(Protocol):
+    """What a source has besides if the far side sends again what was not acknowledged. Called by the thread that polls.
+
+    The runtime sets `holds_acknowledgements` before `open`: from then on the source acknowledges nothing by itself.
+    """
+
+    holds_acknowledgements: bool
+
+    def poll_number(self) -> int:
+        """Number of the last poll that found something; grows."""
+        ...
+
+    def acknowledge(self, up_to: int) -> None:
+        """Everything that came of the polls up to this number is durable. Also called after the last poll."""
+
+
+class Progress(NamedTuple):
+    """How far a sink is; both only grow, and are equal when nothing is under way."""
+
+    taken: int
+    """Items handed over to `write`."""
+    durable: int
+    """Of those the first so many that survive the end of the process, or were dropped and counted."""
+
+
+@runtime_checkable
+class ProgressingSink(Protocol):
+    """What a sink has besides if what it takes is not durable when `write` returns.
+
+    It calls `context.progressed` from its own thread when more has become durable.
+    """
+
+    def progress(self) -> Progress:
+        """Called by the thread that writes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

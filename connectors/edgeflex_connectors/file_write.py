@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import os
@@ -19,7 +20,7 @@ from edgeflex_connectors.records import encode_lines, part_file, part_files, par
 from edgeflex_connectors.writer import Target, Writer
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import DeadLetter, Message, Samples, encode_message, join_samples
-from edgeflex_flow.node import ANY, DEFAULT_PORT, Context, Counters, Input, NodeConfig, SinkNode, WireMessage
+from edgeflex_flow.node import ANY, DEFAULT_PORT, Context, Counters, Input, NodeConfig, Progress, SinkNode, WireMessage
 from edgeflex_flow.node import path as file_path
 
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -43,6 +44,8 @@ class FileWriteConfig(NodeConfig, frozen=True, kw_only=True):
     Two nodes with one path are an error of the check. At run time one node writes a `jsonl` file at a time: a second,
     of a flow that was checked by itself, is refused. Two that record npz under one name take turns with the numbers,
     and the log warns of it.
+
+    Sources that acknowledge what has become durable, such as `mqtt_subscribe`, wait for lines, not for npz parts.
 
     While the disk is full or fails, what comes is kept and tried again with growing waits. At most `queue` rows wait;
     beyond that the oldest are dropped and counted under `overflow_rows`.
@@ -273,7 +276,8 @@ class FileWrite:
         )
         self._writer = Writer(
             target,
-            context,
+            # A part is full after hours perhaps: nobody could wait for that to acknowledge a message.
+            dataclasses.replace(context, awaits_progress=False) if self._only_samples else context,
             rows_of=lambda item: item.rows if isinstance(item, Samples) else 1,
             queue_rows=config.queue,
             every_s=WRITE_EVERY_S,
@@ -311,6 +315,10 @@ class FileWrite:
         if reason not in self._unrecorded:
             self._unrecorded.add(reason)
             self._context.log.warning("a dead letter of node '%s' is not recorded: %s", message.node, text)
+
+    def progress(self) -> Progress:
+        taken, durable = self._writer.progress()
+        return Progress(taken, taken if self._only_samples else durable)
 
     def flush(self, timeout_s: float) -> bool:
         return self._writer.flush(timeout_s)

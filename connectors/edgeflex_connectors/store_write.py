@@ -17,6 +17,7 @@ from edgeflex_flow.node import (
     Context,
     Input,
     NodeConfig,
+    Progress,
     SinkNode,
     WireMessage,
     connection,
@@ -34,7 +35,9 @@ class StoreWriteConfig(NodeConfig, frozen=True, kw_only=True):
 
     Each value becomes a row with its time tag, device, column and quality flags; the same device, time and column
     written again replaces the row. A message is kept with its JSON; the same message written again is kept once.
-    Several nodes, also of several flows, may write to one store.
+    Several nodes, also of several flows, may write to one store. Where a source of the flow acknowledges what has
+    become durable, such as `mqtt_subscribe`, a transaction is also made as soon as nothing comes for 5 ms, and is on
+    the disk before the source is told.
 
     While the store cannot be written to (disk full, locked, input/output error) rows are kept and tried again with
     growing waits, said in the log at growing intervals. At most `queue` rows wait; beyond that the oldest batches are
@@ -140,13 +143,15 @@ class StoreWrite:
             return
         items.append(stored)
 
+    def progress(self) -> Progress:
+        return Progress(0, 0) if self._writer is None else self._writer.progress()
+
     def flush(self, timeout_s: float) -> bool:
         return self._writer is None or self._writer.flush(timeout_s)
 
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-            self._writer = None
 
 
 def open_sink(config: StoreWriteConfig, context: Context) -> StoreWrite:

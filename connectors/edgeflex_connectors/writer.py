@@ -10,12 +10,13 @@ from typing import Generic, Protocol, TypeVar
 
 from edgeflex_connectors.backoff import Backoff
 from edgeflex_flow.errors import FatalError, RetryableError
-from edgeflex_flow.node import Context
+from edgeflex_flow.node import Context, Progress
 
 T = TypeVar("T")
 
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 5.0
+QUIET_S = 0.005
 
 
 class Target(Protocol[T]):
@@ -39,6 +40,9 @@ class Writer(Generic[T]):
     At most `queue_rows` rows wait, besides the batch that is being written; beyond that the oldest items are dropped
     and their rows counted under `overflow_rows`. A batch goes out `every_s` after the one before, or as soon as
     `large_rows` wait. While the target fails, the batch is kept and tried again with growing waits (`retries` counts).
+
+    Where a source waits for what it gave to be durable, each batch is synced, and one goes out also when nothing has
+    come for a moment: the source may give nothing more before.
     """
 
     def __init__(
@@ -63,6 +67,9 @@ class Writer(Generic[T]):
         self._condition = threading.Condition()
         self._waiting: deque[T] = deque()
         self._waiting_rows = 0
+        self._taken = 0
+        self._durable = 0
+        self._last_put_s = float("-inf")
         self._stopping = False
         self._dead = False
         self._flushes_wanted = 0
@@ -87,6 +94,8 @@ class Writer(Generic[T]):
             for item in items:
                 self._waiting.append(item)
                 self._waiting_rows += self._rows_of(item)
+            self._taken += len(items)
+            self._last_put_s = time.monotonic()
             self._drop_oldest()
             if not before or before < self._large_rows <= self._waiting_rows:
                 self._condition.notify_all()
@@ -98,6 +107,10 @@ class Writer(Generic[T]):
         if dropped:
             self._waiting_rows -= dropped
             self._context.counters.add("overflow_rows", dropped)
+
+    def progress(self) -> Progress:
+        """How many items were taken, and how many of them are durable, or were dropped."""
+        return Progress(self._taken, self._durable)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all items are written and synced; whether they are."""
@@ -152,12 +165,14 @@ class Writer(Generic[T]):
             flush, last = self._next_batch()
             if not self._try(self._write_batch):
                 return
-            if flush > self._flushes_done or last:
+            if flush > self._flushes_done or last or self._context.awaits_progress:
                 if not self._try(self._target.sync):
                     return
                 with self._condition:
+                    self._durable = self._taken - len(self._waiting)
                     self._flushes_done = max(self._flushes_done, flush)
                     self._condition.notify_all()
+                self._context.progressed()
             if last:
                 return
 
@@ -182,7 +197,10 @@ class Writer(Generic[T]):
             return 0.0
         if not self._waiting:
             return None
-        return max(0.0, self._last_write_s + self._every_s - time.monotonic())
+        due_s = self._last_write_s + self._every_s
+        if self._context.awaits_progress:
+            due_s = min(due_s, self._last_put_s + QUIET_S)
+        return max(0.0, due_s - time.monotonic())
 
     def _write_batch(self) -> None:
         while self._batch:

@@ -29,6 +29,7 @@ from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import DEAD_LETTERS, OperatorNode, Sink, SourceNode, WireMessage
 from edgeflex_flow.runtime.feed import Feed, FeedItem
 from edgeflex_flow.runtime.lifecycle import execute
+from edgeflex_flow.runtime.receipts import Receipts
 from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_flow.runtime.runners import Tick
 from edgeflex_flow.runtime.stage import DEVICE, SITE, Given, Stage, StagePlan, by_scope, whole
@@ -51,9 +52,17 @@ class _FeedPartition(StatefulSourcePartition[Keyed, None]):
     """The flow's feed as bytewax's one source. `take` carries on what came in; gives what further steps have to do."""
 
     def __init__(
-        self, feed: Feed, run: FlowRun, take: Callable[[list[FeedItem]], list[Keyed]], *, wait_s: float, turns: int
+        self,
+        feed: Feed,
+        run: FlowRun,
+        receipts: Receipts,
+        take: Callable[[list[FeedItem]], list[Keyed]],
+        *,
+        wait_s: float,
+        turns: int,
     ) -> None:
         self._feed = feed
+        self._receipts = receipts
         self._run = run
         self._take = take
         self._wait_s = wait_s
@@ -66,7 +75,9 @@ class _FeedPartition(StatefulSourcePartition[Keyed, None]):
         try:
             items = self._feed.poll(0.0 if self._turns_left else self._wait_s)
             self._turns_left = self._turns if items else max(self._turns_left - 1, 0)
-            return self._take(items)
+            given = self._take(items)
+            self._receipts.after_turn(busy=self._feed.in_flight())
+            return given
         except Exception as error:  # noqa: BLE001 - bytewax would bury it; the run ends with it instead
             self._run.fail(error)
             raise StopIteration from None
@@ -172,7 +183,7 @@ class _Sharding:
         return [(self._keys[shard], samples.take(shards == shard)) for shard in np.unique(shards)]
 
 
-def _on_one_worker(run: FlowRun, feed: Feed, sinks: Mapping[str, Sink]) -> Dataflow:
+def _on_one_worker(run: FlowRun, feed: Feed, sinks: Mapping[str, Sink], receipts: Receipts) -> Dataflow:
     """The whole flow is one stage, and the feed's step runs it."""
     stage = Stage(run, whole(run.plan), sinks)
 
@@ -182,7 +193,7 @@ def _on_one_worker(run: FlowRun, feed: Feed, sinks: Mapping[str, Sink]) -> Dataf
         return []
 
     flow = Dataflow(run.plan.name)
-    source = _FeedSource(partial(_FeedPartition, feed, run, take, wait_s=POLL_WAIT_S, turns=0))
+    source = _FeedSource(partial(_FeedPartition, feed, run, receipts, take, wait_s=POLL_WAIT_S, turns=0))
     op.output("end", op.input("feed", flow, source), _End())
     return flow
 
@@ -194,7 +205,7 @@ class _Stream(NamedTuple):
     items: Any
 
 
-def _on_workers(run: FlowRun, feed: Feed, sinks: Mapping[str, Sink], workers: int) -> Dataflow:
+def _on_workers(run: FlowRun, feed: Feed, sinks: Mapping[str, Sink], receipts: Receipts, workers: int) -> Dataflow:
     """Stages as keyed steps: bytewax gives each its shard of devices, on whichever worker has it."""
     stages = by_scope(run.plan)
     _refuse_late_ticks(stages)
@@ -206,7 +217,9 @@ def _on_workers(run: FlowRun, feed: Feed, sinks: Mapping[str, Sink], workers: in
         return [("", (node, given if isinstance(given, Tick) else [given])) for node, given in items]
 
     flow = Dataflow(run.plan.name)
-    source = _FeedSource(partial(_FeedPartition, feed, run, take, wait_s=SHARED_POLL_WAIT_S, turns=TURNS_AFTER_INPUT))
+    source = _FeedSource(
+        partial(_FeedPartition, feed, run, receipts, take, wait_s=SHARED_POLL_WAIT_S, turns=TURNS_AFTER_INPUT)
+    )
     sharding = _Sharding(workers)
     streams = [_Stream(_fed(run.plan), op.input("feed", flow, source))]
     for number, stage in enumerate(stages):
@@ -286,13 +299,13 @@ class _StageStep:
 def run_bytewax(run: FlowRun, *, workers: int = 1) -> None:
     """Run a flow to its end on bytewax, with `workers` threads. Raises FatalError as `execute` does."""
 
-    def pass_messages(feed: Feed, sinks: Mapping[str, Sink]) -> None:
+    def pass_messages(feed: Feed, sinks: Mapping[str, Sink], receipts: Receipts) -> None:
         try:
             if workers == 1:
-                flow = _on_one_worker(run, feed, sinks)
+                flow = _on_one_worker(run, feed, sinks, receipts)
                 run_main(flow, epoch_interval=EPOCH_INTERVAL)  # type: ignore[no-untyped-call]
             else:
-                flow = _on_workers(run, feed, sinks, workers)
+                flow = _on_workers(run, feed, sinks, receipts, workers)
                 cluster_main(  # type: ignore[no-untyped-call]
                     flow, [], 0, epoch_interval=EPOCH_INTERVAL, worker_count_per_proc=workers
                 )

@@ -12,7 +12,7 @@ from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.errors import BadMessageError, FatalError, RetryableError
 from edgeflex_flow.flowfile.plan import PlannedNode
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import DEAD_LETTERS, OperatorNode, Source, SourceNode, WireMessage
+from edgeflex_flow.node import DEAD_LETTERS, AcknowledgingSource, OperatorNode, Source, SourceNode, WireMessage
 from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_flow.runtime.runners import Tick
 
@@ -39,6 +39,8 @@ class _Input:
     retry_at_s: float = 0.0
     retry_delay_s: float = FIRST_RETRY_S
     finished: bool = False
+    lingers: bool = False
+    """Not polled any more, but it still has to acknowledge."""
 
 
 @dataclass
@@ -72,6 +74,11 @@ class Feed:
             for planned in run.plan.nodes
             if isinstance(planned.node, SourceNode)
         ]
+        self.acknowledging: list[AcknowledgingSource] = [
+            item.source for item in self._inputs if isinstance(item.source, AcknowledgingSource)
+        ]
+        for source in self.acknowledging:
+            source.holds_acknowledgements = True
         self._tickers = [
             _Ticker(planned.id, round(planned.node.tick_period_s(planned.config) * 1e9))
             for planned in run.plan.nodes
@@ -117,10 +124,7 @@ class Feed:
         item.retry_delay_s = min(2 * item.retry_delay_s, LAST_RETRY_S)
 
     def _release(self, item: _Input) -> None:
-        if item.fd is not None:
-            self._poller.unregister(item.fd)
-            item.fd = None
-        item.open = False
+        self._pause(item)
         try:
             item.source.close()
         except Exception as error:  # noqa: BLE001 - a source's bug must not keep sinks from flushing
@@ -194,10 +198,24 @@ class Feed:
             self._run.emitted(item.planned.id, messages)
             items.extend((item.planned.id, message) for message in messages)
         if source.ended or (self._run.stopping and self._is_read_out(item, bool(messages))):
-            self._release(item)
-            item.finished = True
+            self._finish(item)
         elif item.fd in self._broken and not messages:
             self._retry_later(item, RetryableError("its connection has failed"))
+
+    def _finish(self, item: _Input) -> None:
+        """No more polls. A source that acknowledges stays connected until what came of its messages is durable."""
+        if isinstance(item.source, AcknowledgingSource):
+            self._pause(item)
+            item.lingers = True
+        else:
+            self._release(item)
+        item.finished = True
+
+    def _pause(self, item: _Input) -> None:
+        if item.fd is not None:
+            self._poller.unregister(item.fd)
+            item.fd = None
+        item.open = False
 
     def _is_read_out(self, item: _Input, gave: bool) -> bool:
         """While draining: what the operating system already took is not thrown away."""
@@ -267,7 +285,7 @@ class Feed:
         self.ended = self._linger <= 0
 
     def close(self) -> None:
-        """Release every source that is still open."""
+        """Release every source that still has a connection."""
         for item in self._inputs:
-            if item.open:
+            if item.open or item.lingers:
                 self._release(item)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from edgeflex_flow.node import Sink
 from edgeflex_flow.runtime.feed import Feed
 from edgeflex_flow.runtime.lifecycle import execute
+from edgeflex_flow.runtime.receipts import Receipts
 from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_flow.runtime.runners import Tick
 from edgeflex_flow.runtime.stage import Stage, whole
@@ -17,10 +18,11 @@ POLL_WAIT_S = 0.02
 def run_inline(run: FlowRun) -> None:
     """Run a flow to its end in this thread. Raises FatalError as `execute` does."""
 
-    def pass_messages(feed: Feed, sinks: Mapping[str, Sink]) -> None:
+    def pass_messages(feed: Feed, sinks: Mapping[str, Sink], receipts: Receipts) -> None:
         stage = Stage(run, whole(run.plan), sinks)
         while not feed.ended:
             for node_id, message in feed.poll(POLL_WAIT_S):
                 stage.take(node_id, message if isinstance(message, Tick) else [message])
+            receipts.after_turn()
 
     execute(run, pass_messages)

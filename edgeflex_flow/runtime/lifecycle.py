@@ -9,12 +9,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeAlias
 
 from edgeflex_flow.errors import FatalError, RetryableError
 from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.kernel import warm_up
 from edgeflex_flow.node import Sink, SinkNode
 from edgeflex_flow.runtime.feed import FIRST_RETRY_S, LAST_RETRY_S, Feed
+from edgeflex_flow.runtime.receipts import Receipts
 from edgeflex_flow.runtime.run import UNFLUSHED, FlowRun
 from edgeflex_flow.signals import heed
 
@@ -90,8 +92,11 @@ def _close_sink(run: FlowRun, node_id: str, sink: Sink, flush_s: float) -> None:
         run.fail(error)
 
 
-def execute(run: FlowRun, pass_messages: Callable[[Feed, Mapping[str, Sink]], None]) -> None:
-    """Run the flow to its end: `pass_messages(feed, sinks)` moves the messages until the feed has ended.
+PassMessages: TypeAlias = Callable[[Feed, Mapping[str, Sink], Receipts], None]
+
+
+def execute(run: FlowRun, pass_messages: PassMessages) -> None:
+    """Run the flow to its end: `pass_messages` moves the messages from feed to sinks until the feed has ended.
 
     Raises FatalError when the flow could not start or could not go on. Everything is closed in every case.
     """
@@ -105,21 +110,22 @@ def execute(run: FlowRun, pass_messages: Callable[[Feed, Mapping[str, Sink]], No
         run.wakeup.close()
         run.raise_failure()
         return
+    feed = Feed(run)
+    run.awaits_progress = bool(feed.acknowledging)
     sinks = open_sinks(run)
-    feed: Feed | None = None
+    receipts = Receipts(run, feed.acknowledging, sinks)
     try:
         if not run.stopping:  # else not every sink may be open, and no source may give to one that is not
-            feed = Feed(run)
             feed.open()
             gc.freeze()  # what start-up made lives until the end: keep the collector from walking it again and again
             run.started.set()
             run.log.info("flow '%s' runs", run.plan.name, extra={"site": run.plan.site, "nodes": len(run.plan.nodes)})
-            pass_messages(feed, sinks)
+            pass_messages(feed, sinks, receipts)
     finally:
         run.on_draining()
-        if feed is not None:
-            feed.close()
         close_sinks(run, sinks, flush_s=DRAIN_TIMEOUT_S)
+        receipts.after_turn()
+        feed.close()
         run.wakeup.close()
         gc.unfreeze()
     run.raise_failure()

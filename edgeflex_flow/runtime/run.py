@@ -113,6 +113,10 @@ class FlowRun:
         self.taps = dict(taps or {})
         self.on_draining: Callable[[], None] = _nothing
         """Called once or more when the run begins to drain, for whatever reason."""
+        self.on_progress: Callable[[], None] = _nothing
+        """Called from any thread when a sink has made something durable."""
+        self.awaits_progress = False
+        """Whether a source acknowledges only what is durable; known before the sinks open."""
         self.wires: dict[tuple[str, str, str], Counters] = {
             (source, reader.id, port): Counters()
             for reader in plan.nodes
@@ -147,6 +151,10 @@ class FlowRun:
             self.log.error("%s", error)
         self.stop()
 
+    def progressed(self) -> None:
+        """A sink has made something durable. Any thread."""
+        self.on_progress()
+
     def context(self, planned: PlannedNode) -> Context:
         def dead_letter(reason: str, text: str, payload: bytes) -> None:
             self.dead_letter(planned.id, reason, text, payload)
@@ -162,6 +170,8 @@ class FlowRun:
             fail=self.fail,
             folder=self.plan.folder,
             connections=planned.connections,
+            progressed=self.progressed,
+            awaits_progress=self.awaits_progress,
         )
 
     def dead_letter(self, node: str, reason: str, text: str, payload: bytes = b"", *, count: int = 1) -> None:

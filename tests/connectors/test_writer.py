@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +58,13 @@ class FakeDisk:
 
 
 @contextmanager
-def writer(make_context: ContextMaker, disk: FakeDisk, **settings: Any) -> Iterator[tuple[Writer[int], Context]]:
+def writer(
+    make_context: ContextMaker, disk: FakeDisk, *, awaited: Callable[[], None] | None = None, **settings: Any
+) -> Iterator[tuple[Writer[int], Context]]:
+    """`awaited` is called when something has become durable, for which somebody waits."""
     context = make_context("out")
+    if awaited is not None:
+        context = dataclasses.replace(context, awaits_progress=True, progressed=awaited)
     wanted: dict[str, Any] = {"queue_rows": 100, "every_s": 0.001, "large_rows": 10, **settings}
     made: Writer[int] = Writer(disk, context, rows_of=lambda _item: 1, **wanted)
     made.start()
@@ -100,6 +106,42 @@ def test_batches_wait_for_the_period_unless_they_are_large(make_context: Context
         wait_until(lambda: disk.batches == [[0], list(range(1, 11))])
         assert disk.written == list(range(11))  # 11 waits for the minute to pass
     assert disk.written == list(range(12))
+
+
+def test_where_a_source_waits_batches_are_synced_and_go_out_when_nothing_comes(make_context: ContextMaker) -> None:
+    disk = FakeDisk()
+    told: list[int] = []
+    with writer(make_context, disk, every_s=60.0, awaited=lambda: told.append(disk.synced)) as (made, _):
+        made.put([0])
+        wait_until(lambda: made.progress() == (1, 1))
+        made.put([1])
+        made.put([2])
+        wait_until(lambda: made.progress() == (3, 3))
+        assert disk.synced == 3
+        wait_until(lambda: told[-1:] == [3])
+
+
+def test_dropped_items_count_as_done_and_what_is_being_written_does_not(make_context: ContextMaker) -> None:
+    disk = FakeDisk()
+    disk.gate.clear()
+    with writer(make_context, disk, queue_rows=5, awaited=lambda: None) as (made, context):
+        made.put([0])
+        wait_until(lambda: disk.attempts)
+        made.put(range(1, 11))
+        assert made.progress() == (11, 0)
+        disk.gate.set()
+        wait_until(lambda: made.progress() == (11, 11))
+        assert context.counters.get("overflow_rows") == 5
+
+
+def test_a_target_that_fails_makes_no_progress(make_context: ContextMaker) -> None:
+    disk = FakeDisk()
+    with writer(make_context, disk, awaited=lambda: None) as (made, context):
+        disk.full = True
+        made.put(range(5))
+        wait_until(lambda: context.counters.get("retries") >= 2)
+        assert made.progress() == (5, 0)
+        disk.full = False
 
 
 def test_failing_target_keeps_everything_until_it_comes_back(
