@@ -14,6 +14,7 @@ from rich.text import Text
 
 from edgeflex_flow.cli.places import Definition, find_site
 from edgeflex_flow.cli.problems import console, show_problems
+from edgeflex_flow.cli.selection import chosen
 from edgeflex_flow.flowfile import CheckedFlow, CheckedSite, check_files
 from edgeflex_flow.flowfile.graph import role
 from edgeflex_flow.registry import Registry
@@ -25,6 +26,7 @@ EXIT_WRONG = 1
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
 @click.option("--site", help="Site file, or the name of one in sites/ beside the flow file.")
 @click.option("-D", "definitions", type=Definition(), multiple=True, help="Set a parameter: -D pmu_port=4713.")
+@click.option("--select", "wanted", type=Definition(), multiple=True, help="Only files with this label: region=north.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_obj
 def check(
@@ -33,6 +35,7 @@ def check(
     files: tuple[Path, ...],
     site: str | None,
     definitions: tuple[tuple[str, str], ...],
+    wanted: tuple[tuple[str, str], ...],
     as_json: bool,
 ) -> None:
     """Check flow files and their site file, and report all that is wrong at once.
@@ -45,7 +48,9 @@ def check(
 
     Exit codes: 0 all is right; 1 something is wrong; 2 wrong usage.
     """
-    checked = check_files(files, registry, site=find_site(site, files[0]), params=dict(definitions))
+    site_file = find_site(site, files[0])
+    files = chosen(files, site_file, dict(wanted))
+    checked = check_files(files, registry, site=site_file, params=dict(definitions))
     problems = list(dict.fromkeys(problem for flow in checked for problem in flow.problems))
     notes = list(dict.fromkeys(note for flow in checked for note in flow.notes))
     if as_json:

@@ -18,6 +18,7 @@ from edgeflex_flow.cli.logs import logs_are_json, tell
 from edgeflex_flow.cli.places import Definition, find_site
 from edgeflex_flow.cli.problems import console, show_problems
 from edgeflex_flow.cli.run_each import Family
+from edgeflex_flow.cli.selection import work_to_run
 from edgeflex_flow.errors import FatalError, FlowFileError
 from edgeflex_flow.flowfile import Plan, load_flows
 from edgeflex_flow.runtime.every import every
@@ -48,6 +49,7 @@ class Seconds(click.ParamType[float]):
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
 @click.option("--site", help="Site file, or the name of one in sites/ beside the flow file.")
 @click.option("-D", "definitions", type=Definition(), multiple=True, help="Set a parameter: -D pmu_port=4713.")
+@click.option("--select", "wanted", type=Definition(), multiple=True, help="Only flows with this label: region=north.")
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="bytewax workers (threads).")
 @click.option(
     "--runtime", type=click.Choice(["bytewax", "inline"]), default="bytewax", show_default=True, help="What runs it."
@@ -67,6 +69,7 @@ def run(
     files: tuple[Path, ...],
     site: str | None,
     definitions: tuple[tuple[str, str], ...],
+    wanted: tuple[tuple[str, str], ...],
     workers: int,
     runtime: str,
     policies: Path | None,
@@ -76,6 +79,9 @@ def run(
 ) -> None:
     """Run flows until SIGTERM, SIGINT or SIGHUP, then drain: sources end, the flow empties, sinks flush.
 
+    FILE is a flow file, or a site file, which stands for all flows that it lists. Of several site files --select
+    chooses one by its labels, so that one repository serves many places.
+
     Several files run as one process each, so that one flow's crash never touches another: it is logged at once, and
     the others go on. All end when this process does.
 
@@ -83,9 +89,10 @@ def run(
     refused password); 4 the drain took too long, or sinks could not bring out all that they held; of several flows the
     highest, where 128 + N stands for one killed by signal N.
     """
-    site_file = find_site(site, files[0])
+    work = work_to_run(files, find_site(site, files[0]), dict(wanted))
+    site_file = work.site
     try:
-        plans = load_flows(files, context.obj, site=site_file, params=dict(definitions))
+        plans = load_flows(work.files, context.obj, site=site_file, params=dict(definitions))
     except FlowFileError as error:
         _tell_problems(error)
         if as_json:

@@ -415,7 +415,7 @@ class _Check:
             folder=site.folder,
             nodes=tuple(node for node in planned if node is not None),
             params=frozenset({*_param_names(self._document), *site.params}),
-            labels=labels,
+            labels={**site.labels, **labels},
         )
 
 

@@ -50,7 +50,7 @@ class Plan:
     params: frozenset[str] = frozenset()
     """Names that the flow file and its site file declare: those that `-D` may set."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    """Free names and texts of the flow file, for people and programs that list flows."""
+    """Free names and texts of the site and the flow, for people and programs that choose among flows."""
 
     def readers(self, node_id: str) -> tuple[tuple[PlannedNode, str], ...]:
         """Who reads the node's output: (node, port) pairs."""

@@ -92,6 +92,7 @@ def _site_file() -> Schema:
         {
             "site": {"type": "string", "pattern": _NAME_PATTERN},
             "flows": {"type": ["array", "null"], "items": {"type": "string", "pattern": _NAME_PATTERN}},
+            "labels": _map_of({"type": "string"}, optional=True),
             "connections": _map_of({"$ref": "#/$defs/connection"}, optional=True),
             "params": _params(),
         },

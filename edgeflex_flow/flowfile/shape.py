@@ -20,6 +20,7 @@ FLOW_KEYS = {
 SITE_KEYS = {
     "site": "Name of the site: lower case letters, digits and '_'.",
     "flows": "Names of the flows that run here.",
+    "labels": "Free names and texts by which sites, and with them their flows, are chosen.",
     "connections": "Brokers, stores and policy systems by the name that flows use.",
     "params": "Values of params that are the same for all flows of the site.",
 }

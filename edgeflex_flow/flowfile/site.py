@@ -50,6 +50,7 @@ class Site:
     readable: bool = True
     """False when the file holds no YAML: then nothing can be said about the names that it may give."""
     flows: tuple[str, ...] | None = None
+    labels: dict[str, str] = field(default_factory=dict)
     connections: dict[str, SiteConnection] = field(default_factory=dict)
     params: dict[str, Param] = field(default_factory=dict)
 
@@ -64,6 +65,7 @@ class Site:
         shape = Shape(root, SITE_KEYS, report)
         self.name = shape.name("site")
         self.flows = shape.names("flows")
+        self.labels = shape.texts("labels")
         self.params = read_params(shape.get("params"), report, self.folder)
         sources = replace(outside, layers=(self.name_param(report), *outside.layers, self.params), known={})
         check_params(self.params, sources)

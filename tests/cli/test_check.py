@@ -161,10 +161,25 @@ def test_a_secret_does_not_reach_the_terminal(invoke: Invoke) -> None:
     assert "1234567" not in result.output + invoke(check, "sites/yard.yaml", "--json").output
 
 
-def test_a_site_file_cannot_be_run(invoke: Invoke) -> None:
-    result = invoke(run, "sites/yard.yaml")
-    assert result.exit_code == 1
-    assert "sites/yard.yaml:1:1: error: this is a site file: give it with --site" in result.output
+def test_files_are_chosen_by_their_labels(invoke: Invoke) -> None:
+    labelled = FLOW.replace("flow: ", "labels: {region: north}\nflow: ", 1)
+    Path("north.yaml").write_text(labelled, encoding="utf-8")
+    result = invoke(check, "flow.yaml", "north.yaml", "--site", "yard", "--select", "region=north")
+    assert result.exit_code == 0
+    assert "north.yaml" in result.output
+    assert "flow.yaml" not in result.output
+
+
+def test_a_flow_has_the_labels_of_its_site(invoke: Invoke) -> None:
+    Path("sites/yard.yaml").write_text("labels: {region: north}\n" + SITE, encoding="utf-8")
+    assert invoke(check, "flow.yaml", "--site", "yard", "--select", "region=north").exit_code == 0
+
+
+def test_labels_that_no_file_has_are_wrong_usage_and_the_others_are_named(invoke: Invoke) -> None:
+    Path("sites/yard.yaml").write_text("labels: {region: north}\n" + SITE, encoding="utf-8")
+    result = invoke(check, "flow.yaml", "--site", "yard", "--select", "region=nroth")
+    assert result.exit_code == 2
+    assert "no file has the labels region=nroth; known: region=north" in result.output
 
 
 def test_no_file_is_wrong_usage(invoke: Invoke) -> None:

@@ -297,3 +297,13 @@ def test_what_a_sink_could_not_bring_out_ends_with_code_4(tmp_path: Path) -> Non
     done = edgeflex("run", "flow.yaml", "--site", "site.yaml", "--json", cwd=tmp_path)
     assert done.returncode == 4, done.stderr
     assert "sink 'out' could not bring out all it held (1 lost)" in done.stderr
+
+
+def test_a_site_file_runs_all_flows_that_it_lists(replay: Path) -> None:
+    (replay / "sites").mkdir()
+    site = "site: yard\nflows: [replay]\nlabels: {region: north}\nparams: {recording: ../in.jsonl}\n"
+    (replay / "sites" / "yard.yaml").write_text(site)
+    done = edgeflex("run", "sites/yard.yaml", "--select", "region=north", "--json", cwd=replay)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["site"] == "yard"
+    assert (replay / "sites" / "out.jsonl").exists()

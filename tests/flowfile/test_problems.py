@@ -231,7 +231,7 @@ IN_FLOW = [
 IN_SITE = [
     Case("no_name", "site: yard_7\n", "", (1, 1), None, "'site' is missing: the name of the site"),
     Case("unknown_top_key", "params:", "▶parms:", None, None, "unknown key 'parms'",
-         None, ("site", "flows", "connections", "params"), "params"),
+         None, ("site", "flows", "labels", "connections", "params"), "params"),
     Case("flows_is_text", "site: yard_7", "site: yard_7\nflows: ▶events", None, None,
          "'flows' needs a list of names", "'events'"),
     Case("flow_name", "site: yard_7", "site: yard_7\nflows: [events, ▶a b]", None, None,

@@ -1,0 +1,82 @@
+"""Which of the files that a command names it works on: by labels, and by the flows that a site lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from edgeflex_flow.errors import nearest
+from edgeflex_flow.flowfile.outline import Outline, flow_folder, flows_beside, outline
+
+Labels = Mapping[str, str]
+
+
+class Work(NamedTuple):
+    """Flow files that run together, and their site."""
+
+    files: tuple[Path, ...]
+    site: Path | None
+
+
+def chosen(files: Sequence[Path], site: Path | None, wanted: Labels) -> tuple[Path, ...]:
+    """Those of the files whose labels have all that is wanted. A flow has its own labels and those of its site.
+
+    Raises click.UsageError when none has, naming the labels that there are.
+    """
+    outlines = [outline(file) for file in files]
+    around = outline(site).labels if site is not None else {}
+    return tuple(each.file for each in _matching(outlines, wanted, around))
+
+
+def work_to_run(files: Sequence[Path], site: Path | None, wanted: Labels) -> Work:
+    """What `run` has to run: flow files at their site. A site file stands for all flows that it lists.
+
+    Of several site files the labels choose one. Raises click.UsageError when they do not, or when a flow has no file.
+    """
+    outlines = [outline(file) for file in files]
+    sites = [each for each in outlines if each.is_site]
+    if not sites:
+        return Work(chosen(files, site, wanted), site)
+    if site is not None or len(sites) < len(outlines):
+        raise click.UsageError("a site file stands for its flows: give it alone, or flow files and --site")
+    own = [each for each in sites if _fits(each.labels, wanted)] if len(sites) > 1 else sites
+    if len(own) != 1:
+        names = ", ".join(each.name for each in own or sites)
+        many = "several sites are left" if own else f"no site has {_told(wanted)}"
+        raise click.UsageError(f"{many}: {names}; one runs at a time; --select LABEL=VALUE chooses")
+    found = _flows_of(own[0])
+    return Work(tuple(each.file for each in _matching(found, wanted, own[0].labels)), own[0].file)
+
+
+def _flows_of(site: Outline) -> list[Outline]:
+    known = flows_beside(site.file)
+    for name in site.flows:
+        if name not in known:
+            close = nearest(name, known)
+            raise click.UsageError(
+                f"site '{site.name}' lists the flow '{name}', and no file in {flow_folder(site.file)} holds it; known: "
+                f"{', '.join(sorted(known))}" + (f"; did you mean '{close}'?" if close else "")
+            )
+    if not site.flows:
+        raise click.UsageError(f"{site.file} lists no flows under 'flows'")
+    return [outline(known[name]) for name in site.flows]
+
+
+def _matching(outlines: Iterable[Outline], wanted: Labels, around: Labels) -> list[Outline]:
+    outlines = list(outlines)
+    found = [each for each in outlines if _fits({**around, **each.labels}, wanted)]
+    if wanted and not found:
+        there = sorted({f"{k}={v}" for each in outlines for k, v in {**around, **each.labels}.items()})
+        raise click.UsageError(f"no file has the labels {_told(wanted)}; known: {', '.join(there) or 'none'}")
+    return found
+
+
+def _fits(labels: Labels, wanted: Labels) -> bool:
+    return all(labels.get(name) == text for name, text in wanted.items())
+
+
+def _told(wanted: Labels) -> str:
+    return ", ".join(f"{name}={text}" for name, text in wanted.items())
