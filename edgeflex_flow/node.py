@@ -80,15 +80,17 @@ def connection(family: str, description: str) -> Meta:
     return Meta(min_length=1, description=description, extra={"connection": family})
 
 
-def path(description: str, *, written: bool = False, parts: str = "") -> Meta:
+def path(description: str, *, written: bool = False, parts: str = "", example: str | None = None) -> Meta:
     """Metadata of a str field that is a path; a relative one starts at the site file's (or flow file's) folder.
 
     `written`: the node writes the file, and no other may write or read it: the check refuses two nodes with one file.
     A path that is not written is read. `parts`: with this ending (`.npz`) the file is written in parts beside it,
-    `name-0001.npz` …, which are the node's own as well.
+    `name-0001.npz` …, which are the node's own as well. `example`: what a new file begins with.
     """
     return Meta(
-        description=description, extra={"path": True, **({"claims": "file", "parts": parts} if written else {})}
+        description=description,
+        examples=None if example is None else [example],
+        extra={"path": True, **({"claims": "file", "parts": parts} if written else {})},
     )
 
 

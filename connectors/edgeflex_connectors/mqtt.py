@@ -46,7 +46,14 @@ class MqttConfig(NodeConfig, frozen=True, kw_only=True):
     MqttConfig(url='mqtt://bus.example', username='pmu')
     """
 
-    url: Annotated[str, Meta(min_length=1, description="mqtt://host:port or mqtts://host:port; ports 1883 and 8883.")]
+    url: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="mqtt://host:port or mqtts://host:port; ports 1883 and 8883.",
+            examples=["mqtt://127.0.0.1:1883"],
+        ),
+    ]
     username: Annotated[str | None, Meta(description="User name for the broker.")] = None
     password: Annotated[str | None, Meta(description="Password of the user.", extra={"secret": True})] = None
     ca: Annotated[

@@ -106,7 +106,9 @@ class SqliteConfig(NodeConfig, frozen=True, kw_only=True):
     'normal'
     """
 
-    path: Annotated[str, file_path("The database file; made, with its folder, if it does not exist.")]
+    path: Annotated[
+        str, file_path("The database file; made, with its folder, if it does not exist.", example="history.db")
+    ]
     synchronous: Annotated[
         Literal["normal", "full"], Meta(description="Whether each commit waits for the disk (full) or not (normal).")
     ] = "normal"

@@ -13,6 +13,7 @@ from edgeflex_flow.errors import EdgeflexError
 
 COMMANDS = {
     "demo": "edgeflex_flow.cli.demo",
+    "init": "edgeflex_flow.cli.init",
     "check": "edgeflex_flow.cli.check",
     "run": "edgeflex_flow.cli.run",
     "estimate": "edgeflex_flow.cli.estimate",

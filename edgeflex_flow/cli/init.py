@@ -1,0 +1,182 @@
+"""`edgeflex init`: write the first version of a file that an engineer then edits."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from edgeflex_flow.cli.manual import Setting, page
+from edgeflex_flow.errors import FlowFileError
+from edgeflex_flow.flowfile.document import Value, read_document
+from edgeflex_flow.flowfile.fields import ConfigField, config_fields
+from edgeflex_flow.flowfile.outline import outline
+from edgeflex_flow.flowfile.shape import NAME, NAME_WORDS, SITE_KEYS
+from edgeflex_flow.node import AnyNode, ConnectionNode
+from edgeflex_flow.registry import Registry
+
+USUAL_KINDS = ("mqtt", "sqlite")
+"""Of several kinds of a family the one to begin with; the others stand in a comment."""
+UNKNOWN_VALUE = "CHANGE_ME"
+WIDTH = 118
+
+
+@click.group()
+def init() -> None:
+    """Write a file to begin with."""
+
+
+@init.command()
+@click.argument("name")
+@click.option(
+    "--flows",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder of the flow files; flows/ here if there is one, else this folder.",
+)
+@click.option("--only", multiple=True, metavar="FLOW", help="Only these flows of the folder.")
+@click.pass_obj
+def site(registry: Registry, *, name: str, folder: Path | None, only: tuple[str, ...]) -> None:
+    """Write sites/NAME.yaml beside flow files: their connections and params, with every setting in a comment.
+
+    Never writes over a file.
+
+    Exit codes: 0 written; 1 it cannot be written; 2 wrong usage.
+    """
+    if not NAME.fullmatch(name):
+        raise click.BadParameter(f"a site's name is {NAME_WORDS}; got '{name}'", param_hint="NAME")
+    folder = folder or (Path("flows") if Path("flows").is_dir() else Path())
+    needs = [_needs(file, registry) for file in sorted(folder.glob("*.yaml")) if not outline(file).is_site]
+    needs = [each for each in needs if each.flow and (not only or each.flow in only)]
+    unknown = set(only) - {each.flow for each in needs}
+    if unknown or not needs:
+        known = ", ".join(each.name for each in map(outline, sorted(folder.glob("*.yaml"))) if each.name) or "none"
+        what = f"no flow '{min(unknown)}'" if unknown else "no flow file"
+        raise click.UsageError(f"{what} in {folder.absolute()}; known: {known}")
+    file = folder / "sites" / f"{name}.yaml"
+    try:
+        file.parent.mkdir(exist_ok=True)
+        with file.open("x", encoding="utf-8") as out:
+            out.write("\n".join(site_lines(name, needs, registry)) + "\n")
+    except FileExistsError:
+        raise click.ClickException(f"{file} exists already; nothing was written") from None
+    except OSError as error:
+        raise click.ClickException(f"{file} cannot be written: {error.strerror}") from error
+    click.echo(f"{file}\n\nedit it, then:\n  edgeflex check {file}\n  edgeflex run {file}")
+
+
+@dataclass(slots=True)
+class Needs:
+    """What a flow file needs from its site."""
+
+    flow: str
+    connections: dict[str, str] = field(default_factory=dict)
+    """Family by name."""
+    params: dict[str, Value] = field(default_factory=dict)
+
+
+def _needs(file: Path, registry: Registry) -> Needs:
+    """What stands in the file; what is wrong in it is left to the check."""
+    found = Needs(outline(file).name)
+    try:
+        root = read_document(file).root
+    except FlowFileError:
+        return found
+    top: Mapping[str, Value] = (root.mapping() if root else None) or {}
+    found.params = dict((top["params"].mapping() if "params" in top else None) or {})
+    nodes = (top["nodes"].mapping() if "nodes" in top else None) or {}
+    for value in nodes.values():
+        settings = value.mapping() or {}
+        kind = registry.nodes.get(str(settings["kind"].data)) if "kind" in settings else None
+        for each in _fields(kind) if kind is not None else ():
+            named = settings.get(each.key)
+            if each.hint.family and named is not None and isinstance(named.data, str) and NAME.fullmatch(named.data):
+                found.connections[named.data] = each.hint.family
+    return found
+
+
+def _fields(node: AnyNode) -> tuple[ConfigField, ...]:
+    config: type[msgspec.Struct] = node.config
+    return config_fields(config)
+
+
+# The text of the file -------------------------------------------------------------------------------------------------
+
+
+def site_lines(name: str, needs: Sequence[Needs], registry: Registry) -> Iterator[str]:
+    """A site file in which everything that may stand there stands: what is needed, and the rest in comments."""
+    yield f"site: {name}"
+    yield ""
+    yield f"# {SITE_KEYS['flows']}"
+    yield f"flows: [{', '.join(each.flow for each in needs)}]"
+    yield ""
+    yield f"# {SITE_KEYS['labels']}"
+    yield "# labels: {region: north}"
+    families = {key: family for each in needs for key, family in each.connections.items()}
+    if families:
+        yield ""
+        yield f"# {SITE_KEYS['connections']}"
+        yield '# Secrets come from the environment, "${NAME}", or from a file, "${file:/run/secrets/name}".'
+        yield "connections:"
+    for key, family in sorted(families.items()):
+        users = [each.flow for each in needs if key in each.connections]
+        yield from (f"  {line}".rstrip() for line in _connection_lines(key, family, users, registry))
+    if any(each.params for each in needs):
+        yield ""
+        yield f"# {SITE_KEYS['params']}"
+        yield "params:"
+        yield from (f"  {line}" for line in _param_lines(needs))
+
+
+def _connection_lines(name: str, family: str, users: Sequence[str], registry: Registry) -> Iterator[str]:
+    kinds = [node for node in registry.connections.values() if node.family == family]
+    kinds.sort(key=lambda node: (node.kind not in USUAL_KINDS, node.kind))
+    first, others = kinds[0], kinds[1:]
+    yield from _comment(f"Used by {', '.join(users)}.", "")
+    yield f"{name}:"
+    yield f"  kind: {first.kind}" + (f"  # or {', '.join(node.kind for node in others)}" if others else "")
+    for setting in page(first).settings:
+        yield from _setting_lines(setting, _example(first, setting.key))
+
+
+def _setting_lines(setting: Setting, example: str | None) -> Iterator[str]:
+    yield from _comment(setting.description, "  ")
+    if setting.required:
+        yield f"  {setting.key}: {example or UNKNOWN_VALUE}"
+    else:
+        yield f"  # {setting.key}: {example or setting.default.replace('none', 'null')}"
+
+
+def _example(node: ConnectionNode[Any], key: str) -> str | None:
+    [hint] = [each.hint for each in _fields(node) if each.key == key]
+    examples: list[Any] | None = hint.constraint("examples")
+    return f'"{examples[0]}"' if examples else None
+
+
+def _param_lines(needs: Sequence[Needs]) -> Iterator[str]:
+    for name in sorted({name for each in needs for name in each.params}):
+        users = [each for each in needs if name in each.params]
+        values = [each.params[name] for each in users]
+        defaults = {value.plain() for value in values if isinstance(value.data, str | int | float)}
+        told = f"# {', '.join(each.flow for each in users)}"
+        if not defaults:
+            yield f"{name}: {UNKNOWN_VALUE}  {told}"
+        else:
+            each_its_own = ", each its own" if len(defaults) > 1 else ""
+            yield f"# {name}: {_written(min(defaults, key=str))}  {told}{each_its_own}"
+
+
+def _written(value: object) -> str:
+    text = str(value)
+    return text if re.fullmatch(r"[\w~./-]+", text) else f'"{text}"'
+
+
+def _comment(text: str, indent: str) -> Iterator[str]:
+    for line in textwrap.wrap(text, WIDTH - len(indent) - 4):
+        yield f"{indent}# {line}"

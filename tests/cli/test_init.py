@@ -1,0 +1,101 @@
+"""`edgeflex init`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgeflex_flow.cli.check import check
+from edgeflex_flow.cli.init import UNKNOWN_VALUE, init
+from edgeflex_flow.cli.kinds import shipped_registry
+
+FLOW = """\
+flow: watch
+params: {port: 4713, file: }
+nodes:
+  pmu: {kind: pmu_udp, port: "${port}"}
+  alarm: {kind: mqtt_publish, from: pmu, bus: databus, topic: "x/${site}"}
+  keep: {kind: store_write, from: pmu, store: history}
+  log: {kind: file_write, from: pmu, path: "${file}"}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "watch.yaml").write_text(FLOW)
+    return tmp_path
+
+
+def invoke(*arguments: str) -> Result:
+    command = check if arguments[0] == "check" else init
+    return CliRunner().invoke(command, [*arguments[arguments[0] == "check" :]], obj=shipped_registry())
+
+
+def test_the_file_has_all_that_the_flows_need(folder: Path) -> None:
+    result = invoke("site", "s12")
+    assert result.exit_code == 0, result.output
+    text = (folder / "sites" / "s12.yaml").read_text()
+    assert "site: s12\n" in text
+    assert "flows: [watch]\n" in text
+    assert re.search(r"  databus:\n    kind: mqtt", text)
+    assert re.search(r"  history:\n    kind: sqlite", text)
+    assert "  # port: 4713  # watch\n" in text
+    assert f"  file: {UNKNOWN_VALUE}  # watch\n" in text
+    assert "# Password of the user.\n    # password: null\n" in text
+
+
+def test_once_what_is_missing_is_filled_in_the_check_finds_nothing_wrong(folder: Path) -> None:
+    invoke("site", "s12")
+    file = folder / "sites" / "s12.yaml"
+    file.write_text(file.read_text().replace(UNKNOWN_VALUE, "out.jsonl"))
+    result = invoke("check", "watch.yaml", str(file), "--site", "s12")
+    assert result.exit_code == 0, result.output
+
+
+def test_settings_in_comments_are_right_when_they_are_uncommented(folder: Path) -> None:
+    """Those that are null stay so: they depend on each other."""
+    invoke("site", "s12")
+    file = folder / "sites" / "s12.yaml"
+    text = re.sub(r"(?m)^    # (\w+: (?!null)\S+)$", r"    \1", file.read_text())
+    file.write_text(text.replace(UNKNOWN_VALUE, "out.jsonl"))
+    result = invoke("check", "watch.yaml", str(file), "--site", "s12")
+    assert "keepalive: 30s" in re.sub(r"(?m)^ *#.*$", "", text)
+    assert result.exit_code == 0, result.output
+
+
+def test_a_file_that_is_there_is_never_written_over(folder: Path) -> None:
+    invoke("site", "s12")
+    (folder / "sites" / "s12.yaml").write_text("mine")
+    result = invoke("site", "s12")
+    assert result.exit_code == 1
+    assert "exists already; nothing was written" in result.output
+    assert (folder / "sites" / "s12.yaml").read_text() == "mine"
+
+
+def test_only_some_flows_may_be_chosen(folder: Path) -> None:
+    (folder / "other.yaml").write_text("flow: other\nnodes:\n  pmu: {kind: pmu_udp, port: 1}\n")
+    invoke("site", "s12", "--only", "other")
+    text = (folder / "sites" / "s12.yaml").read_text()
+    assert "flows: [other]" in text
+    assert "connections:" not in text
+    result = invoke("site", "s13", "--only", "othr")
+    assert result.exit_code == 2
+    assert "no flow 'othr'" in result.output
+    assert "known: other, watch" in result.output
+
+
+@pytest.mark.parametrize("name", ["S12", "a b", "../x"])
+def test_a_name_that_no_site_may_have_is_refused(folder: Path, name: str) -> None:
+    result = invoke("site", name)
+    assert result.exit_code == 2
+    assert not (folder / "sites").exists()
+
+
+def test_a_folder_without_flows_is_told(tmp_path: Path) -> None:
+    result = invoke("site", "s12", "--flows", str(tmp_path))
+    assert result.exit_code == 2
+    assert f"no flow file in {tmp_path}" in result.output
