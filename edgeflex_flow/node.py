@@ -364,6 +364,18 @@ class SinkNode(Generic[C]):
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """What trying a connection found."""
+
+    latency_s: float
+    """How long a question took to be answered, connecting not included."""
+    peer: str = ""
+    """What the far side says of itself: its version, what is there."""
+    certificate_until_s: float | None = None
+    """When the certificate that the far side shows, or our own if that is earlier, ends; seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionNode(Generic[C]):
     """A connection kind. `family` says which config fields may name it; `open(config, context)` gives the client or
     store, whose type the nodes of that family know."""
@@ -372,6 +384,8 @@ class ConnectionNode(Generic[C]):
     config: type[C]
     family: str
     open: Callable[[C, Context], Any]
+    probe: Callable[[C, Context], Probe] | None = None
+    """Opens a connection, authenticates, closes it; changes nothing on the far side. EdgeflexError if that fails."""
 
 
 AnyNode: TypeAlias = OperatorNode[Any, Any] | SourceNode[Any] | SinkNode[Any] | ConnectionNode[Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from edgeflex_flow import node
+from edgeflex_flow.errors import RetryableError
 from edgeflex_flow.messages import Alarm, Crossing, FrequencyEvent, Message, Samples
 from edgeflex_flow.node import (
     ANY,
@@ -18,6 +20,7 @@ from edgeflex_flow.node import (
     Input,
     NodeConfig,
     OperatorNode,
+    Probe,
     SinkNode,
     SourceNode,
     Wire,
@@ -33,6 +36,13 @@ from edgeflex_flow.registry import Registry
 def never_opened(config: Any, context: Context) -> Any:
     """Reading flow files opens nothing, so the tests' nodes cannot be opened."""
     raise AssertionError("a node was opened")
+
+
+def probe_broker(config: Any, context: Context) -> Probe:
+    """As if the broker answered, unless its host is `away.example`; its certificate ends after `timeout` days."""
+    if config.host == "away.example":
+        raise RetryableError(f"{context.node}: no answer")
+    return Probe(0.0021, "toy 1.0", time.time() + 86_400.0 * config.timeout)
 
 
 def pass_on(config: Any, state: Any, message: Any) -> Sequence[WireMessage]:
@@ -187,7 +197,7 @@ def meter_output(config: MeterConfig, inputs: Mapping[str, Wire]) -> Wire:
 
 
 NODES: tuple[Any, ...] = (
-    ConnectionNode("broker", BrokerConfig, "bus", never_opened),
+    ConnectionNode("broker", BrokerConfig, "bus", never_opened, probe=probe_broker),
     ConnectionNode("table", TableConfig, "store", never_opened),
     SourceNode("meter", MeterConfig, meter_output, never_opened),
     SourceNode("inbox", InboxConfig, inbox_output, never_opened),

@@ -12,11 +12,13 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from edgeflex_flow.cli.connect import line, reach_all
 from edgeflex_flow.cli.places import Definition, find_site
 from edgeflex_flow.cli.problems import console, show_problems
-from edgeflex_flow.cli.selection import chosen
+from edgeflex_flow.cli.selection import chosen, work_to_run
 from edgeflex_flow.flowfile import CheckedFlow, CheckedSite, check_files
 from edgeflex_flow.flowfile.graph import role
+from edgeflex_flow.flowfile.load import Secrets
 from edgeflex_flow.registry import Registry
 
 EXIT_WRONG = 1
@@ -27,6 +29,7 @@ EXIT_WRONG = 1
 @click.option("--site", help="Site file, or the name of one in sites/ beside the flow file.")
 @click.option("-D", "definitions", type=Definition(), multiple=True, help="Set a parameter: -D pmu_port=4713.")
 @click.option("--select", "wanted", type=Definition(), multiple=True, help="Only files with this label: region=north.")
+@click.option("--connect", is_flag=True, help="Also try the connections that the flows use; changes nothing there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_obj
 def check(
@@ -36,6 +39,7 @@ def check(
     site: str | None,
     definitions: tuple[tuple[str, str], ...],
     wanted: tuple[tuple[str, str], ...],
+    connect: bool,
     as_json: bool,
 ) -> None:
     """Check flow files and their site file, and report all that is wrong at once.
@@ -44,17 +48,27 @@ def check(
     that are checked together run together: a UDP port or a written file that two nodes take is an error, and so is
     reading a file that another node writes.
 
-    Opens nothing and needs no secrets: those that are missing are noted.
+    Opens nothing and needs no secrets: those that are missing are noted. With --connect a site file stands for its
+    flows, as for `run`, secrets are needed, and each connection is opened and tried: whether it lets us in, how long it
+    takes to answer, and when its certificate ends.
 
     Exit codes: 0 all is right; 1 something is wrong; 2 wrong usage.
     """
     site_file = find_site(site, files[0])
-    files = chosen(files, site_file, dict(wanted))
-    checked = check_files(files, registry, site=site_file, params=dict(definitions))
+    if connect:
+        files, site_file = work_to_run(files, site_file, dict(wanted))
+    else:
+        files = chosen(files, site_file, dict(wanted))
+    secrets: Secrets = "required" if connect else "optional"
+    checked = check_files(files, registry, site=site_file, params=dict(definitions), secrets=secrets)
     problems = list(dict.fromkeys(problem for flow in checked for problem in flow.problems))
+    plans = [flow.plan for flow in checked if isinstance(flow, CheckedFlow) and flow.plan is not None]
+    reached = reach_all(plans) if connect and not problems else []
+    ok = not problems and all(each.ok for each in reached)
     notes = list(dict.fromkeys(note for flow in checked for note in flow.notes))
     if as_json:
-        result = {"ok": not problems, "problems": msgspec.to_builtins(problems), "notes": notes}
+        result = {"ok": ok, "problems": msgspec.to_builtins(problems), "notes": notes}
+        result |= {"connections": msgspec.to_builtins(reached)} if connect else {}
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
     else:
         out = console()
@@ -63,7 +77,9 @@ def check(
             out.print(Text.assemble(("note", "bold yellow"), ": ", note))
         for each in checked:
             _show_result(each, out)
-    sys.exit(EXIT_WRONG if problems else 0)
+        for connection in reached:
+            out.print(line(connection))
+    sys.exit(0 if ok else EXIT_WRONG)
 
 
 def _show_result(checked: CheckedFlow | CheckedSite, out: Console) -> None:
