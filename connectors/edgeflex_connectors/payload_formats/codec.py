@@ -93,6 +93,10 @@ class BadFieldError(ValueError):
     """One element of a payload cannot be used; the text names the field and its place."""
 
 
+class MissingFieldError(BadFieldError):
+    """An element lacks something; what it has instead is worth telling."""
+
+
 def quoted(value: object) -> str:
     """A wrong value as an error shows it, cut to a readable length.
 

@@ -10,8 +10,8 @@ from msgspec import UNSET, UnsetType
 
 from edgeflex_connectors.batching import Row
 from edgeflex_connectors.payload_formats.channels import Channel, RowLayout
-from edgeflex_connectors.payload_formats.codec import BadFieldError, Decoded
-from edgeflex_connectors.payload_formats.elements import ElementDecoder, Flags, Phasor, Value, Word
+from edgeflex_connectors.payload_formats.codec import BadFieldError, Decoded, MissingFieldError
+from edgeflex_connectors.payload_formats.elements import ElementDecoder, MaybeFlags, Phasor, Value, Word
 from edgeflex_connectors.payload_formats.times import ReadTime, time_reader
 from edgeflex_flow.units import column_unit
 
@@ -37,7 +37,7 @@ class ObjectDecoder:
         self._layout = RowLayout([channel for _, channel in fields.channels])
         leaves: list[tuple[Path, Any]] = [(path, msgspec.Raw | UnsetType) for path, _ in fields.times]
         leaves += [(path, str | None | UnsetType) for path in (fields.device,) if path]
-        leaves += [(path, Flags | None | UnsetType) for path in (fields.quality,) if path]
+        leaves += [(path, MaybeFlags) for path in (fields.quality,) if path]
         leaves += [(path, _value_type(channel)) for path, channel in fields.channels]
         paths = [path for path, _ in leaves]
         self._element, self._ways = _object_type(leaves)
@@ -66,11 +66,10 @@ class ObjectDecoder:
         if device is None and self._fields.device is not None:
             device = found[self._device_at]
             if not isinstance(device, str) or not device:
-                got = "" if device is None or device is UNSET else ", got an empty text"
-                raise BadFieldError(f"no device under the key `{dotted(self._fields.device)}`{got} - at `$`")
+                raise MissingFieldError(f"no device under the key `{dotted(self._fields.device)}` - at `$`")
         assert device is not None
         if all(value is UNSET for value in values):
-            raise BadFieldError(f"none of the fields {self._known()} - at `$`")
+            raise MissingFieldError(f"none of the fields {self._known()} - at `$`")
         quality = 0 if self._fields.quality is None else found[self._quality_at]
         flags = quality if isinstance(quality, int) else 0
         rows.append((self._time_ns(found), device, flags, self._layout.row(values)))
@@ -93,7 +92,7 @@ class ObjectDecoder:
             except BadFieldError as error:
                 raise BadFieldError(f"{error} - at `$.{dotted(path)}`") from error
         names = " nor ".join(f"`{dotted(path)}`" for path, _ in self._fields.times)
-        raise BadFieldError(f"{'neither' if len(self._read_times) > 1 else 'no'} {names} - at `$`")
+        raise MissingFieldError(f"{'neither' if len(self._read_times) > 1 else 'no'} {names} - at `$`")
 
     def _known(self) -> str:
         return ", ".join(dotted(path) for path, _ in self._fields.channels)

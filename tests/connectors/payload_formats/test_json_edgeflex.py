@@ -159,11 +159,23 @@ def test_rows_that_are_right_are_given_beside_wrong_ones() -> None:
         (b'[{"created":1,"device":"G1","frequency_hz":NaN}]', "JSON is malformed: invalid character (byte 43)"),
         (b'{"created":1}', "Expected `array`, got no array - at `$`"),
         (b"[3]", "Expected `object`, got `int` - at `$[0]`"),
-        (b'[{"device":"G1","frequency_hz":1}]', "neither `time_ns` nor `created` - at `$[0]`"),
-        (b'[{"created":1,"frequency_hz":1}]', "no device under the key `device` - at `$[0]`"),
-        (b'[{"created":1,"device":"","frequency_hz":1}]', "no device under the key `device`, got an empty text"),
+        (
+            b'[{"device":"G1","frequency_hz":1}]',
+            "neither `time_ns` nor `created`; got device, frequency_hz - at `$[0]`",
+        ),
+        (
+            b'[{"created":1,"frequency_hz":1}]',
+            "under the key `device`; got created, frequency_hz - at `$[0]`",
+        ),
+        (
+            b'[{"created":1,"device":"","frequency_hz":1}]',
+            "no device under the key `device`; got created, dev",
+        ),
         (b'[{"created":1,"device":3,"frequency_hz":1}]', "Expected `str | null`, got `int` - at `$[0].device`"),
-        (b'[{"created":1,"device":"G1","f_hz":1}]', "none of the fields frequency_hz, rocof_hz_per_s"),
+        (
+            b'[{"created":1,"device":"G1","f_hz":1}]',
+            "hz, rocof_hz_per_s; got created, device, f_hz - at `$[0]`",
+        ),
         (b'[{"created":1,"device":"G1","frequency_hz":true}]', "got `bool` - at `$[0].frequency_hz`"),
         (b'[{"created":1,"device":"G1","frequency_hz":"50"}]', "got `str` - at `$[0].frequency_hz`"),
         (b'[{"created":1,"device":"G1","frequency_hz":{"real":1,"imag":0}}]', "got `object` - at `$[0].frequency_hz`"),
