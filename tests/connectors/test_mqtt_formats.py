@@ -230,9 +230,8 @@ def test_others_get_what_their_format_says_and_no_bad_rows(tmp_path: Path, make_
 def test_a_batch_that_the_format_cannot_hold_is_a_dead_letter(tmp_path: Path, make_context: ContextMaker) -> None:
     with Mosquitto(tmp_path) as broker:
         context = connection(make_context, broker, "out")
-        sink = MqttPublish(
-            MqttPublishConfig(bus="databus", topic="villas", format=VillasJson(signals=SIGNALS)), context
-        )
+        config = MqttPublishConfig(bus="databus", topic="villas", format=VillasJson(signals=SIGNALS))
+        sink = MqttPublish(config, context)
         sink.open()
         try:
             sink.write([batch(2)])
