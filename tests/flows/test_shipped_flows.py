@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from broker import Amqtt, BrokerProcess, Listener, wait_until
 
-from edgeflex_connectors.payloads import encode_samples
+from edgeflex_connectors.payload_formats import JsonEdgeflex
+from edgeflex_connectors.payloads import PayloadEncoder
 from edgeflex_connectors.recordings import read_recording
 from edgeflex_flow.cli.inertia_pipeline import estimate_record
 from edgeflex_flow.cli.kinds import shipped_registry
@@ -233,8 +234,9 @@ def test_inertia_estimation_estimates_units_that_are_measured_by_the_databus(
     )
     with Listener(any_broker, "edgeflex/local/inertia/#") as listener, running(run, execute):
         wait_until(lambda: run.counters["measurements"].get("messages_out") > 0 or probe(listener, run, "pmu"))
+        encoder = PayloadEncoder(JsonEdgeflex())
         for batch in record.batches(frames=10, start_ns=START_NS):
-            listener.publish("edgeflex/local/pmu/all", encode_samples(batch))
+            listener.publish("edgeflex/local/pmu/all", encoder.encode(batch)[0])
         wait_until(lambda: len(listener.received) > len(grid.units))
     received = [json.loads(payload) for _, payload in listener.received]
     found = {each["device"]: each["h_s"] for each in received if each["type"] == "inertia_estimate"}
@@ -296,6 +298,40 @@ def test_frequency_limits_warns_and_keeps_what_it_could_not_read(
     kept = [json.loads(line) for line in log.read_text().splitlines()]
     assert sum(entry["type"] == "crossing" for entry in kept) == 2
     assert "measurements" in {entry["node"] for entry in kept if entry["type"] == "dead_letter"}
+
+
+@each_runtime
+def test_edge_pmu_events_reads_edge_pmus_and_speaks_sogno(
+    any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
+) -> None:
+    data = np.load(RECORDING)
+    created = 1_700_000_000_000 + np.rint(data["t"] * 1e3).astype(int)
+    rows = [
+        {"created": time_ms, "frequency": frequency, "amplitude": 325.1, "phase": 1.57, "rocof": 0.0}
+        for time_ms, frequency in zip(created.tolist(), data["bus_freq"][:, 0].tolist(), strict=True)
+    ]
+    run = flow_run("edge_pmu_events.yaml", mqtt_port=any_broker.port)
+    with Listener(any_broker) as listener, running(run, execute):
+
+        def published(payload: bytes) -> bool:
+            listener.publish("/edgeflex/edgepmu7/ch0", payload)
+            time.sleep(0.05)
+            return run.counters["pmu"].get("messages_out") > 0
+
+        wait_until(lambda: published(json.dumps(rows[:1]).encode()))
+        for first in range(1, len(rows), 20):
+            listener.publish("/edgeflex/edgepmu7/ch0", json.dumps(rows[first : first + 20]).encode())
+        listener.publish("/edgeflex/edgepmu7/ch0", b'[{"created":1,"frequency":NaN}]')
+        received = listener.received
+        wait_until(lambda: any("frequency_event" in topic for topic, _ in received))
+        wait_until(lambda: any("dead_letter" in topic for topic, _ in received))
+        wait_until(lambda: sum(topic == "sogno/edgepmu7" for topic, _ in received) >= len(rows))
+    events = [json.loads(payload) for topic, payload in received if topic == "edgeflex/local/event/frequency_event"]
+    assert {event["device"] for event in events} == {"edgepmu7"}
+    readings = [json.loads(payload) for topic, payload in received if topic == "sogno/edgepmu7"]
+    last = max(readings, key=lambda each: int(each["time_ns"]))
+    assert last["time_ns"] == rows[-1]["created"] * 1_000_000
+    assert last["readings"] == [{"component": "edgepmu7", "measurand": "frequency", "data": rows[-1]["frequency"]}]
 
 
 def probe(listener: Listener, run: FlowRun, topic: str) -> bool:
