@@ -93,6 +93,6 @@ def test_ctrl_c_ends_the_demo_with_its_summary_and_without_children(tmp_path: Pa
     finally:
         process.kill()
     assert process.returncode == 0, output
-    assert "GENROU_10" in output
+    assert "values and events in the store" in output
     assert len(children) == 2
     assert [child for child in children if child.is_running()] == []
