@@ -51,7 +51,7 @@ class Assumptions(NamedTuple):
     damping: tuple[float, float] = (0.0, 0.5)
     drift_share: float = 0.005
     """Unmodelled mechanical power walks by this share of the largest change of power in a second's square root."""
-    smooth_s: float = 0.14
+    smooth_s: float = 0.2
     """Currents drive the quadrature axis after a parabola was fitted over so long on either side; 0: as measured."""
     inflation: float = 2.0
     """How many times as wide as the fit's own the interval is."""
@@ -291,7 +291,7 @@ class _Search:
         current = quantities.current
         # Parameters of the axis decide how much noise passes it, so the likeliest would be those that pass least.
         size, lag_rad, current_size = (
-            _without_noise(values, grid, assumptions.smooth_s)
+            without_noise(values, grid, assumptions.smooth_s)
             for values in (np.abs(inner), np.unwrap(np.angle(current * np.conj(inner))), np.abs(current))
         )
         self._phasors = np.ascontiguousarray(np.stack([inner_rad, size, inner_rad + lag_rad, current_size], axis=1))
@@ -360,7 +360,7 @@ def _noise_variance(values: NDArray[np.float64], grid: Grid) -> float:
     return float(swing.roughness(values, values, grid.valid, grid.before))
 
 
-def _without_noise(values: NDArray[np.float64], grid: Grid, smooth_s: float) -> NDArray[np.float64]:
+def without_noise(values: NDArray[np.float64], grid: Grid, smooth_s: float) -> NDArray[np.float64]:
     """A parabola through the frames around each value, but where they do not lie on one, as at a step."""
     noise = _noise_variance(values, grid)
     if noise <= 0.0 or smooth_s == 0.0:
