@@ -333,7 +333,7 @@ def _conclusions(whole: Choice, records: int) -> Iterator[str]:
     yield f"Chosen from all {records} load steps and trips: {whole.words}."
     used = Widths(CHOSEN.inflation, CHOSEN.model_deviation)
     yield (
-        f"Used: {_name_of(CHOSEN)}; intervals {used.inflation:g} times the fit's own and "
+        f"Used when this ran: {_name_of(CHOSEN)}; intervals {used.inflation:g} times the fit's own and "
         f"{100 * used.model_deviation:g} %, sums {100 * COMMON_DEVIATION:g} %."
     )
 
