@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +16,7 @@ from edgeflex_operators import _swing as swing
 from edgeflex_operators._terminals import Grid, PerUnit, RefusedError, check_base, check_connected, on_grid, per_unit
 from edgeflex_operators._units import GeneratingUnit
 
-METHOD_VERSION = "3"
+METHOD_VERSION = "4"
 """Changes whenever the same window may give another estimate."""
 
 PLAUSIBLE_H_S = (0.2, 120.0)
@@ -27,31 +29,44 @@ ANGLE_FLOOR_RAD = 1e-4
 POWER_FLOOR_PU = 2e-5
 BUS_FREQUENCY_FLOOR_RAD = 1e-3
 """The same for an angle that was summed up from frequency."""
-DRIFT_SHARE = 0.005
-"""Unmodelled mechanical power walks by this share of the largest change of power in a second's square root."""
 
-# Priors: medians, and standard deviations of logarithms, from textbook ranges (P. Kundur 1994, tables 4.2 and 9.1).
-PRIOR = {
-    swing.LOG_M: (8.0, 1.5),
-    swing.LOG_K: (20.0, 0.7),
-    swing.LOG_T1: (0.2, 1.0),
-    swing.LOG_T3: (4.0, 0.8),
-    swing.LOG_XQ: (4.8, 0.4),
-    swing.LOG_TQ: (0.6, 0.5),
-    swing.LOG_XQ1: (1.4, 0.35),
-    swing.LOG_TQ1: (0.05, 0.3),
-}
-LEAD_PRIOR = (0.35, 0.4)
-DAMPING_PRIOR = (0.0, 0.5)
+
+class Assumptions(NamedTuple):
+    """What is assumed of all units of all systems: chosen by `python -m benchmarks.inertia_choice`."""
+
+    priors: Mapping[int, tuple[float, float]] = MappingProxyType(
+        {
+            swing.LOG_M: (8.0, 1.5),
+            swing.LOG_K: (20.0, 0.7),
+            swing.LOG_T1: (0.15, 1.0),
+            swing.LOG_T3: (4.0, 0.8),
+            swing.LOG_XQ: (4.5, 0.6),
+            swing.LOG_TQ: (0.6, 0.7),
+            swing.LOG_XQ1: (1.3, 0.4),
+            swing.LOG_TQ1: (0.055, 0.5),
+        }
+    )
+    """Medians, and standard deviations of logarithms, from textbook ranges (P. Kundur 1994, tables 4.2 and 9.1)."""
+    lead: tuple[float, float] = (0.35, 0.4)
+    damping: tuple[float, float] = (0.0, 0.5)
+    drift_share: float = 0.005
+    """Unmodelled mechanical power walks by this share of the largest change of power in a second's square root."""
+    smooth_s: float = 0.2
+    """Currents drive the quadrature axis after a parabola was fitted over so long on either side; 0: as measured."""
+    inflation: float = 2.0
+    """How many times as wide as the fit's own the interval is."""
+    model_deviation: float = 0.01
+    """What the interval holds for what the model lacks, beside that."""
+
+
+CHOSEN = Assumptions()
+STEPS_AT = 3.0
+"""Values this many times as far from the parabola (squared) as noise puts them are no noise, and are left alone."""
 OFFSET_DEVIATION_HZ = 0.1
 KNOWN_DEVIATION = 0.1
 """Standard deviation of the logarithm of a machine constant that the unit's data give."""
 NO_GOVERNOR_GAIN = 0.01
 
-# How much wider than the fit's own the interval is, found by cross-validation over simulated systems; see
-# docs/estimating-inertia.md.
-INFLATION = 1.3
-MODEL_DEVIATION = 0.025
 BUS_FREQUENCY_DEVIATION = 0.08
 TYPICAL_REACTANCE_DEVIATION = 0.05
 DOUBTFUL_DEVIATION = 0.5
@@ -122,6 +137,7 @@ def fit_unit(
     end_ns: int,
     limits: Limits,
     nominal_hz: float,
+    assumptions: Assumptions = CHOSEN,
 ) -> UnitFit:
     """Estimate the inertia of the unit at whose terminals `device` measures. Never raises on bad data: says why not."""
     if unit is None:
@@ -130,7 +146,7 @@ def fit_unit(
     try:
         grid = on_grid(samples, device, unit, onset_ns, begin_ns, end_ns)
         rows, quality = grid.rows, grid.quality
-        fitted = _fit(grid, unit, limits, nominal_hz)
+        fitted = _fit(grid, unit, limits, nominal_hz, assumptions)
     except RefusedError as refusal:
         return UnitFit(
             refusal.status,
@@ -183,7 +199,7 @@ def _rocof(grid: Grid, angle_rad: NDArray[np.float64]) -> float:
 # The fit --------------------------------------------------------------------------------------------------------------
 
 
-def _fit(grid: Grid, unit: GeneratingUnit, limits: Limits, nominal_hz: float) -> UnitFit:
+def _fit(grid: Grid, unit: GeneratingUnit, limits: Limits, nominal_hz: float, assumptions: Assumptions) -> UnitFit:
     quantities = per_unit(grid, unit, nominal_hz)
     check_connected(quantities, grid)
     check_base(quantities, grid, unit.rated_power)
@@ -193,10 +209,10 @@ def _fit(grid: Grid, unit: GeneratingUnit, limits: Limits, nominal_hz: float) ->
     inner = quantities.voltage + (quantities.resistance + 1j * quantities.subtransient) * quantities.current
     inner_rad = np.unwrap(np.angle(inner))
     lacking = _lacking_excitation(_frequency(inner_rad, grid.step_s), power, grid, limits)
-    search = _Search(grid, quantities, unit, power, inner, inner_rad, nominal_hz)
+    search = _Search(grid, quantities, unit, power, inner, inner_rad, nominal_hz, assumptions)
     best = search.best()
     remarks = [*quantities.remarks]
-    deviation = best.deviation
+    deviation = math.hypot(assumptions.inflation * best.deviation, assumptions.model_deviation)
     if "bus_frequency" in remarks:
         deviation = math.hypot(deviation, BUS_FREQUENCY_DEVIATION)
     if "typical_reactance" in remarks:
@@ -247,9 +263,8 @@ class _Fitted:
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of the logarithm of H, model error included."""
-        variance = float(self.covariance[swing.LOG_M, swing.LOG_M]) * max(1.0, self.residual)
-        return math.hypot(INFLATION * math.sqrt(variance), MODEL_DEVIATION)
+        """Standard deviation of the logarithm of H, were the model right."""
+        return math.sqrt(float(self.covariance[swing.LOG_M, swing.LOG_M]) * max(1.0, self.residual))
 
     @property
     def is_good(self) -> bool:
@@ -268,6 +283,7 @@ class _Search:
         inner: NDArray[np.complex128],
         inner_rad: NDArray[np.float64],
         nominal_hz: float,
+        assumptions: Assumptions,
     ) -> None:
         self._grid = grid
         self._power = power
@@ -276,18 +292,21 @@ class _Search:
         self._floors = np.array([angle_floor**2, POWER_FLOOR_PU**2])
         self._reactances = np.array([quantities.subtransient, quantities.transient])
         current = quantities.current
-        self._phasors = np.ascontiguousarray(
-            np.stack([inner_rad, np.abs(inner), np.angle(current), np.abs(current)], axis=1)
+        # Parameters of the axis decide how much noise passes it, so the likeliest would be those that pass least.
+        size, lag_rad, current_size = (
+            without_noise(values, grid, assumptions.smooth_s)
+            for values in (np.abs(inner), np.unwrap(np.angle(current * np.conj(inner))), np.abs(current))
         )
+        self._phasors = np.ascontiguousarray(np.stack([inner_rad, size, inner_rad + lag_rad, current_size], axis=1))
         offset_hz = float(np.polyfit(grid.time_s[: grid.before], inner_rad[: grid.before], 1)[0]) / (2.0 * np.pi)
-        self._mean, self._deviation = _priors(unit, quantities, offset_hz)
+        self._mean, self._deviation = _priors(unit, quantities, offset_hz, assumptions)
         steps = np.diff(power, prepend=power[0]) ** 2
         noise = max(_noise_variance(power, grid), POWER_FLOOR_PU**2)
         # True power changes by what its steps show beyond their noise; a switched load shows for a few frames only.
         self._power_walk = np.maximum(
             np.convolve(np.pad(steps, 4, mode="edge"), np.full(9, 1.0 / 9.0), "valid") - 2.0 * noise, 0.05 * noise
         )
-        self._drift_walk = (DRIFT_SHARE * float(np.abs(power).max())) ** 2 * grid.step_s
+        self._drift_walk = (assumptions.drift_share * float(np.abs(power).max())) ** 2 * grid.step_s
         self._start = np.array(
             [1.0, 4e-10, 1e-12, 1e-12, 1e-8 + noise / grid.before, noise + float(np.var(power[: grid.before]))]
         )
@@ -344,15 +363,31 @@ def _noise_variance(values: NDArray[np.float64], grid: Grid) -> float:
     return float(swing.roughness(values, values, grid.valid, grid.before))
 
 
+def without_noise(values: NDArray[np.float64], grid: Grid, smooth_s: float) -> NDArray[np.float64]:
+    """A parabola through the frames around each value, but where they do not lie on one, as at a step."""
+    noise = _noise_variance(values, grid)
+    if noise <= 0.0 or smooth_s == 0.0:
+        return values
+    half = max(2, round(smooth_s / grid.step_s))
+    width = 2 * half + 1
+    weights = np.linalg.pinv(np.vander(np.arange(-half, half + 1), 3))[2]
+    smoothed = np.convolve(np.pad(values, half, mode="edge"), weights, "valid")
+    apart = np.convolve(np.pad((values - smoothed) ** 2, half, mode="edge"), np.full(width, 1.0 / width), "valid")
+    excess = apart / (noise * (1.0 - weights[half]))
+    share = np.clip(STEPS_AT + 1.0 - excess, 0.0, 1.0)
+    without: NDArray[np.float64] = share * smoothed + (1.0 - share) * values
+    return without
+
+
 def _priors(
-    unit: GeneratingUnit, quantities: PerUnit, offset_hz: float
+    unit: GeneratingUnit, quantities: PerUnit, offset_hz: float, assumptions: Assumptions
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Means and standard deviations of the parameters, (PARAMETERS,) each."""
     mean, deviation = np.zeros(swing.PARAMETERS), np.zeros(swing.PARAMETERS)
-    for parameter, (median, spread) in PRIOR.items():
+    for parameter, (median, spread) in assumptions.priors.items():
         mean[parameter], deviation[parameter] = math.log(median), spread
-    mean[swing.A_LEAD], deviation[swing.A_LEAD] = LEAD_PRIOR
-    mean[swing.DAMPING], deviation[swing.DAMPING] = DAMPING_PRIOR
+    mean[swing.A_LEAD], deviation[swing.A_LEAD] = assumptions.lead
+    mean[swing.DAMPING], deviation[swing.DAMPING] = assumptions.damping
     mean[swing.OFFSET_HZ], deviation[swing.OFFSET_HZ] = offset_hz, OFFSET_DEVIATION_HZ
     if unit.governor is None or unit.governor.gain_pu == 0.0:
         mean[swing.LOG_K], deviation[swing.LOG_K] = math.log(NO_GOVERNOR_GAIN), KNOWN_DEVIATION

@@ -16,7 +16,8 @@ from edgeflex_operators._units import GeneratingUnit, UnitTable, digest
 
 NORMAL_95 = 1.959964
 COMMON_DEVIATION = 0.012
-"""Relative error that all units of a system share, found by cross-validation like that of a unit."""
+"""Relative error that all units of a system share. `benchmarks.inertia_choice` asks for less, but not on every network
+that it had left out."""
 KNOWN_DEVIATION = 0.05
 """Relative standard deviation of a constant that the unit's data give."""
 LEAST_ESTIMATED_SHARE = 0.5

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from edgeflex_flow.messages import Quality, Samples
-from edgeflex_operators._unit_fit import Limits, UnitFit, fit_unit
+from edgeflex_operators._terminals import Grid
+from edgeflex_operators._unit_fit import Limits, UnitFit, fit_unit, without_noise
 from edgeflex_operators._units import GeneratingUnit
 
 LIMITS = Limits(min_deviation_hz=0.01, stand_out=3.0, max_deviation=0.15, max_residual=2.5)
@@ -346,3 +347,15 @@ def test_power_of_another_unit_does_not_fit(kundur: Case) -> None:
     found = fit(kundur, samples=swapped)
     assert found.status in {"model_mismatch", "phase_jump"}
     assert found.deviation is None or found.deviation >= 0.3
+
+
+def test_currents_lose_their_noise_but_keep_their_steps() -> None:
+    rng = np.random.default_rng(5)
+    time_s = np.arange(-2.0, 5.0, 1.0 / 60.0)
+    truth = 0.8 + 0.01 * np.sin(5.0 * time_s) + np.where(time_s > 0.0, 0.05, 0.0)
+    noisy = truth + rng.normal(0.0, 1e-3, len(truth))
+    grid = Grid(1.0 / 60.0, time_s, np.ones(len(truth), dtype=np.bool_), 105, {}, len(truth), 0)
+    found = without_noise(noisy, grid, 0.2)
+    near = np.abs(time_s) < 0.1
+    assert np.std((found - truth)[~near]) < 0.6 * np.std((noisy - truth)[~near])
+    assert found[near] == pytest.approx(noisy[near], abs=1e-9)
