@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -27,6 +27,7 @@ from edgeflex_flow.flowfile.fields import (
     is_struct,
     item_hint,
     read_hint,
+    tag_of,
 )
 from edgeflex_flow.flowfile.report import FileReport, Secret, got
 from edgeflex_flow.flowfile.secrecy import HIDDEN, Place
@@ -393,6 +394,8 @@ class ConfigDecoder:
 
     def _mapping(self, value: Value, entries: Mapping[str, Value], hint: Hint, key: str) -> Any:
         kinds = [kind for kind in hint.choices if is_struct(kind) or is_mapping(kind)]
+        if len(kinds) > 1 and all(tag_of(kind) for kind in kinds):
+            return self._tagged(kinds, value, entries, key)
         if len(kinds) != 1:
             return self._wrong(value.place, f"'{key}' needs {expectation(hint)}", got="a mapping")
         if is_struct(kinds[0]):
@@ -421,8 +424,20 @@ class ConfigDecoder:
             return
         self._broken_items[key] = broken
 
+    def _tagged(self, kinds: list[type[msgspec.Struct]], value: Value, entries: Mapping[str, Value], key: str) -> Any:
+        """One of several structs, chosen by the word under their common key."""
+        tags = [tag for kind in kinds if (tag := tag_of(kind))]
+        tag_key, by_word = tags[0][0], {word: kind for (_, word), kind in zip(tags, kinds, strict=True)}
+        if tag_key not in entries:
+            text = f"'{key}.{tag_key}' is missing: which of these is it?"
+            return self._wrong(value.place, text, known=tuple(by_word))
+        words = read_hint(Literal[tuple(by_word)])
+        word = self._value(entries[tag_key], words, f"{key}.{tag_key}")
+        return BROKEN if isinstance(word, _Broken) else self._struct(by_word[word], value, key)
+
     def _struct(self, kind: type[msgspec.Struct], value: Value, key: str) -> Any:
-        arguments = self._fields(kind, value, value.place, prefix=f"{key}.")
+        tag = tag_of(kind)
+        arguments = self._fields(kind, value, value.place, prefix=f"{key}.", others=(tag[0],) if tag else ())
         if any(isinstance(each, _Broken) for each in arguments.values()):
             return BROKEN
         try:

@@ -164,6 +164,17 @@ def is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
+def tag_of(kind: Any) -> tuple[str, str] | None:
+    """Key and word by which a mapping tells that it is this Struct, of several that a field may hold.
+
+    >>> tag_of(msgspec.defstruct("Square", [("side", float)], tag="square", tag_field="kind"))
+    ('kind', 'square')
+    """
+    if not is_struct(kind) or kind.__struct_config__.tag_field is None:
+        return None
+    return kind.__struct_config__.tag_field, str(kind.__struct_config__.tag)
+
+
 _LISTS = frozenset({list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Collection})
 _MAPPINGS = frozenset({dict, collections.abc.Mapping, collections.abc.MutableMapping})
 

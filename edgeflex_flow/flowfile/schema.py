@@ -23,6 +23,7 @@ from edgeflex_flow.flowfile.fields import (
     is_mapping,
     is_struct,
     item_hint,
+    tag_of,
 )
 from edgeflex_flow.flowfile.shape import FLOW_KEYS, NAME, SITE_KEYS
 from edgeflex_flow.flowfile.wording import bounds, example
@@ -219,11 +220,14 @@ def _hint(hint: Hint) -> Schema:
 
 def _container(kind: Any, hint: Hint) -> Schema:
     if is_struct(kind):
-        fields = config_fields(kind)
+        fields, tag = config_fields(kind), tag_of(kind)
         return {
             "type": "object",
-            "properties": {field.key: _field(field, takes_policies=False) for field in fields},
-            "required": [field.key for field in fields if field.required],
+            "properties": {
+                **({tag[0]: {"const": tag[1]}} if tag else {}),
+                **{field.key: _field(field, takes_policies=False) for field in fields},
+            },
+            "required": [*(tag or ())[:1], *(field.key for field in fields if field.required)],
             "additionalProperties": False,
         }
     least, most = hint.constraint("min_length"), hint.constraint("max_length")

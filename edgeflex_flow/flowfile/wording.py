@@ -14,6 +14,7 @@ from edgeflex_flow.flowfile.fields import (
     is_mapping,
     is_struct,
     item_hint,
+    tag_of,
     words,
 )
 from edgeflex_flow.units import UNITS
@@ -143,7 +144,9 @@ def _container_words(kind: Any) -> str:
         key, value = entry_hints(kind)
         return f"a mapping of {_plural(type_words(key))} to {_plural(type_words(value))}"
     if is_struct(kind):
-        return "a mapping with " + ", ".join(field.key for field in config_fields(kind))
+        tag = tag_of(kind)
+        keys = [f"{tag[0]}: {tag[1]}"] if tag else []
+        return "a mapping with " + ", ".join((*keys, *(field.key for field in config_fields(kind))))
     return str(getattr(kind, "__name__", kind))
 
 
