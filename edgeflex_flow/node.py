@@ -92,6 +92,14 @@ def path(description: str, *, written: bool = False, parts: str = "") -> Meta:
     )
 
 
+def url(description: str, ports: Mapping[str, int]) -> Meta:
+    """Metadata of a str field that is the url of something on the network that the node or connection calls.
+
+    `ports`: the schemes that it may begin with, and the TCP port of each that holds when the url names none.
+    """
+    return Meta(description=description, extra={"url": dict(ports)})
+
+
 def table(description: str) -> Meta:
     """Metadata of a field that is a table, `dict[str, Struct]`: written in place, or the path of a YAML file with it.
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from broker import Amqtt, BrokerProcess, Listener, wait_until
+from http_service import HttpService, Reply, Request, json_reply
 
 from edgeflex_connectors.payloads import encode_samples
 from edgeflex_connectors.recordings import read_recording
@@ -296,6 +297,31 @@ def test_frequency_limits_warns_and_keeps_what_it_could_not_read(
     kept = [json.loads(line) for line in log.read_text().splitlines()]
     assert sum(entry["type"] == "crossing" for entry in kept) == 2
     assert "measurements" in {entry["node"] for entry in kept if entry["type"] == "dead_letter"}
+
+
+@each_runtime
+def test_service_limits_tells_one_service_what_another_measured(
+    tmp_path: Path, execute: Callable[[FlowRun], None]
+) -> None:
+    log = tmp_path / "limits.jsonl"
+
+    def meters(request: Request) -> Reply:
+        moment = f"2023-11-14T22:13:{len(service.of('/meters')) % 60:02d}Z"
+        kilowatts = 200.0 if len(service.of("/meters")) < 3 else 260.0
+        meter = {"id": "feeder 7", "measured_at": moment, "power": {"active": kilowatts}}
+        return json_reply({"data": {"meters": [meter]}})
+
+    with HttpService() as service:
+        service.script("/meters", meters)
+        service.answers("/sites/local/events/feeder%207", Reply(status=503), Reply(status=204))
+        run = flow_run("service_limits.yaml", rest_port=service.port, log_file=log, period="0.1s")
+        with running(run, execute):
+            wait_until(lambda: run.counters["operator"].get("sent") >= 1)
+        first, again = service.of("/sites/local/events/feeder%207")
+    assert first.body == again.body
+    assert first.headers["idempotency-key"] == again.headers["idempotency-key"]
+    assert (first.json["type"], first.json["state"], first.json["value"]) == ("crossing", "above", 260_000.0)
+    assert [json.loads(line)["device"] for line in log.read_text().splitlines()] == ["feeder 7"]
 
 
 def probe(listener: Listener, run: FlowRun, topic: str) -> bool:
