@@ -92,6 +92,21 @@ def path(description: str, *, written: bool = False, parts: str = "") -> Meta:
     )
 
 
+def topic(description: str, access: Literal["publish", "subscribe"], *, bus: str = "bus") -> Meta:
+    """Metadata of a str or tuple[str, ...] field: topics on which the node publishes, or filters to which it
+    subscribes, at the broker of the connection in its field `bus`.
+
+    In topics to publish on, `{type}` stands for the types of the messages that come in, any other `{name}` for a text
+    without `/`.
+    """
+    return Meta(min_length=1, description=description, extra={"topics": access, "bus": bus})
+
+
+def login(part: Literal["user", "password"], description: str) -> Meta:
+    """Metadata of a connection's field by which it logs in; a password shows in no message."""
+    return Meta(description=description, extra={"login": part, **({"secret": True} if part == "password" else {})})
+
+
 def url(description: str, ports: Mapping[str, int]) -> Meta:
     """Metadata of a str field that is the url of something on the network that the node or connection calls.
 

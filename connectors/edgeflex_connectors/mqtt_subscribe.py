@@ -15,6 +15,7 @@ from edgeflex_connectors.payloads import PayloadDecoder, check_device_from
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import Message, Samples
 from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection
+from edgeflex_flow.node import topic as bus_topics
 
 
 class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
@@ -54,7 +55,7 @@ class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
     """
 
     bus: Annotated[str, connection("bus", "Connection to the broker.")]
-    topics: Annotated[tuple[str, ...], Meta(min_length=1, description="Topic filters; + and # are wildcards.")]
+    topics: Annotated[tuple[str, ...], bus_topics("Topic filters; + and # are wildcards.", "subscribe")]
     qos: Annotated[Literal[0, 1, 2], Meta(description="Highest quality of service to receive with.")] = 1
     columns: Annotated[tuple[str, ...], Meta(description="Columns of the samples; each name ends in its unit.")] = ()
     messages: Annotated[tuple[str, ...], Meta(description="Types of messages to take, such as frequency_event.")] = ()

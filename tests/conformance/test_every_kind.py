@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from edgeflex_flow.cli.kinds import SHIPPED
 from edgeflex_flow.cli.places import shipped_flows
+from edgeflex_flow.flowfile.fields import config_fields
 from edgeflex_flow.node import AnyNode, ConnectionNode, NodeConfig, OperatorNode
 
 each_kind = pytest.mark.parametrize("node", SHIPPED, ids=lambda node: f"{type(node).__name__}-{node.kind}")
@@ -89,6 +90,21 @@ def test_every_kind_appears_in_a_shipped_flow() -> None:
     for file in (shipped_flows() / "sites").glob("*.yaml"):
         used.update(connection["kind"] for connection in YAML(typ="safe").load(file)["connections"].values())
     assert {node.kind for node in SHIPPED} - used == set()
+
+
+@each_kind
+def test_a_kind_that_uses_a_broker_says_on_which_topics(node: AnyNode) -> None:
+    config: type[NodeConfig] = node.config
+    fields = config_fields(config)
+    buses = {field.name for field in fields if field.hint.family == "bus"}
+    assert {field.hint.noted("bus") for field in fields if field.hint.noted("topics")} == buses
+
+
+@each_kind
+def test_an_url_in_a_config_says_its_ports(node: AnyNode) -> None:
+    config: type[NodeConfig] = node.config
+    urls = [field for field in config_fields(config) if "url" in field.name]
+    assert [field.name for field in urls if not field.hint.noted("url")] == []
 
 
 def flow_files() -> list[Path]:
