@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Meta, field
@@ -16,7 +17,9 @@ from msgspec import Meta, field
 from edgeflex_connectors.backoff import Backoff
 from edgeflex_connectors.batching import DeviceTable, SamplesBuilder, message_types, promise_refusals
 from edgeflex_connectors.http_client import Answer
-from edgeflex_connectors.json_mapping import JsonMapping, JsonReader, mapping_refusals
+from edgeflex_connectors.payload_formats import AnyFormat, JsonEdgeflex, format_of
+from edgeflex_connectors.payload_formats.codec import Decoder
+from edgeflex_connectors.payloads import subscription_columns, subscription_refusals
 from edgeflex_connectors.rest import RestSession, path_problem
 from edgeflex_connectors.rest_retry import RETRIED_STATUSES, Status, retry_after_s
 from edgeflex_flow.errors import BadMessageError, FatalError, FieldError, RetryableError
@@ -34,6 +37,7 @@ from edgeflex_flow.node import (
 )
 
 NOT_MODIFIED = 304
+PLACE = re.compile(r"^[^.]+(\.[^.]+)*$")
 LONGEST_KIND = 60
 LONGEST_CLOSE_S = 2.0
 """How long `close` waits for the thread, which may be in an attempt to connect that nothing can break off."""
@@ -42,8 +46,10 @@ LONGEST_CLOSE_S = 2.0
 class RestPollConfig(NodeConfig, frozen=True, kw_only=True):
     """Ask an HTTP service for its JSON again and again: measurements, forecasts, messages.
 
-    A GET of `path` goes out every `period`, the first at once. The answer becomes samples, as `samples` says, or
-    messages of the types in `messages`: JSON objects whose key `type` names their meaning, one or a list.
+    A GET of `path` goes out every `period`, the first at once. The answer becomes samples, read in the `format` of the
+    service and with the columns that it and `columns` name, or messages of the types in `messages`: JSON objects whose
+    key `type` names their meaning, one or a list. `rows` tells where in a JSON answer they stand, keys with dots
+    between them, items of lists by their number: `forecast.0.values`.
 
     ```yaml
     forecast:
@@ -51,18 +57,14 @@ class RestPollConfig(NodeConfig, frozen=True, kw_only=True):
       api: weather
       path: /v1/sites/12/forecast
       period: 15min
-      samples:
-        rows: data.values              # the list in the answer
-        time: valid_from               # in each of its objects
-        device_name: wind_farm
-        columns: {active_power_w: {place: power.p50, unit: kW}}
+      rows: data.values
+      device: wind_farm
+      format:
+        type: json
+        time: valid_from
+        time_unit: iso8601
+        fields: {power.p50: {column: active_power_w, unit: kW}}
     ```
-
-    `samples` says with `rows` where the list of objects stands (the answer itself if not given), with `time` where an
-    object holds its time and with `time_unit` how it is written (`rfc3339`: a text with date, time and zone; or a
-    number of `s`, `ms`, `us` or `ns` since 1970 UTC), with `device` where it holds the name of its device, or with
-    `device_name` one for all. `columns` says by column where its value stands and in which `unit`, the column's own if
-    not given. Places are keys with dots between them; items of lists are their number: `forecast.0.value`.
 
     The service is told by `If-None-Match` and `If-Modified-Since` which answer was used last (its `ETag` and
     `Last-Modified`). When it answers 304 there is nothing new and nothing comes out.
@@ -78,14 +80,16 @@ class RestPollConfig(NodeConfig, frozen=True, kw_only=True):
         None: JSON of the service.
 
     Output:
-        Samples with the columns of `samples`; a value that an object lacks, or that is null, is NaN. Rows without a
-        time of their own have the flag `time_uncertain`. Or messages of the types in `messages`.
-        Counts `requests`, `answers` (used), `not_modified`, `retries`, `refused` (other statuses that are no success),
-        `not_accepted` (messages of other types), `overflow`, `lost` (came after the last turn of a flow that ends).
+        Samples with `columns` and those that `format` names; a value that a row lacks, or that is null, is NaN. Or
+        messages of the types in `messages`. Counts `requests`, `answers` (used), `not_modified`, `retries`, `refused`
+        (other statuses that are no success), `not_accepted` (messages of other types), `bad_rows`, `overflow`, `lost`
+        (came after the last turn of a flow that ends).
 
     Errors:
-        Dead letter `bad_answer` for an answer that is no JSON, or in which a place is wrong, `too_large` for one beyond
-        the connection's `answer_limit`; no part of such an answer is used. Those of the connection: see `rest`.
+        Dead letter `bad_payload` for an answer that cannot be read, or in which a row lacks its time, its device or
+        all of the columns, or has a wrong value; the other rows are given, and `bad_rows` counts those that are not.
+        `too_large` for an answer beyond the connection's `answer_limit`, `bad_answer` for one that cannot be unpacked.
+        Those of the connection: see `rest`.
 
     Source:
         RFC 9110 (HTTP), RFC 6585 (status 429).
@@ -98,10 +102,19 @@ class RestPollConfig(NodeConfig, frozen=True, kw_only=True):
     path: Annotated[str, Meta(min_length=1, description="Path, which follows the url of the connection.")]
     period: Annotated[float, quantity("s", "Time from one request to the next.", ge=0.05, le=7 * 86400)]
     query: Annotated[dict[str, str], Meta(description="Names and values of the query.")] = field(default_factory=dict)
-    samples: Annotated[JsonMapping | None, Meta(description="How the answer becomes samples.")] = None
-    messages: Annotated[
-        tuple[str, ...], Meta(description="Types of messages that the answer holds, such as alarm.")
-    ] = ()
+    columns: Annotated[tuple[str, ...], Meta(description="Columns that answers have under the same names.")] = ()
+    messages: Annotated[tuple[str, ...], Meta(description="Types of messages in the answer, such as alarm.")] = ()
+    format: Annotated[AnyFormat, Meta(description="How samples are written; a name, or `type` and settings.")] = (
+        JsonEdgeflex()
+    )
+    rows: Annotated[
+        Annotated[str, Meta(pattern=PLACE.pattern)] | None,
+        Meta(description="Where in a JSON answer the rows or messages stand; the answer itself if not given."),
+    ] = None
+    device: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(description="Name of the device, the same for all rows; none: answers tell it."),
+    ] = None
     retried: Annotated[
         tuple[Status, ...], Meta(description="Statuses after which the service is asked again soon.")
     ] = RETRIED_STATUSES
@@ -115,42 +128,85 @@ class RestPollConfig(NodeConfig, frozen=True, kw_only=True):
         problem = path_problem(self.path)
         if problem is not None:
             yield FieldError(f"`path`: {problem}", "path", got=f"'{self.path}'")
-        if (self.samples is None) == (not self.messages):
-            yield FieldError("give either `samples` or `messages`: what the answer becomes", "samples", "messages")
-        if self.samples is not None:
-            yield from mapping_refusals(self.samples, "samples")
-        if self.messages:
-            yield from promise_refusals((), self.messages)
+        if self.columns or self.messages:
+            yield from promise_refusals(self.columns, self.messages)
+        yield from subscription_refusals(self.columns, self.messages, self.format, self.device)
+        if self.messages and (self.columns or self.format.columns):
+            text = "an answer becomes samples or messages: give `messages`, or `columns` and `format`"
+            yield FieldError(text, "messages", "columns", "format")
+        if self.device is not None and "{" in self.device:
+            yield FieldError("`device` is a name: an answer has no topic", "device", got=f"'{self.device}'")
         if self.retry_max < self.retry_min:
             yield FieldError("`retry_max` must not be less than `retry_min`", "retry_max", "retry_min")
 
 
+class Read(NamedTuple):
+    """What an answer has become."""
+
+    messages: list[WireMessage]
+    others: int = 0
+    """Messages of other types, left out."""
+    bad_rows: int = 0
+    error: BadMessageError | None = None
+    """What is wrong with the first of those."""
+
+
 class AnswerReader:
-    """What an answer becomes."""
+    """What an answer becomes. Raises BadMessageError when nothing of it can be used."""
 
     def __init__(self, config: RestPollConfig) -> None:
+        self._place = config.rows.split(".") if config.rows else []
         self._types = message_types(config.messages)
-        self._json = None if config.samples is None else JsonReader(config.samples)
+        self._columns = subscription_columns(config.columns, config.format)
+        self._device = config.device
         self._devices = DeviceTable()
+        self._decoder = None
+        if self._columns:
+            given = config.device is not None
+            self._decoder = format_of(config.format).decoder(config.format, config.columns, given)
 
-    def read(self, body: bytes, received_ns: int) -> tuple[list[WireMessage], int]:
-        """The messages of an answer, and how many of other types were left out. Raises BadMessageError."""
-        if self._json is None:
-            return self._messages(body)
-        builder = SamplesBuilder(self._json.columns, self._devices)
-        for row in self._json.rows(body, received_ns):
-            builder.add(*row)
-        return ([builder.take(received_ns)] if len(builder) else []), 0
-
-    def _messages(self, body: bytes) -> tuple[list[WireMessage], int]:
+    def read(self, body: bytes, received_ns: int) -> Read:
         try:
-            listed = body.lstrip()[:1] == b"["
-            items = msgspec.json.decode(body, type=list[msgspec.Raw]) if listed else [body]
-            every = [decode_message(bytes(each), BUILT_IN_MESSAGES) for each in items]
+            part = part_at(body, self._place)
+            return self._messages(part) if self._decoder is None else self._samples(self._decoder, part, received_ns)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BadMessageError(str(error), reason="bad_answer", payload=body) from error
+            raise BadMessageError(str(error), reason="bad_payload", payload=body) from error
+
+    def _samples(self, decoder: Decoder, part: bytes, received_ns: int) -> Read:
+        decoded = decoder.decode(part, self._device)
+        builder = SamplesBuilder(self._columns, self._devices)
+        for row in decoded.rows:
+            builder.add(*row)
+        given: list[WireMessage] = [builder.take(received_ns)] if len(builder) else []
+        return Read(given, bad_rows=decoded.bad_rows, error=decoded.error)
+
+    def _messages(self, part: bytes) -> Read:
+        listed = part.lstrip()[:1] == b"["
+        items = msgspec.json.decode(part, type=list[msgspec.Raw]) if listed else [part]
+        every = [decode_message(bytes(each), BUILT_IN_MESSAGES) for each in items]
         taken: list[WireMessage] = [each for each in every if isinstance(each, self._types)]
-        return taken, len(every) - len(taken)
+        return Read(taken, others=len(every) - len(taken))
+
+
+def part_at(body: bytes, place: Sequence[str]) -> bytes:
+    """The part of a JSON text that stands at a place; all of the text, whatever it is, for no place.
+
+    >>> part_at(b'{"data": [0, {"rows": [1, 2]}]}', ["data", "1", "rows"])
+    b'[1, 2]'
+    """
+    found = body
+    for depth, part in enumerate(place):
+        listed = found.lstrip()[:1] == b"["
+        if listed:
+            items = msgspec.json.decode(found, type=list[msgspec.Raw])
+            inner = items[int(part)] if part.isascii() and part.isdigit() and int(part) < len(items) else None
+        else:
+            inner = msgspec.json.decode(found, type=dict[str, msgspec.Raw]).get(part)
+        if inner is None:
+            where = ".".join(place[: depth + 1])
+            raise BadMessageError(f"nothing stands at `{where}`", reason="bad_payload", payload=body)
+        found = bytes(inner)
+    return found
 
 
 class RestPoll:
@@ -255,7 +311,7 @@ class RestPoll:
                 "GET",
                 self._config.path,
                 query=tuple(self._config.query.items()),
-                headers={"Accept": "application/json", **self._known},
+                headers={"Accept": "application/json, */*;q=0.5", **self._known},
             )
             return self._take(session, answer, what)
         except RetryableError as error:
@@ -269,7 +325,7 @@ class RestPoll:
         if answer.status == NOT_MODIFIED:
             self._context.counters.add("not_modified")
         elif answer.is_success:
-            self._use(answer)
+            self._use(answer, what)
         elif answer.status in self._config.retried:
             return max(self._failed(f"{what}: {session.shown(answer)}", "retries"), retry_after_s(answer))
         else:
@@ -288,10 +344,10 @@ class RestPoll:
             self._context.log.warning("%s; trying again", text)
         return self._backoff.delay_s()
 
-    def _use(self, answer: Answer) -> None:
+    def _use(self, answer: Answer, what: str) -> None:
         kind = answer.headers.get("content-type", "nothing")
         try:
-            messages, others = self._reader.read(answer.body, self._context.clock.now_ns())
+            read = self._reader.read(answer.body, self._context.clock.now_ns())
         except BadMessageError as error:
             text = f"{error} (content type: {kind[:LONGEST_KIND]})"
             raise BadMessageError(text, reason=error.reason, payload=error.payload) from error
@@ -299,10 +355,11 @@ class RestPoll:
         given = {"If-None-Match": "etag", "If-Modified-Since": "last-modified"}
         self._known = {name: answer.headers[told] for name, told in given.items() if told in answer.headers}
         self._context.counters.add("answers")
-        if others:
-            self._context.counters.add("not_accepted", others)
-        if messages:
-            self._hand_over(messages)
+        self._context.counters.add_all(not_accepted=read.others, bad_rows=read.bad_rows)
+        if read.error is not None:
+            self._context.dead_letter(read.error.reason, f"{what}: {read.error}", read.error.payload)
+        if read.messages:
+            self._hand_over(read.messages)
 
     def _hand_over(self, messages: list[WireMessage]) -> None:
         with self._lock:
@@ -318,9 +375,8 @@ class RestPoll:
 
 
 def output(config: RestPollConfig, _inputs: Mapping[str, Wire]) -> Wire:
-    if config.samples is not None:
-        return samples_wire(*config.samples.columns)
-    return message_wire(*message_types(config.messages))
+    columns = subscription_columns(config.columns, config.format)
+    return samples_wire(*columns) if columns else message_wire(*message_types(config.messages))
 
 
 def open_source(config: RestPollConfig, context: Context) -> RestPoll:

@@ -13,11 +13,13 @@ from typing import Annotated, Literal
 from urllib.parse import quote
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from edgeflex_connectors.backoff import Backoff
 from edgeflex_connectors.http_client import Answer, NotSentError
-from edgeflex_connectors.payloads import encode_samples
+from edgeflex_connectors.payload_formats import JsonEdgeflex, JsonFields
+from edgeflex_connectors.payloads import PayloadEncoder
 from edgeflex_connectors.rest import RestSession, path_problem
 from edgeflex_connectors.rest_retry import RETRIED_STATUSES, UNHANDLED_STATUSES, Status, retry_after_s
 from edgeflex_flow.errors import BadMessageError, FatalError, FieldError, RetryableError, nearest
@@ -43,13 +45,14 @@ LONGEST_CLOSE_S = 2.0
 class RestPostConfig(NodeConfig, frozen=True, kw_only=True):
     """Send every message and every row of samples to an HTTP service, as JSON, in order.
 
-    Messages are JSON objects with their meaning in the key `type`; rows of samples are flat objects with `created`
-    (Unix ms), `device`, `time_ns` (exact), `quality` (flags) and the columns by their names, where values that are not
-    finite are null. With `batch: 1` each goes out by itself; with more, a request holds an array of what waits, up to
-    so many.
+    Messages are JSON objects with their meaning in the key `type`; rows of samples are JSON objects in the `format` of
+    the service, by default those of `json.edgeflex`. Values that are not finite are null. With `batch: 1` each goes out
+    by itself; with more, a request holds an array of what waits, up to so many. A format without quality flags leaves
+    out rows that are bad or of a test.
 
     In `path`, `{device}` and `{type}` are filled in from the message (`samples` is the type of rows; the device is `_`
-    in messages that have none), percent-encoded. Only what has the same path goes out in one request.
+    in messages that have none), percent-encoded. Only what has the same path goes out in one request; with `{device}`
+    the rows of a batch go out device by device.
 
     The next request goes out once the one before is answered for good. It is made again after waits that double from
     `retry_min` to `retry_max`, with some jitter, and not before the answer's `Retry-After`,
@@ -71,7 +74,7 @@ class RestPostConfig(NodeConfig, frozen=True, kw_only=True):
 
     Output:
         None. Counts `requests`, `sent` (messages and rows that the service took), `bytes`, `retries`, `overflow`,
-        `expired`, `lost` (still held when the flow ended).
+        `expired`, `lost` (still held when the flow ended), `withheld` (rows that the format cannot mark as bad).
 
     Errors:
         Dead letters, one for each message or row: `refused` with status and the beginning of the answer when the
@@ -90,6 +93,9 @@ class RestPostConfig(NodeConfig, frozen=True, kw_only=True):
     api: Annotated[str, connection("rest", "Connection to the service.")]
     path: Annotated[str, Meta(min_length=1, description="Path, after the url of the connection; {device} and {type}.")]
     method: Annotated[Literal["POST", "PUT"], Meta(description="HTTP method.")] = "POST"
+    format: Annotated[
+        JsonEdgeflex | JsonFields, Meta(description="How rows of samples are written; a name, or `type` and settings.")
+    ] = JsonEdgeflex()
     batch: Annotated[int, Meta(ge=1, le=100_000, description="Most messages and rows in a request.")] = 1
     idempotency_key: Annotated[
         bool, Meta(description="Whether requests have a header Idempotency-Key, which the service looks at.")
@@ -144,18 +150,36 @@ class Item:
     """The node that a dead letter is of; None for all others."""
 
 
-def items_of(pattern: str, message: WireMessage, now_s: float) -> Iterator[Item]:
-    """What one message becomes. Raises ValueError or OverflowError for one that JSON cannot hold."""
-    if isinstance(message, Samples):
-        codes = message.device.tolist()
-        paths = {code: _path(pattern, message.devices[code], Samples.tag) for code in set(codes)}
-        rows = msgspec.json.decode(encode_samples(message), type=list[msgspec.Raw])
-        for code, row in zip(codes, rows, strict=True):
-            yield Item(paths[code], bytes(row), now_s)
-        return
-    path = _path(pattern, getattr(message, "device", None) or "", str(message.__struct_config__.tag))
-    tells_of = message.node if isinstance(message, DeadLetter) else None
-    yield Item(path, encode_message(message), now_s, tells_of)
+class Encoder:
+    """Makes what is sent of messages and samples."""
+
+    def __init__(self, config: RestPostConfig) -> None:
+        self._pattern = config.path
+        self._samples = PayloadEncoder(config.format)
+
+    @property
+    def withheld(self) -> int:
+        """Rows so far that the format could not mark as bad."""
+        return self._samples.withheld
+
+    def items(self, message: WireMessage, now_s: float) -> Iterator[Item]:
+        """What one message becomes. Raises ValueError or OverflowError for one that JSON cannot hold."""
+        if not isinstance(message, Samples):
+            path = _path(self._pattern, getattr(message, "device", None) or "", str(message.__struct_config__.tag))
+            tells_of = message.node if isinstance(message, DeadLetter) else None
+            yield Item(path, encode_message(message), now_s, tells_of)
+        elif "{device}" not in self._pattern:
+            yield from self._rows(message, _path(self._pattern, "", Samples.tag), now_s)
+        else:
+            for code in np.unique(message.device).tolist():
+                path = _path(self._pattern, message.devices[code], Samples.tag)
+                yield from self._rows(message.take(message.device == code), path, now_s)
+
+    def _rows(self, samples: Samples, path: str, now_s: float) -> Iterator[Item]:
+        for payload in self._samples.encode(samples):
+            listed = payload[:1] == b"["
+            for row in msgspec.json.decode(payload, type=list[msgspec.Raw]) if listed else (payload,):
+                yield Item(path, bytes(row), now_s)
 
 
 def _path(pattern: str, device: str, message_type: str) -> str:
@@ -175,6 +199,7 @@ class RestPost:
         self._config = config
         self._context = context
         self._session = session
+        self._encoder = Encoder(config)
         self._backoff = Backoff(config.retry_min, config.retry_max)
         self._unsent: set[str] = set()
         """Reasons for which a dead letter was not sent."""
@@ -200,10 +225,12 @@ class RestPost:
         items: list[Item] = []
         for message in messages:
             try:
-                items.extend(items_of(self._config.path, message, now_s))
+                items.extend(self._encoder.items(message, now_s))
             except (ValueError, OverflowError) as error:
                 node = message.node if isinstance(message, DeadLetter) else None
                 self._refuse("not_encodable", f"a {type(message).__name__}: {error}", b"", node)
+        if self._encoder.withheld:
+            self._context.counters.set("withheld", self._encoder.withheld)
         with self._condition:
             self._waiting.extend(items)
             dropped = max(0, len(self._waiting) - self._config.queue)
@@ -378,4 +405,9 @@ def open_sink(config: RestPostConfig, context: Context) -> RestPost:
     return RestPost(config, context)
 
 
-NODE = SinkNode(kind="rest_post", config=RestPostConfig, inputs={DEFAULT_PORT: Input(accepts=ANY)}, open=open_sink)
+NODE = SinkNode(
+    kind="rest_post",
+    config=RestPostConfig,
+    inputs={DEFAULT_PORT: Input(accepts=ANY, needs=lambda config: config.format.columns)},
+    open=open_sink,
+)

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -22,12 +22,13 @@ from edgeflex_flow.flowfile.fields import (
     config_fields,
     entry_hints,
     fixed_length,
+    forms,
     is_list,
     is_mapping,
     is_struct,
     item_hint,
     read_hint,
-    tag_of,
+    tag_field,
 )
 from edgeflex_flow.flowfile.report import FileReport, Secret, got
 from edgeflex_flow.flowfile.secrecy import HIDDEN, Place
@@ -369,12 +370,35 @@ class ConfigDecoder:
     def _typed(self, value: Value, hint: Hint, key: str) -> Any:
         if isinstance(value.data, str) and hint.noted("table") and self._read_table is not None:
             return self._table(value, value.data, self._read_table, hint, key)
+        if forms(hint) and isinstance(value.data, str | Mapping):
+            return self._form(value, hint, key)
         if isinstance(value.data, tuple):
             return self._list(value, value.data, hint, key)
         if isinstance(value.data, Mapping):
             return self._mapping(value, value.data, hint, key)
         of_unit = hint.unit and value.data not in hint.words
         return self._quantity(value, hint, key) if of_unit else self._leaf(value, hint, key)
+
+    def _form(self, value: Value, hint: Hint, key: str) -> Any:
+        """One of several Structs, by its name alone or by a mapping with its name and its settings."""
+        known = forms(hint)
+        tag = tag_field(next(iter(known.values())))
+        assert tag is not None
+        entries = value.mapping()
+        named = value if entries is None else entries.get(tag)
+        if named is None:
+            return self._wrong(value.place, f"'{key}.{tag}' is missing: {expectation(hint)}", known=tuple(known))
+        if named.missing:
+            self._result.missing.append((f"{key}.{tag}", named))
+            self._result.guessed = True
+            return BROKEN
+        if not isinstance(named.data, str) or named.data not in known:
+            close = nearest(named.data, known) if isinstance(named.data, str) and not named.hidden else None
+            at = key if entries is None else f"{key}.{tag}"
+            return self._wrong(
+                named.place, f"'{at}' is none that is known", got=got(named), known=tuple(known), close=close
+            )
+        return self._struct(known[named.data], Value({}, value.place) if entries is None else value, key)
 
     def _list(self, value: Value, items: tuple[Value, ...], hint: Hint, key: str) -> Any:
         kinds = [kind for kind in hint.choices if is_list(kind)]
@@ -394,8 +418,6 @@ class ConfigDecoder:
 
     def _mapping(self, value: Value, entries: Mapping[str, Value], hint: Hint, key: str) -> Any:
         kinds = [kind for kind in hint.choices if is_struct(kind) or is_mapping(kind)]
-        if len(kinds) > 1 and all(tag_of(kind) for kind in kinds):
-            return self._tagged(kinds, value, entries, key)
         if len(kinds) != 1:
             return self._wrong(value.place, f"'{key}' needs {expectation(hint)}", got="a mapping")
         if is_struct(kinds[0]):
@@ -424,24 +446,19 @@ class ConfigDecoder:
             return
         self._broken_items[key] = broken
 
-    def _tagged(self, kinds: list[type[msgspec.Struct]], value: Value, entries: Mapping[str, Value], key: str) -> Any:
-        """One of several structs, chosen by the word under their common key."""
-        tags = [tag for kind in kinds if (tag := tag_of(kind))]
-        tag_key, by_word = tags[0][0], {word: kind for (_, word), kind in zip(tags, kinds, strict=True)}
-        if tag_key not in entries:
-            text = f"'{key}.{tag_key}' is missing: which of these is it?"
-            return self._wrong(value.place, text, known=tuple(by_word))
-        words = read_hint(Literal[tuple(by_word)])
-        word = self._value(entries[tag_key], words, f"{key}.{tag_key}")
-        return BROKEN if isinstance(word, _Broken) else self._struct(by_word[word], value, key)
-
     def _struct(self, kind: type[msgspec.Struct], value: Value, key: str) -> Any:
-        tag = tag_of(kind)
-        arguments = self._fields(kind, value, value.place, prefix=f"{key}.", others=(tag[0],) if tag else ())
+        tag = tag_field(kind)
+        arguments = self._fields(kind, value, value.place, prefix=f"{key}.", others=() if tag is None else (tag,))
         if any(isinstance(each, _Broken) for each in arguments.values()):
             return BROKEN
         try:
             return kind(**arguments)
+        except ConfigError as error:
+            for each in error.errors:
+                fields = [f"{key}.{name}" for name in each.fields]
+                known, close = each.known, each.nearest
+                self._refused(FieldError(each.message, *fields, got=each.got, known=known, nearest=close), value.place)
+            return BROKEN
         except (ValueError, TypeError) as error:
             return self._wrong(value.place, f"'{key}': {self._censored(str(error))}")
 

@@ -164,17 +164,6 @@ def is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-def tag_of(kind: Any) -> tuple[str, str] | None:
-    """Key and word by which a mapping tells that it is this Struct, of several that a field may hold.
-
-    >>> tag_of(msgspec.defstruct("Square", [("side", float)], tag="square", tag_field="kind"))
-    ('kind', 'square')
-    """
-    if not is_struct(kind) or kind.__struct_config__.tag_field is None:
-        return None
-    return kind.__struct_config__.tag_field, str(kind.__struct_config__.tag)
-
-
 _LISTS = frozenset({list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Collection})
 _MAPPINGS = frozenset({dict, collections.abc.Mapping, collections.abc.MutableMapping})
 
@@ -201,6 +190,22 @@ def entry_hints(kind: Any) -> tuple[Hint, Hint]:
     """The types of keys and values of a mapping type."""
     key, value = typing.get_args(kind) or (Any, Any)
     return read_hint(key), read_hint(value)
+
+
+def tag_field(kind: Any) -> str | None:
+    """The key by which a mapping says that it is of this Struct; None for a Struct that needs no such key."""
+    found: str | None = kind.__struct_config__.tag_field if is_struct(kind) else None
+    return found
+
+
+def forms(hint: Hint) -> dict[str, type[msgspec.Struct]]:
+    """The Structs that a setting may be, by the name under which the file chooses one; nothing for other settings."""
+    return {str(kind.__struct_config__.tag): kind for kind in hint.choices if tag_field(kind) is not None}
+
+
+def needs_settings(form: type[msgspec.Struct]) -> bool:
+    """Whether its name alone does not say all that a form needs."""
+    return any(field.required for field in config_fields(form))
 
 
 def secret_keys(configs: Iterable[type[msgspec.Struct]]) -> SecretKeys:

@@ -10,11 +10,11 @@ from edgeflex_flow.flowfile.fields import (
     config_fields,
     entry_hints,
     fixed_length,
+    forms,
     is_list,
     is_mapping,
     is_struct,
     item_hint,
-    tag_of,
     words,
 )
 from edgeflex_flow.units import UNITS
@@ -70,7 +70,7 @@ def expectation(hint: Hint) -> str:
     >>> expectation(read_hint(Annotated[int, Meta(ge=1, le=65535)]))
     'an integer from 1 to 65535'
     """
-    text = " or ".join(dict.fromkeys(_kind_words(kind, hint) for kind in hint.choices))
+    text = _choices_words(hint)
     if hint.noted("table"):
         text += ", or the path of a file that holds it"
     limits = bounds(hint)
@@ -114,10 +114,17 @@ def _length_unit(hint: Hint, count: int) -> str:
 
 def type_words(hint: Hint) -> str:
     """The type of a field, in words, without its limits."""
-    text = " or ".join(dict.fromkeys(_kind_words(kind, hint) for kind in hint.choices))
+    text = _choices_words(hint)
     if hint.noted("table"):
         text += ", or the path of a file that holds it"
     return f"{text} or nothing" if hint.optional else text
+
+
+def _choices_words(hint: Hint) -> str:
+    named = forms(hint)
+    if named:
+        return f"one of {', '.join(named)}, by name or with its settings"
+    return " or ".join(dict.fromkeys(_kind_words(kind, hint) for kind in hint.choices))
 
 
 def _kind_words(kind: Any, hint: Hint) -> str:
@@ -144,9 +151,7 @@ def _container_words(kind: Any) -> str:
         key, value = entry_hints(kind)
         return f"a mapping of {_plural(type_words(key))} to {_plural(type_words(value))}"
     if is_struct(kind):
-        tag = tag_of(kind)
-        keys = [f"{tag[0]}: {tag[1]}"] if tag else []
-        return "a mapping with " + ", ".join((*keys, *(field.key for field in config_fields(kind))))
+        return "a mapping with " + ", ".join(field.key for field in config_fields(kind))
     return str(getattr(kind, "__name__", kind))
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from edgeflex_connectors.json_mapping import Column, JsonMapping
+from edgeflex_connectors.payload_formats import Csv, JsonFields, VillasJson
+from edgeflex_connectors.payload_formats.channels import Channel
+from edgeflex_connectors.payload_formats.signals import Signal
 from edgeflex_connectors.rest_auth import Bearer, ClientCredentials
 from edgeflex_flow.cli.kinds import SHIPPED
 from edgeflex_flow.errors import ConfigError, FieldError
@@ -39,10 +41,11 @@ GIVEN: dict[str, list[Values]] = {
         {"port": 3, "names": {"1": "y"}, "channels": {"A": "a_v"}},
     ],
     "mqtt_subscribe": [
-        {"bus": "b", "topics": ("a#", "#/a", "b"), "device_from": "topic:x"},
+        {"bus": "b", "topics": ("a#", "#/a", "b"), "device": "a/{meter}"},
         {"bus": "b", "topics": ("a",), "columns": ("x", "x"), "messages": ("alarn", "alarm", "alarm")},
-        {"bus": "b", "topics": ("a",), "columns": ("x_v",), "device_from": "x_v"},
+        {"bus": "b", "topics": ("a",), "columns": ("x_v",), "format": VillasJson(signals=(Signal(column="x_v"),))},
         {"bus": "b", "topics": ("+",), "messages": ("alarm",), "qos": 0},
+        {"bus": "b", "topics": ("+",), "format": Csv(fields={"u": Channel(column="x_v")}, time="t", time_unit="s")},
     ],
     "mqtt_publish": [
         {"bus": "b", "topic": "a/{devic}/{type!r}"},
@@ -61,14 +64,16 @@ GIVEN: dict[str, list[Values]] = {
     "rest_poll": [
         {"api": "a", "path": "a", "period": 1.0},
         {"api": "a", "path": "/a?b", "period": 1.0, "messages": ("alarn", "alarm", "alarm"), "retry_max": 0.5},
-        {"api": "a", "path": "/..", "period": 1.0, "samples": JsonMapping(columns={"p": Column(place="p")})},
+        {"api": "a", "path": "/..", "period": 1.0, "columns": ("p",), "rows": "a..b"},
+        {"api": "a", "path": "/a", "period": 1.0, "messages": ("alarm",), "columns": ("p_w",), "device": "{device}"},
         {
             "api": "a",
             "path": "/a",
             "period": 1.0,
-            "messages": ("alarm",),
-            "samples": JsonMapping(columns={"p_w": Column(place="p", unit="kV")}, device="d", device_name="e"),
+            "format": JsonFields(fields={"p": Channel(column="p_w")}, time="t", time_unit="s"),
+            "columns": ("p_w",),
         },
+        {"api": "a", "path": "/a", "period": 1.0, "format": VillasJson(signals=(Signal(column="p_w"),)), "rows": "x"},
         {"api": "b", "path": "/a", "period": 2.0, "messages": ("alarm",), "retry_min": 61.0},
     ],
     "rest_post": [

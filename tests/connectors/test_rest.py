@@ -5,6 +5,7 @@ import gzip
 import logging
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -228,6 +229,14 @@ def test_missing_package_is_fatal_and_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "httpx", None)
     with pytest.raises(FatalError, match=r"httpx is not installed; .*pip install 'edgeflex-flow\[rest\]'"):
         rest.NODE.open(RestConfig(url="https://a"), make_context())
+
+
+def test_other_flows_do_not_wait_for_the_packages_of_the_extra() -> None:
+    program = (
+        "import sys, edgeflex_flow.cli.kinds; print([n for n in ('httpx', 'jwt', 'cryptography') if n in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert ran.stdout == "[]\n"
 
 
 # TLS ----------------------------------------------------------------------------------------------------------------

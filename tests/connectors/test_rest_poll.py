@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import select
 import time
@@ -14,23 +15,30 @@ import pytest
 from broker import free_port, wait_until
 from certificates import Authority
 from http_service import HOST, HttpService, Reply, Request, json_reply
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgeflex_connectors import rest, rest_poll
 from edgeflex_connectors.http_client import Answer
-from edgeflex_connectors.json_mapping import Column, JsonMapping
+from edgeflex_connectors.payload_formats import Csv, JsonFields
+from edgeflex_connectors.payload_formats.channels import Channel
 from edgeflex_connectors.rest import RestConfig
 from edgeflex_connectors.rest_auth import Bearer, ClientCredentials
-from edgeflex_connectors.rest_poll import RestPoll, RestPollConfig
+from edgeflex_connectors.rest_poll import AnswerReader, RestPoll, RestPollConfig, part_at
 from edgeflex_connectors.rest_retry import retry_after_s
+from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import Alarm, Crossing, Samples, encode_message
 from edgeflex_flow.node import Context, OpenConnection, WireMessage
 
 if TYPE_CHECKING:
     from conftest import ContextMaker
 
-METERS = JsonMapping(
-    columns={"active_power_w": Column(place="p", unit="kW")}, rows="data", time="t", time_unit="ms", device="id"
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["p", "t", "id", "data"]), inner),
+    max_leaves=12,
 )
+METERS = JsonFields(fields={"p": Channel(column="active_power_w", unit="kW")}, time="t", time_unit="ms", device="id")
 ALARM = Alarm(source="service", severity="info", text="x", time_ns=1)
 
 
@@ -44,7 +52,7 @@ def source(
 ) -> Iterator[tuple[RestPoll, Context]]:
     config = RestConfig(url=url, **{"connect_timeout": 2.0, "read_timeout": 2.0, **(connection or {})})
     context = make_context("in", connections={"api": OpenConnection("grid", rest.NODE, config)})
-    given = {"samples": METERS} if "messages" not in fields else {}
+    given = {"format": METERS, "rows": "data"} if "messages" not in fields else {}
     settings = {"api": "grid", "path": "/m", "period": 0.05, "retry_min": 0.01, "retry_max": 0.02, **given, **fields}
     opened = rest_poll.NODE.open(RestPollConfig(**settings), context)
     assert isinstance(opened, RestPoll)
@@ -80,7 +88,7 @@ def test_answer_becomes_one_batch_of_samples(make_context: ContextMaker) -> None
             assert (samples.devices, samples.time_ns.tolist()) == (("M0", "M1"), [1_000_000_000, 1_001_000_000])
             assert context.counters.get("answers") >= 1
         assert service.requests[0].query == {"site": ["a b"]}
-        assert service.requests[0].headers["accept"] == "application/json"
+        assert service.requests[0].headers["accept"].startswith("application/json,")
 
 
 def test_names_of_devices_stay_the_same_object(make_context: ContextMaker) -> None:
@@ -110,6 +118,81 @@ def test_single_message_need_not_stand_in_a_list(make_context: ContextMaker) -> 
             assert list(next_of(opened)) == [ALARM]
 
 
+def test_rows_that_are_right_come_out_though_others_are_wrong(make_context: ContextMaker) -> None:
+    answer = {"data": [{"id": "M0", "t": 1000, "p": 1.0}, {"id": "M1", "t": 1000, "p": "much"}]}
+    with HttpService() as service:
+        service.answers("/m", json_reply(answer), Reply(status=304))
+        with source(make_context, service.url) as (opened, context):
+            assert power_of(next_of(opened)[0]) == [1000.0]
+            assert (context.counters.get("bad_rows"), context.counters.get("bad_payload")) == (1, 1)
+    assert "$[1]" in make_context.dead_letters[0][1]
+
+
+def test_answer_may_be_in_any_format_and_of_one_device(make_context: ContextMaker) -> None:
+    lines = b"t;p\n1000;1.5\n2000;2.5\n"
+    fields = {"p": Channel(column="active_power_w", unit="kW")}
+    power = Csv(fields=fields, time="t", time_unit="ms", separator=";")
+    with HttpService() as service:
+        service.answers("/m", Reply(body=lines))
+        with source(make_context, service.url, format=power, rows=None, device="farm") as (opened, _):
+            (samples,) = next_of(opened)
+            assert power_of(samples) == [1500.0, 2500.0]
+            assert isinstance(samples, Samples)
+            assert samples.devices == ("farm",)
+
+
+def test_messages_may_stand_at_a_place_of_the_answer(make_context: ContextMaker) -> None:
+    body = b'{"page": 1, "items": [' + encode_message(ALARM) + b"]}"
+    with HttpService() as service:
+        service.answers("/m", Reply(body=body))
+        with source(make_context, service.url, messages=("alarm",), rows="items") as (opened, _):
+            assert list(next_of(opened)) == [ALARM]
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        (b'{"data": {}}', "nothing stands at `data.rows`"),
+        (b'{"date": {}}', "nothing stands at `data`"),
+        (b'[{"data": 1}]', "nothing stands at `data`"),
+        (b'{"data": 5}', "Expected `object`, got `int`"),
+    ],
+)
+def test_place_that_is_not_there_is_named(body: bytes, complaint: str) -> None:
+    config = RestPollConfig(api="a", path="/m", period=1.0, format=METERS, rows="data.rows")
+    with pytest.raises(BadMessageError, match=complaint) as caught:
+        AnswerReader(config).read(body, 0)
+    assert caught.value.reason == "bad_payload"
+
+
+@given(
+    st.binary() | json_values.map(lambda value: json.dumps(value).encode()), st.sampled_from(["data", "data.0", None])
+)
+def test_any_bytes_give_well_made_messages_or_a_bad_message(body: bytes, rows: str | None) -> None:
+    for config in (
+        RestPollConfig(api="a", path="/m", period=1.0, format=METERS, rows=rows),
+        RestPollConfig(api="a", path="/m", period=1.0, messages=("alarm",), rows=rows),
+    ):
+        try:
+            read = AnswerReader(config).read(body, 0)
+        except BadMessageError:
+            continue
+        assert all(not list(each.problems()) for each in read.messages if isinstance(each, Samples))
+
+
+@given(json_values, st.lists(st.sampled_from(["data", "p", "0", "1"]), max_size=3))
+def test_part_of_a_text_is_what_stands_there(value: Any, place: list[str]) -> None:
+    expected = value
+    for key in place:
+        if isinstance(expected, dict) and key in expected:
+            expected = expected[key]
+        elif isinstance(expected, list) and key.isdigit() and int(key) < len(expected):
+            expected = expected[int(key)]
+        else:
+            return
+    assert json.loads(part_at(json.dumps(value).encode(), place)) == expected
+
+
 def test_what_was_used_last_is_told_and_nothing_new_gives_nothing(make_context: ContextMaker) -> None:
     def answer(request: Request) -> Reply:
         if request.headers.get("if-none-match") == '"v1"':
@@ -132,11 +215,11 @@ def test_answer_that_was_no_use_is_asked_for_again(make_context: ContextMaker) -
         service.answers("/m", garbage, json_reply(meters(1.0)))
         with source(make_context, service.url) as (opened, context):
             next_of(opened)
-            assert context.counters.get("bad_answer") == 1
+            assert context.counters.get("bad_payload") == 1
         assert all("if-none-match" not in each.headers for each in service.requests)
     (reason, text, payload) = make_context.dead_letters[0]
-    assert (reason, payload) == ("bad_answer", b"<html>")
-    assert text.startswith("grid: GET /m: no JSON")
+    assert (reason, payload) == ("bad_payload", b"<html>")
+    assert text.startswith("grid: GET /m: JSON is malformed")
     assert text.endswith("(content type: text/html)")
 
 
