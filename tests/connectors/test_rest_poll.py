@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import logging
 import select
+import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -339,6 +341,32 @@ def test_closing_does_not_wait_for_a_request_that_hangs(tmp_path: Path, make_con
             assert thread is not None
             assert not thread.is_alive()
             assert context.counters.get("retries") == 0
+
+
+def test_closing_does_not_wait_for_an_attempt_to_connect_that_hangs(
+    make_context: ContextMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(rest_poll, "LONGEST_CLOSE_S", 0.05)
+    connecting, answered = threading.Event(), threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        connecting.set()
+        answered.wait(30.0)
+        raise OSError("nobody waits for this any more")
+
+    monkeypatch.setattr(socket, "create_connection", hang)
+    with source(make_context, f"http://{HOST}:1") as (opened, _):
+        wait_until(connecting.is_set)
+        thread = opened._thread
+        assert thread is not None
+        opened.close()
+        assert opened.fileno() is None
+    assert thread.is_alive()
+    assert "closed during an attempt to connect" in caplog.messages[-1]
+    answered.set()
+    thread.join(10.0)
+    assert not thread.is_alive()
+    assert make_context.failures == []
 
 
 def test_wrong_certificate_is_told_and_ends_nothing(

@@ -326,6 +326,15 @@ def test_service_limits_tells_one_service_what_another_measured(
     assert [json.loads(line)["device"] for line in log.read_text().splitlines()] == ["feeder 7"]
 
 
+def test_flow_that_waits_for_a_service_drains_at_once(tmp_path: Path) -> None:
+    with HttpService() as service:
+        service.answers("/meters", Reply(hangs=True))
+        run = flow_run("service_limits.yaml", rest_port=service.port, log_file=tmp_path / "limits.jsonl")
+        with running(run, run_inline):
+            wait_until(lambda: service.requests)
+        assert run.counters["meters"].get("retries") == 0  # it did not come to the end of the connection's timeout
+
+
 def probe(listener: Listener, run: FlowRun, topic: str) -> bool:
     """Publish something harmless until the flow's subscription is in place."""
     row = {"created": 1_600_000_000_000, "device": "probe", "frequency_hz": 50.0, "voltage_kv": 110.0}
