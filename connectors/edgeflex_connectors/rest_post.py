@@ -316,10 +316,11 @@ class RestPost:
         key = str(uuid.uuid4())
         self._drop_expired()
         while self._batch:
+            flushes = self._flushes
             wait_s = self._send(session, key)
             if wait_s is None:
                 break
-            if not self._pause(wait_s):
+            if not self._pause(wait_s, flushes):
                 return  # what is still in the batch is lost, and counted by `close`
             if self._expired():
                 # As a whole: a part of it, sent again, would not be the same request.
@@ -393,10 +394,9 @@ class RestPost:
         for item in self._batch:
             self._refuse(reason, text, item.body, item.tells_of)
 
-    def _pause(self, wait_s: float) -> bool:
-        """Wait before the next attempt, less when a flush is asked for meanwhile; False if the sink closes."""
+    def _pause(self, wait_s: float, flushes: int) -> bool:
+        """Wait before the next attempt, less when more flushes are asked for than these; False if the sink closes."""
         with self._condition:
-            flushes = self._flushes
             self._condition.wait_for(lambda: self._stopping or self._flushes > flushes, timeout=wait_s)
             return not self._stopping
 
