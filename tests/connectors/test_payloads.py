@@ -108,6 +108,13 @@ def test_rows_that_readers_would_take_for_good_are_withheld(config: AnyFormat, f
     assert encoder.withheld == 2
 
 
+@pytest.mark.parametrize("config", [each for each in WITHOUT_QUALITY if not isinstance(each, Sogno)], ids=repr)
+def test_a_batch_of_several_devices_is_not_sent_where_nobody_could_tell_them_apart(config: AnyFormat) -> None:
+    samples = samples_from_rows([(1, "G1", {"frequency_hz": 50.0}), (1, "G2", {"frequency_hz": 50.0})])
+    with pytest.raises(ValueError, match=r"put \{device\} into the topic, or select one; got G1, G2"):
+        PayloadEncoder(config).encode(samples)
+
+
 @pytest.mark.parametrize(
     ("pattern", "topic", "device"),
     [

@@ -25,6 +25,7 @@ from edgeflex_connectors.payload_formats.times import TimeUnit, time_reader, tim
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Samples
 
+SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t"}
 MOST_SHOWN = 12
 
 
@@ -46,8 +47,12 @@ class Csv(FormatConfig, frozen=True, kw_only=True, tag="csv"):
     ]
     device: Annotated[str | None, Meta(description="Field of the device's name.")] = None
     quality: Annotated[str | None, Meta(description="Field of the quality flags.")] = None
-    separator: Annotated[Literal[",", ";", "\t"], Meta(description="What stands between two values.")] = ","
-    decimal: Annotated[Literal[".", ","], Meta(description="Sign before the decimals of a value.")] = "."
+    separator: Annotated[Literal["comma", "semicolon", "tab"], Meta(description="What stands between two values.")] = (
+        "comma"
+    )
+    decimal: Annotated[Literal["point", "comma"], Meta(description="What stands before the decimals of a value.")] = (
+        "point"
+    )
 
     def refusals(self) -> Iterator[FieldError]:
         if self.separator == self.decimal:
@@ -112,7 +117,7 @@ class Decoder:
         self._names = tuple(self._fields)
         self._layout = RowLayout(tuple(self._fields.values()))
         self._read_time = time_reader(config.time_unit)
-        self._comma = config.decimal == ","
+        self._comma = config.decimal == "comma"
         self._declared = self._line(config.names, b"") if config.names else None
 
     def decode(self, payload: bytes, device: str | None) -> Decoded:
@@ -120,7 +125,7 @@ class Decoder:
             text = payload.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise bad_payload(f"no UTF-8 text: byte {payload[error.start]:#04x} at {error.start}", payload) from error
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=self._config.separator, strict=True)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=SEPARATORS[self._config.separator], strict=True)
         gathered = Gathered()
         line = self._declared
         try:
@@ -232,14 +237,14 @@ class Encoder:
         names = config.names or tuple(lists)
         nothing = [""] * samples.rows
         text = io.StringIO(newline="")
-        writer = csv.writer(text, delimiter=config.separator, lineterminator="\r\n")
+        writer = csv.writer(text, delimiter=SEPARATORS[config.separator], lineterminator="\r\n")
         if not config.names:
             writer.writerow(names)
         writer.writerows(zip(*(lists.get(name, nothing) for name in names), strict=True))
         return [text.getvalue().encode()]
 
     def _decimal(self, values: list[Any]) -> list[Any]:
-        if self._config.decimal == ".":
+        if self._config.decimal == "point":
             return values
         return [value if isinstance(value, str) else str(value).replace(".", ",") for value in values]
 

@@ -7,10 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta, UnsetType
 
 from edgeflex_connectors.batching import Row
-from edgeflex_connectors.payload_formats.codec import BadFieldError, Decoded, Gathered, bad_payload, quoted
+from edgeflex_connectors.payload_formats.codec import (
+    BadFieldError,
+    Decoded,
+    Gathered,
+    MissingFieldError,
+    bad_payload,
+    quoted,
+)
 
 LARGEST_WHOLE = 2**53
 """Beyond it a whole number in JSON is no float64 any more, so it is refused, not rounded."""
@@ -34,6 +41,8 @@ Value: TypeAlias = Number | UnsetType | None
 Phasor: TypeAlias = Complex | UnsetType | None
 Word: TypeAlias = bool | Number | UnsetType | None
 """For columns without a unit, such as the state of a switch."""
+
+MaybeFlags: TypeAlias = Flags | UnsetType | None
 
 Read: TypeAlias = Callable[[Any, str | None, list[Row]], None]
 """`read(element, device, rows)` adds the rows of an element, all or none. Raises BadFieldError, the path in its text
@@ -92,12 +101,14 @@ class ElementDecoder:
         raws = msgspec.json.decode(payload, type=list[msgspec.Raw]) if is_array else [msgspec.Raw(payload)]
         gathered = Gathered()
         for place, raw in enumerate(raws):
-            element = bytes(raw)
+            element, path = bytes(raw), f"$[{place}]" if is_array else "$"
             try:
                 self._check_keys(element)
                 self._read(self._one.decode(element), device, gathered.rows)
+            except MissingFieldError as error:
+                gathered.refuse(_with_place(_with_keys(str(error), element), path), element)
             except (msgspec.ValidationError, BadFieldError) as error:
-                gathered.refuse(_with_place(str(error), f"$[{place}]" if is_array else "$"), element)
+                gathered.refuse(_with_place(str(error), path), element)
         return gathered.result()
 
     def _check_keys(self, element: bytes) -> None:
@@ -128,16 +139,13 @@ def _with_place(text: str, place: str) -> str:
     return f"{before}- at `{place}{path}" if mark else f"{text} - at `{place}`"
 
 
-def keys_of(raw: Any) -> str:
-    """The keys that an object gives, for an error.
+def _with_keys(text: str, element: bytes) -> str:
+    """An error about what an object lacks, with the keys that it has.
 
-    >>> keys_of({"a": 1, "b": 2})
-    'a, b'
+    >>> _with_keys("no `t` - at `$`", b'{"a":1,"b":2}')
+    'no `t`; got a, b - at `$`'
     """
-    keys = list(raw)
-    shown = ", ".join(quoted(key)[1:-1] for key in keys[:MOST_KEYS])
-    return f"{shown}, …" if len(keys) > MOST_KEYS else shown or "none"
-
-
-def is_given(value: object) -> bool:
-    return value is not UNSET
+    keys = list(msgspec.json.decode(element, type=dict[str, msgspec.Raw]))
+    shown = ", ".join(quoted(key)[1:-1] for key in keys[:MOST_KEYS]) or "nothing"
+    before, mark, path = text.rpartition(" - at ")
+    return f"{before}; got {shown}{', …' if len(keys) > MOST_KEYS else ''}{mark}{path}"

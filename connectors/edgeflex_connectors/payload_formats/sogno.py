@@ -187,11 +187,11 @@ class Decoder:
         values[place] = NAN if value is None else value
 
     def _time_ns(self, message: _Message) -> int:
+        path = "timestamp"
         try:
-            if self._config.extension and message.time_ns is not UNSET:
+            if self._config.extension and not isinstance(message.time_ns, UnsetType):
                 path = "time_ns"
                 return self._read_ns(bytes(message.time_ns).decode())
-            path = "timestamp"
             return iso_to_ns(message.timestamp)
         except BadFieldError as error:
             raise BadFieldError(f"{error} - at `$.{path}`") from error

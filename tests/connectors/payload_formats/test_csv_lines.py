@@ -38,8 +38,8 @@ def test_what_is_encoded_decodes_to_the_same_rows(german: bool, unit: str, data:
         time_unit=unit,  # type: ignore[arg-type]
         device="id",
         quality="q",
-        separator=";" if german else ",",
-        decimal="," if german else ".",
+        separator="semicolon" if german else "tab",
+        decimal="comma" if german else "point",
     )
     samples: Samples = data.draw(batches(config.columns, values=SCALABLE, resolution_ns=RESOLUTIONS[unit]))
     (payload,) = encoder_of(config).encode(samples)
@@ -63,7 +63,7 @@ def test_what_is_sent_is_as_in_rfc_4180() -> None:
 
 
 def test_german_spreadsheets_are_read() -> None:
-    config = Csv(fields=FIELDS, time="t", time_unit="s", separator=";", decimal=",")
+    config = Csv(fields=FIELDS, time="t", time_unit="s", separator="semicolon", decimal="comma")
     payload = "\ufefft;f;u [kV];Bemerkung\n1,5;49,98;0,23;ä\n\n2;;1;\n".encode()
     rows = rows_of(decoder_of(config, given=True), payload, "G1")
     assert rows[0] == (1_500_000_000, "G1", 0, (230.0, 49.98))
@@ -104,7 +104,7 @@ def test_what_cannot_be_used_is_refused_with_its_line(payload: bytes, complaint:
 
 
 def test_a_point_among_decimal_commas_is_refused() -> None:
-    config = Csv(fields=FIELDS, time="t", time_unit="ms", separator=";", decimal=",")
+    config = Csv(fields=FIELDS, time="t", time_unit="ms", separator="semicolon", decimal="comma")
     error = refusal(decoder_of(config, given=True), b"t;f\n1;1.234,5\n", "G1")
     assert "line 2: field 'f': expected a number, got '1.234,5'" in str(error)
 
@@ -118,7 +118,7 @@ def test_no_payload_raises_anything_but_bad_message(payload: bytes) -> None:
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
-        ({"decimal": ","}, "`separator` and `decimal` are the same"),
+        ({"decimal": "comma"}, "`separator` and `decimal` are the same"),
         ({"device": "t"}, "field 't' is named twice"),
         ({"names": ("t", "f")}, r"`names` lacks field 'u \[kV\]'"),
         ({"names": ("t", "f", "f", "u [kV]")}, "`names` names a field twice"),
