@@ -44,7 +44,7 @@ LONGEST_CLOSE_S = 2.0
 
 
 class RestPollConfig(NodeConfig, frozen=True, kw_only=True):
-    """Ask an HTTP service for its JSON again and again: measurements, forecasts, messages.
+    """Ask an HTTP service again and again for what it has: measurements, forecasts, messages.
 
     A GET of `path` goes out every `period`, the first at once. The answer becomes samples, read in the `format` of the
     service and with the columns that it and `columns` name, or messages of the types in `messages`: JSON objects whose
@@ -77,7 +77,7 @@ class RestPollConfig(NodeConfig, frozen=True, kw_only=True):
     Up to `queue` answers wait for the flow; beyond that the oldest are dropped and counted under `overflow`.
 
     Input:
-        None: JSON of the service.
+        None: answers of the service.
 
     Output:
         Samples with `columns` and those that `format` names; a value that a row lacks, or that is null, is NaN. Or

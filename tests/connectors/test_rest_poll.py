@@ -133,7 +133,7 @@ def test_rows_that_are_right_come_out_though_others_are_wrong(make_context: Cont
 def test_answer_may_be_in_any_format_and_of_one_device(make_context: ContextMaker) -> None:
     lines = b"t;p\n1000;1.5\n2000;2.5\n"
     fields = {"p": Channel(column="active_power_w", unit="kW")}
-    power = Csv(fields=fields, time="t", time_unit="ms", separator=";")
+    power = Csv(fields=fields, time="t", time_unit="ms", separator="semicolon")
     with HttpService() as service:
         service.answers("/m", Reply(body=lines))
         with source(make_context, service.url, format=power, rows=None, device="farm") as (opened, _):
