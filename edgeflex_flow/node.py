@@ -94,6 +94,30 @@ def path(description: str, *, written: bool = False, parts: str = "", example: s
     )
 
 
+def topic(description: str, access: Literal["publish", "subscribe"], *, bus: str = "bus") -> Meta:
+    """Metadata of a str or tuple[str, ...] field: topics on which the node publishes, or filters to which it
+    subscribes, at the broker of the connection in its field `bus`.
+
+    In topics to publish on, `{type}` stands for the types of the messages that come in, any other `{name}` for a text
+    without `/`.
+    """
+    return Meta(min_length=1, description=description, extra={"topics": access, "bus": bus})
+
+
+def login(part: Literal["user", "password"], description: str) -> Meta:
+    """Metadata of a connection's field by which it logs in; a password shows in no message."""
+    return Meta(description=description, extra={"login": part, **({"secret": True} if part == "password" else {})})
+
+
+def url(description: str, ports: Mapping[str, int], *, example: str | None = None) -> Meta:
+    """Metadata of a str field that is the url of something on the network that the node or connection calls.
+
+    `ports`: the schemes that it may begin with, and the TCP port of each that holds when the url names none.
+    `example`: what a new file begins with.
+    """
+    return Meta(description=description, examples=None if example is None else [example], extra={"url": dict(ports)})
+
+
 def table(description: str) -> Meta:
     """Metadata of a field that is a table, `dict[str, Struct]`: written in place, or the path of a YAML file with it.
 

@@ -121,7 +121,8 @@ class BrokerProcess:
 class Mosquitto(BrokerProcess):
     """Eclipse Mosquitto.
 
-    `users`: names and passwords; without them anyone may connect. `tls`: the broker's certificate; `client_ca`: the
+    `users`: names and passwords; without them and a `password_file` anyone may connect. `acl_file`: what each may do.
+    `tls`: the broker's certificate; `client_ca`: the
     authority by which clients must show a certificate. `persistent`: keeps sessions and messages over `stop`.
     """
 
@@ -133,8 +134,12 @@ class Mosquitto(BrokerProcess):
         tls: KeyPair | None = None,
         client_ca: Path | None = None,
         persistent: bool = False,
+        password_file: Path | None = None,
+        acl_file: Path | None = None,
     ) -> None:
         super().__init__(folder)
+        self._given_passwords = password_file
+        self._acl_file = acl_file
         self._users = users
         self._tls = tls
         self._client_ca = client_ca
@@ -151,8 +156,12 @@ class Mosquitto(BrokerProcess):
         lines = [
             "max_queued_messages 0",
             "per_listener_settings false",
-            f"allow_anonymous {str(self._users is None).lower()}",
+            f"allow_anonymous {str(self._users is None and self._given_passwords is None).lower()}",
         ]
+        if self._given_passwords is not None:
+            lines.append(f"password_file {self._given_passwords}")
+        if self._acl_file is not None:
+            lines.append(f"acl_file {self._acl_file}")
         if os.geteuid() == 0:
             lines.append("user root")  # else it would give up the right to read its temporary folder
         if self._users is not None:

@@ -12,7 +12,8 @@ from msgspec import Meta
 
 from edgeflex_connectors.mqtt_session import Broker, MqttSession
 from edgeflex_flow.errors import FatalError, FieldError
-from edgeflex_flow.node import ConnectionNode, Context, NodeConfig, path, quantity
+from edgeflex_flow.node import ConnectionNode, Context, NodeConfig, login, path, quantity
+from edgeflex_flow.node import url as broker_url
 
 PemFile: TypeAlias = Annotated[str, path("A file in PEM format.")]
 
@@ -48,14 +49,14 @@ class MqttConfig(NodeConfig, frozen=True, kw_only=True):
 
     url: Annotated[
         str,
-        Meta(
-            min_length=1,
-            description="mqtt://host:port or mqtts://host:port; ports 1883 and 8883.",
-            examples=["mqtt://127.0.0.1:1883"],
+        broker_url(
+            "mqtt://host:port or mqtts://host:port; ports 1883 and 8883.",
+            DEFAULT_PORTS,
+            example="mqtt://127.0.0.1:1883",
         ),
     ]
-    username: Annotated[str | None, Meta(description="User name for the broker.")] = None
-    password: Annotated[str | None, Meta(description="Password of the user.", extra={"secret": True})] = None
+    username: Annotated[str | None, login("user", "User name for the broker.")] = None
+    password: Annotated[str | None, login("password", "Password of the user.")] = None
     ca: Annotated[
         PemFile | None, Meta(description="Certificates of the authorities to trust; the system's if not given.")
     ] = None

@@ -19,6 +19,7 @@ from edgeflex_connectors.payloads import PayloadEncoder
 from edgeflex_flow.errors import FieldError, nearest
 from edgeflex_flow.messages import Samples, encode_message
 from edgeflex_flow.node import ANY, DEFAULT_PORT, Context, Input, NodeConfig, SinkNode, WireMessage, connection
+from edgeflex_flow.node import topic as bus_topic
 
 PLACEHOLDERS = ("device", "type")
 LONGEST_TOPIC_BYTES = 65535
@@ -70,7 +71,7 @@ class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
     """
 
     bus: Annotated[str, connection("bus", "Connection to the broker.")]
-    topic: Annotated[str, Meta(min_length=1, description="Topic; {device} and {type} come from the message.")]
+    topic: Annotated[str, bus_topic("Topic; {device} and {type} come from the message.", "publish")]
     qos: Annotated[Literal[0, 1, 2], Meta(description="0: at most once, 1: at least once, 2: exactly once.")] = 1
     retain: Annotated[bool, Meta(description="Whether the broker keeps the last one for later subscribers.")] = False
     format: Annotated[AnyFormat, Meta(description="How samples are written; a name, or `type` and settings.")] = (

@@ -16,6 +16,7 @@ from edgeflex_connectors.payloads import PayloadDecoder, subscription_columns, s
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import Message, Samples
 from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection, quantity
+from edgeflex_flow.node import topic as bus_topics
 
 
 class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
@@ -56,7 +57,7 @@ class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
     """
 
     bus: Annotated[str, connection("bus", "Connection to the broker.")]
-    topics: Annotated[tuple[str, ...], Meta(min_length=1, description="Topic filters; + and # are wildcards.")]
+    topics: Annotated[tuple[str, ...], bus_topics("Topic filters; + and # are wildcards.", "subscribe")]
     qos: Annotated[Literal[0, 1, 2], Meta(description="Highest quality of service to receive with.")] = 1
     columns: Annotated[tuple[str, ...], Meta(description="Columns that payloads have under the same names.")] = ()
     messages: Annotated[tuple[str, ...], Meta(description="Types of messages to take, such as frequency_event.")] = ()

@@ -20,6 +20,8 @@ COMMANDS = {
     "nodes": "edgeflex_flow.cli.nodes",
     "graph": "edgeflex_flow.cli.graph",
     "schema": "edgeflex_flow.cli.schema",
+    "acl": "edgeflex_flow.cli.acl",
+    "ports": "edgeflex_flow.cli.ports",
     "serve": "edgeflex_flow.cli.serve",
     "reference": "edgeflex_flow.cli.reference",
 }

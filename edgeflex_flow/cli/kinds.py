@@ -9,6 +9,9 @@ from edgeflex_connectors import (
     mqtt_publish,
     mqtt_subscribe,
     pmu_udp,
+    rest,
+    rest_poll,
+    rest_post,
     sqlite,
     store_write,
 )
@@ -30,6 +33,7 @@ from edgeflex_operators import (
 SHIPPED: tuple[AnyNode, ...] = (
     pmu_udp.NODE,
     mqtt_subscribe.NODE,
+    rest_poll.NODE,
     file_replay.NODE,
     rocof.NODE,
     frequency_event.NODE,
@@ -42,9 +46,11 @@ SHIPPED: tuple[AnyNode, ...] = (
     convert.NODE,
     select.NODE,
     mqtt_publish.NODE,
+    rest_post.NODE,
     store_write.NODE,
     file_write.NODE,
     mqtt.NODE,
+    rest.NODE,
     sqlite.NODE,
 )
 

@@ -217,7 +217,7 @@ def _any_of(*schemas: Schema) -> Schema:
 def _hint(hint: Hint) -> Schema:
     """Schema of a type: containers taken apart, so that every leaf may be an interpolated text."""
     if forms(hint):
-        return _forms(forms(hint))
+        return _any_of(_forms(forms(hint)), *([{"type": "null"}] if hint.optional else []))
     kinds = [_container(kind, hint) for kind in hint.choices if is_list(kind) or is_mapping(kind) or is_struct(kind)]
     for kind, member in zip(hint.choices, hint.members, strict=True):
         if not (is_list(kind) or is_mapping(kind) or is_struct(kind)):
@@ -244,7 +244,8 @@ def _forms(named: dict[str, type[msgspec.Struct]]) -> Schema:
         "properties": {tag: {"enum": list(named)}},
         "allOf": choices,
     }
-    return _any_of({"enum": [name for name, kind in named.items() if not needs_settings(kind)]}, _INTERPOLATED, mapping)
+    names = [name for name, kind in named.items() if not needs_settings(kind)]
+    return _any_of(*([{"enum": names}] if names else []), _INTERPOLATED, mapping)
 
 
 def _struct(kind: type[msgspec.Struct], more: Schema) -> Schema:

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from edgeflex_flow.cli.kinds import SHIPPED
 from edgeflex_flow.cli.places import shipped_flows
+from edgeflex_flow.flowfile.fields import config_fields
 from edgeflex_flow.node import AnyNode, ConnectionNode, NodeConfig, OperatorNode
 
 each_kind = pytest.mark.parametrize("node", SHIPPED, ids=lambda node: f"{type(node).__name__}-{node.kind}")
@@ -91,6 +92,21 @@ def test_every_kind_appears_in_a_shipped_flow() -> None:
     assert {node.kind for node in SHIPPED} - used == set()
 
 
+@each_kind
+def test_a_kind_that_uses_a_broker_says_on_which_topics(node: AnyNode) -> None:
+    config: type[NodeConfig] = node.config
+    fields = config_fields(config)
+    buses = {field.name for field in fields if field.hint.family == "bus"}
+    assert {field.hint.noted("bus") for field in fields if field.hint.noted("topics")} == buses
+
+
+@each_kind
+def test_an_url_in_a_config_says_its_ports(node: AnyNode) -> None:
+    config: type[NodeConfig] = node.config
+    urls = [field for field in config_fields(config) if "url" in field.name]
+    assert [field.name for field in urls if not field.hint.noted("url")] == []
+
+
 def flow_files() -> list[Path]:
     return sorted(shipped_flows().glob("*.yaml"))
 
@@ -100,6 +116,9 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "mqtt_subscribe": {"bus": "databus", "topics": ["a"], "columns": ["frequency_hz"]},
     "mqtt_publish": {"bus": "databus", "topic": "a"},
     "mqtt": {"url": "mqtt://127.0.0.1"},
+    "rest": {"url": "https://127.0.0.1"},
+    "rest_poll": {"api": "services", "path": "/a", "period": 1.0, "messages": ["alarm"]},
+    "rest_post": {"api": "services", "path": "/a"},
     "sqlite": {"path": "a.db"},
     "store_write": {"store": "history"},
     "file_replay": {"path": "a.jsonl", "columns": ["frequency_hz"]},

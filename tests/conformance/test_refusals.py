@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from edgeflex_connectors.payload_formats import Csv, VillasJson
+from edgeflex_connectors.payload_formats import Csv, JsonFields, VillasJson
 from edgeflex_connectors.payload_formats.channels import Channel
 from edgeflex_connectors.payload_formats.signals import Signal
+from edgeflex_connectors.rest_auth import Bearer, ClientCredentials
 from edgeflex_flow.cli.kinds import SHIPPED
 from edgeflex_flow.errors import ConfigError, FieldError
 from edgeflex_flow.node import NodeConfig
@@ -51,6 +52,35 @@ GIVEN: dict[str, list[Values]] = {
         {"bus": "b", "topic": "a/{"},
         {"bus": "b", "topic": "a/+"},
         {"bus": "c", "topic": "a"},
+    ],
+    "rest": [
+        {"url": "ftp://a", "ca": "x"},
+        {"url": "http://a", "ca": "x", "auth": Bearer(token="t"), "proxy": "http://p/x"},
+        {"url": "http://u:p@a", "certificate": "x", "proxy": "socks5://p"},
+        {"url": "http://localhost", "auth": ClientCredentials(token_url="http://b", client_id="i", client_secret="s")},
+        {"url": "https://a?b", "auth": ClientCredentials(token_url="b", client_id="i", client_secret="s")},
+        {"url": "https://a", "key": "x", "certificate": "y"},
+    ],
+    "rest_poll": [
+        {"api": "a", "path": "a", "period": 1.0},
+        {"api": "a", "path": "/a?b", "period": 1.0, "messages": ("alarn", "alarm", "alarm"), "retry_max": 0.5},
+        {"api": "a", "path": "/..", "period": 1.0, "columns": ("p",), "rows": "a..b"},
+        {"api": "a", "path": "/a", "period": 1.0, "messages": ("alarm",), "columns": ("p_w",), "device": "{device}"},
+        {
+            "api": "a",
+            "path": "/a",
+            "period": 1.0,
+            "format": JsonFields(fields={"p": Channel(column="p_w")}, time="t", time_unit="s"),
+            "columns": ("p_w",),
+        },
+        {"api": "a", "path": "/a", "period": 1.0, "format": VillasJson(signals=(Signal(column="p_w"),)), "rows": "x"},
+        {"api": "b", "path": "/a", "period": 2.0, "messages": ("alarm",), "retry_min": 61.0},
+    ],
+    "rest_post": [
+        {"api": "a", "path": "/{devic}/{type!r}"},
+        {"api": "a", "path": "/{", "retry_max": 0.1},
+        {"api": "a", "path": "{device}"},
+        {"api": "b", "path": "/a", "retry_min": 31.0},
     ],
     "file_replay": [
         {"path": "a.csv"},

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from broker import Amqtt, BrokerProcess, Listener, wait_until
+from http_service import HttpService, Reply, Request, json_reply
 
 from edgeflex_connectors.payload_formats import JsonEdgeflex
 from edgeflex_connectors.payloads import PayloadEncoder
@@ -332,6 +333,40 @@ def test_edge_pmu_events_reads_edge_pmus_and_speaks_sogno(
     last = max(readings, key=lambda each: int(each["time_ns"]))
     assert last["time_ns"] == rows[-1]["created"] * 1_000_000
     assert last["readings"] == [{"component": "edgepmu7", "measurand": "frequency", "data": rows[-1]["frequency"]}]
+
+
+@each_runtime
+def test_service_limits_tells_one_service_what_another_measured(
+    tmp_path: Path, execute: Callable[[FlowRun], None]
+) -> None:
+    log = tmp_path / "limits.jsonl"
+
+    def meters(request: Request) -> Reply:
+        moment = f"2023-11-14T22:13:{len(service.of('/meters')) % 60:02d}Z"
+        kilowatts = 200.0 if len(service.of("/meters")) < 3 else 260.0
+        meter = {"id": "feeder 7", "measured_at": moment, "power": {"active": kilowatts}}
+        return json_reply({"data": {"meters": [meter]}})
+
+    with HttpService() as service:
+        service.script("/meters", meters)
+        service.answers("/sites/local/events/feeder%207", Reply(status=503), Reply(status=204))
+        run = flow_run("service_limits.yaml", rest_port=service.port, log_file=log, period="0.1s")
+        with running(run, execute):
+            wait_until(lambda: run.counters["operator"].get("sent") >= 1)
+        first, again = service.of("/sites/local/events/feeder%207")
+    assert first.body == again.body
+    assert first.headers["idempotency-key"] == again.headers["idempotency-key"]
+    assert (first.json["type"], first.json["state"], first.json["value"]) == ("crossing", "above", 260_000.0)
+    assert [json.loads(line)["device"] for line in log.read_text().splitlines()] == ["feeder 7"]
+
+
+def test_flow_that_waits_for_a_service_drains_at_once(tmp_path: Path) -> None:
+    with HttpService() as service:
+        service.answers("/meters", Reply(hangs=True))
+        run = flow_run("service_limits.yaml", rest_port=service.port, log_file=tmp_path / "limits.jsonl")
+        with running(run, run_inline):
+            wait_until(lambda: service.requests)
+        assert run.counters["meters"].get("retries") == 0  # it did not come to the end of the connection's timeout
 
 
 def probe(listener: Listener, run: FlowRun, topic: str) -> bool:

@@ -354,7 +354,7 @@ def test_currents_lose_their_noise_but_keep_their_steps() -> None:
     time_s = np.arange(-2.0, 5.0, 1.0 / 60.0)
     truth = 0.8 + 0.01 * np.sin(5.0 * time_s) + np.where(time_s > 0.0, 0.05, 0.0)
     noisy = truth + rng.normal(0.0, 1e-3, len(truth))
-    grid = Grid(1.0 / 60.0, time_s, np.ones(len(truth), dtype=np.bool_), 105, {}, len(truth), 0)
+    grid = Grid(1.0 / 60.0, time_s, np.ones(len(truth), dtype=np.bool_), 105, {}, len(truth), 0, None)
     found = without_noise(noisy, grid, 0.2)
     near = np.abs(time_s) < 0.1
     assert np.std((found - truth)[~near]) < 0.6 * np.std((noisy - truth)[~near])

@@ -1,0 +1,322 @@
+"""`edgeflex acl`: a real mosquitto with its files allows what the flow needs and refuses everything else."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from broker import HOST, Mosquitto, free_port, wait_until
+from certificates import Authority
+from click.testing import CliRunner, Result
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edgeflex_flow.cli.acl import acl, password_entry
+from edgeflex_flow.cli.kinds import shipped_registry
+from edgeflex_flow.flowfile import load_flow
+from edgeflex_flow.runtime.inline import run_inline
+from edgeflex_flow.runtime.run import FlowRun
+
+FLOW = """\
+flow: limits
+nodes:
+  measured: {kind: mqtt_subscribe, bus: databus, topics: ["${site}/measured/+"], columns: [frequency_hz]}
+  limit: {kind: threshold, from: measured, column: frequency_hz, below: 49.8}
+  tell: {kind: mqtt_publish, from: [limit, dead_letters], bus: databus, topic: "${site}/{type}/{device}"}
+"""
+PASSWORD = "hunter2 $7$ ü"
+
+
+def site_with(port: int) -> str:
+    return f"""\
+site: yard
+flows: [limits]
+connections:
+  databus: {{kind: mqtt, url: "mqtts://{HOST}:{port}", username: grid, password: "${{PASSWORD}}", ca: authority.pem}}
+"""
+
+
+def write_site(folder: Path, port: int, flow: str = FLOW) -> Path:
+    (folder / "sites").mkdir(exist_ok=True)
+    (folder / "limits.yaml").write_text(flow)
+    site = folder / "sites" / "yard.yaml"
+    site.write_text(site_with(port))
+    return site
+
+
+def told(site: Path, *options: str, password: str | None = PASSWORD) -> Result:
+    environment = {"PASSWORD": password}
+    return CliRunner().invoke(acl, [str(site), *options], obj=shipped_registry(), env=environment)
+
+
+def printed(site: Path, *options: str, password: str | None = PASSWORD) -> str:
+    result = told(site, *options, password=password)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+class Person:
+    """A client that keeps what it receives and which of its publications the broker took."""
+
+    def __init__(self, broker: Mosquitto, user: str | None, password: str | None, ca: Path) -> None:
+        self.received: list[tuple[str, bytes]] = []
+        self.answers: list[str] = []
+        self.connected: list[str] = []
+        self.subscriptions = 0
+        self._client = client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+        if user is not None:
+            client.username_pw_set(user, password)
+        client.tls_set_context(ssl.create_default_context(cafile=str(ca)))
+        client.on_connect = self._connected
+        client.on_message = self._came
+        client.on_publish = self._published
+        client.on_subscribe = self._subscribed
+        client.connect(HOST, broker.port)
+        client.loop_start()
+        wait_until(lambda: self.connected)
+
+    def _connected(self, _client: Client, _userdata: Any, _flags: Any, reason: ReasonCode, _more: Any) -> None:
+        self.connected.append(reason.getName())
+
+    def _came(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
+        self.received.append((message.topic, bytes(message.payload)))
+
+    def _published(
+        self, _client: Client, _userdata: Any, _mid: int, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        self.answers.append(reason.getName())
+
+    def _subscribed(self, *_: Any) -> None:
+        self.subscriptions += 1
+
+    def subscribe(self, topic: str) -> None:
+        before = self.subscriptions
+        self._client.subscribe(topic, 1)
+        wait_until(lambda: self.subscriptions > before)
+
+    def publish(self, topic: str, payload: bytes) -> str:
+        """What the broker answered."""
+        before = len(self.answers)
+        self._client.publish(topic, payload, 1)
+        wait_until(lambda: len(self.answers) > before)
+        return self.answers[-1]
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@contextmanager
+def person(broker: Mosquitto, user: str | None, password: str | None, ca: Path) -> Iterator[Person]:
+    made = Person(broker, user, password, ca)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@contextmanager
+def running(run: FlowRun) -> Iterator[None]:
+    thread = threading.Thread(target=run_inline, args=(run,))
+    thread.start()
+    try:
+        assert run.started.wait(60.0)
+        yield
+    finally:
+        run.stop()
+        thread.join(60.0)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A mosquitto with TLS and the printed files, beside the rights of a person `boss` who may do everything."""
+    port = free_port()
+    site = write_site(tmp_path, port)
+    authority = Authority(site.parent)
+    passwords, access = tmp_path / "passwords", tmp_path / "acl"
+    entry = password_entry("boss", "boss") + "\n" + password_entry("stranger", "s") + "\n"
+    passwords.write_text(printed(site, "--only", "passwords") + entry)
+    access.write_text(printed(site, "--only", "acl") + "\nuser boss\ntopic readwrite #\n")
+    for file in (passwords, access):
+        file.chmod(0o600)
+    broker = Mosquitto(tmp_path, tls=authority.issue("broker"), password_file=passwords, acl_file=access)
+    broker.port = port
+    with broker:
+        yield broker
+
+
+def row(device: str, second: int, frequency_hz: float) -> bytes:
+    return json.dumps(
+        [{"created": 1_700_000_000_000 + second * 1000, "device": device, "frequency_hz": frequency_hz}]
+    ).encode()
+
+
+@pytest.mark.needs("mosquitto")
+def test_the_flow_does_all_it_has_to(tmp_path: Path, guarded: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PASSWORD", PASSWORD)
+    site = tmp_path / "sites" / "yard.yaml"
+    run = FlowRun(load_flow(tmp_path / "limits.yaml", shipped_registry(), site=site))
+    with person(guarded, "boss", "boss", tmp_path / "sites" / "authority.pem") as boss, running(run):
+        boss.subscribe("yard/crossing/+")
+        boss.subscribe("yard/dead_letter/+")
+
+        seconds = itertools.count()
+
+        def is_heard() -> bool:
+            boss.publish("yard/measured/T1", row("T1", next(seconds), 50.0))
+            return run.counters["measured"].get("received") > 0
+
+        wait_until(is_heard)
+        boss.publish("yard/measured/T1", row("T1", next(seconds), 49.5))
+        boss.publish("yard/measured/T1", b"no json")
+        wait_until(lambda: len(boss.received) >= 2)
+    assert sorted(topic for topic, _ in boss.received) == ["yard/crossing/T1", "yard/dead_letter/_"]
+
+
+@pytest.mark.needs("mosquitto")
+def test_user_of_the_flow_publishes_on_no_other_topics(tmp_path: Path, guarded: Mosquitto) -> None:
+    ca = tmp_path / "sites" / "authority.pem"
+    refused = ("yard/measured/T1", "yard/alarm/T1", "yard/crossing", "yard/crossing/T1/x", "other/crossing/T1", "x")
+    with person(guarded, "boss", "boss", ca) as boss:
+        boss.subscribe("#")
+        for topic in refused:
+            # A client for each: mosquitto 2.0.11 ends the connection after it has refused a message.
+            with person(guarded, "grid", PASSWORD, ca) as grid:
+                assert grid.publish(topic, b"refused") == "Not authorized"
+        with person(guarded, "grid", PASSWORD, ca) as grid:
+            assert grid.publish("yard/crossing/T1", b"taken") == "Success"
+        wait_until(lambda: boss.received)
+    assert boss.received == [("yard/crossing/T1", b"taken")]
+
+
+@pytest.mark.needs("mosquitto")
+def test_user_of_the_flow_receives_no_other_topics(tmp_path: Path, guarded: Mosquitto) -> None:
+    ca = tmp_path / "sites" / "authority.pem"
+    with person(guarded, "grid", PASSWORD, ca) as grid, person(guarded, "boss", "boss", ca) as boss:
+        for topic in ("#", "+/+/+", "yard/orders", "yard/crossing/+", "yard/measured/+"):
+            grid.subscribe(topic)
+        for topic in ("other", "yard/orders", "yard/crossing/T1", "yard/measured/a/b", "yard/measured/T1"):
+            boss.publish(topic, b"x")
+        wait_until(lambda: grid.received)
+    assert {topic for topic, _ in grid.received} == {"yard/measured/T1"}
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize(("user", "password"), [("grid", "wrong"), ("nobody", PASSWORD), (None, None)])
+def test_others_are_not_let_in(tmp_path: Path, guarded: Mosquitto, user: str | None, password: str | None) -> None:
+    with person(guarded, user, password, tmp_path / "sites" / "authority.pem") as other:
+        assert other.connected[0] == "Not authorized"
+
+
+@pytest.mark.needs("mosquitto")
+def test_user_whom_no_flow_names_may_do_nothing(tmp_path: Path, guarded: Mosquitto) -> None:
+    with person(guarded, "stranger", "s", tmp_path / "sites" / "authority.pem") as stranger:
+        assert stranger.publish("yard/crossing/T1", b"x") == "Not authorized"
+
+
+@pytest.mark.needs("mosquitto_passwd")
+def test_entries_have_the_form_of_mosquitto_passwd(tmp_path: Path, program: Callable[[str], str]) -> None:
+    file = tmp_path / "passwords"
+    subprocess.run([program("mosquitto_passwd"), "-c", "-b", str(file), "grid", "x"], check=True, capture_output=True)
+    theirs, ours = file.read_text().strip().split("$"), password_entry("grid", "x").split("$")
+    assert [len(part) for part in ours[3:]] == [len(part) for part in theirs[3:]]
+    assert ours[:2] == theirs[:2]
+
+
+def test_each_entry_has_a_salt_of_its_own() -> None:
+    assert password_entry("grid", "x") != password_entry("grid", "x")
+
+
+def test_both_files_are_printed_with_the_topics_of_the_flow(tmp_path: Path) -> None:
+    access, _, passwords = printed(write_site(tmp_path, 8883)).partition("\n\n# password_file")
+    assert access.splitlines() == [
+        "# acl_file of mosquitto for the flows limits of site yard",
+        "",
+        f"# databus mqtts://{HOST}:8883",
+        "user grid",
+        "topic write yard/crossing/+",
+        "topic write yard/dead_letter/+",
+        "topic read yard/measured/+",
+    ]
+    assert passwords.splitlines()[1].startswith("grid:$7$10000$")
+    assert "hunter2" not in access + passwords
+
+
+def test_password_that_is_not_there_is_left_out_with_a_note(tmp_path: Path) -> None:
+    text = printed(write_site(tmp_path, 8883), "--only", "passwords", password=None)
+    assert text.splitlines()[1] == "# grid: its password is not there; add it: mosquitto_passwd FILE 'grid'"
+    assert "(missing)" not in text
+
+
+def test_json_holds_the_same(tmp_path: Path) -> None:
+    result = json.loads(printed(write_site(tmp_path, 8883), "--json", "--iterations", "77"))
+    (user,) = result.pop("users")
+    assert result == {"site": "yard", "flows": ["limits"]}
+    assert user.pop("password_entry").startswith("grid:$7$77$")
+    assert user == {
+        "connection": "databus",
+        "url": f"mqtts://{HOST}:8883",
+        "user": "grid",
+        "publish": ["yard/crossing/+", "yard/dead_letter/+"],
+        "subscribe": ["yard/measured/+"],
+    }
+
+
+def test_clients_without_a_name_are_told_before_the_users(tmp_path: Path) -> None:
+    site = write_site(tmp_path, 8883, FLOW + "  open: {kind: mqtt_publish, from: limit, bus: open, topic: x}\n")
+    site.write_text(site.read_text() + '  open: {kind: mqtt, url: "mqtt://open.example"}\n')
+    lines = printed(site).splitlines()
+    assert lines.index("# clients without a user name (allow_anonymous true)") < lines.index("user grid")
+    several = told(site, "--only", "acl")
+    assert several.exit_code == 2
+    assert "several brokers: choose one by --connection; known: databus, open" in several.output
+    assert "user grid" not in printed(site, "--only", "acl", "--connection", "open")
+    assert "known: databus, open" in told(site, "--connection", "history").output
+
+
+@pytest.mark.parametrize("text", ["a\\ntopic readwrite #", " a", "a\\t"])
+def test_text_that_would_become_another_line_is_refused(tmp_path: Path, text: str) -> None:
+    site = write_site(tmp_path, 8883, FLOW.replace('"${site}/{type}/{device}"', f'"{text}"'.replace("#", "x")))
+    result = told(site)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "cannot stand in a line of an access list" in result.output
+
+
+def test_user_that_would_become_another_entry_is_refused(tmp_path: Path) -> None:
+    site = write_site(tmp_path, 8883)
+    site.write_text(site.read_text().replace("username: grid", 'username: "grid:x"'))
+    assert "cannot stand in a file of passwords" in told(site).output
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("flows: [limits]", "flows: []"), "lists no flows under 'flows'"),
+        (("flows: [limits]", "flows: [limit]"), "flow 'limit', which the site lists, has no file"),
+        (("site: yard", "sit: yard"), "is no site file"),
+        (("kind: mqtt,", "kind: mqt,"), "unknown kind of connection"),
+    ],
+)
+def test_site_that_cannot_be_read_is_told(tmp_path: Path, change: tuple[str, str], complaint: str) -> None:
+    site = write_site(tmp_path, 8883)
+    site.write_text(site.read_text().replace(*change))
+    result = told(site)
+    assert result.exit_code in (1, 2)
+    assert complaint in result.output
+
+
+def test_files_may_be_named_in_place_of_those_that_the_site_lists(tmp_path: Path) -> None:
+    site = write_site(tmp_path, 8883)
+    site.write_text(site.read_text().replace("flows: [limits]", "flows: []"))
+    assert "user grid" in printed(site, str(tmp_path / "limits.yaml"))
