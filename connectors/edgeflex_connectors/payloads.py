@@ -91,6 +91,8 @@ def subscription_refusals(
         )
     yield from name_refusals({f"columns[{place}]": column for place, column in enumerate(columns)})
     for place, column in enumerate(columns):
+        if column in payload_format.taken_names:
+            yield FieldError(f"`columns`: '{column}' is another field of `format`", f"columns[{place}]", "format")
         if column in payload_format.columns:
             yield FieldError(f"`columns`: '{column}' comes from `format` too", f"columns[{place}]", "format")
     gives_samples = columns or payload_format.columns

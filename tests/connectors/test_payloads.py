@@ -116,6 +116,20 @@ def test_a_batch_of_several_devices_is_not_sent_where_nobody_could_tell_them_apa
 
 
 @pytest.mark.parametrize(
+    "config",
+    [
+        JsonEdgeflex(device="x_v"),
+        JsonFields(time="x_v.t", time_unit="s", device="id"),
+        Csv(time="t", time_unit="s", device="x_v"),
+    ],
+    ids=repr,
+)
+def test_a_column_that_has_the_name_of_another_field_is_not_sent(config: AnyFormat) -> None:
+    with pytest.raises(ValueError, match="column 'x_v' has the name of another field"):
+        PayloadEncoder(config).encode(samples_from_rows([(1, "G1", {"x_v": 50.0})]))
+
+
+@pytest.mark.parametrize(
     ("pattern", "topic", "device"),
     [
         ("G1", "any", "G1"),

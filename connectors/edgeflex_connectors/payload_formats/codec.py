@@ -31,6 +31,11 @@ class FormatConfig(NodeConfig, frozen=True, kw_only=True, tag_field="type"):
         return False
 
     @property
+    def taken_names(self) -> frozenset[str]:
+        """Names of fields that a column which goes by its own cannot have."""
+        return frozenset()
+
+    @property
     def names_device(self) -> bool:
         """Whether payloads say which device they are of."""
         return False

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from edgeflex_connectors.payload_formats.channels import Channel, channel_values, repeated_columns
+from edgeflex_connectors.payload_formats.channels import Channel, channel_values, own_channels, repeated_columns
 from edgeflex_connectors.payload_formats.codec import Decoded, FormatConfig, PayloadFormat, name_refusals
 from edgeflex_connectors.payload_formats.objects import ObjectDecoder, ObjectFields
 from edgeflex_connectors.payload_formats.times import time_values
@@ -50,6 +50,10 @@ class JsonEdgeflex(FormatConfig, frozen=True, kw_only=True, tag="json.edgeflex")
         return True
 
     @property
+    def taken_names(self) -> frozenset[str]:
+        return frozenset((*OWN_KEYS, self.device, *self.fields))
+
+    @property
     def names_device(self) -> bool:
         return True
 
@@ -68,7 +72,7 @@ class Encoder:
 
     def encode(self, samples: Samples) -> list[bytes]:
         config, names = self._config, samples.devices
-        fields = config.fields or {name: Channel(column=name) for name in samples.columns}
+        fields = config.fields or own_channels(samples, config.taken_names)
         lists: dict[str, list[Any]] = {"created": time_values(samples.time_ns, "ms")}
         if config.extension:
             lists[config.device] = [names[code] for code in samples.device.tolist()]
