@@ -33,7 +33,7 @@ from edgeflex_connectors.c37118 import (
     PmuConfig,
     encode_config,
 )
-from edgeflex_services.pmu_encode import FORMAT, encode_data_block
+from edgeflex_connectors.c37118_encode import FORMAT, encode_data_block
 from edgeflex_services.pmu_recording import Playback, Recording
 
 TIME_BASE: Final = 1_000_000

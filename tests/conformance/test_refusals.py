@@ -35,6 +35,8 @@ GIVEN: dict[str, list[Values]] = {
         {"port": 1, "channels": {"A": "frequency_hz", "B": "b", "C": "c_v", "D": "c_v"}},
         {"port": 2, "names": {"1": "x", "2": "x"}},
         {"port": 3, "names": {"1": "y"}, "channels": {"A": "a_v"}},
+        {"port": 4, "group": "10.0.0.1", "host": "::"},
+        {"port": 5, "group": "239.0.0.1"},
     ],
     "mqtt_subscribe": [
         {"bus": "b", "topics": ("a#", "#/a", "b"), "device_from": "topic:x"},

@@ -32,7 +32,7 @@ from edgeflex_connectors.c37118 import (
     encode_data,
     time_ns,
 )
-from edgeflex_services.pmu_encode import encode_data_block
+from edgeflex_connectors.c37118_encode import encode_data_block
 from edgeflex_services.pmu_recording import RECORDING, RESTORE_S, Measurements, Playback, Recording
 from edgeflex_services.pmu_simulator import PmuSimulator, main
 from edgeflex_services.udp_send import SEGMENTS, UdpSegmentSender
