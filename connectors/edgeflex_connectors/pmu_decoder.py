@@ -175,7 +175,9 @@ class FrameDecoder:
             block.next = stop + 1
             self._blocks.append(block_of([self.whole_frame(stop)], int(block.peers[stop])))
         elif state == kernel.CHANGED:
-            self.suspend(int(block.peers[stop]), block.idcode(stop))
+            # Held from here on until the configuration comes again.
+            self.table.suspend(int(block.peers[stop]), block.idcode(stop))
+            self.on_stale()
         else:
             block.next = stop + 1
             self._configure(block, stop, batches)
@@ -195,10 +197,11 @@ class FrameDecoder:
             self._counters.add("rows", self._rows.filled)
             batches.append(self._rows.take(self.table.devices, self._context.clock.now_ns()))
 
-    def suspend(self, peer: int, idcode: int) -> None:
-        """Hold the data of a stream until its configuration comes again: it may be another by now."""
+    def forget(self, peer: int, idcode: int) -> None:
+        """The only connection is over: the configuration may be another when it comes back, so that nothing is decoded
+        before it is told again, and what still waits never is."""
         self.table.suspend(peer, idcode)
-        self.on_stale()
+        self.close()
 
     def close(self) -> None:
         """Count what was received and not decoded."""

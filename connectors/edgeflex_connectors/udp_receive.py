@@ -94,6 +94,18 @@ def receive_block(
     return count
 
 
+def host_number(address: str) -> int:
+    """The number by which `UdpReceiver.peers` tells a host.
+
+    >>> host_number("127.0.0.1") == 0x7F000001
+    True
+    """
+    host = ipaddress.ip_address(address.partition("%")[0])
+    if host.version == 4:
+        return int(host)
+    return ((int(host) >> 64) * int(_MIX) & (1 << 64) - 1) ^ (int(host) & (1 << 64) - 1)
+
+
 def group_problem(group: str) -> str | None:
     """Why this is no multicast group; None if it is one.
 

@@ -8,6 +8,7 @@ from edgeflex_connectors import (
     mqtt,
     mqtt_publish,
     mqtt_subscribe,
+    pmu_client,
     pmu_udp,
     sqlite,
     store_write,
@@ -29,6 +30,7 @@ from edgeflex_operators import (
 
 SHIPPED: tuple[AnyNode, ...] = (
     pmu_udp.NODE,
+    pmu_client.NODE,
     mqtt_subscribe.NODE,
     file_replay.NODE,
     rocof.NODE,

@@ -38,6 +38,13 @@ GIVEN: dict[str, list[Values]] = {
         {"port": 4, "group": "10.0.0.1", "host": "::"},
         {"port": 5, "group": "239.0.0.1"},
     ],
+    "pmu_client": [
+        {"host": "a", "port": 1, "idcode": 1, "transport": "tcp_udp"},
+        {"host": "a", "port": 1, "idcode": 1, "data_port": 1, "ask": ("cfg2", "cfg2")},
+        {"host": "a", "port": 1, "idcode": 1, "transport": "udp", "group": "10.0.0.1"},
+        {"host": "a", "port": 1, "idcode": 1, "reconnect_min": 9.0, "reconnect_max": 1.0, "channels": {"A": "b"}},
+        {"host": "a", "port": 1, "idcode": 1, "names": {"1": "x", "2": "x"}},
+    ],
     "mqtt_subscribe": [
         {"bus": "b", "topics": ("a#", "#/a", "b"), "device_from": "topic:x"},
         {"bus": "b", "topics": ("a",), "columns": ("x", "x"), "messages": ("alarn", "alarm", "alarm")},

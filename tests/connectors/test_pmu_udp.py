@@ -408,7 +408,9 @@ def test_frames_of_a_multicast_group_become_rows(make_context: ContextMaker) -> 
         for each in (encode_config(CONFIG), frame()):
             device.sendto(each, ("239.192.7.7", source.port))
             device.sendto(each, ("127.0.0.1", source.port))  # not of the group
-    assert select.select([source.fileno()], [], [], 5.0)[0]
+    descriptor = source.fileno()
+    assert descriptor is not None
+    assert select.select([descriptor], [], [], 5.0)[0]
     [rows] = source.poll()
     source.close()
     assert rows.rows == 1
