@@ -34,6 +34,7 @@ INBOX_PUBLICATIONS: Final = 10_000
 """Calls of `publish` that may wait for the thread."""
 _BACKLOG: Final = 16
 _CHUNK: Final = 65_536
+_SEND_BUFFER_BYTES: Final = 262_144
 _NS: Final = 1_000_000_000
 _KINDS: Final = {
     Command.SEND_CFG1: FrameType.CFG1,
@@ -262,6 +263,8 @@ class PmuServer:
                 return
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # What waits for a slow client waits here, where it is bounded and counted, and not for minutes in the system.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
             self._poller.register(connection, select.POLLIN)
             self._clients[connection.fileno()] = _Client(f"{address[0]}:{address[1]}", address, connection)
             self._count("clients", 1)

@@ -45,6 +45,12 @@ GIVEN: dict[str, list[Values]] = {
         {"host": "a", "port": 1, "idcode": 1, "reconnect_min": 9.0, "reconnect_max": 1.0, "channels": {"A": "b"}},
         {"host": "a", "port": 1, "idcode": 1, "names": {"1": "x", "2": "x"}},
     ],
+    "pmu_send": [
+        {"host": "a", "port": 1, "idcode": 1, "devices": {"a": 1}, "nominal": 1.0, "phasors": {"V": "a_w"}},
+        {"host": "a", "port": 1, "idcode": 1, "devices": {"a": 1, "b": 1}, "digitals": ("a_bits", "b_raw")},
+        {"host": "a", "port": 1, "idcode": 1, "devices": {"a" * 17: 1}, "analogs": {"b" * 17: "a_w"}},
+        {"host": "a", "port": 1, "idcode": 1, "devices": {"a": 1}},
+    ],
     "mqtt_subscribe": [
         {"bus": "b", "topics": ("a#", "#/a", "b"), "device_from": "topic:x"},
         {"bus": "b", "topics": ("a",), "columns": ("x", "x"), "messages": ("alarn", "alarm", "alarm")},
