@@ -263,7 +263,7 @@ class PmuServer:
                 return
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # What waits for a slow client waits here, where it is bounded and counted, and not for minutes in the system.
+            # What waits for a slow client waits here, where it is bounded and counted, and not in the system.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
             self._poller.register(connection, select.POLLIN)
             self._clients[connection.fileno()] = _Client(f"{address[0]}:{address[1]}", address, connection)

@@ -51,6 +51,12 @@ GIVEN: dict[str, list[Values]] = {
         {"host": "a", "port": 1, "idcode": 1, "devices": {"a" * 17: 1}, "analogs": {"b" * 17: "a_w"}},
         {"host": "a", "port": 1, "idcode": 1, "devices": {"a": 1}},
     ],
+    "pmu_align": [
+        {"min": "5 of 4"},
+        {"min": "1 of 2", "devices": ("a", "a", "b")},
+        {"min": "1 of 1", "tolerance": 0.01, "rate": 60},
+        {"min": "2 of 2", "devices": ("a", "a")},
+    ],
     "mqtt_subscribe": [
         {"bus": "b", "topics": ("a#", "#/a", "b"), "device_from": "topic:x"},
         {"bus": "b", "topics": ("a",), "columns": ("x", "x"), "messages": ("alarn", "alarm", "alarm")},

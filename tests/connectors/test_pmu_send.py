@@ -176,7 +176,8 @@ def test_what_pmu_client_reads_is_what_was_sent(bench: MakeBench, make_context: 
     config = PmuClientConfig(host="127.0.0.1", port=send.sink.port, idcode=9, channels=CHANNELS)
     source = PmuClientSource(config, context)
     source.open()
-    sent, found = samples(200), []
+    sent = samples(200)
+    found: list[Samples] = []
     written = False
     deadline_s = time.monotonic() + PATIENCE_S
     while sum(batch.rows for batch in found) < sent.rows:
@@ -184,7 +185,9 @@ def test_what_pmu_client_reads_is_what_was_sent(bench: MakeBench, make_context: 
         if not written and send.count("commands") >= 4:
             send.sink.write([sent])
             written = True
-        select.select([source.fileno()], [], [], 0.01)
+        descriptor = source.fileno()
+        assert descriptor is not None
+        select.select([descriptor], [], [], 0.01)
         found += source.poll()
     source.close()
     assert_same(join_samples(found), sent)
