@@ -47,7 +47,8 @@ FULL: Final = 12
 OVERSIZE: Final = 13
 """Longer than a slot: the kernel stopped in front of it, so that the caller hands it in whole."""
 CHANGED: Final = 14
-"""STAT no longer announces a change that the caller asked to be told of: the kernel stopped in front of the frame."""
+"""STAT no longer announces a change that the caller asked to be told of, or the size has changed meanwhile: the kernel
+stopped in front of the frame."""
 ANNOUNCED: Final = 15
 """Not a status but a count: rows whose STAT announces a change of configuration."""
 COUNTS: Final = 16
@@ -406,7 +407,7 @@ def decode_block(  # noqa: PLR0912, PLR0915 - numba pays for each call that take
                 adopted = find_stream(slot_peers, slots, _u64(ANY_PEER), _u16(data, at, 4))
                 state = UNKNOWN_IDCODE if adopted == NO_STREAM else ADOPT
             elif _i64(streams[stream, 0]) != length:
-                state = SIZE_MISMATCH
+                state = CHANGED if announced[_u64(streams[stream, 2])] == ARMED else SIZE_MISMATCH
             elif _i64(row) + _i64(streams[stream, 3]) > capacity:
                 state = FULL
         status[i] = state
