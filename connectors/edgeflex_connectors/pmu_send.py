@@ -63,7 +63,8 @@ class PmuSendConfig(NodeConfig, frozen=True, kw_only=True):
 
     Errors:
         FatalError: the address cannot be used, or the port is in use.
-        Dead letter `unknown_device` for rows of devices that `devices` does not name, once a second.
+        Dead letter `unknown_device` for rows of devices that `devices` does not name, once a second, `missing_column`
+        for a batch without the angle of a phasor.
         Rows more than 10 s before the last ones begin the stream anew: a clock was set back.
 
     Source:
@@ -71,7 +72,7 @@ class PmuSendConfig(NodeConfig, frozen=True, kw_only=True):
 
     >>> config = PmuSendConfig(host="10.0.0.9", port=4713, idcode=9, devices={"G1": 1}, phasors={"V1": "voltage_v"})
     >>> sorted(NODE.inputs["in"].columns(config))
-    ['frequency_hz', 'voltage_angle_rad', 'voltage_v']
+    ['frequency_hz', 'voltage_v']
     """
 
     host: Annotated[
@@ -134,9 +135,8 @@ class PmuSendConfig(NodeConfig, frozen=True, kw_only=True):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns that every batch needs."""
-        angles = (angle_column(column) for column in self.phasors.values())
-        return (FREQUENCY, *self.phasors.values(), *angles, *self.analogs.values(), *self.digitals)
+        """Columns that a flow must give. Those of angles are known only once the configuration of a device has come."""
+        return (FREQUENCY, *self.phasors.values(), *self.analogs.values(), *self.digitals)
 
 
 def angle_column(column: str) -> str:
@@ -289,6 +289,7 @@ class PmuSend:
         self._context = context
         self._maker = FrameMaker(config, context)
         self._stream = stream_config(config)
+        self._angles = tuple(angle_column(column) for column in config.phasors.values())
         self._server: PmuServer | None = None
         self._socket: socket.socket | None = None
         self._address: Any = None
@@ -324,6 +325,11 @@ class PmuSend:
     def write(self, messages: Sequence[WireMessage]) -> None:
         for message in messages:
             assert isinstance(message, Samples)
+            lacking = [column for column in self._angles if column not in message.columns]
+            if lacking:
+                text = f"samples lack column {', '.join(lacking)}; known: {', '.join(message.columns)}"
+                self._context.dead_letter("missing_column", text, b"")
+                continue
             frames = [frame.tobytes() for frame in self._maker.frames(message)]
             if not frames:
                 continue

@@ -292,6 +292,15 @@ def test_rows_of_devices_that_are_not_declared_are_told(bench: MakeBench, listen
     assert len(decoded(received(listener))) == 8
 
 
+def test_a_batch_without_the_angle_of_a_phasor_is_told(bench: MakeBench, listener: socket.socket) -> None:
+    send = bench(port=listener.getsockname()[1])
+    sent = samples(1)
+    columns = {name: values for name, values in sent.columns.items() if name != "voltage_angle_rad"}
+    send.sink.write([sent.with_columns(columns), sent])
+    assert len(decoded(received(listener))) == 1
+    assert "samples lack column voltage_angle_rad" in send.maker.dead_letters[0][1]
+
+
 def test_values_that_no_frame_can_hold_are_absent(bench: MakeBench, listener: socket.socket) -> None:
     send = bench(port=listener.getsockname()[1], digitals=["digital1_bits"])
     sent = samples(1)
