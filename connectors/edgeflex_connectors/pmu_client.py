@@ -63,8 +63,8 @@ class PmuClientConfig(PmuSourceConfig, frozen=True, kw_only=True):
         FatalError: `data_port` is in use.
         Counted by reason as in `pmu_udp`; besides: `other_idcode` (frames of another stream, which the dead letter
         names), `skipped_bytes` (bytes over TCP that are part of no frame), `strangers` (datagrams of other hosts),
-        `commands` (sent), `connections`, `failures` (attempts and connections that failed). `kernel_drops`: datagrams
-        that the operating system dropped.
+        `unasked` (datagrams that came while there was no connection), `commands` (sent), `connections`, `failures`
+        (attempts and connections that failed). `kernel_drops`: datagrams that the operating system dropped.
 
     Source:
         IEEE Std C37.118.2-2011, clause 6 and annex F.
@@ -174,6 +174,8 @@ class PmuClientSource:
                 self._go_on(self._link, now_ns, batches)
         except RetryableError as error:
             self._failed(error)
+        if self._listener is not None and not self._talks:
+            self._counters.add_all(unasked=self._listener.discard())
         self._decoder.give(batches)
         return batches
 

@@ -246,6 +246,11 @@ class Listener:
         receiver.peers[:count] = PEER
         return Block(receiver.data, receiver.stride, receiver.lengths, receiver.peers, count)
 
+    def discard(self) -> int:
+        """Throw away a block of what came while there is no connection, so that it does not wake the flow again and
+        again; how many datagrams."""
+        return self.receiver.receive()
+
     def take_strangers(self) -> list[Refused]:
         count, self.strangers = self.strangers, 0
         return [Refused("strangers", count, b"")] if count else []

@@ -574,6 +574,21 @@ def test_datagrams_of_strangers_are_counted_and_not_taken(bench: MakeBench, serv
     assert pmu.rows.columns["frequency_hz"].tolist() == [51.0]
 
 
+def test_data_that_come_without_a_connection_do_not_keep_the_flow_awake(bench: MakeBench) -> None:
+    port = free_port()
+    pmu = bench(
+        free_port(socket.SOCK_STREAM), transport="tcp_udp", data_port=port, reconnect_min=5.0, reconnect_max=5.0
+    )
+    pmu.until(lambda: pmu.count("failures") == 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as device:
+        for _ in range(20):
+            device.sendto(frame(), ("127.0.0.1", port))
+    pmu.until(lambda: pmu.count("unasked") == 20)
+    descriptor = pmu.source.fileno()
+    assert descriptor is not None
+    assert not select.select([descriptor], [], [], 0.0)[0]
+
+
 def test_headers_of_any_bytes_are_harmless(bench: MakeBench, caplog: pytest.LogCaptureFixture) -> None:
     header = HeaderFrame(header=CONFIG.header, text="line\nnext\x00\x1b[2J")
 
