@@ -119,7 +119,7 @@ class PmuSimulator:
         self._random = np.random.default_rng(seed)
         self._config_period_s = config_period_s
         self._idcodes = np.arange(1, len(self.recording.generators) + 1)
-        self._transport = transport
+        self._transport: Transport | Literal["unasked"] = transport
         self._pdc = pdc
         self._data_address = group, data_port
         self._interface = interface
