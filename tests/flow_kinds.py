@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from edgeflex_flow import node
+from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Alarm, Crossing, FrequencyEvent, Message, Samples
 from edgeflex_flow.node import (
     ANY,
@@ -144,6 +145,24 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     delay: Annotated[float, quantity("s", "How long to wait.", ge=0)] = 0.0
 
 
+class Swift(NodeConfig, frozen=True, kw_only=True, tag_field="type", tag="swift"):
+    """All at once."""
+
+    notice: Annotated[str, Meta(description="What is told.")] = "now"
+
+
+class Ramp(NodeConfig, frozen=True, kw_only=True, tag_field="type", tag="ramp"):
+    """Bit by bit."""
+
+    rate: Annotated[float, quantity("kW", "Power of each bit.", gt=0)]
+    low: Annotated[float, Meta(description="Where it ends.")] = 0.0
+    stops: Annotated[tuple[Step, ...], Meta(description="Where it waits.")] = ()
+
+    def refusals(self) -> Iterator[FieldError]:
+        if self.low > self.rate:
+            yield FieldError("`low` is above `rate`", "low", "rate", got=f"{self.low:g}")
+
+
 class ShedConfig(NodeConfig, frozen=True, kw_only=True):
     """A sink with nested settings."""
 
@@ -156,6 +175,7 @@ class ShedConfig(NodeConfig, frozen=True, kw_only=True):
     mode: Annotated[Mode, Meta(description="How it goes.")] = Mode.FAST
     buffer: Annotated[int, quantity("B", "Memory it may take.", ge=1024)] = 65536
     limit: Annotated[float, quantity("kW", "Most that is shed.", ge=0)] | None = None
+    course: Annotated[Swift | Ramp, Meta(description="How it goes down.")] = Swift()
 
 
 class TellConfig(NodeConfig, frozen=True, kw_only=True):

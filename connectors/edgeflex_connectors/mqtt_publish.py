@@ -14,7 +14,8 @@ import numpy as np
 from msgspec import Meta
 
 from edgeflex_connectors.mqtt_session import MqttSession
-from edgeflex_connectors.payloads import encode_samples
+from edgeflex_connectors.payload_formats import AnyFormat, JsonEdgeflex
+from edgeflex_connectors.payloads import PayloadEncoder
 from edgeflex_flow.errors import FieldError, nearest
 from edgeflex_flow.messages import Samples, encode_message
 from edgeflex_flow.node import ANY, DEFAULT_PORT, Context, Input, NodeConfig, SinkNode, WireMessage, connection
@@ -35,9 +36,10 @@ FLUSH_POLL_S = 0.002
 class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
     """Publish every message and every batch of samples on a topic of an MQTT broker.
 
-    Messages go out as JSON objects with their meaning in the key `type`. A batch of samples goes out as one payload in
-    the form `json.edgeflex`: an array of flat objects with `created` (Unix ms), the columns by their names, and
-    `device`, `time_ns` (exact) and `quality` (flags). Values that are not finite are null.
+    Messages go out as JSON objects with their meaning in the key `type`. Samples go out in `format`, by default as
+    `json.edgeflex`, a batch as one payload where the format allows it: in the units and under the names that it
+    declares, or with all columns by their names. Values that are not finite are null. A format without quality flags
+    has no rows flagged `bad_data` or `test`, which readers would take for good ones.
 
     In `topic`, `{device}` and `{type}` are filled in from the message (`samples` is the type of samples; the device is
     `_` in messages that have none). With `{device}` a batch of samples is split into one payload for each device.
@@ -53,11 +55,11 @@ class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
 
     Output:
         None. Counts `published` and `bytes` (handed to the connection), `acknowledged` (QoS 1 and 2), `overflow`,
-        `reconnects`, `lost` (still held when the flow ended).
+        `reconnects`, `lost` (still held when the flow ended), `withheld` (rows that the format cannot mark as bad).
 
     Errors:
         Dead letter `bad_topic` for a message whose device makes a topic too long to publish to, `not_encodable` for
-        one that JSON cannot hold.
+        one that JSON or the format cannot hold.
         Those of the connection: see `mqtt`.
 
     Source:
@@ -71,6 +73,9 @@ class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
     topic: Annotated[str, Meta(min_length=1, description="Topic; {device} and {type} come from the message.")]
     qos: Annotated[Literal[0, 1, 2], Meta(description="0: at most once, 1: at least once, 2: exactly once.")] = 1
     retain: Annotated[bool, Meta(description="Whether the broker keeps the last one for later subscribers.")] = False
+    format: Annotated[AnyFormat, Meta(description="How samples are written; a name, or `type` and settings.")] = (
+        JsonEdgeflex()
+    )
     queue: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Payloads held while the broker is away; the oldest drop first.")
     ] = 10_000
@@ -135,18 +140,18 @@ def topic_of(pattern: str, device: str, message_type: str) -> str:
     return pattern.format(device=topic_level(device), type=message_type)
 
 
-def payloads(config: MqttPublishConfig, message: WireMessage) -> Iterator[tuple[str, bytes]]:
+def payloads(config: MqttPublishConfig, message: WireMessage, encoder: PayloadEncoder) -> Iterator[tuple[str, bytes]]:
     """Topic and payload of everything that one message becomes."""
     if not isinstance(message, Samples):
         device: str = getattr(message, "device", None) or ""
         yield topic_of(config.topic, device, _type(message)), encode_message(message)
     elif "{device}" not in config.topic:
-        if message.rows:
-            yield topic_of(config.topic, "", Samples.tag), encode_samples(message)
+        topic = topic_of(config.topic, "", Samples.tag)
+        yield from ((topic, payload) for payload in encoder.encode(message))
     else:
         for code in np.unique(message.device).tolist():
             topic = topic_of(config.topic, message.devices[code], Samples.tag)
-            yield topic, encode_samples(message.take(message.device == code))
+            yield from ((topic, payload) for payload in encoder.encode(message.take(message.device == code)))
 
 
 class MqttPublish:
@@ -156,6 +161,7 @@ class MqttPublish:
         self._config = config
         self._context = context
         self._session = session
+        self._encoder = PayloadEncoder(config.format)
         self._waiting: deque[tuple[str, bytes]] = deque()
         # Both change only under the lock of the client.
         self._handed_over = 0
@@ -175,10 +181,12 @@ class MqttPublish:
     def write(self, messages: Sequence[WireMessage]) -> None:
         for message in messages:
             try:
-                for topic, payload in payloads(self._config, message):
+                for topic, payload in payloads(self._config, message, self._encoder):
                     self._enqueue(topic, payload)
             except (ValueError, OverflowError) as error:
                 self._context.dead_letter("not_encodable", f"a message of type '{_type(message)}': {error}", b"")
+        if self._encoder.withheld:
+            self._context.counters.set("withheld", self._encoder.withheld)
         assert self._session is not None
         self._session.turn()
 
@@ -263,6 +271,6 @@ def open_sink(config: MqttPublishConfig, context: Context) -> MqttPublish:
 NODE = SinkNode(
     kind="mqtt_publish",
     config=MqttPublishConfig,
-    inputs={DEFAULT_PORT: Input(accepts=ANY)},
+    inputs={DEFAULT_PORT: Input(accepts=ANY, needs=lambda config: config.format.columns)},
     open=open_sink,
 )

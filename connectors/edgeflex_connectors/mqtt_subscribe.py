@@ -11,19 +11,20 @@ from msgspec import Meta
 
 from edgeflex_connectors.batching import SamplesBuilder, message_types, promise_refusals
 from edgeflex_connectors.mqtt_session import MqttSession
-from edgeflex_connectors.payloads import PayloadDecoder, check_device_from
+from edgeflex_connectors.payload_formats import AnyFormat, JsonEdgeflex
+from edgeflex_connectors.payloads import PayloadDecoder, subscription_columns, subscription_refusals
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import Message, Samples
-from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection
+from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection, quantity
 
 
 class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
     """Receive samples and messages from topics of an MQTT broker.
 
-    Samples come as `json.edgeflex`: an array of flat objects with `created` (Unix ms) or `time_ns`, the columns by
-    their names, and optionally `quality` (flags). A column that an object lacks, or that is null, is NaN. Messages come
-    as JSON objects whose key `type` names their meaning. What came since the last turn of the flow is given in order,
-    samples that follow each other as one batch.
+    Samples come in the `format` of this subscription, by default `json.edgeflex`. Values are turned into the unit that
+    their column's name ends in. A column that a row lacks, or that is null, is NaN. Messages come as JSON objects whose
+    key `type` names their meaning. What came since the last turn of the flow is given in order, samples that follow
+    each other as one batch.
 
     Up to `queue` payloads wait for the flow; beyond that the oldest are dropped and counted under `overflow`.
     What others publish while the connection is down does not arrive: the session ends with the connection.
@@ -34,46 +35,47 @@ class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
     (`lost`). Commands that must not be lost need an answer from the flow that their sender waits for.
 
     Input:
-        None: JSON payloads of the topics.
+        None: payloads of the topics.
 
     Output:
-        Samples with `columns`, and the message types of `messages`. Counts `received` payloads, `overflow`,
-        `reconnects`, `not_accepted` (well made, but a type that `messages` and `columns` do not ask for), `lost` (came
-        after the last turn of a flow that ends).
+        Samples with `columns` and those that `format` names, and the message types of `messages`. Counts `received`
+        payloads, `overflow`, `reconnects`, `not_accepted` (well made, but a type that `messages` and `columns` do not
+        ask for), `bad_rows`, `lost` (came after the last turn of a flow that ends).
 
     Errors:
-        Dead letter `bad_payload`, naming topic and position, for a payload that is malformed, lacks its time, its
-        device or all of the columns; no part of such a payload is used. FatalError if the broker refuses a
+        Dead letter `bad_payload`, naming topic, field and position, for a payload that cannot be read, is larger than
+        `largest_payload`, or in which a row lacks its time, its device or all of the columns, or has a wrong value. The
+        other rows of the payload are given; `bad_rows` counts those that are not. FatalError if the broker refuses a
         subscription. Those of the connection: see `mqtt`.
 
     Source:
         MQTT Version 3.1.1, OASIS Standard; `json.edgeflex` of VILLASnode.
 
-    >>> MqttSubscribeConfig(bus="databus", topics=("pmu/+",), columns=("frequency_hz",), device_from="topic:2").qos
+    >>> MqttSubscribeConfig(bus="databus", topics=("pmu/+",), columns=("frequency_hz",), device="pmu/{device}").qos
     1
     """
 
     bus: Annotated[str, connection("bus", "Connection to the broker.")]
     topics: Annotated[tuple[str, ...], Meta(min_length=1, description="Topic filters; + and # are wildcards.")]
     qos: Annotated[Literal[0, 1, 2], Meta(description="Highest quality of service to receive with.")] = 1
-    columns: Annotated[tuple[str, ...], Meta(description="Columns of the samples; each name ends in its unit.")] = ()
+    columns: Annotated[tuple[str, ...], Meta(description="Columns that payloads have under the same names.")] = ()
     messages: Annotated[tuple[str, ...], Meta(description="Types of messages to take, such as frequency_event.")] = ()
-    device_from: Annotated[
-        str, Meta(description="Key that holds the device's name, or topic:N for the N-th level of the topic.")
-    ] = "device"
+    format: Annotated[AnyFormat, Meta(description="How samples are written; a name, or `type` and settings.")] = (
+        JsonEdgeflex()
+    )
+    device: Annotated[
+        str | None,
+        Meta(description="The device's name, or a pattern of the topic like site/{device}/pmu; none: payloads tell."),
+    ] = None
+    largest_payload: Annotated[int, quantity("B", "Larger payloads are refused unread.", ge=64, le=1 << 28)] = 1 << 20
     queue: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Payloads held while the flow is busy; the oldest drop first.")
     ] = 10_000
 
     def refusals(self) -> Iterator[FieldError]:
-        yield from promise_refusals(self.columns, self.messages)
-        try:
-            check_device_from(self.device_from)
-        except ValueError as error:
-            yield FieldError(str(error), "device_from")
-        if self.device_from in self.columns:
-            text = f"`device_from` and `columns` both name '{self.device_from}'"
-            yield FieldError(text, "device_from", "columns")
+        if self.columns or self.messages:
+            yield from promise_refusals(self.columns, self.messages)
+        yield from subscription_refusals(self.columns, self.messages, self.format, self.device)
         for place, topic in enumerate(self.topics):
             problem = filter_problem(topic)
             if problem is not None:
@@ -108,8 +110,10 @@ class MqttSubscribe:
         self._inbox: deque[tuple[str, bytes]] = deque()
         self._signalled = False
         self._read, self._write = -1, -1
-        self._decoder = PayloadDecoder(config.columns, message_types(config.messages), config.device_from)
-        self._builder = SamplesBuilder(config.columns)
+        self._decoder = PayloadDecoder(
+            config.format, config.columns, message_types(config.messages), config.device, config.largest_payload
+        )
+        self._builder = SamplesBuilder(subscription_columns(config.columns, config.format))
 
     def open(self) -> None:
         if self._session is None:
@@ -177,7 +181,10 @@ class MqttSubscribe:
             self._end_batch(received_ns, given)
             given.append(decoded)
         else:
-            for row in decoded:
+            if decoded.error is not None:
+                self._context.dead_letter(decoded.error.reason, str(decoded.error), decoded.error.payload)
+                self._context.counters.add("bad_rows", decoded.bad_rows)
+            for row in decoded.rows:
                 self._builder.add(*row)
 
     def _end_batch(self, received_ns: int, given: list[WireMessage]) -> None:
@@ -209,9 +216,10 @@ class MqttSubscribe:
 
 def output(config: MqttSubscribeConfig, _inputs: Mapping[str, Wire]) -> Wire:
     types: set[type[WireMessage]] = set(message_types(config.messages))
-    if config.columns:
+    columns = subscription_columns(config.columns, config.format)
+    if columns:
         types.add(Samples)
-    return Wire(frozenset(types), frozenset(config.columns))
+    return Wire(frozenset(types), frozenset(columns))
 
 
 def open_source(config: MqttSubscribeConfig, context: Context) -> MqttSubscribe:

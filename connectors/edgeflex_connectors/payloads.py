@@ -1,89 +1,109 @@
-"""Payloads on a databus: `json.edgeflex` for samples, tagged JSON objects for messages.
-
-A payload of samples is an array of flat objects. `created` (Unix milliseconds, integer) and the values by name are the
-format's own; `device`, `time_ns` (the exact time tag) and `quality` are extensions that other readers ignore.
-Values that are not finite are null.
-
-Source: the `json.edgeflex` format of VILLASnode (FEIN Aachen), OpenAPI schema `formats/edgeflex.yaml`.
-"""
+"""Payloads on a databus: samples in a declared format, and messages as JSON objects with their meaning in `type`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, TypeAlias
+import re
+from collections.abc import Iterator, Sequence
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 
-from edgeflex_connectors.batching import Row
-from edgeflex_flow.errors import BadMessageError
-from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Samples, decode_message
+from edgeflex_connectors.payload_formats import AnyFormat, format_of
+from edgeflex_connectors.payload_formats.codec import Decoded, bad_payload, name_refusals
+from edgeflex_flow.errors import BadMessageError, FieldError
+from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Quality, Samples, decode_message
 
-NS_PER_MS = 1_000_000
-LATEST_MS = (2**63 - 1) // NS_PER_MS
+DEVICE = "{device}"
+"""Stands for the device's name in a pattern of topics."""
 
-TOPIC_LEVEL = "topic:"
-"""`device_from` values that begin so take the device's name from the topic."""
+MISLEADING = Quality.BAD_DATA | Quality.TEST
+"""Rows with these flags are not sent in a format that cannot tell readers of it."""
 
-_TimeNs: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None
-_TimeMs: TypeAlias = Annotated[int, Meta(ge=0, le=LATEST_MS)] | Annotated[float, Meta(ge=0, le=LATEST_MS)] | None
-_Device: TypeAlias = Annotated[str, Meta(min_length=1)] | None
-
-_NAN = float("nan")
-_KEYS = frozenset({"created", "time_ns", "quality"})
+_TAGS = frozenset(str(each.__struct_config__.tag) for each in BUILT_IN_MESSAGES)
 
 
-def encode_samples(samples: Samples) -> bytes:
-    """A batch as `json.edgeflex`, rows in order.
+def device_problem(text: str) -> str | None:
+    """What is wrong with a device's name or the pattern of topics that holds it; None if nothing is.
 
-    >>> from edgeflex_flow.messages import samples_from_rows
-    >>> encode_samples(samples_from_rows([(1_500_000, "G1", {"frequency_hz": 49.98})]))
-    b'[{"created":1,"device":"G1","time_ns":1500000,"quality":0,"frequency_hz":49.98}]'
+    >>> device_problem("site/{device}/pmu") is None, device_problem("G1") is None
+    (True, True)
+    >>> device_problem("site/{meter}/pmu")
+    'a pattern of topics holds {device}, once'
     """
-    names = samples.devices
-    keys = ("created", "device", "time_ns", "quality", *samples.columns)
-    lists: list[list[Any]] = [
-        (samples.time_ns // NS_PER_MS).tolist(),
-        [names[code] for code in samples.device.tolist()],
-        samples.time_ns.tolist(),
-        samples.quality.tolist(),
-        *(values.tolist() for values in samples.columns.values()),
-    ]
-    # msgspec writes NaN and infinities as null.
-    return msgspec.json.encode([dict(zip(keys, row, strict=True)) for row in zip(*lists, strict=True)])
+    if not text:
+        return "a device's name must not be empty"
+    if "{" not in text and "}" not in text:
+        return None
+    rest = text.replace(DEVICE, "", 1)
+    if "{" in rest or "}" in rest:
+        return "a pattern of topics holds {device}, once"
+    levels = text.split("/")
+    if "#" in "".join(levels[:-1]) or any(("#" in level or "+" in level) and len(level) > 1 for level in levels):
+        return "a wildcard is a level of its own, and '#' the last one"
+    return None
 
 
-def check_device_from(text: str) -> None:
-    """Raise ValueError unless `text` is a key or `topic:N`."""
-    if text.startswith(TOPIC_LEVEL):
-        _topic_level(text)
-    elif not text or text in _KEYS:
-        raise ValueError(f"`device_from` is a key of the payload or `topic:N`; got '{text}'")
+class DeviceNames:
+    """Where a subscription takes the device's name from, when payloads do not give it.
+
+    >>> DeviceNames("site/{device}/#").of("site/G1/pmu"), DeviceNames("G1").of("any/topic")
+    ('G1', 'G1')
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._pattern = re.compile("/".join(_level(level) for level in text.split("/"))) if DEVICE in text else None
+
+    def of(self, topic: str) -> str:
+        """The device of a payload on this topic. Raises BadMessageError when the topic does not tell."""
+        if self._pattern is None:
+            return self._text
+        match = self._pattern.fullmatch(topic)
+        if match is None:
+            raise bad_payload(f"the topic does not match '{self._text}', which tells the device", b"")
+        return match[1]
 
 
-def _topic_level(text: str) -> int:
-    try:
-        level = int(text.removeprefix(TOPIC_LEVEL))
-    except ValueError:
-        level = 0
-    if level == 0:
-        raise ValueError(f"`device_from`: levels of a topic count from topic:1, or back from topic:-1; got '{text}'")
-    return level
+def _level(level: str) -> str:
+    if level == "#":
+        return "(?s:.*)"
+    if level == "+":
+        return "[^/]*"
+    return re.escape(level).replace(re.escape(DEVICE), "([^/]+)")
 
 
-def _row_type(columns: Sequence[str], device_key: str | None) -> type[msgspec.Struct]:
-    """A Struct of one object: its fields c0, c1 … are the columns, which need not be Python names."""
-    fields: list[Any] = [
-        ("time_ns", _TimeNs, None),
-        ("created", _TimeMs, None),
-        ("quality", Annotated[int, Meta(ge=0, le=0xFFFF)], 0),
-        *((f"c{place}", float | None | UnsetType, UNSET) for place in range(len(columns))),
-    ]
-    rename = {f"c{place}": name for place, name in enumerate(columns)}
-    if device_key is not None:
-        fields.append(("device", _Device, None))
-        rename["device"] = device_key
-    return msgspec.defstruct("Row", fields, rename=rename, kw_only=True)
+def subscription_columns(columns: Sequence[str], payload_format: AnyFormat) -> tuple[str, ...]:
+    """The columns that a subscription gives: those that go by their own names, and those that its format names."""
+    return tuple(dict.fromkeys((*columns, *payload_format.columns)))
+
+
+def subscription_refusals(
+    columns: Sequence[str], messages: Sequence[str], payload_format: AnyFormat, device: str | None
+) -> Iterator[FieldError]:
+    """What of a subscription's settings does not go with its format."""
+    name = payload_format.__struct_config__.tag
+    if not columns and not messages and not payload_format.columns:
+        text = "give `columns`, `messages` or columns in `format`: otherwise nothing would come out of this node"
+        yield FieldError(text, "columns", "messages", "format")
+    if columns and not payload_format.named_fields:
+        yield FieldError(
+            f"`columns`: fields of {name} have no names; `format` names their columns", "columns", "format"
+        )
+    yield from name_refusals({f"columns[{place}]": column for place, column in enumerate(columns)})
+    for place, column in enumerate(columns):
+        if column in payload_format.columns:
+            yield FieldError(f"`columns`: '{column}' comes from `format` too", f"columns[{place}]", "format")
+    gives_samples = columns or payload_format.columns
+    if device is None and gives_samples and not payload_format.names_device:
+        text = f"payloads of this {name} do not name their device: give `device`, a name or a pattern of the topic"
+        yield FieldError(text, "format", "device")
+    problem = None if device is None else device_problem(device)
+    if problem is not None:
+        yield FieldError(f"`device`: {problem}", "device", got=f"'{device}'")
+
+
+class _Peek(msgspec.Struct):
+    type: str | UnsetType = UNSET
 
 
 class PayloadDecoder:
@@ -91,73 +111,97 @@ class PayloadDecoder:
 
     Parameters
     ----------
+    payload_format
+        How samples are written.
     columns
-        Keys to take from payloads of samples; none if samples are not wanted.
+        Columns to take from fields of their own names, beside those that the format names.
     messages
         Types of messages that are wanted.
-    device_from
-        Key of the payload that holds the device's name, or `topic:N`, the N-th level of the topic.
+    device
+        The device's name or a pattern of topics that holds `{device}`; None if payloads tell it.
+    largest_bytes
+        Larger payloads are refused unread.
 
-    >>> decoder = PayloadDecoder(("frequency_hz",), (), "topic:2")
-    >>> decoder.decode("pmu/G1", b'[{"created":1,"frequency_hz":49.98}]')
+    >>> from edgeflex_connectors.payload_formats import JsonEdgeflex
+    >>> decoder = PayloadDecoder(JsonEdgeflex(), ("frequency_hz",), (), "pmu/{device}")
+    >>> decoder.decode("pmu/G1", b'[{"created":1,"frequency_hz":49.98}]').rows
     [(1000000, 'G1', 0, (49.98,))]
     """
 
-    def __init__(self, columns: Sequence[str], messages: Sequence[type[Message]], device_from: str) -> None:
-        check_device_from(device_from)
-        self._columns = tuple(columns)
+    def __init__(
+        self,
+        payload_format: AnyFormat,
+        columns: Sequence[str],
+        messages: Sequence[type[Message]],
+        device: str | None,
+        largest_bytes: int = 1 << 20,
+    ) -> None:
         self._messages = tuple(messages)
-        self._device_from = device_from
-        self._level = _topic_level(device_from) if device_from.startswith(TOPIC_LEVEL) else None
-        row = _row_type(columns, None if self._level is not None else device_from)
-        self._rows = msgspec.json.Decoder(list[row])  # type: ignore[valid-type]
+        self._devices = None if device is None else DeviceNames(device)
+        self._largest_bytes = largest_bytes
+        self._takes_objects = payload_format.takes_objects
+        self._decoder = None
+        if subscription_columns(columns, payload_format):
+            self._decoder = format_of(payload_format).decoder(payload_format, tuple(columns), device is not None)
 
-    def decode(self, topic: str, payload: bytes) -> list[Row] | Message | None:
+    def decode(self, topic: str, payload: bytes) -> Decoded | Message | None:
         """The rows or the message in a payload; None if it is well made but not what this subscription takes.
 
-        Raises BadMessageError with the topic and the place that is wrong. A payload is used whole or not at all.
+        Rows that are right are given although others are wrong; the error that comes with them tells of those.
+        Raises BadMessageError with the topic and the place that is wrong when nothing can be used.
         """
         try:
-            if payload.lstrip()[:1] == b"[":
-                return self._decode_rows(topic, payload) if self._columns else None
+            decoded = self._decode(topic, payload)
+        except BadMessageError as error:
+            raise _at(topic, error, payload) from error
+        if isinstance(decoded, Decoded) and decoded.error is not None:
+            return decoded._replace(error=_at(topic, decoded.error, payload))
+        return decoded
+
+    def _decode(self, topic: str, payload: bytes) -> Decoded | Message | None:
+        if len(payload) > self._largest_bytes:
+            raise bad_payload(f"{len(payload)} bytes, at most {self._largest_bytes} are taken", payload)
+        if payload.lstrip()[:1] == b"{" and self._may_be_message(payload):
+            return self._message(payload)
+        if self._decoder is None:
+            return None
+        return self._decoder.decode(payload, None if self._devices is None else self._devices.of(topic))
+
+    def _may_be_message(self, payload: bytes) -> bool:
+        if self._decoder is None or not self._takes_objects:
+            return True
+        try:
+            return msgspec.json.decode(payload, type=_Peek).type in _TAGS
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False  # the format says what is wrong
+
+    def _message(self, payload: bytes) -> Message | None:
+        try:
             message = decode_message(payload, BUILT_IN_MESSAGES)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BadMessageError(f"topic '{topic}': {error}", reason="bad_payload", payload=payload) from error
+            raise bad_payload(str(error), payload) from error
         return message if isinstance(message, self._messages) else None
 
-    def _decode_rows(self, topic: str, payload: bytes) -> list[Row]:
-        device = self._device_of_topic(topic, payload) if self._level is not None else None
-        rows: list[Row] = []
-        for place, item in enumerate(self._rows.decode(payload)):
-            problem, row = self._row(item, device)
-            if problem is not None:
-                text = f"topic '{topic}': {problem} - at `$[{place}]`"
-                raise BadMessageError(text, reason="bad_payload", payload=payload)
-            rows.append(row)
-        return rows
 
-    def _row(self, item: Any, device: str | None) -> tuple[str | None, Row]:
-        """What is wrong with an object (or None) and its row."""
-        given = msgspec.structs.astuple(item)[3 : 3 + len(self._columns)]
-        time_ns: int | None = item.time_ns
-        if time_ns is None and item.created is not None:
-            time_ns = round(item.created * NS_PER_MS)
-        name: str | None = device or item.device
-        values = tuple([_NAN if value is None or value is UNSET else value for value in given])
-        row = (time_ns or 0, name or "", item.quality, values)
-        if time_ns is None:
-            return "neither `created` nor `time_ns`", row
-        if name is None:
-            return f"no device under the key `{self._device_from}`", row
-        if all(value is UNSET for value in given):
-            return f"none of the columns {', '.join(self._columns)}", row
-        return None, row
+def _at(topic: str, error: BadMessageError, payload: bytes) -> BadMessageError:
+    """The error with its topic, and with the payload if it has no part of it."""
+    return BadMessageError(f"topic '{topic}': {error}", reason=error.reason, payload=error.payload or payload)
 
-    def _device_of_topic(self, topic: str, payload: bytes) -> str:
-        assert self._level is not None
-        levels = topic.split("/")
-        place = self._level - 1 if self._level > 0 else self._level
-        if not -len(levels) <= place < len(levels) or not levels[place]:
-            text = f"topic '{topic}' has no level {self._level} that could name the device"
-            raise BadMessageError(text, reason="bad_payload", payload=payload)
-        return levels[place]
+
+class PayloadEncoder:
+    """Encodes batches in one format."""
+
+    def __init__(self, payload_format: AnyFormat) -> None:
+        self._encoder = format_of(payload_format).encoder(payload_format)
+        self._withholds = not payload_format.carries_quality
+        self.withheld = 0
+        """Rows so far that were not sent, because readers would have taken them for good ones."""
+
+    def encode(self, samples: Samples) -> list[bytes]:
+        """The payloads of a batch, in order; none if no row may be sent. ValueError for what the format cannot hold."""
+        if self._withholds:
+            good = (samples.quality & int(MISLEADING)) == 0
+            if not good.all():
+                self.withheld += int(samples.rows - good.sum())
+                samples = samples.take(good)
+        return self._encoder.encode(samples) if samples.rows else []

@@ -5,12 +5,23 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
-from edgeflex_flow.flowfile.fields import ConfigField, config_fields
+from edgeflex_flow.flowfile.fields import (
+    ConfigField,
+    Hint,
+    config_fields,
+    entry_hints,
+    forms,
+    is_list,
+    is_mapping,
+    is_struct,
+    item_hint,
+    tag_field,
+)
 from edgeflex_flow.flowfile.wires import message_name
 from edgeflex_flow.flowfile.wording import bounds, format_quantity, type_words
 from edgeflex_flow.node import AnyNode, ConnectionNode, Input, OperatorNode, SinkNode, SourceNode
@@ -33,6 +44,15 @@ class Setting(msgspec.Struct, frozen=True):
     default: str
     """As it would be written in a flow file; empty when the field is required."""
     description: str
+
+
+class Form(msgspec.Struct, frozen=True):
+    """One of the forms that a setting may take, with its own settings."""
+
+    setting: str
+    name: str
+    text: str
+    settings: tuple[Setting, ...]
 
 
 class Port(msgspec.Struct, frozen=True):
@@ -64,6 +84,7 @@ class Page(msgspec.Struct, frozen=True):
     sections: tuple[Section, ...]
     example: str
     settings: tuple[Setting, ...]
+    forms: tuple[Form, ...]
     ports: tuple[Port, ...]
     family: str | None = None
     """For connections: which settings may name it."""
@@ -88,6 +109,7 @@ def page(node: AnyNode) -> Page:
         sections=sections,
         example=example,
         settings=tuple(_setting(field) for field in config_fields(config)),
+        forms=tuple(_forms(config)),
         ports=tuple(_port(name, port) for name, port in inputs.items()),
         family=node.family if isinstance(node, ConnectionNode) else None,
     )
@@ -140,9 +162,34 @@ def _dedented(lines: list[str]) -> str:
     return f"{first}\n{rest}".strip()
 
 
-def _setting(field: ConfigField) -> Setting:
+def _forms(config: type[msgspec.Struct]) -> Iterator[Form]:
+    for field in config_fields(config):
+        for name, kind in forms(field.hint).items():
+            text, _, _ = read_docstring(kind.__doc__ or "")
+            yield Form(field.key, name, text, tuple(_form_settings(kind, "")))
+
+
+def _form_settings(kind: type[msgspec.Struct], prefix: str) -> Iterator[Setting]:
+    """The settings of a form, and behind each one those of the mappings that it holds."""
+    for field in config_fields(kind):
+        yield _setting(field, prefix)
+        for part, key in _parts(field.hint, prefix + field.key):
+            yield from _form_settings(part, f"{key}.")
+
+
+def _parts(hint: Hint, key: str) -> Iterator[tuple[type[msgspec.Struct], str]]:
+    for kind in hint.choices:
+        if is_struct(kind):
+            yield kind, key
+        elif is_list(kind):
+            yield from _parts(item_hint(kind, 0), f"{key}[*]")
+        elif is_mapping(kind):
+            yield from _parts(entry_hints(kind)[1], f"{key}.*")
+
+
+def _setting(field: ConfigField, prefix: str = "") -> Setting:
     return Setting(
-        key=field.key,
+        key=prefix + field.key,
         type=type_words(field.hint),
         bounds=bounds(field.hint),
         required=field.required,
@@ -161,6 +208,8 @@ def written(value: Any, unit: str | None) -> str:
         return "none"
     if unit is not None and isinstance(value, int | float):
         return format_quantity(value, unit)
+    if tag_field(type(value)) is not None and value == type(value)():
+        return str(value.__struct_config__.tag)
     plain = msgspec.to_builtins(value)
     return (
         plain
@@ -211,9 +260,19 @@ def _settings_lines(each: Page) -> Iterator[str]:
         yield "None."
         yield ""
         return
+    yield from _settings_table(each.settings)
+    for form in each.forms:
+        yield f"### `{form.setting}: {form.name}`"
+        yield ""
+        yield form.text
+        yield ""
+        yield from _settings_table(form.settings)
+
+
+def _settings_table(settings: Sequence[Setting]) -> Iterator[str]:
     yield "| setting | type | limits | default | meaning |"
     yield "| --- | --- | --- | --- | --- |"
-    for setting in each.settings:
+    for setting in settings:
         default = "**required**" if setting.required else f"`{_cell(setting.default)}`"
         cells = (f"`{setting.key}`", _cell(setting.type), _cell(setting.bounds), default, _cell(setting.description))
         yield f"| {' | '.join(cells)} |"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 
 import click
 import msgspec
@@ -15,7 +16,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from edgeflex_flow.cli.manual import ROLES, Page, pages, port_needs
+from edgeflex_flow.cli.manual import ROLES, Page, Setting, pages, port_needs
 from edgeflex_flow.errors import nearest
 from edgeflex_flow.registry import Registry
 
@@ -101,15 +102,23 @@ def _show_settings(page: Page, out: Console) -> None:
     if not page.settings:
         out.print("  None.")
         return
+    out.print(Padding(_settings_table(page.settings), (0, 0, 0, 2)))
+    for form in page.forms:
+        _show_heading(f"{form.setting}: {form.name}", out)
+        out.print(Padding(Markdown(form.text), (0, 0, 0, 2)))
+        out.print(Padding(_settings_table(form.settings), (0, 0, 0, 2)))
+
+
+def _settings_table(settings: Iterable[Setting]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("setting", style="cyan", no_wrap=True)
     for column in ("type", "default", "meaning"):
         table.add_column(column, overflow="fold")
-    for setting in page.settings:
+    for setting in settings:
         kind = f"{setting.type}, {setting.bounds}" if setting.bounds else setting.type
         default = Text("required", style="bold") if setting.required else Text(setting.default)
         table.add_row(setting.key, Text(kind), default, Text(setting.description))
-    out.print(Padding(table, (0, 0, 0, 2)))
+    return table
 
 
 def _show_ports(page: Page, out: Console) -> None:

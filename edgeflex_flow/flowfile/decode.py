@@ -22,11 +22,13 @@ from edgeflex_flow.flowfile.fields import (
     config_fields,
     entry_hints,
     fixed_length,
+    forms,
     is_list,
     is_mapping,
     is_struct,
     item_hint,
     read_hint,
+    tag_field,
 )
 from edgeflex_flow.flowfile.report import FileReport, Secret, got
 from edgeflex_flow.flowfile.secrecy import HIDDEN, Place
@@ -368,12 +370,35 @@ class ConfigDecoder:
     def _typed(self, value: Value, hint: Hint, key: str) -> Any:
         if isinstance(value.data, str) and hint.noted("table") and self._read_table is not None:
             return self._table(value, value.data, self._read_table, hint, key)
+        if forms(hint) and isinstance(value.data, str | Mapping):
+            return self._form(value, hint, key)
         if isinstance(value.data, tuple):
             return self._list(value, value.data, hint, key)
         if isinstance(value.data, Mapping):
             return self._mapping(value, value.data, hint, key)
         of_unit = hint.unit and value.data not in hint.words
         return self._quantity(value, hint, key) if of_unit else self._leaf(value, hint, key)
+
+    def _form(self, value: Value, hint: Hint, key: str) -> Any:
+        """One of several Structs, by its name alone or by a mapping with its name and its settings."""
+        known = forms(hint)
+        tag = tag_field(next(iter(known.values())))
+        assert tag is not None
+        entries = value.mapping()
+        named = value if entries is None else entries.get(tag)
+        if named is None:
+            return self._wrong(value.place, f"'{key}.{tag}' is missing: {expectation(hint)}", known=tuple(known))
+        if named.missing:
+            self._result.missing.append((f"{key}.{tag}", named))
+            self._result.guessed = True
+            return BROKEN
+        if not isinstance(named.data, str) or named.data not in known:
+            close = nearest(named.data, known) if isinstance(named.data, str) and not named.hidden else None
+            at = key if entries is None else f"{key}.{tag}"
+            return self._wrong(
+                named.place, f"'{at}' is none that is known", got=got(named), known=tuple(known), close=close
+            )
+        return self._struct(known[named.data], Value({}, value.place) if entries is None else value, key)
 
     def _list(self, value: Value, items: tuple[Value, ...], hint: Hint, key: str) -> Any:
         kinds = [kind for kind in hint.choices if is_list(kind)]
@@ -422,11 +447,18 @@ class ConfigDecoder:
         self._broken_items[key] = broken
 
     def _struct(self, kind: type[msgspec.Struct], value: Value, key: str) -> Any:
-        arguments = self._fields(kind, value, value.place, prefix=f"{key}.")
+        tag = tag_field(kind)
+        arguments = self._fields(kind, value, value.place, prefix=f"{key}.", others=() if tag is None else (tag,))
         if any(isinstance(each, _Broken) for each in arguments.values()):
             return BROKEN
         try:
             return kind(**arguments)
+        except ConfigError as error:
+            for each in error.errors:
+                fields = [f"{key}.{name}" for name in each.fields]
+                known, close = each.known, each.nearest
+                self._refused(FieldError(each.message, *fields, got=each.got, known=known, nearest=close), value.place)
+            return BROKEN
         except (ValueError, TypeError) as error:
             return self._wrong(value.place, f"'{key}': {self._censored(str(error))}")
 

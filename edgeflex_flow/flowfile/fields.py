@@ -192,6 +192,22 @@ def entry_hints(kind: Any) -> tuple[Hint, Hint]:
     return read_hint(key), read_hint(value)
 
 
+def tag_field(kind: Any) -> str | None:
+    """The key by which a mapping says that it is of this Struct; None for a Struct that needs no such key."""
+    found: str | None = kind.__struct_config__.tag_field if is_struct(kind) else None
+    return found
+
+
+def forms(hint: Hint) -> dict[str, type[msgspec.Struct]]:
+    """The Structs that a setting may be, by the name under which the file chooses one; nothing for other settings."""
+    return {str(kind.__struct_config__.tag): kind for kind in hint.choices if tag_field(kind) is not None}
+
+
+def needs_settings(form: type[msgspec.Struct]) -> bool:
+    """Whether its name alone does not say all that a form needs."""
+    return any(field.required for field in config_fields(form))
+
+
 def secret_keys(configs: Iterable[type[msgspec.Struct]]) -> SecretKeys:
     """The keys of all secrets of these configs, those of their parts included."""
     fields = list(_all_fields(configs))

@@ -19,10 +19,13 @@ from edgeflex_flow.flowfile.fields import (
     config_fields,
     entry_hints,
     fixed_length,
+    forms,
     is_list,
     is_mapping,
     is_struct,
     item_hint,
+    needs_settings,
+    tag_field,
 )
 from edgeflex_flow.flowfile.shape import FLOW_KEYS, NAME, SITE_KEYS
 from edgeflex_flow.flowfile.wording import bounds, example
@@ -155,7 +158,11 @@ def _kind(node: AnyNode) -> Schema:
 
 
 def _summary(node: AnyNode) -> str:
-    return " ".join(inspect.cleandoc(node.config.__doc__ or "").partition("\n\n")[0].split())
+    return _first_paragraph(node.config)
+
+
+def _first_paragraph(config: type[msgspec.Struct]) -> str:
+    return " ".join(inspect.cleandoc(config.__doc__ or "").partition("\n\n")[0].split())
 
 
 def _from(node: Any) -> Schema:
@@ -208,6 +215,8 @@ def _any_of(*schemas: Schema) -> Schema:
 
 def _hint(hint: Hint) -> Schema:
     """Schema of a type: containers taken apart, so that every leaf may be an interpolated text."""
+    if forms(hint):
+        return _forms(forms(hint))
     kinds = [_container(kind, hint) for kind in hint.choices if is_list(kind) or is_mapping(kind) or is_struct(kind)]
     for kind, member in zip(hint.choices, hint.members, strict=True):
         if not (is_list(kind) or is_mapping(kind) or is_struct(kind)):
@@ -217,15 +226,39 @@ def _hint(hint: Hint) -> Schema:
     return _any_of(*kinds) if len(kinds) > 1 else kinds[0]
 
 
+def _forms(named: dict[str, type[msgspec.Struct]]) -> Schema:
+    """One of several forms: the name of one that needs no settings, or a mapping with its name."""
+    tag = tag_field(next(iter(named.values())))
+    assert tag is not None
+    choices = [
+        {
+            "if": {"properties": {tag: {"const": name}}, "required": [tag]},
+            "then": _struct(kind, {tag: {"const": name, "description": _first_paragraph(kind)}}),
+        }
+        for name, kind in named.items()
+    ]
+    mapping: Schema = {
+        "type": "object",
+        "required": [tag],
+        "properties": {tag: {"enum": list(named)}},
+        "allOf": choices,
+    }
+    return _any_of({"enum": [name for name, kind in named.items() if not needs_settings(kind)]}, _INTERPOLATED, mapping)
+
+
+def _struct(kind: type[msgspec.Struct], more: Schema) -> Schema:
+    fields = config_fields(kind)
+    return {
+        "type": "object",
+        "properties": {**more, **{field.key: _field(field, takes_policies=False) for field in fields}},
+        "required": [*more, *(field.key for field in fields if field.required)],
+        "additionalProperties": False,
+    }
+
+
 def _container(kind: Any, hint: Hint) -> Schema:
     if is_struct(kind):
-        fields = config_fields(kind)
-        return {
-            "type": "object",
-            "properties": {field.key: _field(field, takes_policies=False) for field in fields},
-            "required": [field.key for field in fields if field.required],
-            "additionalProperties": False,
-        }
+        return _struct(kind, {})
     least, most = hint.constraint("min_length"), hint.constraint("max_length")
     if is_mapping(kind):
         limits = {"minProperties": least, "maxProperties": most}

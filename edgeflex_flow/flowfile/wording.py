@@ -10,6 +10,7 @@ from edgeflex_flow.flowfile.fields import (
     config_fields,
     entry_hints,
     fixed_length,
+    forms,
     is_list,
     is_mapping,
     is_struct,
@@ -69,7 +70,7 @@ def expectation(hint: Hint) -> str:
     >>> expectation(read_hint(Annotated[int, Meta(ge=1, le=65535)]))
     'an integer from 1 to 65535'
     """
-    text = " or ".join(dict.fromkeys(_kind_words(kind, hint) for kind in hint.choices))
+    text = _choices_words(hint)
     if hint.noted("table"):
         text += ", or the path of a file that holds it"
     limits = bounds(hint)
@@ -113,10 +114,17 @@ def _length_unit(hint: Hint, count: int) -> str:
 
 def type_words(hint: Hint) -> str:
     """The type of a field, in words, without its limits."""
-    text = " or ".join(dict.fromkeys(_kind_words(kind, hint) for kind in hint.choices))
+    text = _choices_words(hint)
     if hint.noted("table"):
         text += ", or the path of a file that holds it"
     return f"{text} or nothing" if hint.optional else text
+
+
+def _choices_words(hint: Hint) -> str:
+    named = forms(hint)
+    if named:
+        return f"one of {', '.join(named)}, by name or with its settings"
+    return " or ".join(dict.fromkeys(_kind_words(kind, hint) for kind in hint.choices))
 
 
 def _kind_words(kind: Any, hint: Hint) -> str:

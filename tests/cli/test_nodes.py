@@ -53,6 +53,18 @@ def test_a_page_of_a_connection_tells_its_family(invoke: Invoke) -> None:
     assert "broker connection of the family bus, from flow_kinds" in " ".join(invoke(nodes, "broker").output.split())
 
 
+def test_a_page_tells_the_settings_of_each_form(invoke: Invoke) -> None:
+    text = " ".join(invoke(nodes, "shed").output.split())
+    for part in (
+        "course one of swift, ramp, by name or with its settings swift How it goes down.",
+        "course: swift All at once. setting",
+        "course: ramp Bit by bit. setting",
+        "rate an active power with its unit, above 0 kW required Power of each bit.",
+        "stops[*].delay a time with its unit, at least 0s 0s How long to wait.",
+    ):
+        assert part in text
+
+
 def test_an_unknown_kind_names_the_nearest(invoke: Invoke) -> None:
     result = invoke(nodes, "slop")
     assert result.exit_code == 1

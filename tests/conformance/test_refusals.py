@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from edgeflex_connectors.payload_formats import Csv, VillasJson
+from edgeflex_connectors.payload_formats.channels import Channel
+from edgeflex_connectors.payload_formats.signals import Signal
 from edgeflex_flow.cli.kinds import SHIPPED
 from edgeflex_flow.errors import ConfigError, FieldError
 from edgeflex_flow.node import NodeConfig
@@ -58,10 +61,11 @@ GIVEN: dict[str, list[Values]] = {
         {"min": "2 of 2", "devices": ("a", "a")},
     ],
     "mqtt_subscribe": [
-        {"bus": "b", "topics": ("a#", "#/a", "b"), "device_from": "topic:x"},
+        {"bus": "b", "topics": ("a#", "#/a", "b"), "device": "a/{meter}"},
         {"bus": "b", "topics": ("a",), "columns": ("x", "x"), "messages": ("alarn", "alarm", "alarm")},
-        {"bus": "b", "topics": ("a",), "columns": ("x_v",), "device_from": "x_v"},
+        {"bus": "b", "topics": ("a",), "columns": ("x_v",), "format": VillasJson(signals=(Signal(column="x_v"),))},
         {"bus": "b", "topics": ("+",), "messages": ("alarm",), "qos": 0},
+        {"bus": "b", "topics": ("+",), "format": Csv(fields={"u": Channel(column="x_v")}, time="t", time_unit="s")},
     ],
     "mqtt_publish": [
         {"bus": "b", "topic": "a/{devic}/{type!r}"},

@@ -112,7 +112,7 @@ def test_descriptor_wakes_for_each_arrival_and_rests_after_poll(tmp_path: Path, 
 
 
 @pytest.mark.needs("mosquitto")
-def test_bad_payload_is_a_dead_letter_and_the_rest_goes_on(tmp_path: Path, make_context: ContextMaker) -> None:
+def test_bad_row_is_a_dead_letter_and_the_rest_goes_on(tmp_path: Path, make_context: ContextMaker) -> None:
     bad = payload(row(1), row(2, frequency_hz="fast"))
     with Mosquitto(tmp_path) as broker, source(make_context, broker) as (opened, context, subscribed):
         wait_until(lambda: subscribed)
@@ -120,14 +120,14 @@ def test_bad_payload_is_a_dead_letter_and_the_rest_goes_on(tmp_path: Path, make_
             other.publish("pmu/a", bad)
             other.publish("pmu/a", b"{nonsense")
             other.publish("pmu/a", payload(row(3)))
-        (samples,) = gather(opened, 1)
-        assert isinstance(samples, Samples)
-        assert samples.time_ns.tolist() == [3_000_000]
+        batches = [each for each in gather(opened, 2) if isinstance(each, Samples)]
+        assert [time_ns for samples in batches for time_ns in samples.time_ns.tolist()] == [1_000_000, 3_000_000]
         assert context.counters.get("bad_payload") == 2
+        assert context.counters.get("bad_rows") == 1
     reason, text, kept = make_context.dead_letters[0]
-    assert (reason, kept) == ("bad_payload", bad)
-    assert text.startswith("topic 'pmu/a': Expected `float")
-    assert "$[1].frequency_hz" in text
+    assert (reason, kept) == ("bad_payload", json.dumps(row(2, frequency_hz="fast")).encode())
+    assert text.startswith("topic 'pmu/a': 1 of 2 rows cannot be used, first: Expected `int | float")
+    assert text.endswith("got `str` - at `$[1].frequency_hz`")
 
 
 @pytest.mark.needs("mosquitto")
@@ -187,7 +187,7 @@ def test_source_opens_before_its_broker_starts(tmp_path: Path, make_context: Con
 def test_device_comes_from_the_topic_when_asked(tmp_path: Path, make_context: ContextMaker) -> None:
     with (
         Mosquitto(tmp_path) as broker,
-        source(make_context, broker, device_from="topic:2") as (opened, _, subscribed),
+        source(make_context, broker, device="pmu/{device}/+") as (opened, _, subscribed),
     ):
         wait_until(lambda: subscribed)
         with Listener(broker) as other:
@@ -207,7 +207,7 @@ def test_output_is_what_the_fields_promise() -> None:
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
-        ({"columns": []}, "give `columns`, `messages` or both"),
+        ({"columns": []}, "give `columns`, `messages` or columns in `format`"),
         ({"columns": ["frequency"]}, "'frequency' does not end in a unit"),
         ({"columns": ["a_hz", "a_hz"]}, "names something twice"),
         ({"messages": ["alram"]}, "no message type 'alram'; known: .*did you mean 'alarm'"),
@@ -215,10 +215,17 @@ def test_output_is_what_the_fields_promise() -> None:
         ({"topics": ["a/#/b"]}, "'#' must be the last level"),
         ({"topics": ["a+/b"]}, "a level of its own"),
         ({"topics": [""]}, "must not be empty"),
-        ({"device_from": "topic:0"}, "levels of a topic count from topic:1"),
-        ({"device_from": "topic:x"}, "levels of a topic count from topic:1"),
-        ({"device_from": "created"}, "key of the payload or `topic:N`"),
-        ({"device_from": "frequency_hz"}, "both name 'frequency_hz'"),
+        ({"device": ""}, "must not be empty"),
+        ({"device": "pmu/{devic}"}, r"a pattern of topics holds \{device\}, once"),
+        ({"device": "{device}/{device}"}, r"a pattern of topics holds \{device\}, once"),
+        ({"device": "#/{device}"}, "'#' the last one"),
+        ({"format": {"type": "villas.json", "signals": [{"column": "a_v"}]}}, "fields of villas.json have no names"),
+        (
+            {"columns": [], "format": {"type": "villas.json", "signals": [{"column": "a_v"}]}},
+            "not name their device",
+        ),
+        ({"format": {"type": "json.edgeflex", "fields": {"f": {"column": "frequency_hz"}}}}, "comes from `format` too"),
+        ({"format": {"type": "json.edgeflx"}}, "Invalid value 'json.edgeflx'"),
     ],
 )
 def test_config_refuses_what_cannot_work(fields: dict[str, object], complaint: str) -> None:

@@ -2,149 +2,198 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from payload_cases import WILD_JSON, assert_makes_a_batch
 
-from edgeflex_connectors.batching import SamplesBuilder
-from edgeflex_connectors.payloads import PayloadDecoder, encode_samples
-from edgeflex_flow.errors import BadMessageError
-from edgeflex_flow.messages import Alarm, FrequencyEvent, encode_message, samples_from_rows
-
-DECODER = PayloadDecoder(("frequency_hz", "rocof_hz_per_s"), (Alarm,), "device")
-NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
-VALUES = st.floats(allow_infinity=False)
-ROWS = st.lists(
-    st.tuples(
-        st.integers(0, 2**63 - 1),
-        NAMES,
-        st.fixed_dictionaries({"frequency_hz": VALUES, "rocof_hz_per_s": VALUES}),
-    ),
-    max_size=20,
+from edgeflex_connectors.payload_formats import (
+    FORMATS,
+    AnyFormat,
+    Csv,
+    JsonEdgeflex,
+    JsonFields,
+    Sogno,
+    VillasBinary,
+    VillasJson,
 )
+from edgeflex_connectors.payload_formats.channels import Channel
+from edgeflex_connectors.payload_formats.codec import Decoded
+from edgeflex_connectors.payload_formats.signals import Signal
+from edgeflex_connectors.payload_formats.sogno import Reading
+from edgeflex_connectors.payloads import DeviceNames, PayloadDecoder, PayloadEncoder, device_problem
+from edgeflex_flow.errors import BadMessageError
+from edgeflex_flow.messages import Alarm, FrequencyEvent, Quality, encode_message, samples_from_rows
+
+FIELDS = {"f": Channel(column="frequency_hz")}
+EACH: tuple[AnyFormat, ...] = (
+    JsonEdgeflex(fields=FIELDS),
+    JsonFields(fields=FIELDS, time="t", time_unit="ns", device="id", quality="q"),
+    Sogno(readings=(Reading(column="frequency_hz", measurand="frequency"),)),
+    VillasJson(signals=(Signal(column="frequency_hz"), Signal(column="quality"))),
+    VillasBinary(signals=(Signal(column="frequency_hz"), Signal(column="quality"))),
+    Csv(fields=FIELDS, time="t", time_unit="ns", device="id", quality="q"),
+)
+WITHOUT_QUALITY: tuple[AnyFormat, ...] = (
+    JsonEdgeflex(fields=FIELDS, extension=False),
+    JsonFields(fields=FIELDS, time="t", time_unit="ns"),
+    Sogno(readings=(Reading(column="frequency_hz", measurand="frequency"),), extension=False),
+    VillasJson(signals=(Signal(column="frequency_hz"),)),
+    VillasBinary(signals=(Signal(column="frequency_hz"),)),
+    Csv(fields=FIELDS, time="t", time_unit="ns"),
+)
+each_format = pytest.mark.parametrize("config", EACH, ids=lambda config: type(config).__name__)
+ALARM = Alarm(source="n", severity="info", text="x", time_ns=1)
+DECODER = PayloadDecoder(JsonEdgeflex(), ("frequency_hz",), (Alarm,), None)
 
 
-@settings(deadline=None)
-@given(ROWS, st.integers(0, 0xFFFF))
-def test_encoded_samples_decode_to_the_same_rows(rows: list[tuple[int, str, dict[str, float]]], quality: int) -> None:
-    decoded = DECODER.decode("t", encode_samples(samples_from_rows(rows, quality=quality)))
-    assert isinstance(decoded, list)
-    assert [(time_ns, device, flags) for time_ns, device, flags, _ in decoded] == [
-        (time_ns, device, quality) for time_ns, device, _ in rows
-    ]
-    values = np.array([list(row[3]) for row in decoded]).reshape(-1, 2)
-    wanted = np.array([[row[2]["frequency_hz"], row[2]["rocof_hz_per_s"]] for row in rows]).reshape(-1, 2)
-    assert np.array_equal(values, wanted, equal_nan=True)
+def rows_of(decoded: object) -> list[tuple[object, ...]]:
+    assert isinstance(decoded, Decoded)
+    assert decoded.error is None
+    return list(decoded.rows)
 
 
-def test_infinity_is_null_for_readers_of_json() -> None:
-    payload = encode_samples(samples_from_rows([(1, "G", {"x_v": float("inf")})]))
-    assert json.loads(payload)[0]["x_v"] is None
+def test_every_format_is_in_these_tests() -> None:
+    assert {FORMATS[name].config for name in FORMATS} == {type(config) for config in EACH}
 
 
-def test_created_in_milliseconds_serves_where_time_ns_is_missing() -> None:
-    payload = (
-        b'[{"created":1633791645123,"device":"G1","frequency_hz":50},{"created":1.5,"device":"G1","frequency_hz":50}]'
-    )
-    rows = DECODER.decode("t", payload)
-    assert isinstance(rows, list)
-    assert [row[0] for row in rows] == [1633791645123_000_000, 1_500_000]
+@each_format
+def test_every_format_keeps_time_and_quality(config: AnyFormat) -> None:
+    samples = samples_from_rows([(1633791645_123456789, "G1", {"frequency_hz": 49.96875})], quality=5)
+    (payload,) = PayloadEncoder(config).encode(samples)
+    device = None if config.names_device else "pmu/{device}"
+    decoded = PayloadDecoder(config, (), (), device).decode("pmu/G1", payload)
+    assert rows_of(decoded) == [(1633791645_123456789, "G1", 5, (49.96875,))]
 
 
-def test_payload_of_an_edge_pmu_decodes_with_its_own_names() -> None:
-    # The example of the format's documentation, as published on /edgeflex/edgepmu0/ch0.
-    payload = b'[{"created":1633791645123,"frequency":49.98,"amplitude":325.1,"phase":1.57,"rocof":-0.02}]'
-    decoder = PayloadDecoder(("frequency", "rocof"), (), "topic:3")
-    assert decoder.decode("/edgeflex/edgepmu0/ch0", payload) == [(1633791645123_000_000, "edgepmu0", 0, (49.98, -0.02))]
+@each_format
+def test_messages_come_beside_samples_of_every_format(config: AnyFormat) -> None:
+    decoder = PayloadDecoder(config, (), (Alarm,), "pmu/{device}")
+    assert decoder.decode("event/alarm", encode_message(ALARM)) == ALARM
+    (payload,) = PayloadEncoder(config).encode(samples_from_rows([(1, "G1", {"frequency_hz": 50.0})]))
+    assert len(rows_of(decoder.decode("pmu/G1", payload))) == 1
+
+
+@each_format
+def test_a_topic_that_does_not_tell_the_device_is_refused(config: AnyFormat) -> None:
+    decoder = PayloadDecoder(config, (), (), "pmu/{device}")
+    (payload,) = PayloadEncoder(config).encode(samples_from_rows([(1, "G1", {"frequency_hz": 50.0})]))
+    with pytest.raises(BadMessageError, match=r"topic 'pmu': the topic does not match 'pmu/\{device\}'") as caught:
+        decoder.decode("pmu", payload)
+    assert caught.value.payload == payload
+
+
+@each_format
+def test_a_payload_larger_than_the_limit_is_refused_unread(config: AnyFormat) -> None:
+    decoder = PayloadDecoder(config, (), (), "{device}", largest_bytes=100)
+    with pytest.raises(BadMessageError, match="topic 'G1': 101 bytes, at most 100 are taken"):
+        decoder.decode("G1", b" " * 101)
+
+
+@each_format
+def test_what_is_wrong_is_told_with_the_topic(config: AnyFormat) -> None:
+    with pytest.raises(BadMessageError, match=r"^topic 'G1': ") as caught:
+        PayloadDecoder(config, (), (), "{device}").decode("G1", b"\xff")
+    assert (caught.value.reason, caught.value.payload) == ("bad_payload", b"\xff")
+
+
+@pytest.mark.parametrize("config", WITHOUT_QUALITY, ids=lambda config: type(config).__name__)
+@pytest.mark.parametrize("flag", [Quality.BAD_DATA, Quality.TEST])
+def test_rows_that_readers_would_take_for_good_are_withheld(config: AnyFormat, flag: Quality) -> None:
+    encoder = PayloadEncoder(config)
+    bad = samples_from_rows([(1, "G1", {"frequency_hz": 50.0})] * 2, quality=int(flag | Quality.LATE))
+    assert encoder.encode(bad) == []
+    assert encoder.withheld == 2
+    assert len(encoder.encode(samples_from_rows([(1, "G1", {"frequency_hz": 50.0})], quality=int(Quality.LATE)))) == 1
+    assert encoder.withheld == 2
 
 
 @pytest.mark.parametrize(
-    ("level", "device"), [("topic:1", "a"), ("topic:3", "c"), ("topic:-1", "c"), ("topic:-3", "a")]
+    ("pattern", "topic", "device"),
+    [
+        ("G1", "any", "G1"),
+        ("site/{device}/pmu", "site/G1/pmu", "G1"),
+        ("/edgeflex/{device}/+", "/edgeflex/edgepmu0/ch0", "edgepmu0"),
+        ("a/pmu-{device}/#", "a/pmu-3/b/c", "3"),
+        ("+/{device}", "/Zürich 1", "Zürich 1"),
+        ("a.b/{device}", "a.b/x", "x"),
+    ],
 )
-def test_levels_of_the_topic_count_from_both_ends(level: str, device: str) -> None:
-    rows = PayloadDecoder(("x_v",), (), level).decode("a/b/c", b'[{"created":1,"x_v":1}]')
-    assert rows == [(1_000_000, device, 0, (1.0,))]
+def test_the_topic_tells_the_device(pattern: str, topic: str, device: str) -> None:
+    assert device_problem(pattern) is None
+    assert DeviceNames(pattern).of(topic) == device
 
 
-def test_column_that_a_row_lacks_is_nan() -> None:
-    rows = DECODER.decode("t", b'[{"created":1,"device":"G1","rocof_hz_per_s":1,"frequency_hz":null}]')
-    assert isinstance(rows, list)
-    assert np.array_equal(rows[0][3], [np.nan, 1.0], equal_nan=True)
+@pytest.mark.parametrize(
+    ("pattern", "topic"),
+    [
+        ("a.b/{device}", "axb/x"),
+        ("a/{device}", "a/"),
+        ("a/{device}", "a/b/c"),
+        ("a/{device}/+", "a/b"),
+        ("{device}", "a/b"),
+    ],
+)
+def test_another_topic_does_not(pattern: str, topic: str) -> None:
+    with pytest.raises(BadMessageError, match="does not match"):
+        DeviceNames(pattern).of(topic)
+
+
+def test_a_name_that_is_given_goes_before_that_in_the_payload() -> None:
+    decoder = PayloadDecoder(JsonEdgeflex(), ("frequency_hz",), (), "G1")
+    assert rows_of(decoder.decode("t", b'[{"created":1,"device":5,"frequency_hz":50.0}]')) == [
+        (1_000_000, "G1", 0, (50.0,))
+    ]
+
+
+def test_rows_that_are_right_come_with_an_error_for_the_others() -> None:
+    decoded = DECODER.decode("pmu/1", b'[{"created":1,"device":"G1","frequency_hz":50.0},3]')
+    assert isinstance(decoded, Decoded)
+    assert len(decoded.rows) == 1
+    assert str(decoded.error) == (
+        "topic 'pmu/1': 1 of 2 rows cannot be used, first: Expected `object`, got `int` - at `$[1]`"
+    )
+
+
+@pytest.mark.parametrize("columns", [(), ("frequency_hz",)])
+def test_what_is_not_asked_for_is_none(columns: tuple[str, ...]) -> None:
+    decoder = PayloadDecoder(JsonEdgeflex(), columns, (FrequencyEvent,), None)
+    assert decoder.decode("t", encode_message(ALARM)) is None
+    if not columns:
+        assert decoder.decode("t", b"[]") is None
 
 
 @pytest.mark.parametrize(
     ("payload", "complaint"),
     [
-        (b"", "truncated"),
-        (b"[", "truncated"),
-        (b"\xff\xfe", "malformed"),
-        (b'[{"created":1,"device":"G1","frequency_hz":1},3]', r"Expected `object`, got `int` - at `\$\[1\]`"),
-        (b'[{"device":"G1","frequency_hz":1}]', r"neither `created` nor `time_ns` - at `\$\[0\]`"),
-        (b'[{"created":1,"frequency_hz":1}]', r"no device under the key `device` - at `\$\[0\]`"),
-        (b'[{"created":1,"device":"","frequency_hz":1}]', r"length >= 1 - at `\$\[0\].device`"),
-        (b'[{"created":1,"device":"G1","f_hz":1}]', "none of the columns frequency_hz, rocof_hz_per_s"),
-        (b'[{"created":1,"device":"G1","frequency_hz":true}]', r"got `bool` - at `\$\[0\].frequency_hz`"),
-        (b'[{"created":1,"device":"G1","frequency_hz":{"real":1,"imag":0}}]', r"got `object` - at"),
-        (b'[{"created":-1,"device":"G1","frequency_hz":1}]', r"`\$\[0\].created`"),
-        (b'[{"created":1e300,"device":"G1","frequency_hz":1}]', r"`\$\[0\].created`"),
-        (b'[{"time_ns":9223372036854775808,"device":"G1","frequency_hz":1}]', r"`\$\[0\].time_ns`"),
-        (b'[{"created":1,"device":"G1","quality":65536,"frequency_hz":1}]', r"`\$\[0\].quality`"),
         (b'{"type":"unheard_of"}', "Invalid value 'unheard_of'"),
         (b'{"created":1}', "missing required field `type`"),
         (b'{"type":"alarm"}', "missing required field"),
+        (b'{"type":', "truncated"),
     ],
 )
-def test_bad_payload_is_refused_with_topic_and_position(payload: bytes, complaint: str) -> None:
-    with pytest.raises(BadMessageError, match=complaint) as caught:
-        DECODER.decode("pmu/1", payload)
-    assert str(caught.value).startswith("topic 'pmu/1'")
-    assert caught.value.payload == payload
+def test_a_message_that_cannot_be_used_is_refused(payload: bytes, complaint: str) -> None:
+    with pytest.raises(BadMessageError, match=complaint):
+        DECODER.decode("t", payload)
 
 
-def test_topic_without_the_level_is_refused() -> None:
-    decoder = PayloadDecoder(("x_v",), (), "topic:4")
-    with pytest.raises(BadMessageError, match="topic 'a/b' has no level 4"):
-        decoder.decode("a/b", b'[{"created":1,"x_v":1}]')
-
-
-def test_message_decodes_to_itself() -> None:
-    alarm = Alarm(source="n", severity="info", text="x", time_ns=1)
-    assert DECODER.decode("t", encode_message(alarm)) == alarm
-
-
-@pytest.mark.parametrize("columns", [(), ("x_v",)])
-def test_what_is_not_asked_for_is_none(columns: tuple[str, ...]) -> None:
-    decoder = PayloadDecoder(columns, (FrequencyEvent,), "device")
-    alarm = encode_message(Alarm(source="n", severity="info", text="x", time_ns=1))
-    assert decoder.decode("t", alarm) is None
-    if not columns:
-        assert decoder.decode("t", b"[]") is None
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
-    lambda inner: (
-        st.lists(inner) | st.dictionaries(st.sampled_from(["created", "device", "type", "x"]) | st.text(), inner)
-    ),
-)
+def test_samples_may_have_a_type_of_their_own() -> None:
+    config = JsonFields(fields=FIELDS, time="t", time_unit="ms", device="id")
+    decoder = PayloadDecoder(config, (), (Alarm,), None)
+    payload = json.dumps({"type": "meter", "t": 1, "id": "G1", "f": 50.0}).encode()
+    assert len(rows_of(decoder.decode("t", payload))) == 1
 
 
 @settings(deadline=None)
-@given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
-@example(b"[" * 100_000)
-@example(b'{"a":' * 100_000)
-@example(b'[{"device":"\\ud800","created":1,"frequency_hz":1}]')
-@example(b'[{"device":"\xff","created":1,"frequency_hz":1}]')
+@given(st.binary() | WILD_JSON)
+@example(b"{" * 100_000)
+@example(b'{"type":"alarm","text":"\\ud800"}')
+@example(b'{"type":"\xff"}')
 def test_no_payload_raises_anything_but_bad_message(payload: bytes) -> None:
-    try:
-        decoded = DECODER.decode("t", payload)
-    except BadMessageError:
-        return
-    if isinstance(decoded, list) and decoded:
-        builder = SamplesBuilder(("frequency_hz", "rocof_hz_per_s"))
-        for row in decoded:
-            builder.add(*row)
-        samples = builder.take(0)
-        assert list(samples.problems()) == []
-        encode_samples(samples)
+    for config in EACH:
+        try:
+            decoded = PayloadDecoder(config, (), (Alarm,), "{device}").decode("G1", payload)
+        except BadMessageError:
+            continue
+        if isinstance(decoded, Decoded):
+            assert_makes_a_batch(decoded, config.columns)

@@ -70,6 +70,29 @@ def test_values_arrive_in_the_units_of_their_fields(check: Check) -> None:
     assert config.limit == 1500.0
 
 
+@pytest.mark.parametrize(
+    ("written", "course"),
+    [
+        ("swift", flow_kinds.Swift()),
+        ("{type: swift, notice: soon}", flow_kinds.Swift(notice="soon")),
+        ("{type: ramp, rate: 2 MW, stops: [{level: 1}]}", flow_kinds.Ramp(rate=2000.0, stops=(Step(level=1.0),))),
+        ('{type: "${FORM}", rate: "${RATE}"}', flow_kinds.Ramp(rate=5.0)),
+    ],
+)
+def test_a_form_is_named_alone_or_with_its_settings(
+    check: Check, written: str, course: flow_kinds.Swift | flow_kinds.Ramp
+) -> None:
+    flow = FLOW.replace("store: history", f"store: history, course: {written}")
+    config = plan_of(check(flow, environment={"FORM": "ramp", "RATE": "5 kW"})).nodes[-1].config
+    assert isinstance(config, flow_kinds.ShedConfig)
+    assert config.course == course
+
+
+def test_a_form_whose_name_is_not_there_yet_is_no_error_while_only_checking(check: Check) -> None:
+    flow = FLOW.replace("store: history", 'store: history, course: {type: "${FORM}", rate: 1 kW}')
+    assert [problem.message for problem in check(flow, environment={}).problems] == []
+
+
 def test_a_word_may_stand_for_a_number_or_quantity(check: Check) -> None:
     flow = FLOW.replace('"${meter_port}"', '1, speed: "${SPEED}", pause: "${PAUSE}"')
     found = [

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from broker import Amqtt, BrokerProcess, Listener, wait_until
 
-from edgeflex_connectors.payloads import encode_samples
+from edgeflex_connectors.payload_formats import JsonEdgeflex
+from edgeflex_connectors.payloads import PayloadEncoder
 from edgeflex_connectors.pmu_client import PmuClientConfig, PmuClientSource
 from edgeflex_connectors.recordings import read_recording
 from edgeflex_flow.cli.inertia_pipeline import estimate_record
@@ -237,8 +238,9 @@ def test_inertia_estimation_estimates_units_that_are_measured_by_the_databus(
     )
     with Listener(any_broker, "edgeflex/local/inertia/#") as listener, running(run, execute):
         wait_until(lambda: run.counters["measurements"].get("messages_out") > 0 or probe(listener, run, "pmu"))
+        encoder = PayloadEncoder(JsonEdgeflex())
         for batch in record.batches(frames=10, start_ns=START_NS):
-            listener.publish("edgeflex/local/pmu/all", encode_samples(batch))
+            listener.publish("edgeflex/local/pmu/all", encoder.encode(batch)[0])
         wait_until(lambda: len(listener.received) > len(grid.units))
     received = [json.loads(payload) for _, payload in listener.received]
     found = {each["device"]: each["h_s"] for each in received if each["type"] == "inertia_estimate"}
