@@ -11,7 +11,7 @@ from msgspec import Meta
 from edgeflex_connectors.backoff import Backoff
 from edgeflex_connectors.c37118 import Command, CommandFrame, ConfigFrame, FrameHeader, encode_command
 from edgeflex_connectors.c37118_columns import FIXED_COLUMNS
-from edgeflex_connectors.pmu_decoder import FrameDecoder, PmuSourceConfig, Speaker
+from edgeflex_connectors.pmu_decoder import FrameDecoder, PmuSourceConfig
 from edgeflex_connectors.pmu_dialogue import NS, Dialogue
 from edgeflex_connectors.pmu_frames import Block
 from edgeflex_connectors.pmu_links import (
@@ -25,6 +25,8 @@ from edgeflex_connectors.pmu_links import (
     listen,
     only_stream,
 )
+from edgeflex_connectors.speaker import Speaker
+from edgeflex_connectors.udp_drops import DropCounter
 from edgeflex_connectors.udp_receive import BLOCK, group_problem
 from edgeflex_flow.errors import FieldError, RetryableError
 from edgeflex_flow.messages import Samples
@@ -147,6 +149,7 @@ class PmuClientSource:
         self._speaker = Speaker(context)
         self._epoll: select.epoll | None = None
         self._listener: Listener | None = None
+        self._drops: DropCounter | None = None
         self._link: Link | None = None
         self._talks = False
         """Whether the link was up when it was looked at last."""
@@ -162,6 +165,7 @@ class PmuClientSource:
             self._listener = listen(
                 config.listen, config.data_port, config.group, RECEIVE_BUFFER_BYTES, self._context, self._epoll
             )
+            self._drops = DropCounter(self._listener.receiver, self._context)
         self._connect_at_ns = self._now_ns()
 
     def poll(self) -> Sequence[Samples]:
@@ -202,9 +206,10 @@ class PmuClientSource:
             except RetryableError as error:
                 self._context.log.debug("%s: %s", self._where, error)
         self._hang_up()
-        if self._listener is not None:
+        if self._listener is not None and self._drops is not None:
+            self._drops.count()
             self._listener.receiver.close()
-            self._listener = None
+            self._listener = self._drops = None
         if self._epoll is not None:
             self._epoll.close()
             self._epoll = None
@@ -259,7 +264,8 @@ class PmuClientSource:
                 break
         if frames:
             self._counters.add("frames", frames)
-            self._count_kernel_drops()
+            if self._drops is not None:
+                self._drops.look(frames)
 
     def _take(self, block: Block, link: Link, now_ns: int) -> None:
         ours, others = only_stream(block, self._config.idcode, link.whole_frame)
@@ -316,12 +322,6 @@ class PmuClientSource:
         self._context.dead_letter(reason, f"from {self._where}: {text}", example)
         if count > 1:
             self._counters.add(reason, count - 1)
-
-    def _count_kernel_drops(self) -> None:
-        if self._listener is not None and self._speaker.may_speak("kernel_drops"):
-            drops = self._listener.receiver.read_kernel_drops()
-            if drops:
-                self._counters.set("kernel_drops", drops)
 
 
 def _output(config: PmuClientConfig, inputs: Mapping[str, Wire]) -> Wire:

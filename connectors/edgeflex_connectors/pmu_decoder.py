@@ -23,12 +23,12 @@ from edgeflex_connectors.pmu_frames import (
     block_of,
     decode_block,
 )
+from edgeflex_connectors.speaker import Speaker
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import Context, NodeConfig
 from edgeflex_flow.units import names_its_unit
 
-_DEAD_LETTER_PERIOD_NS: Final = 1_000_000_000
 _HEADER_SHOWN: Final = 500
 """Characters of a header's text that the log shows."""
 
@@ -69,22 +69,6 @@ class PmuSourceConfig(NodeConfig, frozen=True, kw_only=True):
                     fields = f"{field_name}.{key}", f"{field_name}.{first[value]}"
                     yield FieldError(f"{kind} '{value}' is given twice", *fields)
                 first.setdefault(value, key)
-
-
-class Speaker:
-    """Who may speak now: a subject at most once in a period."""
-
-    def __init__(self, context: Context) -> None:
-        self._clock = context.clock
-        self._spoke_ns: dict[str, int] = {}
-
-    def may_speak(self, subject: str, period_ns: int = _DEAD_LETTER_PERIOD_NS) -> bool:
-        now_ns = self._clock.monotonic_ns()
-        spoke_ns = self._spoke_ns.get(subject)
-        if spoke_ns is not None and now_ns - spoke_ns < period_ns:
-            return False
-        self._spoke_ns[subject] = now_ns
-        return True
 
 
 class FrameDecoder:

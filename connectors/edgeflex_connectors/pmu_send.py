@@ -15,8 +15,8 @@ from edgeflex_connectors.c37118_config import NAME_BYTES, Analog, ConfigFrame, D
 from edgeflex_connectors.c37118_encode import FORMAT, PMU_ERROR, encode_frames, stat_words, time_counts
 from edgeflex_connectors.c37118_fragments import encode_config_frames
 from edgeflex_connectors.c37118_header import FrameHeader, FrameType
-from edgeflex_connectors.pmu_decoder import Speaker
 from edgeflex_connectors.pmu_server import LARGEST_DATAGRAM, PmuServer, ServedStream, config_of_kind, udp_sender
+from edgeflex_connectors.speaker import Speaker
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import DEFAULT_PORT, Context, Input, NodeConfig, SinkNode, WireMessage, quantity

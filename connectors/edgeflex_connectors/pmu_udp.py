@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from edgeflex_connectors.c37118_columns import FIXED_COLUMNS
 from edgeflex_connectors.c37118_files import read_config_file
-from edgeflex_connectors.pmu_decoder import FrameDecoder, PmuSourceConfig, Speaker
+from edgeflex_connectors.pmu_decoder import FrameDecoder, PmuSourceConfig
 from edgeflex_connectors.pmu_frames import Block
+from edgeflex_connectors.udp_drops import DropCounter
 from edgeflex_connectors.udp_receive import BLOCK, UdpReceiver, group_problem
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import Context, SourceNode, Wire, path, quantity, samples_wire, udp_port
-
-_DROP_WARNING_PERIOD_NS: Final = 10_000_000_000
-_DROPS_PERIOD_NS: Final = 100_000_000
-_FEW: Final = 4
-"""After a burst the system is asked at once what it dropped, after few datagrams only now and then: it costs 7 µs."""
 
 
 class PmuUdpConfig(PmuSourceConfig, frozen=True, kw_only=True):
@@ -111,8 +107,7 @@ class PmuUdpSource:
         self._counters = context.counters
         self._decoder = FrameDecoder(config, context, self._peer_name, holds=config.before_config == "buffer")
         self._receiver: UdpReceiver | None = None
-        self._speaker = Speaker(context)
-        self._drops_read_ns = 0
+        self._drops: DropCounter | None = None
 
     # -- what the runtime calls --------------------------------------------------------------------------------------
 
@@ -126,6 +121,7 @@ class PmuUdpSource:
         self._receiver = UdpReceiver(
             config.host, config.port, int(config.receive_buffer), self._context.log, group=config.group
         )
+        self._drops = DropCounter(self._receiver, self._context)
         self._decoder.whole_frame = self._receiver.datagram
 
     def poll(self) -> Sequence[Samples]:
@@ -155,9 +151,9 @@ class PmuUdpSource:
                 break
         decoder.give(batches)
         if datagrams:
+            assert self._drops is not None
             self._counters.add("frames", datagrams)
-            if datagrams > _FEW or self._context.clock.monotonic_ns() - self._drops_read_ns >= _DROPS_PERIOD_NS:
-                self._count_kernel_drops(receiver)
+            self._drops.look(datagrams)
         return batches
 
     @property
@@ -173,7 +169,8 @@ class PmuUdpSource:
     def close(self) -> None:
         if self._receiver is None:
             return
-        self._count_kernel_drops(self._receiver)
+        if self._drops is not None:
+            self._drops.count()
         self._receiver.close()
         self._decoder.close()
 
@@ -192,18 +189,6 @@ class PmuUdpSource:
 
     def _peer_name(self, peer: int) -> str:
         return self._open_receiver().peer_name(peer)
-
-    def _count_kernel_drops(self, receiver: UdpReceiver) -> None:
-        self._drops_read_ns = self._context.clock.monotonic_ns()
-        before = receiver.kernel_drops
-        drops = receiver.read_kernel_drops()
-        if drops is None or drops == before:
-            return
-        self._counters.set("kernel_drops", drops)
-        if self._speaker.may_speak("kernel_drops", _DROP_WARNING_PERIOD_NS):
-            self._context.log.warning(
-                "the operating system dropped frames that were not read in time: %d so far", drops
-            )
 
 
 def _output(config: PmuUdpConfig, inputs: Mapping[str, Wire]) -> Wire:

@@ -11,6 +11,7 @@ from edgeflex_connectors import (
     pmu_client,
     pmu_send,
     pmu_udp,
+    samples_udp,
     sqlite,
     store_write,
 )
@@ -33,6 +34,7 @@ from edgeflex_operators import (
 SHIPPED: tuple[AnyNode, ...] = (
     pmu_udp.NODE,
     pmu_client.NODE,
+    samples_udp.NODE,
     mqtt_subscribe.NODE,
     file_replay.NODE,
     pmu_align.NODE,

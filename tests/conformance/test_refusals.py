@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgeflex_connectors.payload_formats import Csv, VillasJson
+from edgeflex_connectors.payload_formats import Csv, JsonEdgeflex, VillasJson
 from edgeflex_connectors.payload_formats.channels import Channel
 from edgeflex_connectors.payload_formats.signals import Signal
 from edgeflex_flow.cli.kinds import SHIPPED
@@ -53,6 +53,12 @@ GIVEN: dict[str, list[Values]] = {
         {"host": "a", "port": 1, "idcode": 1, "devices": {"a": 1, "b": 1}, "digitals": ("a_bits", "b_raw")},
         {"host": "a", "port": 1, "idcode": 1, "devices": {"a" * 17: 1}, "analogs": {"b" * 17: "a_w"}},
         {"host": "a", "port": 1, "idcode": 1, "devices": {"a": 1}},
+    ],
+    "samples_udp": [
+        {"port": 1, "format": JsonEdgeflex()},
+        {"port": 2, "format": VillasJson(signals=(Signal(column="x_v"),)), "columns": ("x_v",), "devices": {"a": "b"}},
+        {"port": 3, "format": JsonEdgeflex(), "columns": ("x_v",), "group": "10.0.0.1", "host": "::"},
+        {"port": 4, "format": JsonEdgeflex(), "columns": ("x_v",), "group": "239.0.0.1"},
     ],
     "pmu_align": [
         {"min": "5 of 4"},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -314,6 +316,37 @@ def test_concentrator_passes_four_stations_on_as_one_stream(
             "SELECT count(*) FROM samples JOIN quantities ON quantities.id = quantity_id WHERE name = 'frequency_hz'"
         ).fetchone()
     assert stored[0] >= rows.rows
+
+
+@each_runtime
+def test_edge_pmu_finds_the_event_in_samples_that_come_over_udp(
+    tmp_path: Path, any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
+) -> None:
+    port = free_udp_port()
+    run = flow_run("edge_pmu.yaml", samples_port=port, mqtt_port=any_broker.port, data_folder=tmp_path)
+    data = np.load(RECORDING)
+    frequency_hz = data["bus_freq"][:600, 0].astype(np.float32)
+    with Listener(any_broker, "edgeflex/local/event/frequency") as listener:
+        with running(run, execute), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as device:
+            for number, value in enumerate(frequency_hz.tolist()):
+                seconds, part = divmod(number, 60)
+                # VILLAS binary as its documentation has it: version 2, three values, sequence, time.
+                tag = 1_700_000_000 + seconds, round(part * 1e9 / 60)
+                datagram = struct.pack(">BBHIIIfff", 0x20, 0, 3, number, *tag, value, 230.0, 0.5)
+                device.sendto(datagram, ("127.0.0.1", port))
+                if number % 50 == 0:
+                    wait_until(lambda: run.counters["samples"].get("received") >= number - 100)  # noqa: B023
+            wait_until(lambda: run.counters["samples"].get("rows") == 600)
+        wait_until(lambda: len(listener.received) >= 1)
+    [event] = [each for each in map(json.loads, (p for _, p in listener.received)) if each["state"] == "started"]
+    assert event["device"] == "127.0.0.1"
+    onset_s = event["onset_time_ns"] / 1e9 - 1_700_000_000
+    assert onset_s == pytest.approx(float(data["event_time"]), abs=0.1)
+    with closing(sqlite3.connect(tmp_path / "history.db")) as store:
+        stored = store.execute(
+            "SELECT count(*) FROM samples JOIN quantities ON quantities.id = quantity_id WHERE name = 'voltage_v'"
+        ).fetchone()
+    assert stored == (600,)
 
 
 @each_runtime
