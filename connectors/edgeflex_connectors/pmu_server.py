@@ -7,6 +7,7 @@ over and returns.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -35,6 +36,7 @@ INBOX_PUBLICATIONS: Final = 10_000
 _BACKLOG: Final = 16
 _CHUNK: Final = 65_536
 _SEND_BUFFER_BYTES: Final = 262_144
+_KEEPALIVE_S: Final = 60
 _NS: Final = 1_000_000_000
 _KINDS: Final = {
     Command.SEND_CFG1: FrameType.CFG1,
@@ -163,7 +165,9 @@ class PmuServer:
                 opened.listen(_BACKLOG)
         except OSError as error:
             opened.close()
-            raise FatalError(f"{where}: {(error.strerror or str(error)).lower()}") from error
+            text = f"{where}: {(error.strerror or str(error)).lower()}"
+            # An address that is not there may come: a network that starts after this program.
+            raise (RetryableError if error.errno == errno.EADDRNOTAVAIL else FatalError)(text) from error
         opened.setblocking(False)
         return opened
 
@@ -265,6 +269,9 @@ class PmuServer:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # What waits for a slow client waits here, where it is bounded and counted, and not in the system.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+            # A client that went away without a word, and has nothing turned on, would stay for ever.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_S)
             self._poller.register(connection, select.POLLIN)
             self._clients[connection.fileno()] = _Client(f"{address[0]}:{address[1]}", address, connection)
             self._count("clients", 1)
