@@ -12,8 +12,10 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from edgeflex_flow.errors import FieldError
+from edgeflex_flow.kernel import kernel
 from edgeflex_flow.messages import DeadLetter, Quality, Samples, join_samples
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, quantity
+from edgeflex_operators._devices import read_only
 from edgeflex_operators._senders import STEADY_NS, Senders
 
 NS = 1_000_000_000
@@ -24,6 +26,17 @@ SHORTEST_TICK_S = 0.01
 TOLD_NS = NS
 """Missing rows are told together, so often."""
 NAMES_IN_A_LETTER = 5
+NEVER = -(2**62)
+
+# What becomes of a row.
+USED, OFF_GRID, AHEAD, LATE, TWICE = range(5)
+REFUSED = {
+    OFF_GRID: ("off_grid", "are farther than `tolerance` from whole frames of `rate`"),
+    AHEAD: ("clock_ahead", "are of another time than those of the other devices"),
+    LATE: ("late", "came when their time had gone out"),
+    TWICE: ("duplicate", "came twice"),
+}
+"""Reason and text of the dead letters."""
 
 
 class PmuAlignConfig(NodeConfig, frozen=True, kw_only=True):
@@ -127,6 +140,8 @@ class PmuAlignState:
     """Place of each device that takes part."""
     senders: Senders = field(default_factory=Senders)
     waiting: list[_Waiting] = field(default_factory=list)
+    present: dict[int, int] = field(default_factory=dict)
+    """By number of each frame of which rows wait: the devices that are there, a bit for each place."""
     gone: int | None = None
     """Number of the last frame that went out."""
     missing: Counter[str] = field(default_factory=Counter)
@@ -145,11 +160,34 @@ def start(config: PmuAlignConfig) -> PmuAlignState:
 # -- time -------------------------------------------------------------------------------------------------------------
 
 
-def frame_numbers(time_ns: NDArray[np.int64], rate: int) -> NDArray[np.int64]:
-    """The number of the nearest whole frame since 1970; whole frames begin with each UTC second."""
-    seconds, rest_ns = np.divmod(time_ns, NS)
-    numbers: NDArray[np.int64] = seconds * rate + (rest_ns * rate + NS // 2) // NS
-    return numbers
+@kernel(
+    f"void({read_only('int64')}, int64, int64, int64, int64, int64[::1], uint8[::1])",
+)
+def judge_rows(
+    time_ns: NDArray[np.int64],
+    rate: int,
+    tolerance_ns: int,
+    limit_ns: int,
+    gone: int,
+    frame: NDArray[np.int64],
+    verdict: NDArray[np.uint8],
+) -> None:
+    """Fill `frame` with the number of the nearest whole frame since 1970, of which the first is on each UTC second, and
+    `verdict` with what becomes of the row."""
+    for row in range(len(time_ns)):
+        seconds = time_ns[row] // 1_000_000_000
+        rest_ns = time_ns[row] - seconds * 1_000_000_000
+        part = (rest_ns * rate + 500_000_000) // 1_000_000_000
+        frame[row] = seconds * rate + part
+        off_ns = rest_ns - (part * 1_000_000_000 + rate // 2) // rate
+        if abs(off_ns) > tolerance_ns:
+            verdict[row] = OFF_GRID
+        elif time_ns[row] > limit_ns:
+            verdict[row] = AHEAD
+        elif frame[row] <= gone:
+            verdict[row] = LATE
+        else:
+            verdict[row] = USED
 
 
 def frame_times(frame: NDArray[np.int64], rate: int) -> NDArray[np.int64]:
@@ -169,23 +207,41 @@ def step(config: PmuAlignConfig, state: PmuAlignState, samples: Samples) -> list
         return letters
     _follow(config, state, samples)
     _look_back(config, state, letters)
-    frame = frame_numbers(samples.time_ns, config.rate)
-    off = np.abs(samples.time_ns - frame_times(frame, config.rate)) > round(config.tolerance * NS)
-    ahead = samples.time_ns - state.senders.now_ns > config.lag_ns + STEADY_NS
-    late = np.zeros(samples.rows, dtype=np.bool_) if state.gone is None else frame <= state.gone
-    again = _again(state, frame, place)
-    used = np.ones(samples.rows, dtype=np.bool_)
-    for reason, rows, text in (
-        ("off_grid", off, f"are farther than `tolerance` from whole frames of {config.rate} a second"),
-        ("clock_ahead", ahead, "are of another time than those of the other devices"),
-        ("late", late, "came when their time had gone out"),
-        ("duplicate", again, "came twice"),
-    ):
-        letters += _letters(reason, samples, used & rows, text)
-        used &= ~rows
+    frame, verdict = np.empty(samples.rows, dtype=np.int64), np.empty(samples.rows, dtype=np.uint8)
+    judge_rows(
+        samples.time_ns,
+        config.rate,
+        round(config.tolerance * NS),
+        state.senders.now_ns + config.lag_ns + STEADY_NS,
+        NEVER if state.gone is None else state.gone,
+        frame,
+        verdict,
+    )
+    _enter(state, frame, place, verdict)
+    used = verdict == USED
+    if used.all():
+        state.waiting.append(_Waiting(frame, place, samples, None))
+        return letters + _release(config, state)
+    for code, (reason, text) in REFUSED.items():
+        letters += _letters(reason, samples, verdict == code, text)
     if used.any():
         state.waiting.append(_Waiting(frame, place, samples, None).take(used))
     return letters + _release(config, state)
+
+
+def _enter(
+    state: PmuAlignState, frame: NDArray[np.int64], place: NDArray[np.int64], verdict: NDArray[np.uint8]
+) -> None:
+    """Note which devices are there at which time, and find the rows that come twice."""
+    present = state.present
+    for row, (number, where, code) in enumerate(zip(frame.tolist(), place.tolist(), verdict.tolist(), strict=True)):
+        if code != USED:
+            continue
+        devices, bit = present.get(number, 0), 1 << where
+        if devices & bit:
+            verdict[row] = TWICE
+        else:
+            present[number] = devices | bit
 
 
 def _of_devices(
@@ -219,35 +275,22 @@ def _follow(config: PmuAlignConfig, state: PmuAlignState, samples: Samples) -> N
 def _look_back(config: PmuAlignConfig, state: PmuAlignState, letters: list[WireMessage]) -> None:
     """Begin anew when the devices' clocks together went back, and let go of rows that are ahead of them."""
     limit_ns = state.senders.now_ns + config.lag_ns + STEADY_NS
-    limit = int(frame_numbers(np.array([limit_ns]), config.rate)[0])
+    limit = limit_ns // NS * config.rate + (limit_ns % NS * config.rate + NS // 2) // NS
     if state.gone is not None and state.gone > limit:
         back_s = (state.gone - limit) / config.rate + config.lag + STEADY_NS / NS
         text = f"the devices' clocks went back by {back_s:.1f} s"
         letters.append(DeadLetter(node="", reason="set_back", text=text, time_ns=state.senders.now_ns))
         state.gone = None
-    if not any(int(waiting.frame.max()) > limit for waiting in state.waiting):
+    if not state.present or max(state.present) <= limit:
         return
+    state.present = {frame: devices for frame, devices in state.present.items() if frame <= limit}
     kept: list[_Waiting] = []
     for waiting in state.waiting:
         ahead = waiting.frame > limit
-        text = "are of another time than those of the other devices"
-        letters += _letters("clock_ahead", waiting.samples, ahead, text)
+        letters += _letters("clock_ahead", waiting.samples, ahead, REFUSED[AHEAD][1])
         if not ahead.all():
             kept.append(waiting.take(~ahead))
     state.waiting = kept
-
-
-def _again(state: PmuAlignState, frame: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether a row has the time and device of another one that waits, or of one before it in the batch."""
-    devices = max(len(state.places), 1)
-    # Frames are counted from the first in the batch, so that keys stay small enough.
-    first = int(frame.min())
-    key = (frame - first) * devices + place
-    again = np.ones(len(key), dtype=np.bool_)
-    again[np.unique(key, return_index=True)[1]] = False
-    for waiting in state.waiting:
-        again |= np.isin(key, (waiting.frame - first) * devices + waiting.place)
-    return again
 
 
 def _letters(reason: str, samples: Samples, rows: NDArray[np.bool_], text: str) -> list[WireMessage]:
@@ -294,24 +337,30 @@ def _release(config: PmuAlignConfig, state: PmuAlignState, until: int | None = N
     """All times from the first that waits up to one that has to wait longer; up to `until` none has to."""
     if not state.waiting:
         return _tell_missing(state)
-    frames, count = np.unique(np.concatenate([waiting.frame for waiting in state.waiting]), return_counts=True)
-    over = frame_times(frames, config.rate) + config.lag_ns <= state.senders.now_ns
-    may_go = (count >= config.expected) | over
-    if until is not None:
-        may_go |= frames <= until
-    going = len(frames) if may_go.all() else int(np.argmin(may_go))
+    now_ns = state.senders.now_ns - config.lag_ns
+    going: list[int] = []
+    for frame in sorted(state.present):
+        seconds, part = divmod(frame, config.rate)
+        is_over = seconds * NS + part * NS // config.rate <= now_ns
+        may_go = is_over or (until is not None and frame <= until)
+        if not may_go and state.present[frame].bit_count() < config.expected:
+            break
+        going.append(frame)
     if not going:
         return _tell_missing(state)
-    state.gone = int(frames[going - 1])
-    enough = count[:going] >= config.least
+    state.gone = going[-1]
+    few = [frame for frame in going if state.present[frame].bit_count() < config.least]
+    for frame in going:
+        del state.present[frame]
     given: list[WireMessage] = []
     gone = _take(state, state.gone)
-    full = np.isin(gone.frame, frames[:going][enough])
-    text = f"are of times that fewer than {config.least} devices have"
-    given += _letters("too_few", gone.samples, ~full, text)
-    if full.any():
-        aligned = _aligned(config, state, gone.take(full) if not full.all() else gone)
-        given.insert(0, aligned)
+    if few:
+        lacking = np.isin(gone.frame, few)
+        text = f"are of times that fewer than {config.least} devices have"
+        given += _letters("too_few", gone.samples, lacking, text)
+        gone = gone.take(~lacking)
+    if len(gone.frame):
+        given.insert(0, _aligned(config, state, gone))
     return given + _tell_missing(state)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 from random import Random
 from typing import Any
 
@@ -16,7 +17,7 @@ from operator_streams import EPOCH_NS, batches, letters
 from edgeflex_flow.messages import Quality, Samples, join_samples
 from edgeflex_flow.node import WireMessage
 from edgeflex_operators import pmu_align
-from edgeflex_operators.pmu_align import PmuAlignConfig, PmuAlignState, frame_numbers, frame_times
+from edgeflex_operators.pmu_align import PmuAlignConfig, PmuAlignState, frame_times
 
 PERIOD_NS = 20_000_000
 HOUR_NS = 3_600_000_000_000
@@ -261,12 +262,28 @@ def test_rows_between_whole_frames_are_not_used() -> None:
     assert align.told() == {"off_grid": 1}
 
 
-@given(st.integers(0, 2**62), st.integers(1, 1000))
-def test_frames_have_numbers_and_times_in_integers(time_ns: int, rate: int) -> None:
-    [number] = frame_numbers(np.array([time_ns]), rate).tolist()
-    [back] = frame_times(np.array([number]), rate).tolist()
-    assert abs(back - time_ns) * 2 * rate <= 10**9 + 2 * rate
-    assert frame_numbers(np.array([back]), rate).tolist() == [number]
+@given(st.integers(0, 2**62), st.integers(1, 1000), st.integers(0, 10**6), st.integers(-(10**9), 10**9), st.booleans())
+@settings(deadline=None)
+def test_rows_are_judged_as_exact_arithmetic_judges_them(
+    time_ns: int, rate: int, tolerance_ns: int, ahead_ns: int, gone: bool
+) -> None:
+    number, verdict = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.uint8)
+    exact = math.floor(Fraction(time_ns * rate, 10**9) + Fraction(1, 2))
+    whole_ns = math.floor(Fraction(exact % rate * 10**9, rate) + Fraction(1, 2)) + exact // rate * 10**9
+    limit_ns = time_ns + ahead_ns
+    pmu_align.judge_rows(
+        np.array([time_ns]), rate, tolerance_ns, limit_ns, exact if gone else exact - 1, number, verdict
+    )
+    assert number.tolist() == [exact]
+    assert frame_times(number, rate).tolist() == [whole_ns]
+    expected = pmu_align.USED
+    if abs(time_ns - whole_ns) > tolerance_ns:
+        expected = pmu_align.OFF_GRID
+    elif ahead_ns < 0:
+        expected = pmu_align.AHEAD
+    elif gone:
+        expected = pmu_align.LATE
+    assert verdict.tolist() == [expected]
 
 
 # -- devices ----------------------------------------------------------------------------------------------------------
