@@ -44,8 +44,8 @@ class PmuAlignConfig(NodeConfig, frozen=True, kw_only=True):
 
     Rows are put in order of their time tags. The rows of a time go out as soon as all devices are there, at the latest
     `lag` after it, with those that have come; a time that fewer devices have than `min` asks for is left out. Rows
-    leave in the order of time, so that a time that waits holds up the later ones. Each batch that goes out holds
-    whole times, in the order of `devices` (else of first appearance).
+    leave in the order of time, so that a time that waits holds up the later ones; one of which no row has come does
+    not. Each batch that goes out holds whole times, in the order of `devices` (else of first appearance).
 
     What time it is follows from the tags: the median of the devices' clocks, so that one that is an hour ahead neither
     holds the others up nor drives them out (of two devices, nobody can tell which one is wrong: the earlier one

@@ -329,8 +329,26 @@ def test_every_row_goes_out_once_or_is_told(seed: int, loss: float) -> None:
     assert found == sorted(set(found))
     told = align.told()
     assert len(found) + sum(told.get(reason, 0) for reason in ("late", "duplicate", "too_few")) == len(cells)
-    if align.config.lag == 0.3 and "too_few" not in told:
-        assert set(found) == {(frame, name) for _, frame, name in cells}
+
+
+@given(st.lists(st.integers(0, 14), min_size=4, max_size=4), st.integers(1, 40))
+@settings(deadline=None, max_examples=60)
+def test_devices_that_are_slower_than_others_by_less_than_the_lag_lose_nothing(delays: list[int], size: int) -> None:
+    cells = [(frame + delay, frame, name) for frame in range(60) for name, delay in zip(NAMES, delays, strict=True)]
+    cells.sort(key=lambda cell: cell[0])
+    align = Align("1 of 4", lag=0.32)
+    found: list[tuple[int, str]] = []
+    for place in range(0, len(cells), size):
+        found += align.step(*((frame, name) for _, frame, name in cells[place : place + size]))
+    assert found + align.end() == whole(*range(60))
+    assert align.told() == {}
+
+
+def test_a_time_that_nobody_has_holds_nothing_up() -> None:
+    align = Align()
+    assert align.step(*whole(0), *whole(2)) == whole(0, 2)
+    align.step(*whole(1))
+    assert align.told() == {"late": 4}
 
 
 def test_batches_hold_whole_times() -> None:
