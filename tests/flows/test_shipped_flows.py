@@ -319,11 +319,11 @@ def test_concentrator_passes_four_stations_on_as_one_stream(
 
 
 @each_runtime
-def test_edge_pmu_finds_the_event_in_samples_that_come_over_udp(
+def test_edge_pmu_samples_finds_the_event_in_samples_that_come_over_udp(
     tmp_path: Path, any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
 ) -> None:
     port = free_udp_port()
-    run = flow_run("edge_pmu.yaml", samples_port=port, mqtt_port=any_broker.port, data_folder=tmp_path)
+    run = flow_run("edge_pmu_samples.yaml", samples_port=port, mqtt_port=any_broker.port, data_folder=tmp_path)
     data = np.load(RECORDING)
     frequency_hz = data["bus_freq"][:600, 0].astype(np.float32)
     with Listener(any_broker, "edgeflex/local/event/frequency") as listener:
