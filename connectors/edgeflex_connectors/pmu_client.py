@@ -84,7 +84,7 @@ class PmuClientConfig(PmuSourceConfig, frozen=True, kw_only=True):
         Literal["tcp", "udp", "tcp_udp"], Meta(description="What carries commands and data; `tcp_udp`: one each.")
     ] = "tcp"
     data_port: Annotated[
-        int, udp_port("UDP port on which data come; 0 takes any free one, for `udp`.", host="listen")
+        int, udp_port("UDP port on which data come; 0 takes any free one, for `udp`.", host="listen", group="group")
     ] = 0
     listen: Annotated[
         str, Meta(min_length=1, description="Address of this machine on which data come over UDP. 0.0.0.0: any.")

@@ -65,7 +65,9 @@ class PmuUdpConfig(PmuSourceConfig, frozen=True, kw_only=True):
     ['dfreq_hz_per_s', 'frequency_hz', 'voltage_v']
     """
 
-    port: Annotated[int, udp_port("UDP port to listen on; 0 takes any free one (for tests).", host="host")]
+    port: Annotated[
+        int, udp_port("UDP port to listen on; 0 takes any free one (for tests).", host="host", group="group")
+    ]
     host: Annotated[
         str, Meta(min_length=1, description="Address of this machine to listen on. 0.0.0.0: on all its networks.")
     ] = "0.0.0.0"  # noqa: S104 - a PMU is another machine; a source that listens to itself alone would hear nothing

@@ -59,7 +59,9 @@ class SamplesUdpConfig(NodeConfig, frozen=True, kw_only=True):
     ['frequency_hz']
     """
 
-    port: Annotated[int, udp_port("UDP port to listen on; 0 takes any free one (for tests).", host="host")]
+    port: Annotated[
+        int, udp_port("UDP port to listen on; 0 takes any free one (for tests).", host="host", group="group")
+    ]
     format: Annotated[AnyFormat, Meta(description="How samples are written; a name, or `type` and settings.")]
     host: Annotated[
         str, Meta(min_length=1, description="Address of this machine to listen on. 0.0.0.0: on all its networks.")
