@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -517,6 +518,35 @@ def test_a_length_that_lies_holds_the_stream_up_only_so_long(bench: MakeBench) -
         peer.send(b"\xaa\x01\xff\xff" + frame()[4:] + frame(number=1) + frame(number=2))
         pmu.until(lambda: pmu.row_count == 2)
     assert pmu.count("failures") == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_stream_with_random_damage_loses_the_damaged_frames_alone(bench: MakeBench, seed: int) -> None:
+    random = Random(seed)
+    stream = bytearray()
+    for number in range(300):
+        each = bytearray(frame(number=number))
+        damage = random.random()
+        if damage < 0.1:
+            each[random.randrange(len(each))] ^= 1 << random.randrange(8)
+        elif damage < 0.15:
+            del each[random.randrange(len(each)) :]
+        elif damage < 0.2:
+            each[:0] = random.randbytes(random.randrange(1, 40))
+        stream += each
+    whole = sum(frame(number=number) in stream for number in range(300))
+    with Peer(obedient) as peer:
+        pmu = bench(peer.port, ask=["cfg2"], answer_timeout=0.5)
+        pmu.until(lambda: Command.DATA_ON in peer.commands)
+        place = 0
+        while place < len(stream):
+            size = random.randrange(1, 2000)
+            peer.send(bytes(stream[place : place + size]))
+            place += size
+        pmu.until(lambda: pmu.row_count >= whole)
+    assert 200 < whole < 290
+    assert pmu.row_count == whole
+    assert pmu.rows.columns["frequency_hz"].tolist() == [50.0] * whole
 
 
 def test_half_a_frame_at_the_end_of_a_connection_is_no_frame(bench: MakeBench) -> None:
