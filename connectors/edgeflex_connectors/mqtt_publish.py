@@ -140,18 +140,28 @@ def topic_of(pattern: str, device: str, message_type: str) -> str:
     return pattern.format(device=topic_level(device), type=message_type)
 
 
-def payloads(config: MqttPublishConfig, message: WireMessage, encoder: PayloadEncoder) -> Iterator[tuple[str, bytes]]:
-    """Topic and payload of everything that one message becomes."""
+def payloads(
+    config: MqttPublishConfig, message: WireMessage, encoder: PayloadEncoder
+) -> Iterator[tuple[str, bytes | ValueError]]:
+    """Topic and payload of everything that one message becomes, or why a part of it cannot be encoded."""
     if not isinstance(message, Samples):
         device: str = getattr(message, "device", None) or ""
         yield topic_of(config.topic, device, _type(message)), encode_message(message)
     elif "{device}" not in config.topic:
-        topic = topic_of(config.topic, "", Samples.tag)
-        yield from ((topic, payload) for payload in encoder.encode(message))
+        yield from _samples(topic_of(config.topic, "", Samples.tag), message, encoder)
     else:
         for code in np.unique(message.device).tolist():
             topic = topic_of(config.topic, message.devices[code], Samples.tag)
-            yield from ((topic, payload) for payload in encoder.encode(message.take(message.device == code)))
+            yield from _samples(topic, message.take(message.device == code), encoder)
+
+
+def _samples(topic: str, samples: Samples, encoder: PayloadEncoder) -> Iterator[tuple[str, bytes | ValueError]]:
+    try:
+        made: list[bytes] = encoder.encode(samples)
+    except ValueError as error:
+        yield topic, ValueError(f"{samples.rows} rows for topic '{topic}': {error}")
+    else:
+        yield from ((topic, payload) for payload in made)
 
 
 class MqttPublish:
@@ -182,13 +192,19 @@ class MqttPublish:
         for message in messages:
             try:
                 for topic, payload in payloads(self._config, message, self._encoder):
-                    self._enqueue(topic, payload)
+                    if isinstance(payload, ValueError):
+                        self._refuse(message, payload)
+                    else:
+                        self._enqueue(topic, payload)
             except (ValueError, OverflowError) as error:
-                self._context.dead_letter("not_encodable", f"a message of type '{_type(message)}': {error}", b"")
+                self._refuse(message, error)
         if self._encoder.withheld:
             self._context.counters.set("withheld", self._encoder.withheld)
         assert self._session is not None
         self._session.turn()
+
+    def _refuse(self, message: WireMessage, error: Exception) -> None:
+        self._context.dead_letter("not_encodable", f"a message of type '{_type(message)}': {error}", b"")
 
     def _enqueue(self, topic: str, payload: bytes) -> None:
         problem = topic_problem(topic)

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from edgeflex_connectors.payload_formats import AnyFormat, format_of
-from edgeflex_connectors.payload_formats.codec import Decoded, bad_payload, name_refusals
+from edgeflex_connectors.payload_formats.codec import Decoded, bad_payload, name_refusals, only_device
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Quality, Samples, decode_message
 
@@ -91,6 +91,8 @@ def subscription_refusals(
         )
     yield from name_refusals({f"columns[{place}]": column for place, column in enumerate(columns)})
     for place, column in enumerate(columns):
+        if column in payload_format.taken_names:
+            yield FieldError(f"`columns`: '{column}' is another field of `format`", f"columns[{place}]", "format")
         if column in payload_format.columns:
             yield FieldError(f"`columns`: '{column}' comes from `format` too", f"columns[{place}]", "format")
     gives_samples = columns or payload_format.columns
@@ -193,6 +195,7 @@ class PayloadEncoder:
 
     def __init__(self, payload_format: AnyFormat) -> None:
         self._encoder = format_of(payload_format).encoder(payload_format)
+        self._is_for_one = not payload_format.sends_device
         self._withholds = not payload_format.carries_quality
         self.withheld = 0
         """Rows so far that were not sent, because readers would have taken them for good ones."""
@@ -204,4 +207,6 @@ class PayloadEncoder:
             if not good.all():
                 self.withheld += int(samples.rows - good.sum())
                 samples = samples.take(good)
+        if self._is_for_one and samples.rows:
+            only_device(samples)
         return self._encoder.encode(samples) if samples.rows else []

@@ -230,9 +230,8 @@ def test_others_get_what_their_format_says_and_no_bad_rows(tmp_path: Path, make_
 def test_a_batch_that_the_format_cannot_hold_is_a_dead_letter(tmp_path: Path, make_context: ContextMaker) -> None:
     with Mosquitto(tmp_path) as broker:
         context = connection(make_context, broker, "out")
-        sink = MqttPublish(
-            MqttPublishConfig(bus="databus", topic="villas", format=VillasJson(signals=SIGNALS)), context
-        )
+        config = MqttPublishConfig(bus="databus", topic="villas", format=VillasJson(signals=SIGNALS))
+        sink = MqttPublish(config, context)
         sink.open()
         try:
             sink.write([batch(2)])
@@ -242,3 +241,24 @@ def test_a_batch_that_the_format_cannot_hold_is_a_dead_letter(tmp_path: Path, ma
     ((reason, text, _),) = make_context.dead_letters
     assert reason == "not_encodable"
     assert "the format does not name devices" in text
+
+
+def test_a_device_that_the_format_cannot_hold_costs_no_other(tmp_path: Path, make_context: ContextMaker) -> None:
+    rows = [(0, "G1", {"frequency_hz": 1e39, "voltage_v": 1.0}), (0, "G2", {"frequency_hz": 50.0, "voltage_v": 1.0})]
+    with Mosquitto(tmp_path) as broker, Listener(broker) as other:
+        context = connection(make_context, broker, "out")
+        config = MqttPublishConfig(bus="databus", topic="villas/{device}", format=VillasBinary(signals=SIGNALS))
+        sink = MqttPublish(config, context)
+        sink.open()
+        try:
+            sink.write([samples_from_rows(rows)])
+            assert sink.flush(10.0)
+        finally:
+            sink.close()
+        ((topic, _),) = other.wait_for(1)
+    assert topic == "villas/G2"
+    ((_, text, _),) = make_context.dead_letters
+    assert text == (
+        "a message of type 'samples': 1 rows for topic 'villas/G1': "
+        "column 'frequency_hz' holds a value too large for 32 bits"
+    )

@@ -16,10 +16,9 @@ from certificates import Authority
 from edgeflex_connectors import mqtt, mqtt_publish
 from edgeflex_connectors.mqtt import MqttConfig
 from edgeflex_connectors.mqtt_publish import MqttPublish, MqttPublishConfig, payloads, topic_level
-from edgeflex_connectors.payload_formats import JsonEdgeflex
 from edgeflex_connectors.payloads import PayloadEncoder
 from edgeflex_flow.messages import Alarm, Crossing, FrequencyEvent, decode_message, samples_from_rows
-from edgeflex_flow.node import Context, OpenConnection
+from edgeflex_flow.node import Context, OpenConnection, WireMessage
 
 if TYPE_CHECKING:
     from conftest import ContextMaker
@@ -43,8 +42,12 @@ ROWS = samples_from_rows(
     quality=6,
 )
 
-ENCODER = PayloadEncoder(JsonEdgeflex())
 each_broker = pytest.mark.parametrize("kind", [pytest.param(Mosquitto, marks=pytest.mark.needs("mosquitto")), Amqtt])
+
+
+def encoded(config: MqttPublishConfig, message: WireMessage) -> list[tuple[str, bytes]]:
+    made = payloads(config, message, PayloadEncoder(config.format))
+    return [(topic, payload) for topic, payload in made if isinstance(payload, bytes)]
 
 
 def alarm(number: int) -> Alarm:
@@ -126,7 +129,7 @@ def test_payload_larger_than_the_buffers_of_the_socket_is_acknowledged(
 
 
 def test_samples_become_an_array_of_flat_objects() -> None:
-    ((topic, payload),) = payloads(MqttPublishConfig(bus="b", topic="edge/{type}"), ROWS, ENCODER)
+    ((topic, payload),) = encoded(MqttPublishConfig(bus="b", topic="edge/{type}"), ROWS)
     assert topic == "edge/samples"
     assert json.loads(payload) == [
         {
@@ -149,7 +152,7 @@ def test_samples_become_an_array_of_flat_objects() -> None:
 
 
 def test_device_in_the_topic_splits_samples_by_device() -> None:
-    made = dict(payloads(MqttPublishConfig(bus="b", topic="pmu/{device}"), ROWS, ENCODER))
+    made = dict(encoded(MqttPublishConfig(bus="b", topic="pmu/{device}"), ROWS))
     assert [json.loads(payload)[0]["device"] for payload in made.values()] == ["G1", "G2"]
     assert list(made) == ["pmu/G1", "pmu/G2"]
 
@@ -164,7 +167,7 @@ def test_device_in_the_topic_splits_samples_by_device() -> None:
 )
 def test_topic_is_filled_in_from_the_message(message: FrequencyEvent | Alarm | Crossing, topic: str) -> None:
     config = MqttPublishConfig(bus="b", topic="a/{device}/{type}")
-    assert [made for made, _ in payloads(config, message, ENCODER)] == [topic]
+    assert [made for made, _ in encoded(config, message)] == [topic]
 
 
 @pytest.mark.parametrize(
@@ -186,18 +189,18 @@ def test_device_chooses_no_other_topic(device: str, level: str) -> None:
     assert topic_level(device) == level
     message = msgspec.structs.replace(EVENT, device=device)
     if device != "\ud800":  # which JSON cannot hold
-        ((topic, payload),) = payloads(MqttPublishConfig(bus="b", topic="{device}/x"), message, ENCODER)
+        ((topic, payload),) = encoded(MqttPublishConfig(bus="b", topic="{device}/x"), message)
         assert (topic, json.loads(payload)["device"]) == (f"{level}/x", device)
 
 
 def test_samples_of_a_device_choose_no_other_topic() -> None:
     batch = samples_from_rows([(1, "$SYS/#", {"x_v": 1.0})])
-    ((topic, payload),) = payloads(MqttPublishConfig(bus="b", topic="{device}"), batch, ENCODER)
+    ((topic, payload),) = encoded(MqttPublishConfig(bus="b", topic="{device}"), batch)
     assert (topic, json.loads(payload)[0]["device"]) == ("_SYS__", "$SYS/#")
 
 
 def test_empty_batch_is_not_published() -> None:
-    assert list(payloads(MqttPublishConfig(bus="b", topic="a"), samples_from_rows([]), ENCODER)) == []
+    assert encoded(MqttPublishConfig(bus="b", topic="a"), samples_from_rows([])) == []
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,10 @@ def test_output_is_what_the_fields_promise() -> None:
             "not name their device",
         ),
         ({"format": {"type": "json.edgeflex", "fields": {"f": {"column": "frequency_hz"}}}}, "comes from `format` too"),
+        (
+            {"format": {"type": "json", "time": "frequency_hz.t", "time_unit": "s", "device": "d"}},
+            "'frequency_hz' is another field of `format`",
+        ),
         ({"format": {"type": "json.edgeflx"}}, "Invalid value 'json.edgeflx'"),
     ],
 )

@@ -108,6 +108,27 @@ def test_rows_that_readers_would_take_for_good_are_withheld(config: AnyFormat, f
     assert encoder.withheld == 2
 
 
+@pytest.mark.parametrize("config", [each for each in WITHOUT_QUALITY if not isinstance(each, Sogno)], ids=repr)
+def test_a_batch_of_several_devices_is_not_sent_where_nobody_could_tell_them_apart(config: AnyFormat) -> None:
+    samples = samples_from_rows([(1, "G1", {"frequency_hz": 50.0}), (1, "G2", {"frequency_hz": 50.0})])
+    with pytest.raises(ValueError, match=r"put \{device\} into the topic, or select one; got G1, G2"):
+        PayloadEncoder(config).encode(samples)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        JsonEdgeflex(device="x_v"),
+        JsonFields(time="x_v.t", time_unit="s", device="id"),
+        Csv(time="t", time_unit="s", device="x_v"),
+    ],
+    ids=repr,
+)
+def test_a_column_that_has_the_name_of_another_field_is_not_sent(config: AnyFormat) -> None:
+    with pytest.raises(ValueError, match="column 'x_v' has the name of another field"):
+        PayloadEncoder(config).encode(samples_from_rows([(1, "G1", {"x_v": 50.0})]))
+
+
 @pytest.mark.parametrize(
     ("pattern", "topic", "device"),
     [

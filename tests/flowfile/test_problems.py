@@ -145,7 +145,7 @@ IN_FLOW = [
          "unknown key 'course.lo'", None, ("type", "rate", "low", "stops"), "low"),
     Case("form_wrong_value", "store: history", "store: history, course: {type: ramp, rate: ▶1}", None, "shed",
          "'course.rate': write it with its unit, e.g. 1 kW", "1"),
-    Case("form_wrong_inside", "history", "history, course: {type: ramp, rate: 1 kW, stops: [{level: ▶2}]}", None, "shed",
+    Case("form_wrong_part", "history", "history, course: {type: ramp, rate: 1 kW, stops: [{level: ▶2}]}", None, "shed",
          "'course.stops[0].level' needs a number from 0 to 1", "2"),
     Case("form_refuses_itself", "history", "history, course: {type: ramp, rate: 1 kW, low: ▶2}", None, "shed",
          "`low` is above `rate`", "2"),

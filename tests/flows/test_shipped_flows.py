@@ -380,6 +380,40 @@ def test_frequency_limits_warns_and_keeps_what_it_could_not_read(
     assert "measurements" in {entry["node"] for entry in kept if entry["type"] == "dead_letter"}
 
 
+@each_runtime
+def test_edge_pmu_events_reads_edge_pmus_and_speaks_sogno(
+    any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
+) -> None:
+    data = np.load(RECORDING)
+    created = 1_700_000_000_000 + np.rint(data["t"] * 1e3).astype(int)
+    rows = [
+        {"created": time_ms, "frequency": frequency, "amplitude": 325.1, "phase": 1.57, "rocof": 0.0}
+        for time_ms, frequency in zip(created.tolist(), data["bus_freq"][:, 0].tolist(), strict=True)
+    ]
+    run = flow_run("edge_pmu_events.yaml", mqtt_port=any_broker.port)
+    with Listener(any_broker) as listener, running(run, execute):
+
+        def published(payload: bytes) -> bool:
+            listener.publish("/edgeflex/edgepmu7/ch0", payload)
+            time.sleep(0.05)
+            return run.counters["pmu"].get("messages_out") > 0
+
+        wait_until(lambda: published(json.dumps(rows[:1]).encode()))
+        for first in range(1, len(rows), 20):
+            listener.publish("/edgeflex/edgepmu7/ch0", json.dumps(rows[first : first + 20]).encode())
+        listener.publish("/edgeflex/edgepmu7/ch0", b'[{"created":1,"frequency":NaN}]')
+        received = listener.received
+        wait_until(lambda: any("frequency_event" in topic for topic, _ in received))
+        wait_until(lambda: any("dead_letter" in topic for topic, _ in received))
+        wait_until(lambda: sum(topic == "sogno/edgepmu7" for topic, _ in received) >= len(rows))
+    events = [json.loads(payload) for topic, payload in received if topic == "edgeflex/local/event/frequency_event"]
+    assert {event["device"] for event in events} == {"edgepmu7"}
+    readings = [json.loads(payload) for topic, payload in received if topic == "sogno/edgepmu7"]
+    last = max(readings, key=lambda each: int(each["time_ns"]))
+    assert last["time_ns"] == rows[-1]["created"] * 1_000_000
+    assert last["readings"] == [{"component": "edgepmu7", "measurand": "frequency", "data": rows[-1]["frequency"]}]
+
+
 def probe(listener: Listener, run: FlowRun, topic: str) -> bool:
     """Publish something harmless until the flow's subscription is in place."""
     row = {"created": 1_600_000_000_000, "device": "probe", "frequency_hz": 50.0, "voltage_kv": 110.0}

@@ -162,6 +162,14 @@ def complex_values(samples: Samples, channel: Channel) -> list[dict[str, float] 
     ]
 
 
+def own_channels(samples: Samples, taken: frozenset[str]) -> dict[str, Channel]:
+    """All columns of a batch as fields of their own names. Raises ValueError when one is another field's name."""
+    for name in samples.columns:
+        if name in taken:
+            raise ValueError(f"column '{name}' has the name of another field of the format")
+    return {name: Channel(column=name) for name in samples.columns}
+
+
 def channel_values(samples: Samples, channel: Channel) -> list[Any]:
     """The values of a channel as JSON holds them; msgspec writes those that are not finite as null."""
     if channel.angle_column is not None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from edgeflex_connectors.batching import Row
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import Samples
@@ -29,9 +31,19 @@ class FormatConfig(NodeConfig, frozen=True, kw_only=True, tag_field="type"):
         return False
 
     @property
+    def taken_names(self) -> frozenset[str]:
+        """Names of fields that a column which goes by its own cannot have."""
+        return frozenset()
+
+    @property
     def names_device(self) -> bool:
         """Whether payloads say which device they are of."""
         return False
+
+    @property
+    def sends_device(self) -> bool:
+        """Whether payloads that are sent say which device they are of."""
+        return self.names_device
 
     @property
     def takes_objects(self) -> bool:
@@ -91,6 +103,15 @@ def name_refusals(places: Mapping[str, str]) -> Iterator[FieldError]:
 
 class BadFieldError(ValueError):
     """One element of a payload cannot be used; the text names the field and its place."""
+
+
+def only_device(samples: Samples) -> str:
+    """The device of a batch. Raises ValueError when it holds rows of several: samples do not say whose they are."""
+    codes = np.unique(samples.device)
+    if len(codes) > 1:
+        names = ", ".join(samples.devices[code] for code in codes[:3].tolist())
+        raise ValueError(f"the format does not name devices: put {{device}} into the topic, or select one; got {names}")
+    return samples.devices[int(codes[0])]
 
 
 class MissingFieldError(BadFieldError):

@@ -11,7 +11,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from edgeflex_connectors.payload_formats.channels import Channel, RowLayout, payload_values, repeated_columns
+from edgeflex_connectors.payload_formats.channels import (
+    Channel,
+    RowLayout,
+    own_channels,
+    payload_values,
+    repeated_columns,
+)
 from edgeflex_connectors.payload_formats.codec import (
     BadFieldError,
     Decoded,
@@ -82,6 +88,10 @@ class Csv(FormatConfig, frozen=True, kw_only=True, tag="csv"):
     @property
     def named_fields(self) -> bool:
         return True
+
+    @property
+    def taken_names(self) -> frozenset[str]:
+        return frozenset(self._places().values())
 
     @property
     def names_device(self) -> bool:
@@ -225,7 +235,7 @@ class Encoder:
 
     def encode(self, samples: Samples) -> list[bytes]:
         config = self._config
-        fields = config.fields or {name: Channel(column=name) for name in samples.columns}
+        fields = config.fields or own_channels(samples, config.taken_names)
         lists: dict[str, list[Any]] = {config.time: self._decimal(time_values(samples.time_ns, config.time_unit))}
         if config.device is not None:
             lists[config.device] = [samples.devices[code] for code in samples.device.tolist()]

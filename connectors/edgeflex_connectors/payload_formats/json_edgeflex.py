@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from edgeflex_connectors.payload_formats.channels import Channel, channel_values, repeated_columns
+from edgeflex_connectors.payload_formats.channels import Channel, channel_values, own_channels, repeated_columns
 from edgeflex_connectors.payload_formats.codec import Decoded, FormatConfig, PayloadFormat, name_refusals
 from edgeflex_connectors.payload_formats.objects import ObjectDecoder, ObjectFields
 from edgeflex_connectors.payload_formats.times import time_values
@@ -22,7 +22,7 @@ class JsonEdgeflex(FormatConfig, frozen=True, kw_only=True, tag="json.edgeflex")
     """An array of flat objects: `created` in whole ms since 1970, values by name, complex ones as `{real, imag}`.
 
     With `extension`, which other readers skip, each object also has `time_ns` (the exact time), `quality` (flags) and
-    the device. Without it, `created` is the time, to the ms.
+    its device. Without it, `created` is the time, to the ms, and a device's name is read but not sent.
     """
 
     fields: Annotated[
@@ -30,7 +30,7 @@ class JsonEdgeflex(FormatConfig, frozen=True, kw_only=True, tag="json.edgeflex")
         Meta(description="Fields that do not go by the name and unit of their column: name in the payload to column."),
     ] = msgspec.field(default_factory=dict)
     device: Annotated[str, Meta(min_length=1, description="Key of the device's name.")] = "device"
-    extension: Annotated[bool, Meta(description="Whether time_ns, quality and the device are read and written.")] = True
+    extension: Annotated[bool, Meta(description="Whether time_ns and quality are read and sent.")] = True
 
     def refusals(self) -> Iterator[FieldError]:
         yield from name_refusals({"device": self.device, **{f"fields.{name}": name for name in self.fields}})
@@ -50,8 +50,16 @@ class JsonEdgeflex(FormatConfig, frozen=True, kw_only=True, tag="json.edgeflex")
         return True
 
     @property
+    def taken_names(self) -> frozenset[str]:
+        return frozenset((*OWN_KEYS, self.device, *self.fields))
+
+    @property
     def names_device(self) -> bool:
         return True
+
+    @property
+    def sends_device(self) -> bool:
+        return self.extension
 
     @property
     def carries_quality(self) -> bool:
@@ -64,7 +72,7 @@ class Encoder:
 
     def encode(self, samples: Samples) -> list[bytes]:
         config, names = self._config, samples.devices
-        fields = config.fields or {name: Channel(column=name) for name in samples.columns}
+        fields = config.fields or own_channels(samples, config.taken_names)
         lists: dict[str, list[Any]] = {"created": time_values(samples.time_ns, "ms")}
         if config.extension:
             lists[config.device] = [names[code] for code in samples.device.tolist()]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from edgeflex_connectors.payload_formats.channels import Channel, channel_values, repeated_columns
+from edgeflex_connectors.payload_formats.channels import Channel, channel_values, own_channels, repeated_columns
 from edgeflex_connectors.payload_formats.codec import Decoded, FormatConfig, PayloadFormat, name_refusals
 from edgeflex_connectors.payload_formats.objects import ObjectDecoder, ObjectFields, Path
 from edgeflex_connectors.payload_formats.times import TimeUnit, time_values
@@ -47,6 +47,11 @@ class JsonFields(FormatConfig, frozen=True, kw_only=True, tag="json"):
     @property
     def named_fields(self) -> bool:
         return True
+
+    @property
+    def taken_names(self) -> frozenset[str]:
+        names = (self.time, self.device, self.quality, *self.fields)
+        return frozenset(_path(name)[0] for name in names if name is not None)
 
     @property
     def names_device(self) -> bool:
@@ -109,7 +114,7 @@ class Encoder:
 
     def encode(self, samples: Samples) -> list[bytes]:
         config = self._config
-        fields = config.fields or {name: Channel(column=name) for name in samples.columns}
+        fields = config.fields or own_channels(samples, config.taken_names)
         lists: dict[str, list[Any]] = {config.time: time_values(samples.time_ns, config.time_unit)}
         if config.device is not None:
             lists[config.device] = [samples.devices[code] for code in samples.device.tolist()]

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from edgeflex_connectors.batching import Row
 from edgeflex_connectors.payload_formats.channels import Channel, RowLayout
-from edgeflex_connectors.payload_formats.codec import BadFieldError, Decoded, MissingFieldError
+from edgeflex_connectors.payload_formats.codec import LONGEST_GOT, BadFieldError, Decoded, MissingFieldError
 from edgeflex_connectors.payload_formats.elements import ElementDecoder, MaybeFlags, Phasor, Value, Word
-from edgeflex_connectors.payload_formats.times import ReadTime, time_reader
+from edgeflex_connectors.payload_formats.times import LATEST_NS, NS_PER_S, NS_PER_UNIT, iso_to_ns, number_to_ns
 from edgeflex_flow.units import column_unit
 
 Path = tuple[str, ...]
 """Keys from the object inwards."""
+
+MaybeName: TypeAlias = Annotated[str, Meta(min_length=1)] | UnsetType | None
 
 
 class ObjectFields(NamedTuple):
@@ -35,14 +37,17 @@ class ObjectDecoder:
     def __init__(self, fields: ObjectFields, *, single: bool) -> None:
         self._fields = fields
         self._layout = RowLayout([channel for _, channel in fields.channels])
-        leaves: list[tuple[Path, Any]] = [(path, msgspec.Raw | UnsetType) for path, _ in fields.times]
-        leaves += [(path, str | None | UnsetType) for path in (fields.device,) if path]
+        leaves: list[tuple[Path, Any]] = [(path, _time_type(unit)) for path, unit in fields.times]
+        leaves += [(path, MaybeName) for path in (fields.device,) if path]
         leaves += [(path, MaybeFlags) for path in (fields.quality,) if path]
         leaves += [(path, _value_type(channel)) for path, channel in fields.channels]
         paths = [path for path, _ in leaves]
         self._element, self._ways = _object_type(leaves)
         self._is_flat = all(len(path) == 1 for path in paths)
-        self._read_times: tuple[ReadTime, ...] = tuple(time_reader(unit) for _, unit in fields.times)
+        # Seconds are broken by nature, and ISO times are texts: both are read from their text.
+        self._factors = [None if unit in ("s", "iso8601") else NS_PER_UNIT[unit] for _, unit in fields.times]
+        self._seconds = number_to_ns(NS_PER_S)
+        self._has_quality = fields.quality is not None
         self._device_at = len(fields.times)
         self._quality_at = self._device_at + (fields.device is not None)
         self._values_at = self._quality_at + (fields.quality is not None)
@@ -63,36 +68,38 @@ class ObjectDecoder:
     def _read(self, item: Any, device: str | None, rows: list[Row]) -> None:
         found = msgspec.structs.astuple(item) if self._is_flat else tuple([_follow(item, way) for way in self._ways])
         values = found[self._values_at :]
-        if device is None and self._fields.device is not None:
+        if device is None:
             device = found[self._device_at]
-            if not isinstance(device, str) or not device:
+            if device is None or device is UNSET:
+                assert self._fields.device is not None
                 raise MissingFieldError(f"no device under the key `{dotted(self._fields.device)}` - at `$`")
-        assert device is not None
-        if all(value is UNSET for value in values):
+        if values.count(UNSET) == len(values):
             raise MissingFieldError(f"none of the fields {self._known()} - at `$`")
-        quality = 0 if self._fields.quality is None else found[self._quality_at]
-        flags = quality if isinstance(quality, int) else 0
-        rows.append((self._time_ns(found), device, flags, self._layout.row(values)))
+        quality = found[self._quality_at] if self._has_quality else 0
+        time_ns = self._time_ns(found)
+        rows.append((time_ns, device, 0 if quality is None or quality is UNSET else quality, self._layout.row(values)))
 
     def _time_ns(self, found: Sequence[Any]) -> int:
-        for place, read in enumerate(self._read_times):
-            raw = found[place]
-            if raw is UNSET:
+        for place, factor in enumerate(self._factors):
+            value = found[place]
+            if value is None or value is UNSET:
                 continue
-            text = bytes(raw).decode()
-            if text == "null":
-                continue
-            path, unit = self._fields.times[place]
-            is_text = text.startswith('"')
+            if factor is not None:
+                return value * factor if type(value) is int else round(value * factor)
             try:
-                if is_text != (unit == "iso8601"):
-                    wanted = "a text" if unit == "iso8601" else "a number"
-                    raise BadFieldError(f"expected {wanted}, got {text[:60]}")
-                return read(msgspec.json.decode(raw) if is_text else text)
+                return self._time_of_text(value)
             except BadFieldError as error:
-                raise BadFieldError(f"{error} - at `$.{dotted(path)}`") from error
+                raise BadFieldError(f"{error} - at `$.{dotted(self._fields.times[place][0])}`") from error
         names = " nor ".join(f"`{dotted(path)}`" for path, _ in self._fields.times)
-        raise MissingFieldError(f"{'neither' if len(self._read_times) > 1 else 'no'} {names} - at `$`")
+        raise MissingFieldError(f"{'neither' if len(self._factors) > 1 else 'no'} {names} - at `$`")
+
+    def _time_of_text(self, value: str | msgspec.Raw) -> int:
+        if isinstance(value, str):
+            return iso_to_ns(value)
+        text = bytes(value).decode()
+        if text[0] in '"[{tfn':
+            raise BadFieldError(f"expected a number, got {text[:LONGEST_GOT]}")
+        return self._seconds(text)
 
     def _known(self) -> str:
         return ", ".join(dotted(path) for path, _ in self._fields.channels)
@@ -107,6 +114,16 @@ def _copies(paths: Sequence[Path]) -> dict[bytes, int]:
 
 def dotted(path: Path) -> str:
     return ".".join(path)
+
+
+def _time_type(unit: str) -> Any:
+    if unit == "iso8601":
+        return str | UnsetType | None
+    if unit == "s":
+        return msgspec.Raw | UnsetType
+    latest = LATEST_NS // NS_PER_UNIT[unit]
+    number: Any = Annotated[int, Meta(ge=0, le=latest)] | Annotated[float, Meta(ge=0, lt=latest)]
+    return number | UnsetType | None
 
 
 def _value_type(channel: Channel) -> Any:

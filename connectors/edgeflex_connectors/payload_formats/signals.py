@@ -127,15 +127,6 @@ class Sequences:
         return [(first + row) % SEQUENCES for row in range(samples.rows)]
 
 
-def only_device(samples: Samples) -> str:
-    """The device of a batch. Raises ValueError when it holds rows of several: samples do not say whose they are."""
-    codes = np.unique(samples.device)
-    if len(codes) > 1:
-        names = ", ".join(samples.devices[code] for code in codes[:3].tolist())
-        raise ValueError(f"the format does not name devices: put {{device}} into the topic, or select one; got {names}")
-    return samples.devices[int(codes[0])]
-
-
 def parts(samples: Samples, most: int) -> Sequence[Samples]:
     """The batch in runs of at most `most` rows."""
     return [samples.take(np.arange(first, min(first + most, samples.rows))) for first in range(0, samples.rows, most)]

@@ -17,6 +17,7 @@ Source: VILLASnode (RWTH Aachen), `include/villas/formats/msg_format.hpp`.
 
 from __future__ import annotations
 
+import struct
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -25,13 +26,15 @@ from numpy.typing import NDArray
 
 from edgeflex_connectors.batching import Row
 from edgeflex_connectors.payload_formats.channels import RowLayout, payload_values
-from edgeflex_connectors.payload_formats.codec import Decoded, Gathered, PayloadFormat
-from edgeflex_connectors.payload_formats.signals import NS_PER_S, Sequences, SignalFormat, only_device
+from edgeflex_connectors.payload_formats.codec import Decoded, Gathered, PayloadFormat, only_device
+from edgeflex_connectors.payload_formats.signals import NS_PER_S, Sequences, SignalFormat
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Samples
 
 VERSION_2_DATA = 0x20
 HEADER_BYTES = 16
+HEADER_FIELDS = 6
+LARGEST_FLAGS = 0xFFFF
 VALUE_BYTES = 4
 LARGEST_UINT32 = 2**32 - 1
 TYPES = {0: "data", 1: "start", 2: "stop", 3: "an unknown type"}
@@ -59,6 +62,12 @@ class VillasBinary(SignalFormat, frozen=True, kw_only=True, tag="villas.binary")
                 yield FieldError("the format holds no complex values", f"signals[{place}].angle_column")
 
 
+def sample_struct(config: VillasBinary) -> struct.Struct:
+    """A sample as the fields of its header and its values."""
+    order = ">" if config.byte_order == "big" else "<"
+    return struct.Struct(f"{order}BBHIII{''.join('I' if each.is_integer else 'f' for each in config.signals)}")
+
+
 def record_type(config: VillasBinary) -> np.dtype[Any]:
     """A sample as a numpy record."""
     order = ">" if config.byte_order == "big" else "<"
@@ -80,41 +89,41 @@ class Decoder:
     def __init__(self, config: VillasBinary, _columns: tuple[str, ...], given: bool) -> None:
         assert given
         self._config = config
-        self._record = record_type(config)
+        self._sample = sample_struct(config)
         self._order: Literal["big", "little"] = config.byte_order
+        self._length = len(config.signals)
         self._layout = RowLayout(config.channels)
-        self._picked = [f"v{place}" for place, each in enumerate(config.signals) if each.channel is not None]
-        self._quality = None if config.quality_at is None else f"v{config.quality_at}"
+        self._picked = [HEADER_FIELDS + place for place, each in enumerate(config.signals) if each.channel is not None]
+        self._takes_all = len(self._picked) == self._length
+        self._quality_at = None if config.quality_at is None else HEADER_FIELDS + config.quality_at
+        self._keeps_sequence = config.sequence is not None
+        self._source_index = config.source_index
 
     def decode(self, payload: bytes, device: str | None) -> Decoded:
         assert device is not None
-        size = self._record.itemsize
-        if payload and len(payload) % size == 0:
-            records = np.frombuffer(payload, self._record)
-            if self._are_right(records):
-                return Decoded(self._rows(records, device))
+        if payload and len(payload) % self._sample.size == 0:
+            samples = list(self._sample.iter_unpack(payload))
+            if all(map(self._is_right, samples)):
+                return Decoded([self._row(sample, device) for sample in samples])
         return self._one_by_one(payload, device)
 
-    def _are_right(self, records: NDArray[Any]) -> bool:
-        right = (
-            (records["kind"] == VERSION_2_DATA)
-            & (records["length"] == len(self._config.signals))
-            & (records["nanoseconds"] < NS_PER_S)
+    def _is_right(self, sample: tuple[Any, ...]) -> bool:
+        kind, source, length, _, _, nanoseconds = sample[:HEADER_FIELDS]
+        return (
+            kind == VERSION_2_DATA
+            and length == self._length
+            and nanoseconds < NS_PER_S
+            and self._source_index in (None, source)
+            and (self._quality_at is None or sample[self._quality_at] <= LARGEST_FLAGS)
         )
-        if self._config.source_index is not None:
-            right &= records["source"] == self._config.source_index
-        if self._quality is not None:
-            right &= records[self._quality] <= 0xFFFF
-        return bool(right.all())
 
-    def _rows(self, records: NDArray[Any], device: str) -> list[Row]:
-        times = records["seconds"].astype(np.int64) * NS_PER_S + records["nanoseconds"]
-        flags = [0] * len(records) if self._quality is None else records[self._quality].tolist()
-        values = zip(*(records[name].astype(np.float64).tolist() for name in self._picked), strict=True)
-        made = [self._layout.row(row) for row in values]
-        if self._config.sequence is not None:
-            made = [(*row, float(number)) for row, number in zip(made, records["sequence"].tolist(), strict=True)]
-        return [(time, device, flag, row) for time, flag, row in zip(times.tolist(), flags, made, strict=True)]
+    def _row(self, sample: tuple[Any, ...], device: str) -> Row:
+        _, _, _, sequence, seconds, nanoseconds = sample[:HEADER_FIELDS]
+        row = self._layout.row(sample[HEADER_FIELDS:] if self._takes_all else [sample[place] for place in self._picked])
+        if self._keeps_sequence:
+            row = (*row, float(sequence))
+        flags = 0 if self._quality_at is None else sample[self._quality_at]
+        return seconds * NS_PER_S + nanoseconds, device, flags, row
 
     def _one_by_one(self, payload: bytes, device: str) -> Decoded:
         """Samples by their own lengths: one that is wrong is left out, and ends the payload if none can follow it."""
@@ -123,7 +132,7 @@ class Decoder:
         while begin < len(payload) or not payload:
             end, problem = self._sample_end(payload, begin)
             if problem is None and end is not None:
-                gathered.rows += self._rows(np.frombuffer(payload[begin:end], self._record), device)
+                gathered.rows.append(self._row(self._sample.unpack(payload[begin:end]), device))
             else:
                 gathered.refuse(problem or "", payload[begin:end])
             if end is None:
@@ -162,7 +171,7 @@ class Decoder:
         if self._config.quality_at is not None:
             at = begin + HEADER_BYTES + VALUE_BYTES * self._config.quality_at
             flags = int.from_bytes(payload[at : at + VALUE_BYTES], self._order)
-            if flags > 0xFFFF:
+            if flags > LARGEST_FLAGS:
                 return f"byte {at}: quality flags: got {flags}, known: 0 to 65535"
         return None
 

@@ -11,14 +11,13 @@ from msgspec import UNSET, Meta, UnsetType
 
 from edgeflex_connectors.batching import Row
 from edgeflex_connectors.payload_formats.channels import RowLayout, channel_values
-from edgeflex_connectors.payload_formats.codec import BadFieldError, Decoded, PayloadFormat
+from edgeflex_connectors.payload_formats.codec import BadFieldError, Decoded, PayloadFormat, only_device
 from edgeflex_connectors.payload_formats.elements import Complex, ElementDecoder, Number
 from edgeflex_connectors.payload_formats.signals import (
     NS_PER_S,
     SEQUENCES,
     Sequences,
     SignalFormat,
-    only_device,
     parts,
 )
 from edgeflex_connectors.payload_formats.times import LATEST_NS

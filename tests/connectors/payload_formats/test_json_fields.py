@@ -89,7 +89,7 @@ def test_a_time_in_seconds_is_read_to_the_nanosecond() -> None:
         (b'{"s":1,"meta":{"t":1}}', "no device under the key `meta.id`; got s, meta - at `$`"),
         (b'{"meta":{"t":1,"id":"G"},"ac":{"u":"x"}}', "got `str` - at `$.ac.u`"),
         (b'{"meta":{"t":1,"id":"G"},"ac":3}', "got `int` - at `$.ac`"),
-        (b'{"meta":{"t":"1","id":"G"},"s":3}', 'expected a number, got "1" - at `$.meta.t`'),
+        (b'{"meta":{"t":"1","id":"G"},"s":3}', "Expected `int | float | null`, got `str` - at `$.meta.t`"),
         (b'{"meta":{"t":1,"id":"G"},"ac":{}}', "none of the fields ac.u, ac.p.sum, s; got meta, ac - at `$`"),
         (b'{"meta":{"t":1,"id":"G"},"s":1,"meta":{"t":2,"id":"G"}}', "key `meta` stands twice - at `$`"),
         (b'[{"meta":{"t":1,"id":"G","q":70000},"s":1}]', "<= 65535 - at `$[0].meta.q`"),
@@ -102,8 +102,14 @@ def test_what_cannot_be_used_is_refused_with_its_place(payload: bytes, complaint
 def test_a_text_is_needed_for_iso_times() -> None:
     config = JsonFields(fields=FIELDS, time="t", time_unit="iso8601")
     decoder = decoder_of(config, given=True)
-    assert "expected a text, got 1633791645 - at `$.t`" in str(refusal(decoder, b'{"t":1633791645,"s":1}', "G1"))
+    assert "Expected `str | null`, got `int` - at `$.t`" in str(refusal(decoder, b'{"t":1633791645,"s":1}', "G1"))
     assert "got 'noon' - at `$.t`" in str(refusal(decoder, b'{"t":"noon","s":1}', "G1"))
+
+
+@pytest.mark.parametrize("time", ['"1633791645"', "null", "[]", "true", "-1", "1e999999999", "9223372037"])
+def test_a_number_is_needed_for_seconds(time: str) -> None:
+    decoder = decoder_of(JsonFields(fields=FIELDS, time="t", time_unit="s"), given=True)
+    assert "`t`" in str(refusal(decoder, f'{{"t":{time},"s":1}}'.encode(), "G1")).replace("$.t", "t")
 
 
 @settings(deadline=None, max_examples=200)
