@@ -127,12 +127,13 @@ def table(description: str) -> Meta:
     return Meta(min_length=1, description=description, extra={"table": True})
 
 
-def udp_port(description: str, *, host: str) -> Meta:
-    """Metadata of an int field that is the UDP port a source takes, on the address in its field `host`.
+def udp_port(description: str, *, host: str, group: str = "") -> Meta:
+    """Metadata of an int field that is the UDP port a source takes, on the address in its field `host`, or on the
+    multicast group in its field `group` when that is set.
 
     The check refuses two nodes with one port on addresses that overlap. Port 0 is any free one.
     """
-    return Meta(ge=0, le=65535, description=description, extra={"claims": "udp_port", "host": host})
+    return Meta(ge=0, le=65535, description=description, extra={"claims": "udp_port", "host": host, "group": group})
 
 
 @dataclass(frozen=True, slots=True)

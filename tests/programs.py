@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
-PROGRAM_FOLDERS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+PROGRAM_FOLDERS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/sbin"])
 
 
 def find_program(name: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from edgeflex_connectors.c37118_header import (
+    CHECK_BYTES,
     CONFIG_TYPES,
     HEADER_BYTES,
     LARGEST_FRAME_BYTES,
@@ -187,15 +188,20 @@ def _text(raw: bytes) -> str:
 
 
 def decode_config(frame: bytes) -> ConfigFrame:
-    """A CFG-1, CFG-2 or unfragmented CFG-3 frame. Raises FrameError."""
+    """A CFG-1, CFG-2 or unfragmented CFG-3 frame. Raises FrameError. `c37118_fragments` reads CFG-3 in parts too."""
     kind, header = read_header(frame)
     if kind not in CONFIG_TYPES:
         raise FrameError(f"a {kind.name} frame is no configuration", reason="bad_config", payload=frame)
-    reader = _Reader(frame, HEADER_BYTES, len(frame) - 2)
+    return decode_config_body(frame, kind, header)
+
+
+def decode_config_body(frame: bytes, kind: FrameType, header: FrameHeader) -> ConfigFrame:
+    """As `decode_config`, of a frame whose header has been read and whose check word is not looked at."""
+    reader = _Reader(frame, HEADER_BYTES, len(frame) - CHECK_BYTES)
     if kind is FrameType.CFG3:
         (index,) = reader.numbers("H")
         if index != 0:
-            raise reader.error(f"part {index} of a fragmented CFG-3 configuration; only whole ones are supported")
+            raise reader.error(f"part {index} of a fragmented CFG-3 configuration, without its other parts")
     time_base, pmu_count = reader.numbers("IH")
     time_base &= _LARGEST_TIME_BASE
     if time_base == 0 or pmu_count == 0:
@@ -309,6 +315,12 @@ def _read_analog_3(reader: _Reader, name: str) -> Analog:
 
 def encode_config(config: ConfigFrame) -> bytes:
     """The frame that `decode_config` reads back. Raises ValueError when a field does not fit its place."""
+    body = encode_config_body(config)
+    return seal(config.kind, config.header, bytes(2) + body if config.kind is FrameType.CFG3 else body)
+
+
+def encode_config_body(config: ConfigFrame) -> bytes:
+    """What stands behind the header (and CONT_IDX, in a CFG-3). Raises ValueError when a field does not fit."""
     third = config.kind is FrameType.CFG3
     if not 0 < config.time_base <= _LARGEST_TIME_BASE:
         raise ValueError(f"TIME_BASE is 1 to {_LARGEST_TIME_BASE}; got {config.time_base}")
@@ -318,7 +330,7 @@ def encode_config(config: ConfigFrame) -> bytes:
         body += struct.pack(">h", config.data_rate)
     except (struct.error, OverflowError) as error:
         raise ValueError(f"configuration of stream {config.header.idcode}: {error}") from error
-    return seal(config.kind, config.header, bytes(2) + body if third else body)
+    return body
 
 
 def _fixed(name: str) -> bytes:

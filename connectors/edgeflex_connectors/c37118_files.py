@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from edgeflex_connectors.c37118_config import ConfigFrame, decode_config
+from edgeflex_connectors.c37118_config import ConfigFrame
+from edgeflex_connectors.c37118_fragments import FragmentedConfigs
 from edgeflex_connectors.c37118_header import SMALLEST_FRAME_BYTES, SYNC_BYTE, FrameError
 from edgeflex_flow.errors import FatalError
 
@@ -25,15 +26,18 @@ def read_config_file(path: Path) -> list[ConfigFrame]:
             f" nor as a JSON list of such texts: {error}"
         ) from error
     configs: list[ConfigFrame] = []
+    fragments = FragmentedConfigs()
     place = 0
     while place < len(raw):
         size = max(int.from_bytes(raw[place + 2 : place + 4], "big"), SMALLEST_FRAME_BYTES)
         try:
-            configs.append(decode_config(raw[place : place + size]))
+            config = fragments.decode(0, raw[place : place + size])
         except FrameError as error:
             raise FatalError(
                 f"configuration file {path}: frame {len(configs) + 1} at byte {place} of {len(raw)}: {error}"
             ) from error
+        if config is not None:
+            configs.append(config)
         place += size
     if not configs:
         raise FatalError(f"configuration file {path}: is empty; expected one or more CFG-2 frames")

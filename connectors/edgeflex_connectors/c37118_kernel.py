@@ -10,7 +10,8 @@ Tables, all of them flat arrays made by `c37118_table`:
   is a power of two; a row is (IDCODE, stream), IDCODE `EMPTY` where there is none. Peer 0 stands for any peer.
 - `streams` (n, 4): frame bytes, TIME_BASE, first row in `pmus`, number of PMUs.
 - `pmus` (n, 7): device code, FORMAT, phasors, analogs, digital words, first row in `channels`, how many columns the PMU
-  fills; `nominal_hz` (n,); `announced` (n,) uint8, set to 1 when STAT announces a change of configuration.
+  fills; `nominal_hz` (n,); `announced` (n,) uint8, set to 1 when STAT announces a change of configuration; ARMED makes
+  the kernel stop when STAT no longer does.
 - `channels` (n, 2): column of the value or magnitude, column of a phasor's angle; `factors` (n, 2): factor and offset.
 
 Places, rows and entries of tables are unsigned throughout: numba checks every signed index for being negative, which
@@ -45,12 +46,17 @@ FULL: Final = 12
 """The rows of this frame did not fit: the kernel stopped in front of it."""
 OVERSIZE: Final = 13
 """Longer than a slot: the kernel stopped in front of it, so that the caller hands it in whole."""
-ANNOUNCED: Final = 14
+CHANGED: Final = 14
+"""STAT no longer announces a change that the caller asked to be told of, or the size has changed meanwhile: the kernel
+stopped in front of the frame."""
+ANNOUNCED: Final = 15
 """Not a status but a count: rows whose STAT announces a change of configuration."""
-COUNTS: Final = 15
+COUNTS: Final = 16
 """Length of the `counts` array."""
 
 ANY_PEER: Final = 0
+ARMED: Final = 3
+"""In `announced`: stop in front of the first frame that no longer announces the change."""
 EMPTY: Final = 0xFFFFFFFF
 NO_STREAM: Final = 0xFFFFFFFF
 FREQUENCY_COLUMN: Final = 0
@@ -401,7 +407,7 @@ def decode_block(  # noqa: PLR0912, PLR0915 - numba pays for each call that take
                 adopted = find_stream(slot_peers, slots, _u64(ANY_PEER), _u16(data, at, 4))
                 state = UNKNOWN_IDCODE if adopted == NO_STREAM else ADOPT
             elif _i64(streams[stream, 0]) != length:
-                state = SIZE_MISMATCH
+                state = CHANGED if announced[_u64(streams[stream, 2])] == ARMED else SIZE_MISMATCH
             elif _i64(row) + _i64(streams[stream, 3]) > capacity:
                 state = FULL
         status[i] = state
@@ -416,12 +422,18 @@ def decode_block(  # noqa: PLR0912, PLR0915 - numba pays for each call that take
         fraction &= 0xFFFFFF
         tag_ns = _tag_ns(_u32(data, at, 6), fraction, time_base)
         at += _14
+        frame_row = row
         first_pmu = _u64(streams[_u64(stream), 2])
         for pmu in range(first_pmu, first_pmu + _u64(streams[_u64(stream), 3])):
             if pmus[pmu, 6] < columns.shape[0]:
                 for column in range(columns.shape[0]):
                     columns[column, row] = np.nan
             stat = _u16(data, at, 0)
+            if announced[pmu] == ARMED and (stat & 0x0400) == 0:
+                status[i] = CHANGED
+                counts[DECODED] -= 1
+                counts[CHANGED] += 1
+                return _i64(i), _i64(frame_row)
             form = _i64(pmus[pmu, 1])
             phasors = _u64(pmus[pmu, 5])
             analogs = phasors + _u64(pmus[pmu, 2])
@@ -439,7 +451,7 @@ def decode_block(  # noqa: PLR0912, PLR0915 - numba pays for each call that take
             if math.isnan(columns[FREQUENCY_COLUMN, row]):
                 flags |= _BAD_DATA
             if (stat & 0x0400) != 0:
-                announced[pmu] = 1
+                announced[pmu] |= 1
                 counts[ANNOUNCED] += 1
             time_ns[row] = tag_ns
             device[row] = pmus[pmu, 0]

@@ -11,7 +11,7 @@ import numpy as np
 from edgeflex_connectors.c37118_columns import FIXED_COLUMNS, ColumnPlan, plan_columns
 from edgeflex_connectors.c37118_config import NAME_BYTES, ConfigFrame, PmuConfig
 from edgeflex_connectors.c37118_header import FrameType
-from edgeflex_connectors.c37118_kernel import ANY_PEER, EMPTY, add_stream
+from edgeflex_connectors.c37118_kernel import ANY_PEER, ARMED, EMPTY, add_stream
 
 MOST_STREAMS: Final = 16_384
 MOST_DEVICES: Final = 65_536
@@ -55,6 +55,7 @@ class StreamTable:
         self._names = names
         self._channels = channels
         self._streams: dict[tuple[int, int], Stream] = {}
+        self._suspended: dict[tuple[int, int], Stream] = {}
         self._preloaded: dict[int, ConfigFrame] = {}
         self._codes: dict[tuple[object, ...], int] = {}
         self._columns: dict[str, int] = {
@@ -94,7 +95,8 @@ class StreamTable:
         """Take over a configuration that a peer sent. Raises TableFullError, and changes nothing then."""
         key = (peer, config.header.idcode)
         old = self._streams.get(key)
-        changes = () if old is None else differences(old.config, config)
+        before = old or self._suspended.get(key)
+        changes = () if before is None else differences(before.config, config)
         if old is not None and not changes:
             if old.config.kind is FrameType.CFG1 and config.kind is not FrameType.CFG1:
                 # Decoded as before, but known to be what is sent: no CFG-1 overrides it from here on.
@@ -112,17 +114,32 @@ class StreamTable:
         codes = self._device_codes(key, config.pmus, peer_name)
         stream = Stream(config, plans, codes, old.row if old else len(self._streams))
         self._streams[key] = stream
+        self._suspended.pop(key, None)
         self._enter(key, stream, is_new=old is None)
         devices = self._named(stream)
         problems = tuple(
             f"'{name}' {text}" for name, plan in zip(devices, plans, strict=True) for text in plan.problems
         )
-        return Outcome(new=old is None, changes=changes, devices=devices, problems=problems)
+        return Outcome(new=before is None, changes=changes, devices=devices, problems=problems)
+
+    def suspend(self, peer: int, idcode: int) -> None:
+        """Decode no data of this stream until its configuration comes again: it may be another by now."""
+        stream = self._streams.pop((peer, idcode), None)
+        if stream is None:
+            return
+        self._suspended[peer, idcode] = stream
+        for row, key in enumerate(self._streams):
+            self._streams[key] = self._streams[key]._replace(row=row)
+        self._rebuild()
 
     def announced_devices(self) -> tuple[str, ...]:
         """Devices whose STAT announced a change of configuration since they were configured."""
         rows = np.flatnonzero(self.announced)
         return tuple(self.devices[self.pmus[row, 0]] for row in rows)
+
+    def watch_announced(self) -> None:
+        """Have the kernel stop when the STAT of these devices no longer announces a change: it has come then."""
+        self.announced[self.announced != 0] = ARMED
 
     def _named(self, stream: Stream) -> tuple[str, ...]:
         return tuple(self.devices[code] for code in stream.devices)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Iterator
 from typing import Final
 
-from edgeflex_connectors.c37118_header import CHECK_BYTES, SMALLEST_FRAME_BYTES, SYNC_BYTE, FrameType
+from edgeflex_connectors.c37118_cutter import FrameCutter
 
 MOST_WAITING_SEGMENTS: Final = 256
 MOST_WAITING_BYTES: Final = 1 << 20
 """Segments that came before an earlier one, kept until that comes or is given up."""
-MOST_STRIKES: Final = 200
-"""Beginnings of frames in a row that turned out to be none, until a connection is taken for something else."""
 _AROUND: Final = 1 << 32
 
 
@@ -21,9 +18,8 @@ class FrameStream:
 
     def __init__(self) -> None:
         self._next: int | None = None
-        self._buffer = bytearray()
+        self._cutter = FrameCutter()
         self._waiting: dict[int, bytes] = {}
-        self._strikes = 0
         self.gaps = 0
         """How often bytes were missing in the capture."""
 
@@ -31,8 +27,8 @@ class FrameStream:
         """The frames that a segment completes."""
         if starts:
             self._next, self._waiting = sequence, {}
-            self._buffer.clear()
-        if self._strikes >= MOST_STRIKES or not payload:
+            self._cutter.clear()
+        if self._cutter.lost or not payload:
             return
         if self._next is None:
             self._next = sequence
@@ -62,37 +58,10 @@ class FrameStream:
             if fresh:
                 assert self._next is not None
                 self._next = (self._next + len(fresh)) % _AROUND
-                self._buffer += fresh
-                yield from self._frames()
+                yield from self._cutter.add(fresh)
 
     def _skip_gap(self) -> Iterator[bytes]:
         self.gaps += 1
-        self._buffer.clear()
+        self._cutter.clear()
         self._next = min(self._waiting, key=self._ahead)
         yield from self._take_what_follows()
-
-    def _frames(self) -> Iterator[bytes]:
-        """Cut whole frames off the buffer; what is none is passed over up to the next that could be one."""
-        buffer, place = self._buffer, 0
-        while self._strikes < MOST_STRIKES:
-            place = buffer.find(SYNC_BYTE, place)
-            if place < 0:
-                place = len(buffer)
-                break
-            if place + 4 > len(buffer):
-                break
-            size = buffer[place + 2] << 8 | buffer[place + 3]
-            if buffer[place + 1] >> 4 > max(FrameType) or size < SMALLEST_FRAME_BYTES:
-                place += 1
-                continue
-            if place + size > len(buffer):
-                break
-            frame = bytes(buffer[place : place + size])
-            if binascii.crc_hqx(frame[:-CHECK_BYTES], 0xFFFF) != int.from_bytes(frame[-CHECK_BYTES:], "big"):
-                self._strikes += 1
-                place += 1
-                continue
-            self._strikes = 0
-            yield frame
-            place += size
-        del buffer[:place]

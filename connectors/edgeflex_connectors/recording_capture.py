@@ -6,6 +6,7 @@ become `voltage_v` and `current_a`. Frames of any port are taken, and data that 
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,8 @@ import msgspec
 import numpy as np
 
 from edgeflex_connectors import c37118_kernel as kernel
-from edgeflex_connectors.c37118 import ConfigFrame, FrameError, FrameType, Phasor, PmuConfig, decode_config
+from edgeflex_connectors.c37118 import ConfigFrame, FrameError, FrameType, Phasor, PmuConfig
+from edgeflex_connectors.c37118_fragments import FragmentedConfigs
 from edgeflex_connectors.c37118_header import CONFIG_TYPES, SYNC_BYTE
 from edgeflex_connectors.c37118_table import StreamTable, TableFullError
 from edgeflex_connectors.capture_file import CaptureError, CaptureFile, Packet
@@ -141,6 +143,7 @@ class _Decoder:
         self._table = StreamTable(
             {}, dict(channels) | {name: own for name, own in OWN_NAMES.items() if name not in channels}
         )
+        self._fragments = FragmentedConfigs()
         self._rows = Rows(0, ())
         self._batches: list[Samples] = []
         self._row_count = 0
@@ -157,8 +160,8 @@ class _Decoder:
 
     def decode(self, frames: Sequence[CapturedFrame]) -> Samples | None:
         """The rows of all frames, in the order of the capture; None when there are none."""
-        for frame in _first_configs(frames):
-            self._configure(frame)
+        for peer, config in _first_configs(frames):
+            self._take_over(peer, config)
         for block in _blocks(frames):
             self._decode_block(block)
         self._give()
@@ -199,11 +202,16 @@ class _Decoder:
 
     def _configure(self, frame: CapturedFrame) -> None:
         try:
-            config = decode_config(frame.data)
-            outcome = self._table.configure(frame.peer, self._by_kind(config), self._names[frame.peer])
+            config = self._fragments.decode(frame.peer, frame.data)
         except FrameError as error:
             self._counts[error.reason] += 1
             return
+        if config is not None:
+            self._take_over(frame.peer, config)
+
+    def _take_over(self, peer: int, config: ConfigFrame) -> None:
+        try:
+            outcome = self._table.configure(peer, self._by_kind(config), self._names[peer])
         except TableFullError as error:
             raise RecordingError(f"{self._file}: more streams, devices or columns than can be read") from error
         if outcome.changes:
@@ -238,16 +246,21 @@ class _Decoder:
         return next(iter(positive or fitting), None)
 
 
-def _first_configs(frames: Sequence[CapturedFrame]) -> list[CapturedFrame]:
-    """The configuration that each stream began with: its first CFG-2 or CFG-3, else its first CFG-1."""
-    first: dict[tuple[int, int], CapturedFrame] = {}
+def _first_configs(frames: Sequence[CapturedFrame]) -> list[tuple[int, ConfigFrame]]:
+    """The configuration that each stream began with, and its peer: its first CFG-2 or CFG-3, else its first CFG-1."""
+    first: dict[tuple[int, int], ConfigFrame] = {}
+    fragments = FragmentedConfigs()
     for frame in frames:
-        if not frame.is_config:
+        config = None
+        if frame.is_config:
+            with contextlib.suppress(FrameError):  # counted when the frame comes in its turn
+                config = fragments.decode(frame.peer, frame.data)
+        if config is None:
             continue
-        known = first.setdefault((frame.peer, frame.idcode), frame)
-        if known.data[1] >> 4 == FrameType.CFG1 and frame.data[1] >> 4 != FrameType.CFG1:
-            first[frame.peer, frame.idcode] = frame
-    return list(first.values())
+        known = first.setdefault((frame.peer, frame.idcode), config)
+        if known.kind is FrameType.CFG1 and config.kind is not FrameType.CFG1:
+            first[frame.peer, frame.idcode] = config
+    return [(peer, config) for (peer, _), config in first.items()]
 
 
 def _blocks(frames: Sequence[CapturedFrame]) -> Iterator[Block]:

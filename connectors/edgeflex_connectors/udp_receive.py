@@ -36,6 +36,7 @@ _SO_MEMINFO: Final = 55
 _MEMINFO: Final = struct.Struct("9I")
 _MEMINFO_DROPS: Final = 8
 _MSG_DONTWAIT: Final = 0x40
+_IP_MULTICAST_ALL: Final = 49
 _ADDRESS_BYTES: Final = 32
 
 _MSGHDR: Final = np.dtype(
@@ -93,6 +94,32 @@ def receive_block(
     return count
 
 
+def host_number(address: str) -> int:
+    """The number by which `UdpReceiver.peers` tells a host.
+
+    >>> host_number("127.0.0.1") == 0x7F000001
+    True
+    """
+    host = ipaddress.ip_address(address.partition("%")[0])
+    if host.version == 4:
+        return int(host)
+    return ((int(host) >> 64) * int(_MIX) & (1 << 64) - 1) ^ (int(host) & (1 << 64) - 1)
+
+
+def group_problem(group: str) -> str | None:
+    """Why this is no multicast group; None if it is one.
+
+    >>> group_problem("239.1.2.3"), group_problem("10.0.0.1")
+    (None, 'a multicast group is an IPv4 address from 224.0.0.0 to 239.255.255.255')
+    """
+    try:
+        if ipaddress.IPv4Address(group).is_multicast:
+            return None
+    except ValueError:
+        pass
+    return "a multicast group is an IPv4 address from 224.0.0.0 to 239.255.255.255"
+
+
 def _lazy_memory() -> NDArray[np.uint8]:
     """Room for a block of the largest datagrams. The system provides each page of it only when data come there."""
     memory = mmap.mmap(-1, BLOCK * LARGEST_DATAGRAM, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -117,11 +144,15 @@ class UdpReceiver:
     Raises FatalError when the port is taken or may not be used, RetryableError when the address is not there yet.
     """
 
-    def __init__(self, host: str, port: int, receive_buffer_bytes: int, log: logging.Logger) -> None:
+    def __init__(
+        self, host: str, port: int, receive_buffer_bytes: int, log: logging.Logger, group: str | None = None
+    ) -> None:
         self._where = f"UDP {host}:{port}"
         self._log = log
-        self._socket = self._bind(host, port)
+        self._socket = self._bind(host, port, group)
         try:
+            if group is not None:
+                self._join(host, group)
             self._enlarge_buffer(receive_buffer_bytes)
             self._call = _recvmmsg()
             self._is_ipv4 = self._socket.family == socket.AF_INET
@@ -136,7 +167,8 @@ class UdpReceiver:
             self._socket.close()
             raise
 
-    def _bind(self, host: str, port: int) -> socket.socket:
+    def _bind(self, host: str, port: int, group: str | None) -> socket.socket:
+        address: Any
         try:
             family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
         except socket.gaierror as error:
@@ -144,6 +176,10 @@ class UdpReceiver:
             raise (RetryableError if error.errno == socket.EAI_AGAIN else FatalError)(text) from error
         opened = socket.socket(family, socket.SOCK_DGRAM)
         try:
+            if group is not None:
+                # Several programs of a machine may listen to one group.
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                address = (group, port)
             opened.bind(address)
         except OSError as error:
             opened.close()
@@ -162,6 +198,26 @@ class UdpReceiver:
         if error.errno == errno.EADDRNOTAVAIL:
             return RetryableError(f"{self._where}: no network interface of this machine has this address now")
         return FatalError(f"{self._where}: {error.strerror}")
+
+    def _join(self, host: str, group: str) -> None:
+        """Take part in a multicast group, on the network that `host` is an address of."""
+        try:
+            interface = socket.getaddrinfo(host, 0, socket.AF_INET, socket.SOCK_DGRAM)[0][4][0]
+            request = socket.inet_aton(group) + socket.inet_aton(str(interface))
+            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
+            # Else the system also gives datagrams of groups that other programs of the machine joined.
+            self._socket.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+        except OSError as error:
+            text = f"{self._where}: cannot join the group {group}: {error.strerror}"
+            raise RetryableError(text) from error
+
+    def send(self, datagram: bytes, address: tuple[Any, ...]) -> bool:
+        """Send from the port that is listened on; whether the system took it. Never blocks."""
+        try:
+            self._socket.sendto(datagram, address)
+        except OSError:
+            return False
+        return True
 
     def _enlarge_buffer(self, wanted: int) -> None:
         """Linux doubles what it is asked for, to cover its own overhead, and gives the double back."""

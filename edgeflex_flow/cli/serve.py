@@ -17,5 +17,5 @@ def serve() -> None:
 @serve.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def pmu(arguments: tuple[str, ...]) -> None:
-    """Send the frames of ten PMUs: a recorded disturbance of the IEEE 39-bus system (--help tells the options)."""
+    """Be ten PMUs, or a PDC: a recorded disturbance of the IEEE 39-bus system (--help tells the options)."""
     sys.exit(pmu_simulator(arguments, prog="edgeflex serve pmu"))

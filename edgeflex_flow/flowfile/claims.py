@@ -86,7 +86,7 @@ def _claims(draft: Draft, folder: Path, file: str) -> Iterator[tuple[_Claim, Val
     for field in config_fields(config):
         reads = bool(field.hint.noted("path")) and not field.hint.noted("claims")
         what, thing = "file" if reads else field.hint.noted("claims"), settled.get(field.name)
-        host = settled.get(field.hint.noted("host") or "", "")
+        host = settled.get(field.hint.noted("group") or "") or settled.get(field.hint.noted("host") or "", "")
         if what not in _WORDS or not thing or (what == "udp_port" and not host):
             continue
         value = draft.decoded.written.get(field.key)

@@ -68,6 +68,13 @@ class Senders:
         for name in silent:
             del self.of[name]
 
+    def forget(self, names: Iterable[str]) -> None:
+        """Let go of these devices; the others' time counts."""
+        for name in names:
+            del self.of[name]
+        if self.of:
+            self.now_ns = self._middle_ns(self.of)
+
     def all_past(self, time_ns: int) -> bool:
         """Whether no device that sends has rows to come of the time before."""
         return bool(self.of) and all(sender.latest_ns >= time_ns for sender in self.of.values())

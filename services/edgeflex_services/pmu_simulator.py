@@ -1,10 +1,15 @@
-"""Ten PMUs that send a recorded disturbance of the IEEE 39-bus system as C37.118.2 frames over UDP.
+"""Ten PMUs that send a recorded disturbance of the IEEE 39-bus system as C37.118.2 frames.
 
     python -m edgeflex_services.pmu_simulator --host 127.0.0.1 --port 4713 --event-at 5
+    python -m edgeflex_services.pmu_simulator --transport tcp --port 4712 --pdc 99
 
 One stream for each generator: IDCODE 1 to 10, station name as in the recording, 60 frames/s of 46 bytes with the
-phasors V1 (V, line to ground) and I1 (A), FREQ, DFREQ and the analog P (W, three-phase), all float32. Configurations
-(CFG-2) come first and every 5 s. Time tags are the time now, on whole frames of the UTC second.
+phasors V1 (V, line to ground) and I1 (A), FREQ, DFREQ and the analog P (W, three-phase), all float32; or one stream
+with all of them, as a PDC sends it. Time tags are the time now, on whole frames of the UTC second.
+
+Unasked over UDP, configurations (CFG-2) come first and every 5 s. With the other transports clients ask for what they
+want. The command 0x0100, which the standard leaves to users, has all PMUs announce another configuration (STAT bit 10)
+and then change it: with the analog Q (var) besides P, and without it at the next time.
 """
 
 from __future__ import annotations
@@ -13,14 +18,13 @@ import argparse
 import json
 import math
 import signal
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType as StackFrame
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +37,14 @@ from edgeflex_connectors.c37118 import (
     PmuConfig,
     encode_config,
 )
-from edgeflex_services.pmu_encode import FORMAT, encode_data_block
-from edgeflex_services.pmu_recording import Playback, Recording
+from edgeflex_connectors.c37118_encode import FORMAT, encode_frames, time_counts
+from edgeflex_connectors.pmu_server import Transport
+from edgeflex_services.pmu_outputs import Obedient, Output, Spontaneous, closing_output
+from edgeflex_services.pmu_recording import Measurements, Playback, Recording
 
 TIME_BASE: Final = 1_000_000
+STAT_CHANGE: Final = 0x0400
+"""Bit 10 of STAT: the configuration will change."""
 _NS_PER_S: Final = 1_000_000_000
 
 
@@ -53,27 +61,24 @@ class Report:
     """Frames that the operating system refused."""
 
 
-def stream_config(idcode: int, station: str, nominal_hz: float, frames_per_s: int) -> ConfigFrame:
-    """The CFG-2 of one simulated PMU."""
-    pmu = PmuConfig(
+def pmu_config(idcode: int, station: str, nominal_hz: float, changes: int = 0) -> PmuConfig:
+    """What one simulated PMU sends after so many changes of its configuration."""
+    return PmuConfig(
         station=station,
         idcode=idcode,
         format=FORMAT,
         phasors=(Phasor(name="V1"), Phasor(name="I1", is_current=True)),
-        analogs=(Analog(name="P"),),
+        analogs=(Analog(name="P"), Analog(name="Q")) if changes % 2 else (Analog(name="P"),),
         nominal_hz=round(nominal_hz),
-        change_count=1,
-    )
-    return ConfigFrame(
-        header=FrameHeader(idcode=idcode, soc=int(time.time())),
-        time_base=TIME_BASE,
-        pmus=(pmu,),
-        data_rate=frames_per_s,
+        change_count=1 + changes,
     )
 
 
 class PmuSimulator:
-    """Sends a recording to `host`:`port`.
+    """Sends a recording to `host`:`port`, or with another `transport` than `unasked` to clients who connect there.
+
+    `pdc` is the IDCODE of one stream with all PMUs; None: a stream for each. `data_port` is where data go with
+    `transport` tcp_udp: to the client, or to the multicast `group`. `announce_s` is how long a change is announced.
 
     The event comes `event_at_s` after the start. `speed` 2 sends the frames twice as fast; time tags go on at one frame
     period a frame, so that they run ahead of the clock. `loop` repeats the recording (see `Playback`), otherwise its
@@ -92,6 +97,12 @@ class PmuSimulator:
         frequency_noise_hz: float = 0.0,
         seed: int = 0,
         config_period_s: float = 5.0,
+        transport: Transport | Literal["unasked"] = "unasked",
+        pdc: int | None = None,
+        data_port: int = 4713,
+        group: str | None = None,
+        interface: str | None = None,
+        announce_s: float = 60.0,
     ) -> None:
         if speed <= 0.0 or config_period_s <= 0.0 or frequency_noise_hz < 0.0 or event_at_s < 0.0:
             raise ValueError(
@@ -108,16 +119,46 @@ class PmuSimulator:
         self._random = np.random.default_rng(seed)
         self._config_period_s = config_period_s
         self._idcodes = np.arange(1, len(self.recording.generators) + 1)
+        self._transport: Transport | Literal["unasked"] = transport
+        self._pdc = pdc
+        self._data_address = group, data_port
+        self._interface = interface
+        self._announce_frames = round(announce_s * self.recording.frames_per_s * speed)
+        self._change_wanted = threading.Event()
+        self._changes = 0
+        self._change_at: int | None = None
+        """The frame with which a change that is announced comes into force."""
+        self.listening = threading.Event()
+        self.port = port
+        """Where clients connect to, once `listening`."""
 
-    def configurations(self) -> list[bytes]:
+    def change(self) -> None:
+        """Announce another configuration, and change to it. From any thread."""
+        self._change_wanted.set()
+
+    def streams(self) -> list[ConfigFrame]:
         """The CFG-2 of every stream."""
-        return [
-            encode_config(stream_config(idcode, name, self.recording.nominal_hz, self.recording.frames_per_s))
+        pmus = tuple(
+            pmu_config(idcode, name, self.recording.nominal_hz, self._changes)
             for idcode, name in enumerate(self.recording.generators, start=1)
+        )
+        groups = [(pmu.idcode, (pmu,)) for pmu in pmus] if self._pdc is None else [(self._pdc, pmus)]
+        return [
+            ConfigFrame(
+                header=FrameHeader(idcode=idcode, soc=int(time.time())),
+                time_base=TIME_BASE,
+                pmus=members,
+                data_rate=self.recording.frames_per_s,
+            )
+            for idcode, members in groups
         ]
 
+    def configurations(self) -> list[bytes]:
+        """The CFG-2 frame of every stream."""
+        return [encode_config(config) for config in self.streams()]
+
     def encode(self, first: int, count: int, start_frame: int) -> NDArray[np.uint8]:
-        """Frames `first` to `first + count` of all streams, shape (count, generators, 46).
+        """Frames `first` to `first + count` of all streams, shape (count, streams, bytes of a frame).
 
         `start_frame` is the time tag of frame 0, in frames since 1970.
         """
@@ -135,16 +176,30 @@ class PmuSimulator:
         rate = self.recording.frames_per_s
         seconds, part = np.divmod(frames + start_frame, rate)
         time_ns = seconds * _NS_PER_S + (part * _NS_PER_S + rate // 2) // rate
-        data = encode_data_block(
-            idcode=np.tile(self._idcodes, count),
-            time_ns=np.repeat(time_ns, shape[1]),
-            phasors=phasors.reshape(-1, 2, 2),
-            frequency_hz=(measured.frequency_hz + noise_hz).ravel(),
-            rocof_hz_per_s=measured.rocof_hz_per_s.ravel(),
-            analogs=measured.active_power_w.reshape(-1, 1),
-            time_base=TIME_BASE,
-        )
-        return data.reshape(count, shape[1], -1)
+        values = {
+            "stat": np.full(shape, 0 if self._change_at is None else STAT_CHANGE, dtype=np.uint16),
+            "phasors": phasors,
+            "frequency_hz": measured.frequency_hz + noise_hz,
+            "rocof_hz_per_s": measured.rocof_hz_per_s,
+            "analogs": np.stack(self._analogs(measured), axis=-1),
+            "digitals": np.zeros((*shape, 0)),
+        }
+        counts = time_counts(time_ns, TIME_BASE)
+        if self._pdc is None:
+            # A frame for each PMU.
+            frames_in_all = shape[0] * shape[1]
+            values = {name: each.reshape(frames_in_all, 1, *each.shape[2:]) for name, each in values.items()}
+            counts = np.repeat(counts, shape[1])
+        idcode = np.tile(self._idcodes, count) if self._pdc is None else self._pdc
+        data = encode_frames(idcode=idcode, counts=counts, time_base=TIME_BASE, **values)
+        return data.reshape(count, -1, data.shape[1])
+
+    def _analogs(self, measured: Measurements) -> list[NDArray[np.float64]]:
+        active_w = measured.active_power_w
+        if not self._changes % 2:
+            return [active_w]
+        lag_rad = measured.voltage_angle_rad - measured.current_angle_rad
+        return [active_w, 3.0 * measured.voltage_v * measured.current_a * np.sin(lag_rad)]
 
     def run(
         self,
@@ -168,49 +223,68 @@ class PmuSimulator:
             on_start(round(start_frame / rate * _NS_PER_S + self._event_at_s * _NS_PER_S))
         last_frame = None if seconds is None else round(seconds * rate * self._speed)
         report = Report()
-        with socket.socket(self._family(), socket.SOCK_DGRAM) as sender:
-            self._send_configurations(sender, report)
+        with closing_output(self._open) as output:
+            report.configurations += output.tell(self.streams())
             next_config_s = begin_s + self._config_period_s
             first = 0
             while last_frame is None or first < last_frame:
-                count = rate if last_frame is None else min(rate, last_frame - first)
+                if self._follow_changes(first):
+                    report.configurations += output.tell(self.streams())
+                count = min(self._frames_alike(first), rate if last_frame is None else last_frame - first)
                 for row, datagrams in enumerate(self.encode(first, count, start_frame)):
                     deadline_s = begin_s + (first + row) / (rate * self._speed)
                     if stop.wait(max(0.0, deadline_s - time.monotonic())):
-                        return report
+                        return self._closed(report, output)
                     if time.monotonic() >= next_config_s:
-                        self._send_configurations(sender, report)
+                        report.configurations += output.tell(self.streams())
                         next_config_s += self._config_period_s
-                    self._send(sender, datagrams, deadline_s, report)
+                    self._send(output, datagrams, deadline_s, report)
                 first += count
+            return self._closed(report, output)
+
+    def _open(self) -> Spontaneous | Obedient:
+        if self._transport == "unasked":
+            return Spontaneous(self._host, self._port, self._interface)
+        output = Obedient(
+            self._host,
+            self._port,
+            self._transport,
+            self.streams(),
+            data_address=self._data_address,
+            interface=self._interface,
+            on_change=self.change,
+        )
+        self.port = output.server.port
+        self.listening.set()
+        return output
+
+    def _closed(self, report: Report, output: Output) -> Report:
+        report.send_errors = output.send_errors
         return report
 
-    def _family(self) -> socket.AddressFamily:
-        try:
-            family, _, _, _, address = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)[0]
-        except socket.gaierror as error:
-            raise OSError(f"host '{self._host}': {error.strerror}") from error
-        self._address = address
-        return family
+    def _follow_changes(self, frame: int) -> bool:
+        """Begin to announce a change that is wanted, or put it into force; whether it is in force now."""
+        if self._change_at is not None and frame >= self._change_at:
+            self._changes += 1
+            self._change_at = None
+            return True
+        if self._change_at is None and self._change_wanted.is_set():
+            self._change_wanted.clear()
+            self._change_at = frame + self._announce_frames
+        return False
 
-    def _send_configurations(self, sender: socket.socket, report: Report) -> None:
-        for frame in self.configurations():
-            self._send_one(sender, frame, report)
-            report.configurations += 1
+    def _frames_alike(self, first: int) -> int:
+        """For how many frames STAT and configuration stay as they are: at most a quarter of a second at a time, so
+        that a change that is wanted begins soon."""
+        most = max(1, round(self.recording.frames_per_s * self._speed / 4))
+        return most if self._change_at is None else max(1, min(most, self._change_at - first))
 
-    def _send(self, sender: socket.socket, datagrams: NDArray[np.uint8], deadline_s: float, report: Report) -> None:
+    def _send(self, output: Output, datagrams: NDArray[np.uint8], deadline_s: float, report: Report) -> None:
         late = time.monotonic() - deadline_s > 1.0 / (self.recording.frames_per_s * self._speed)
-        for datagram in datagrams:
-            self._send_one(sender, datagram.tobytes(), report)
+        idcodes = self._idcodes.tolist() if self._pdc is None else [self._pdc]
+        output.send([(idcode, row.tobytes()) for idcode, row in zip(idcodes, datagrams, strict=True)])
         report.frames += len(datagrams)
         report.late_frames += len(datagrams) * late
-
-    def _send_one(self, sender: socket.socket, datagram: bytes, report: Report) -> None:
-        try:
-            sender.sendto(datagram, self._address)
-        except OSError:
-            # A network that is away for a moment must not end the simulation; what it cost is in the report.
-            report.send_errors += 1
 
 
 def _wrapped(angle_rad: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -221,6 +295,12 @@ def _wrapped(angle_rad: NDArray[np.float64]) -> NDArray[np.float64]:
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535; got '{text}'")
+    return int(text)
+
+
+def _idcode(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65534):
+        raise argparse.ArgumentTypeError(f"an IDCODE is a number from 1 to 65534; got '{text}'")
     return int(text)
 
 
@@ -237,11 +317,28 @@ def _seconds(text: str) -> float:
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Send a recorded disturbance of the IEEE 39-bus system as C37.118.2 frames over UDP.",
+        description="Send a recorded disturbance of the IEEE 39-bus system as C37.118.2 frames.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--host", default="127.0.0.1", help="where to send to")
-    parser.add_argument("--port", type=_port, default=4713, help="UDP port to send to")
+    parser.add_argument(
+        "--transport",
+        choices=["unasked", "tcp", "udp", "tcp_udp"],
+        default="unasked",
+        help="unasked: send over UDP; else obey the commands of clients, tcp_udp: over TCP, with data over UDP",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="where to send to, also a multicast group; else the address to listen on"
+    )
+    parser.add_argument("--port", type=_port, default=4713, help="port to send to or to listen on")
+    parser.add_argument("--data-port", type=_port, default=4713, help="with tcp_udp: port of the client for data")
+    parser.add_argument("--group", default=None, help="with tcp_udp: multicast group for data instead of the client")
+    parser.add_argument("--interface", default=None, help="address of this machine's network for multicast")
+    parser.add_argument(
+        "--pdc", type=_idcode, default=None, metavar="IDCODE", help="one stream with all PMUs instead of one for each"
+    )
+    parser.add_argument(
+        "--announce", type=_seconds, default=60.0, metavar="S", help="how long a change of configuration is announced"
+    )
     parser.add_argument("--seconds", type=_seconds, default=None, help="end after this long; otherwise at SIGTERM")
     parser.add_argument("--event-at", type=float, default=10.0, metavar="S", help="seconds until the event")
     parser.add_argument("--speed", type=float, default=1.0, help="2 sends the frames twice as fast")
@@ -277,6 +374,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_serv
             frequency_noise_hz=options.noise_hz,
             seed=options.seed,
             config_period_s=options.config_period,
+            transport=options.transport,
+            pdc=options.pdc,
+            data_port=options.data_port,
+            group=options.group,
+            interface=options.interface,
+            announce_s=options.announce,
         )
         report = simulator.run(stop, options.seconds, _tell_event if options.json else None)
     except (ValueError, OSError) as error:

@@ -113,6 +113,10 @@ def flow_files() -> list[Path]:
 
 MINIMAL: dict[str, dict[str, Any]] = {
     "pmu_udp": {"port": 4713},
+    "pmu_client": {"host": "10.0.0.7", "port": 4712, "idcode": 7},
+    "samples_udp": {"port": 12000, "format": {"type": "villas.binary", "signals": [{"column": "frequency_hz"}]}},
+    "pmu_align": {"min": "3 of 4"},
+    "pmu_send": {"host": "10.0.0.9", "port": 4713, "idcode": 9, "devices": {"G1": 1}},
     "mqtt_subscribe": {"bus": "databus", "topics": ["a"], "columns": ["frequency_hz"]},
     "mqtt_publish": {"bus": "databus", "topic": "a"},
     "mqtt": {"url": "mqtt://127.0.0.1"},

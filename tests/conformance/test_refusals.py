@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgeflex_connectors.payload_formats import Csv, JsonFields, VillasJson
+from edgeflex_connectors.payload_formats import Csv, JsonEdgeflex, JsonFields, VillasJson
 from edgeflex_connectors.payload_formats.channels import Channel
 from edgeflex_connectors.payload_formats.signals import Signal
 from edgeflex_connectors.rest_auth import Bearer, ClientCredentials
@@ -39,6 +39,33 @@ GIVEN: dict[str, list[Values]] = {
         {"port": 1, "channels": {"A": "frequency_hz", "B": "b", "C": "c_v", "D": "c_v"}},
         {"port": 2, "names": {"1": "x", "2": "x"}},
         {"port": 3, "names": {"1": "y"}, "channels": {"A": "a_v"}},
+        {"port": 4, "group": "10.0.0.1", "host": "::"},
+        {"port": 5, "group": "239.0.0.1"},
+    ],
+    "pmu_client": [
+        {"host": "a", "port": 1, "idcode": 1, "transport": "tcp_udp"},
+        {"host": "a", "port": 1, "idcode": 1, "data_port": 1, "ask": ("cfg2", "cfg2")},
+        {"host": "a", "port": 1, "idcode": 1, "transport": "udp", "group": "10.0.0.1"},
+        {"host": "a", "port": 1, "idcode": 1, "reconnect_min": 9.0, "reconnect_max": 1.0, "channels": {"A": "b"}},
+        {"host": "a", "port": 1, "idcode": 1, "names": {"1": "x", "2": "x"}},
+    ],
+    "pmu_send": [
+        {"host": "a", "port": 1, "idcode": 1, "devices": {"a": 1}, "nominal": 1.0, "phasors": {"V": "a_w"}},
+        {"host": "a", "port": 1, "idcode": 1, "devices": {"a": 1, "b": 1}, "digitals": ("a_bits", "b_raw")},
+        {"host": "a", "port": 1, "idcode": 1, "devices": {"a" * 17: 1}, "analogs": {"b" * 17: "a_w"}},
+        {"host": "a", "port": 1, "idcode": 1, "devices": {"a": 1}},
+    ],
+    "samples_udp": [
+        {"port": 1, "format": JsonEdgeflex()},
+        {"port": 2, "format": VillasJson(signals=(Signal(column="x_v"),)), "columns": ("x_v",), "devices": {"a": "b"}},
+        {"port": 3, "format": JsonEdgeflex(), "columns": ("x_v",), "group": "10.0.0.1", "host": "::"},
+        {"port": 4, "format": JsonEdgeflex(), "columns": ("x_v",), "group": "239.0.0.1"},
+    ],
+    "pmu_align": [
+        {"min": "5 of 4"},
+        {"min": "1 of 2", "devices": ("a", "a", "b")},
+        {"min": "1 of 1", "tolerance": 0.01, "rate": 60},
+        {"min": "2 of 2", "devices": ("a", "a")},
     ],
     "mqtt_subscribe": [
         {"bus": "b", "topics": ("a#", "#/a", "b"), "device": "a/{meter}"},

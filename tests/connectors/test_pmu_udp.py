@@ -12,12 +12,13 @@ import msgspec
 import pytest
 from c37118_cases import plain_config, plain_data, vector_bytes
 
-from edgeflex_connectors import c37118_table, pmu_frames, pmu_udp
+from edgeflex_connectors import c37118_table, pmu_decoder, pmu_frames
 from edgeflex_connectors.c37118 import (
     Analog,
     CommandFrame,
     ConfigFrame,
     FrameHeader,
+    FrameType,
     HeaderFrame,
     Phasor,
     PmuConfig,
@@ -26,6 +27,7 @@ from edgeflex_connectors.c37118 import (
     encode_data,
     encode_header,
 )
+from edgeflex_connectors.c37118_fragments import encode_config_frames
 from edgeflex_connectors.c37118_header import check_word
 from edgeflex_connectors.pmu_udp import NODE, PmuUdpConfig, PmuUdpSource
 from edgeflex_flow.clock import VirtualClock
@@ -373,6 +375,48 @@ def test_what_does_not_fit_the_flow_file_is_told_once(bench: MakeBench, caplog: 
     assert caplog.text.count("phasor 'V1' is a voltage; column 'current_a' states a current") == 1
 
 
+def test_parts_of_a_configuration_are_joined(bench: MakeBench) -> None:
+    config = plain_config(kind=FrameType.CFG3, station="a station whose name is longer than a CFG-2 can tell")
+    pmu = bench(channels=CHANNELS)
+    parts = encode_config_frames(config, 60)
+    assert len(parts) > 2
+    pmu.send(*parts, frame(config))
+    rows = pmu.rows()
+    assert rows.devices == ("a station whose name is longer than a CFG-2 can tell",)
+    assert pmu.count("config_frames") == len(parts)
+
+
+def test_the_text_of_a_header_is_logged_once(bench: MakeBench, caplog: pytest.LogCaptureFixture) -> None:
+    pmu = bench()
+    header = encode_header(HeaderFrame(header=FrameHeader(idcode=7, soc=0), text="bay 3\x1b[31m"))
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            pmu.send(header)
+            pmu.poll()
+    assert caplog.text.count("header of stream 7 from 127.0.0.1: bay 3 [31m") == 1
+
+
+# -- multicast --------------------------------------------------------------------------------------------------------
+
+
+def test_frames_of_a_multicast_group_become_rows(make_context: ContextMaker) -> None:
+    context = make_context("pmu")
+    source = PmuUdpSource(PmuUdpConfig(port=0, host="127.0.0.1", group="239.192.7.7"), context)
+    source.open()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as device:
+        device.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        for each in (encode_config(CONFIG), frame()):
+            device.sendto(each, ("239.192.7.7", source.port))
+            device.sendto(each, ("127.0.0.1", source.port))  # not of the group
+    descriptor = source.fileno()
+    assert descriptor is not None
+    assert select.select([descriptor], [], [], 5.0)[0]
+    [rows] = source.poll()
+    source.close()
+    assert rows.rows == 1
+    assert context.counters.snapshot() == {"frames": 2, "rows": 1, "config_frames": 1}
+
+
 # -- configurations from a file ---------------------------------------------------------------------------------------
 
 OTHER = plain_config(8)
@@ -492,7 +536,7 @@ def test_data_and_configurations_larger_than_a_slot_wait_and_come_out_too(bench:
 
 
 def test_wide_streams_get_shorter_batches(bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pmu_udp, "MOST_CELLS", 70)
+    monkeypatch.setattr(pmu_decoder, "MOST_CELLS", 70)
     pmu = bench()
     pmu.send(encode_config(CONFIG), *(frame(number=number) for number in range(25)))
     batches = pmu.poll()
@@ -554,6 +598,8 @@ def refusal(**settings: Any) -> str:
         ({"names": {"7": "a", "8": "a"}}, "device 'a' is given twice"),
         ({"names": {"seven": "a"}}, "matching regex"),
         ({"port": 65536}, "<= 65535"),
+        ({"group": "10.0.0.1"}, "`group`: a multicast group is an IPv4 address"),
+        ({"group": "239.1.1.1", "host": "::"}, "`group` needs an IPv4 address as `host`"),
         ({"before_config": "drop"}, "Invalid enum value 'drop'"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeflex_connectors import udp_receive
-from edgeflex_connectors.udp_receive import UdpReceiver
+from edgeflex_connectors.udp_receive import UdpReceiver, host_number
 from edgeflex_flow.errors import FatalError, RetryableError
 
 LOG = logging.getLogger("edgeflex.test")
@@ -124,6 +124,34 @@ def test_ipv6_works_too() -> None:
         assert receiver.datagram(0) == b"six"
         assert receiver.peers[0] != 0
         assert receiver.peer_name(int(receiver.peers[0])) == "::1"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "127.1.2.3",
+        pytest.param("::1", marks=pytest.mark.skipif(not _ipv6_works(), reason="this machine has no IPv6")),
+    ],
+)
+def test_the_number_of_a_host_is_known_before_it_sends(address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    local = "::1" if ":" in address else "127.0.0.1"
+    with closing(UdpReceiver(local, 0, 100_000, LOG)) as receiver, socket.socket(family, socket.SOCK_DGRAM) as device:
+        device.bind((address, 0))
+        device.sendto(b"x", (local, receiver.port))
+        assert receiver.receive() == 1
+        assert int(receiver.peers[0]) == host_number(address)
+        assert receiver.peer_name(int(receiver.peers[0])) == address
+
+
+def test_answers_go_out_from_the_port_that_is_listened_on(receiver: UdpReceiver) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as device:
+        device.bind(("127.0.0.1", 0))
+        device.settimeout(10.0)
+        assert receiver.send(b"hello", device.getsockname())
+        assert device.recvfrom(100) == (b"hello", ("127.0.0.1", receiver.port))
+    assert not receiver.send(b"x" * 70_000, ("127.0.0.1", 9))
 
 
 def test_descriptor_is_readable_when_a_datagram_is_there(

@@ -20,7 +20,8 @@ from edgeflex_flow.registry import Registry
 class EarConfig(NodeConfig, frozen=True, kw_only=True):
     """Listens."""
 
-    port: Annotated[int, udp_port("Where it listens.", host="host")]
+    port: Annotated[int, udp_port("Where it listens.", host="host", group="group")]
+    group: Annotated[str | None, Meta(description="To which group.")] = None
     host: Annotated[str, Meta(description="On which address.")] = "0.0.0.0"
     gain: Annotated[int, Meta(description="How loud.")] = 1
 
@@ -95,6 +96,20 @@ def test_a_port_that_two_flows_take_is_told_with_the_other_file() -> None:
 )
 def test_a_port_is_taken_where_addresses_overlap(first: str, second: str, taken: bool) -> None:
     nodes = [f"  n{i}: {{kind: ear, port: 4713, host: '{host}'}}" for i, host in enumerate((first, second))]
+    assert bool(told("\n".join(nodes))) == taken
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "taken"),
+    [
+        ("group: 239.0.0.1", "group: 239.0.0.2", False),
+        ("group: 239.0.0.1", "group: 239.0.0.1", True),
+        ("group: 239.0.0.1, host: 10.0.0.1", "host: 10.0.0.1", False),
+        ("group: 239.0.0.1", "host: 0.0.0.0", True),
+    ],
+)
+def test_a_port_is_taken_on_the_group_where_there_is_one(first: str, second: str, taken: bool) -> None:
+    nodes = [f"  n{i}: {{kind: ear, port: 4713, {where}}}" for i, where in enumerate((first, second))]
     assert bool(told("\n".join(nodes))) == taken
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,22 +20,26 @@ from http_service import HttpService, Reply, Request, json_reply
 
 from edgeflex_connectors.payload_formats import JsonEdgeflex
 from edgeflex_connectors.payloads import PayloadEncoder
+from edgeflex_connectors.pmu_client import PmuClientConfig, PmuClientSource
 from edgeflex_connectors.recordings import read_recording
 from edgeflex_flow.cli.inertia_pipeline import estimate_record
 from edgeflex_flow.cli.kinds import shipped_registry
 from edgeflex_flow.cli.places import shipped_flows
 from edgeflex_flow.flowfile import check_flows, load_flow, load_table
-from edgeflex_flow.messages import Quality
+from edgeflex_flow.messages import Quality, Samples, join_samples
 from edgeflex_flow.runtime.bytewax import run_bytewax
 from edgeflex_flow.runtime.inline import run_inline
 from edgeflex_flow.runtime.policies import apply_policies
 from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_operators._units import GeneratingUnit
-from edgeflex_services.broker import free_udp_port
+from edgeflex_services.broker import free_tcp_port, free_udp_port
 from edgeflex_services.pmu_simulator import PmuSimulator
 from edgeflex_services.swing_grid import Unit, two_areas
 from edgeflex_services.swing_record import PmuNoise, measure
 from edgeflex_services.swing_simulator import LoadNoise, LoadStep, simulate
+
+if TYPE_CHECKING:
+    from conftest import ContextMaker
 
 FLOWS = shipped_flows()
 LOCAL = FLOWS / "sites" / "local.yaml"
@@ -268,6 +274,80 @@ def test_inertia_online_tells_and_keeps_an_estimate_of_each_unit(
     with closing(sqlite3.connect(tmp_path / "history.db")) as store:
         stored = store.execute("SELECT count(*) FROM messages WHERE type = 'inertia_estimate'").fetchone()
     assert stored == (len(received),)
+
+
+@pytest.mark.long
+@each_runtime
+def test_concentrator_passes_four_stations_on_as_one_stream(
+    tmp_path: Path, make_context: ContextMaker, execute: Callable[[FlowRun], None]
+) -> None:
+    port, stop = free_tcp_port(), threading.Event()
+    stations = PmuSimulator("127.0.0.1", port, transport="tcp", event_at_s=1.0)
+    served = threading.Thread(target=stations.run, args=(stop,))
+    served.start()
+    assert stations.listening.wait(10.0)
+    stream_port = free_tcp_port()
+    run = flow_run("concentrator.yaml", pmu_port=port, stream_port=stream_port, data_folder=tmp_path)
+    context = make_context("reader")
+    reader = PmuClientSource(
+        PmuClientConfig(host="127.0.0.1", port=stream_port, idcode=100, channels={"V1": "voltage_v"}), context
+    )
+    found: list[Samples] = []
+    try:
+        with running(run, execute):
+            reader.open()
+            while sum(batch.rows for batch in found) < 1000:
+                found += reader.poll()
+                time.sleep(0.005)
+            reader.close()
+    finally:
+        stop.set()
+        served.join()
+    rows = join_samples(found)
+    assert rows.devices == ("GENROU_1", "GENROU_2", "GENROU_3", "GENROU_4")
+    times, count = np.unique(rows.time_ns, return_counts=True)
+    # Each time once, whole, none left out, as measured.
+    assert set(count) == {4}
+    assert rows.time_ns.tolist() == sorted(rows.time_ns.tolist())
+    assert np.abs(np.diff(times) - 1e9 / 60).max() < 1000
+    assert not rows.quality.any()
+    assert np.isfinite(rows.columns["voltage_v"]).all()
+    with closing(sqlite3.connect(tmp_path / "history.db")) as store:
+        stored = store.execute(
+            "SELECT count(*) FROM samples JOIN quantities ON quantities.id = quantity_id WHERE name = 'frequency_hz'"
+        ).fetchone()
+    assert stored[0] >= rows.rows
+
+
+@each_runtime
+def test_edge_pmu_samples_finds_the_event_in_samples_that_come_over_udp(
+    tmp_path: Path, any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
+) -> None:
+    port = free_udp_port()
+    run = flow_run("edge_pmu_samples.yaml", samples_port=port, mqtt_port=any_broker.port, data_folder=tmp_path)
+    data = np.load(RECORDING)
+    frequency_hz = data["bus_freq"][:600, 0].astype(np.float32)
+    with Listener(any_broker, "edgeflex/local/event/frequency") as listener:
+        with running(run, execute), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as device:
+            for number, value in enumerate(frequency_hz.tolist()):
+                seconds, part = divmod(number, 60)
+                # VILLAS binary as its documentation has it: version 2, three values, sequence, time.
+                tag = 1_700_000_000 + seconds, round(part * 1e9 / 60)
+                datagram = struct.pack(">BBHIIIfff", 0x20, 0, 3, number, *tag, value, 230.0, 0.5)
+                device.sendto(datagram, ("127.0.0.1", port))
+                if number % 50 == 0:
+                    wait_until(lambda: run.counters["samples"].get("received") >= number - 100)  # noqa: B023
+            wait_until(lambda: run.counters["samples"].get("rows") == 600)
+        wait_until(lambda: len(listener.received) >= 1)
+    [event] = [each for each in map(json.loads, (p for _, p in listener.received)) if each["state"] == "started"]
+    assert event["device"] == "127.0.0.1"
+    onset_s = event["onset_time_ns"] / 1e9 - 1_700_000_000
+    assert onset_s == pytest.approx(float(data["event_time"]), abs=0.1)
+    with closing(sqlite3.connect(tmp_path / "history.db")) as store:
+        stored = store.execute(
+            "SELECT count(*) FROM samples JOIN quantities ON quantities.id = quantity_id WHERE name = 'voltage_v'"
+        ).fetchone()
+    assert stored == (600,)
 
 
 @each_runtime

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -9,8 +10,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 
 from edgeflex_connectors.c37118 import (
     Analog,
+    CommandFrame,
     ConfigFrame,
     DataFrame,
     FrameHeader,
@@ -29,13 +32,22 @@ from edgeflex_connectors.c37118 import (
     PmuData,
     decode_config,
     decode_frame,
+    encode_command,
     encode_data,
     time_ns,
 )
-from edgeflex_services.pmu_encode import encode_data_block
+from edgeflex_connectors.c37118_encode import encode_data_block
+from edgeflex_connectors.pmu_client import PmuClientConfig, PmuClientSource
+from edgeflex_connectors.pmu_server import Transport
+from edgeflex_flow.messages import Samples, join_samples
+from edgeflex_services.broker import free_udp_port
+from edgeflex_services.pmu_outputs import CHANGE_CONFIGURATION
 from edgeflex_services.pmu_recording import RECORDING, RESTORE_S, Measurements, Playback, Recording
 from edgeflex_services.pmu_simulator import PmuSimulator, main
 from edgeflex_services.udp_send import SEGMENTS, UdpSegmentSender
+
+if TYPE_CHECKING:
+    from conftest import ContextMaker
 
 RATE = 60
 
@@ -304,6 +316,97 @@ def test_configurations_are_repeated(listener: socket.socket) -> None:
     assert kinds == {0x31: 40, 0x01: report.frames}
 
 
+# -- peers that obey commands -----------------------------------------------------------------------------------------
+
+
+class Peer:
+    """A simulator that runs in a thread while the block does."""
+
+    def __init__(self, transport: Transport, **settings_of: Any) -> None:
+        self.simulator = PmuSimulator("127.0.0.1", 0, transport=transport, **settings_of)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self.simulator.run, args=(self._stop,))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self.simulator.listening.wait(10.0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class Watch:
+    """`pmu_client` on a stream of a simulator."""
+
+    def __init__(self, make_context: ContextMaker, peer: Peer, **settings_of: Any) -> None:
+        config = PmuClientConfig(host="127.0.0.1", listen="127.0.0.1", port=peer.simulator.port, **settings_of)
+        self.context = make_context("pmu")
+        self.source = PmuClientSource(config, self.context)
+        self.batches: list[Samples] = []
+        self.source.open()
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        deadline_s = time.monotonic() + 20.0
+        descriptor = self.source.fileno()
+        assert descriptor is not None
+        while not holds():
+            assert time.monotonic() < deadline_s, self.context.counters.snapshot()
+            select.select([descriptor], [], [], 0.02)
+            self.batches += self.source.poll()
+
+    def rows(self) -> int:
+        return sum(batch.rows for batch in self.batches)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp", "tcp_udp"])
+def test_a_stream_of_ten_that_is_turned_on_comes_alone(make_context: ContextMaker, transport: Transport) -> None:
+    port = free_udp_port() if transport == "tcp_udp" else 0
+    with Peer(transport, data_port=port) as peer:
+        watch = Watch(make_context, peer, transport=transport, data_port=port, idcode=3)
+        watch.until(lambda: watch.rows() > 20)
+        watch.source.close()
+    assert {name for batch in watch.batches for name in batch.devices} == {"GENROU_3"}
+    tags = [tag for batch in watch.batches for tag in batch.time_ns.tolist()]
+    assert tags == sorted(set(tags))
+
+
+def test_a_pdc_sends_all_in_one_stream(make_context: ContextMaker) -> None:
+    with Peer("tcp", pdc=99) as peer:
+        watch = Watch(make_context, peer, idcode=99)
+        watch.until(lambda: watch.rows() > 50)
+        watch.source.close()
+    assert watch.batches[0].devices == tuple(f"GENROU_{number}" for number in range(1, 11))
+
+
+def test_a_change_that_is_commanded_is_announced_and_then_made(make_context: ContextMaker) -> None:
+    with Peer("tcp", pdc=99, announce_s=0.2) as peer:
+        watch = Watch(make_context, peer, idcode=99, channels={"P": "active_power_w", "Q": "reactive_power_var"})
+        watch.until(lambda: watch.rows() > 50)
+        with socket.create_connection(("127.0.0.1", peer.simulator.port)) as engineer:
+            header = FrameHeader(idcode=99, soc=0)
+            engineer.sendall(encode_command(CommandFrame(header=header, command=CHANGE_CONFIGURATION)))
+            watch.until(lambda: watch.context.counters.get("config_changes") == 1)
+            before = watch.rows()
+            watch.until(lambda: watch.rows() > before + 50)
+        watch.source.close()
+    rows = join_samples(watch.batches)
+    assert watch.context.counters.get("config_announced") > 0
+    # Two times q = 3 V I sin: no row was read by the wrong configuration.
+    lag_rad = rows.columns["v1_angle_rad"] - rows.columns["i1_angle_rad"]
+    apparent_va = 3.0 * rows.columns["v1_v"] * rows.columns["i1_a"]
+    assert rows.columns["active_power_w"] == pytest.approx(apparent_va * np.cos(lag_rad), rel=1e-3, abs=1e4)
+    reactive_var = rows.columns["reactive_power_var"]
+    changed = np.isfinite(reactive_var)
+    assert changed[-1]
+    assert not changed[0]
+    assert reactive_var[changed] == pytest.approx((apparent_va * np.sin(lag_rad))[changed], rel=1e-3, abs=1e4)
+    # Held while the configuration was asked for, and lost not one.
+    frames = np.unique(np.rint(rows.time_ns * (RATE / 1e9)))
+    assert len(frames) == frames[-1] - frames[0] + 1
+
+
 def test_stop_ends_the_run_at_once(listener: socket.socket) -> None:
     stop = threading.Event()
     stop.set()
@@ -341,6 +444,8 @@ def test_program_refuses_what_makes_no_sense(capsys: pytest.CaptureFixture[str])
         (["--seconds", "-1"], "a positive number of seconds; got '-1'"),
         (["--seconds", "nan"], "a positive number of seconds; got 'nan'"),
         (["--seconds", "soon"], "a positive number of seconds; got 'soon'"),
+        (["--pdc", "0"], "an IDCODE is a number from 1 to 65534; got '0'"),
+        (["--transport", "tcp", "--host", "192.0.2.1"], "TCP 192.0.2.1:4713: cannot assign requested address"),
         (["--host", "no such host"], "host 'no such host': "),
     ],
 )
