@@ -1,8 +1,5 @@
 """CFG-3 configurations that are larger than a frame: several frames, which CONT_IDX numbers.
 
->>> FragmentedConfigs().decode(0, encode_config_frames(config)[0]) == config  # doctest: +SKIP
-True
-
 Source: IEEE Std C37.118.2-2011, clause 6.4.
 """
 
