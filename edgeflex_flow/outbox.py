@@ -76,6 +76,10 @@ def _nothing() -> None:
     return None
 
 
+def _number(entry: Entry) -> int:
+    return entry.number
+
+
 def _ignore(_error: BaseException) -> None:
     return None
 
@@ -224,11 +228,16 @@ class Outbox:
         if entry.segment is not None:
             entry.segment.held -= 1
 
-    def again(self) -> None:
-        """What is taken and not done is given once more, before all else."""
+    def again(self, entries: Iterable[Entry]) -> None:
+        """Of these, what is taken and not done is given once more, in its order and before all else."""
         with self._condition:
-            self._ahead.extendleft(reversed(self._taken.values()))
-            self._taken.clear()
+            taken = [entry for entry in entries if self._taken.pop(entry.number, None) is not None]
+            self._ahead.extendleft(sorted(taken, key=_number, reverse=True))
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether it has a folder."""
+        return self._folder is not None
 
     def held(self) -> int:
         """Entries that are not done."""
@@ -241,9 +250,9 @@ class Outbox:
         return sum(1 for each in chain(self._taken.values(), self._ahead) if each.segment and each.segment.dropped)
 
     def _unsaved(self) -> Iterator[Entry]:
-        for entry in chain(self._taken.values(), self._ahead, self._tail):
-            if entry.segment is None:
-                yield entry
+        """Entries that are in memory only, the oldest first."""
+        before = [entry for entry in chain(self._taken.values(), self._ahead) if entry.segment is None]
+        return chain(sorted(before, key=_number), self._tail)
 
     # Life -----------------------------------------------------------------------------------------------------------
 
@@ -584,9 +593,9 @@ class Outbox:
 
     def _first_open(self) -> int:
         """The smallest number that is not done, or that may not be."""
-        for entries in (self._taken.values(), self._ahead):
-            for entry in entries:
-                return entry.number
+        given = [next(iter(entries)).number for entries in (self._taken.values(), self._ahead) if entries]
+        if given:
+            return min(given)
         if self._has_unread():
             return 0
         for entry in chain(self._moving, self._tail):

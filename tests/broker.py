@@ -122,7 +122,8 @@ class Mosquitto(BrokerProcess):
     """Eclipse Mosquitto.
 
     `users`: names and passwords; without them anyone may connect. `tls`: the broker's certificate; `client_ca`: the
-    authority by which clients must show a certificate. `persistent`: keeps sessions and messages over `stop`.
+    authority by which clients must show a certificate. `persistent`: keeps sessions and messages over `stop`. `more`:
+    further lines of its configuration.
     """
 
     def __init__(
@@ -133,12 +134,14 @@ class Mosquitto(BrokerProcess):
         tls: KeyPair | None = None,
         client_ca: Path | None = None,
         persistent: bool = False,
+        more: Sequence[str] = (),
     ) -> None:
         super().__init__(folder)
         self._users = users
         self._tls = tls
         self._client_ca = client_ca
         self._persistent = persistent
+        self._more = more
         self.scheme = "mqtt" if tls is None else "mqtts"
 
     def command(self) -> Sequence[str]:
@@ -162,6 +165,7 @@ class Mosquitto(BrokerProcess):
         lines.append(f"listener {self.port} {HOST}")
         if self._tls is not None:
             lines += [f"certfile {self._tls.certificate}", f"keyfile {self._tls.key}"]
+        lines += self._more
         if self._client_ca is not None:
             lines += [f"cafile {self._client_ca}", "require_certificate true"]
         return lines

@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from edgeflex_connectors.batching import Row
 from edgeflex_flow.errors import BadMessageError
-from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Samples, decode_message
+from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Quality, Samples, decode_message
 
 NS_PER_MS = 1_000_000
 LATEST_MS = (2**63 - 1) // NS_PER_MS
@@ -51,6 +51,32 @@ def encode_samples(samples: Samples) -> bytes:
     ]
     # msgspec writes NaN and infinities as null.
     return msgspec.json.encode([dict(zip(keys, row, strict=True)) for row in zip(*lists, strict=True)])
+
+
+def mark_late(payload: bytes) -> bytes:
+    """The same payload, marked as sent late: in `quality` where it has one, else by `"late": true`. Other payloads than
+    those of this module stay as they are.
+
+    >>> mark_late(b'[{"created":1,"quality":4,"frequency_hz":50.0}]')
+    b'[{"created":1,"quality":260,"frequency_hz":50.0}]'
+    >>> mark_late(b'{"type":"alarm","text":"x"}')
+    b'{"type":"alarm","text":"x","late":true}'
+    """
+    try:
+        decoded = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return payload
+    objects = decoded if isinstance(decoded, list) else [decoded]
+    for each in objects:
+        if not isinstance(each, dict):
+            return payload
+        if isinstance(each.get("quality"), int):
+            each["quality"] |= int(Quality.LATE)
+        elif "type" in each:
+            each["late"] = True
+        else:
+            return payload
+    return msgspec.json.encode(decoded)
 
 
 def check_device_from(text: str) -> None:

@@ -7,7 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,11 +97,10 @@ def test_password_shows_in_no_text_of_the_connection(make_context: ContextMaker)
     assert not any("hunter2" in text for text in texts)
 
 
-def test_two_sessions_of_one_node_have_different_client_ids(make_context: ContextMaker) -> None:
+def test_client_id_stays_the_same_from_run_to_run(make_context: ContextMaker) -> None:
     config = MqttConfig(url="mqtt://bus", client_id="north")
-    first, second = (mqtt.NODE.open(config, make_context("pmu")).broker.client_id for _ in range(2))
-    assert first.startswith("north-site-flow-pmu-")
-    assert first != second
+    ids = [mqtt.NODE.open(config, make_context("pmu")).broker.client_id for _ in range(2)]
+    assert ids == ["north-site-flow-pmu"] * 2
 
 
 def test_broker_that_is_away_is_warned_about_at_growing_intervals(
@@ -198,9 +197,9 @@ def test_missing_user_is_fatal(tmp_path: Path, make_context: ContextMaker) -> No
 def test_refused_subscription_is_fatal(tmp_path: Path, make_context: ContextMaker) -> None:
     with Amqtt(tmp_path, taboo=True) as broker, session(make_context, url=broker.url) as opened:
         wait_until(connected(opened))
-        opened.client.subscribe("prohibited")
+        opened.subscribe(["prohibited"], 1)
         wait_until(lambda: make_context.failures)
-    assert "refused a subscription" in str(make_context.failures[0])
+    assert "refused a client without user name the subscription to 'prohibited'" in str(make_context.failures[0])
 
 
 @pytest.mark.needs("mosquitto")
@@ -260,33 +259,58 @@ def test_client_certificate_is_shown_to_the_broker(tmp_path: Path, make_context:
 
 
 @pytest.mark.needs("mosquitto")
-def test_broker_that_wants_a_client_certificate_is_guessed(
-    tmp_path: Path, make_context: ContextMaker, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_missing_client_certificate_is_fatal(tmp_path: Path, make_context: ContextMaker) -> None:
     authority = Authority(tmp_path)
+    with Mosquitto(tmp_path, tls=authority.issue("broker"), client_ca=authority.certificate) as broker:
+        text = failure_of(make_context, url=broker.url, ca="authority.pem")
+    assert "the broker wants a client certificate: set `certificate` and `key`" in text
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize("wrong", ["expired", "of a stranger"])
+def test_client_certificate_that_the_broker_refuses_is_fatal_and_named(
+    tmp_path: Path, make_context: ContextMaker, wrong: str
+) -> None:
+    authority, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
+    if wrong == "expired":
+        authority.issue("me", valid_from=timedelta(days=-3), valid_to=timedelta(days=-2))
+    else:
+        stranger.issue("me")
+    with Mosquitto(tmp_path, tls=authority.issue("broker"), client_ca=authority.certificate) as broker:
+        text = failure_of(make_context, url=broker.url, ca="authority.pem", certificate="me.pem", key="me.key")
+    assert f"the broker refused this client's certificate '{tmp_path}/me.pem'" in text
+
+
+@pytest.mark.needs("mosquitto")
+def test_server_name_takes_the_place_of_the_urls_host(tmp_path: Path, make_context: ContextMaker) -> None:
+    other = Authority(tmp_path).issue("broker", host="bus.example", address=None)
     with (
-        Mosquitto(tmp_path, tls=authority.issue("broker"), client_ca=authority.certificate) as broker,
-        session(make_context, url=broker.url, ca="authority.pem"),
+        Mosquitto(tmp_path, tls=other) as broker,
+        session(make_context, url=broker.url, ca="authority.pem", server_name="bus.example") as opened,
     ):
-        wait_until(lambda: caplog.messages)
-    assert "before accepting it; does it want a client certificate?" in caplog.messages[0]
+        wait_until(connected(opened))
 
 
-def test_tls_to_a_port_that_speaks_something_else_is_fatal(tmp_path: Path, make_context: ContextMaker) -> None:
-    Authority(tmp_path)
-    with socket.create_server((HOST, 0)) as other:
+def test_broker_that_speaks_only_an_older_tls_than_wanted_is_refused(
+    tmp_path: Path, make_context: ContextMaker
+) -> None:
+    pair = Authority(tmp_path).issue("broker")
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    old.load_cert_chain(pair.certificate, pair.key)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with socket.create_server((HOST, 0)) as server:
 
         def answer() -> None:
-            connection, _ = other.accept()
-            with connection:
-                connection.sendall(b"220 mail.example ready\r\n")
-                connection.recv(4096)
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                old.wrap_socket(connection, server_side=True)
 
         thread = threading.Thread(target=answer)
         thread.start()
-        text = failure_of(make_context, url=f"mqtts://{HOST}:{other.getsockname()[1]}", ca="authority.pem")
+        url = f"mqtts://{HOST}:{server.getsockname()[1]}"
+        text = failure_of(make_context, url=url, ca="authority.pem", tls_minimum="1.3")
         thread.join()
-    assert "does this port speak TLS?" in text
+    assert "TLS failed: TLSV1_ALERT_PROTOCOL_VERSION" in text
 
 
 @pytest.mark.needs("mosquitto")

@@ -162,7 +162,7 @@ def test_again_gives_what_is_not_done_before_all_else(tmp_path: Path) -> None:
     assert second is not None
     assert third is not None
     box.done(second)
-    box.again()
+    box.again([third, first])
     assert take_all(box, work=False) == [1, 3, 4]
 
 
@@ -195,7 +195,7 @@ def test_set_point_that_was_taken_and_not_acknowledged_expires_too(tmp_path: Pat
     assert box.may_be_sent(entry)
     clock.advance(6)
     assert not box.may_be_sent(entry)
-    box.again()
+    box.again([entry])
     assert box.take() is None
 
 
@@ -574,9 +574,24 @@ class OutboxMachine(RuleBasedStateMachine):
         self.waiting.pop(int(entry.payload), None)
         self.acknowledged.add(int(entry.payload))
 
+    @precondition(lambda self: self.taken)
+    @rule()
+    def send_the_oldest_again(self) -> None:
+        oldest = min(self.taken, key=lambda each: each.number)
+        self.taken.remove(oldest)
+        self.box.again([oldest])
+        entry = self.box.take()
+        if self.is_valid(int(oldest.payload)):
+            assert entry is not None
+            assert entry.number == oldest.number
+        elif entry is not None:
+            self.box.again([entry])
+        if entry is not None and entry.number == oldest.number:
+            self.taken.append(entry)
+
     @rule()
     def lose_the_connection(self) -> None:
-        self.box.again()
+        self.box.again(self.taken)
         if self.taken:
             self.last = min(int(each.payload) for each in self.taken) - 1
         self.taken = []
@@ -608,8 +623,8 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule()
     def empty(self) -> None:
         self.last = min([int(each.payload) for each in self.taken], default=self.last + 1) - 1
+        self.box.again(self.taken)
         self.taken = []
-        self.box.again()
         sent = finish_all(self.box)
         assert sent == sorted(set(sent))
         assert set(sent) >= {number for number in self.waiting if self.is_valid(number)}
