@@ -179,6 +179,47 @@ class Mosquitto(BrokerProcess):
         return file
 
 
+class MosquittoWithRights(Mosquitto):
+    """Mosquitto whose users' rights change while it runs. The user `grid` (password `secret`) may do everything until
+    `revoke`."""
+
+    def __init__(self, folder: Path) -> None:
+        (plugin,) = Path("/usr/lib").glob("*/mosquitto_dynamic_security.so")
+        self._rights = folder / "rights.json"
+        settings = [f"plugin {plugin}", f"plugin_opt_config_file {self._rights}"]
+        super().__init__(folder, more=settings)
+
+    def command(self) -> Sequence[str]:
+        if not self._rights.exists():
+            command = [_program("mosquitto_ctrl"), "dynsec", "init", str(self._rights), "admin", "admin"]
+            subprocess.run(command, check=True, capture_output=True)
+        return [part.replace("\0", "") for part in super().command()]
+
+    def _settings(self) -> list[str]:
+        return ["allow_anonymous false" if "allow_anonymous" in line else line for line in super()._settings()]
+
+    def start(self) -> None:
+        is_new = not self._rights.exists()
+        super().start()
+        if is_new:
+            self.control("createClient", "grid", "-p", "secret")
+            self.control("createRole", "all")
+            for right in ("publishClientSend", "publishClientReceive", "subscribePattern"):
+                self.grant(right)
+            self.control("addClientRole", "grid", "all", "1")
+
+    def control(self, *arguments: str) -> None:
+        command = [_program("mosquitto_ctrl"), "-h", HOST, "-p", str(self.port), "-u", "admin", "-P", "admin", "dynsec"]
+        subprocess.run([*command, *arguments], check=True, capture_output=True)
+
+    def grant(self, right: str) -> None:
+        self.control("addRoleACL", "all", right, "#", "allow", "1")
+
+    def revoke(self, right: str) -> None:
+        """Take the right away: `publishClientSend`, `publishClientReceive` or `subscribePattern`."""
+        self.control("removeRoleACL", "all", right, "#")
+
+
 class Amqtt(BrokerProcess):
     """aMQTT: a broker in Python, from this environment. `taboo`: nobody may subscribe to the topic `prohibited`."""
 

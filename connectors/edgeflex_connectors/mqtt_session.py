@@ -424,7 +424,8 @@ class MqttSession:
                 if self._up:
                     self._take_turn()
                 elif time.monotonic() > accepted_by_s:
-                    raise RetryableError(f"{self.broker}: no answer within {self.broker.connect_timeout_s:g} s")
+                    text = f"{self.broker}: no answer within {self.broker.connect_timeout_s:g} s"
+                    raise RetryableError(text + self._version_hint())
 
     def _wait(self) -> bool:
         """Wait for the socket or for `_wake`; whether the socket may have something to read."""
@@ -465,9 +466,12 @@ class MqttSession:
             text += f"; is there another client with the id '{broker.client_id}', a second run of this flow?"
         if not self._accepted and broker.tls is not None and broker.certificate is None:
             text += "; does it want a client certificate?"
-        if not self._accepted and broker.is_v5:
-            text += "; does it speak MQTT 5? else set `version: 3.1.1`"
+        if not self._accepted:
+            text += self._version_hint()
         return RetryableError(f"{broker}: {text}" + (f" ({detail})" if detail else ""))
+
+    def _version_hint(self) -> str:
+        return "; does it speak MQTT 5? else set `version: 3.1.1`" if self.broker.is_v5 else ""
 
     def _hang_up(self) -> None:
         with self._lock:

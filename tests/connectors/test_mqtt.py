@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -14,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from broker import HOST, Amqtt, BrokerProcess, Mosquitto, free_port, wait_until
+from broker import HOST, Amqtt, BrokerProcess, Listener, Mosquitto, MosquittoWithRights, free_port, wait_until
 from certificates import Authority
 
 from edgeflex_connectors import mqtt, mqtt_session
 from edgeflex_connectors.mqtt import MqttConfig
 from edgeflex_connectors.mqtt_session import MqttSession
-from edgeflex_flow.errors import FatalError
+from edgeflex_flow import __version__
+from edgeflex_flow.errors import FatalError, RetryableError
 from edgeflex_flow.node import OpenConnection
 
 if TYPE_CHECKING:
@@ -371,3 +373,141 @@ def test_connection_is_tested_while_it_is_silent(
         time.sleep(2.5)
         assert opened.client.is_connected()
         assert opened._context.counters.get("reconnects") == 0
+
+
+each_version = pytest.mark.parametrize("version", ["3.1.1", "5", 5])
+
+
+@pytest.mark.needs("mosquitto")
+@each_version
+def test_both_versions_of_mqtt_connect(tmp_path: Path, make_context: ContextMaker, version: str | int) -> None:
+    with Mosquitto(tmp_path) as broker, session(make_context, url=broker.url, version=version) as opened:
+        wait_until(connected(opened))
+        assert opened.client.is_v5 == (version != "3.1.1")
+
+
+def test_broker_that_does_not_speak_mqtt_5_is_told(
+    tmp_path: Path, make_context: ContextMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Amqtt(tmp_path) as broker, session(make_context, url=broker.url, version="5", connect_timeout=0.5):
+        wait_until(lambda: [each for each in caplog.messages if "set `version: 3.1.1`" in each])
+
+
+@pytest.mark.needs("mosquitto", "mosquitto_passwd")
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_wrong_password_is_fatal_in_both_versions(tmp_path: Path, make_context: ContextMaker, version: str) -> None:
+    with Mosquitto(tmp_path, users={"grid": "right"}) as broker:
+        text = failure_of(make_context, url=broker.url, username="grid", password="wrong", version=version)
+    assert "the broker refused user 'grid': " in text
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("Server busy", RetryableError),
+        ("Quota exceeded", RetryableError),
+        ("Banned", FatalError),
+        ("Client identifier not valid", FatalError),
+        ("Unsupported protocol version", FatalError),
+    ],
+)
+def test_refusal_is_tried_again_only_where_that_helps(reason: str, kind: type[Exception]) -> None:
+    broker = mqtt_session.Broker(name="databus", url="mqtt://bus", host="bus", port=1883, client_id="me")
+    assert isinstance(mqtt_session.refusal(reason, broker), kind)
+
+
+@pytest.mark.needs("mosquitto")
+def test_second_client_with_the_same_id_is_guessed(
+    tmp_path: Path, make_context: ContextMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        Mosquitto(tmp_path) as broker,
+        session(make_context, url=broker.url),
+        session(make_context, url=broker.url),
+    ):
+        wait_until(lambda: "another client with the id 'edgeflex-site-flow-node', a second run of this" in caplog.text)
+    assert make_context.failures == []
+
+
+STATUS = {"status_topic": "state/{site}/{flow}/{node}"}
+
+
+def states(listener: Listener) -> list[str]:
+    return [json.loads(payload)["state"] for _, payload in listener.received]
+
+
+@pytest.mark.parametrize("kind", [pytest.param(Mosquitto, marks=pytest.mark.needs("mosquitto")), Amqtt])
+def test_client_tells_that_it_is_there_and_that_it_stopped(
+    tmp_path: Path, make_context: ContextMaker, kind: Callable[[Path], BrokerProcess]
+) -> None:
+    with kind(tmp_path) as broker, Listener(broker, "state/#") as listener:
+        with session(make_context, url=broker.url, **STATUS):
+            ((topic, payload),) = listener.wait_for(1)
+        listener.wait_for(2)
+        assert states(listener) == ["online", "stopped"]
+    assert topic == "state/site/flow/node"
+    assert json.loads(payload) == {
+        "type": "status",
+        "state": "online",
+        "site": "site",
+        "flow": "flow",
+        "node": "node",
+        "version": __version__,
+    }
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_broker_tells_of_a_client_that_went_without_a_word(
+    tmp_path: Path, make_context: ContextMaker, version: str
+) -> None:
+    with Mosquitto(tmp_path) as broker, Listener(broker, "state/#") as listener:
+        with session(make_context, url=broker.url, version=version, **STATUS) as opened:
+            wait_until(connected(opened))
+            connection = opened.client.socket()
+            assert connection is not None
+            connection.shutdown(socket.SHUT_RDWR)
+            wait_until(lambda: states(listener) == ["online", "lost", "online"])
+        with Listener(broker, "state/#") as late:
+            late.wait_for(1)
+            assert states(late) == ["stopped"]  # the broker keeps the last one
+
+
+@pytest.mark.parametrize(
+    ("topic", "complaint"),
+    [
+        ("state", "needs \\{flow\\} and \\{node\\}"),
+        ("state/{flow}", "each node is a client of its own"),
+        ("{flow}/{node}/{device}", "no placeholder '\\{device\\}'"),
+        ("{flow}/{node}/#", "holds no wildcards"),
+        ("{flow", "expected '}'"),
+    ],
+)
+def test_status_topic_that_cannot_work_is_refused(topic: str, complaint: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=complaint):
+        msgspec.convert({"url": "mqtt://bus", "status_topic": topic}, MqttConfig)
+
+
+@pytest.mark.needs("mosquitto", "mosquitto_ctrl")
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_right_to_subscribe_that_is_revoked_is_fatal_and_told(
+    tmp_path: Path, make_context: ContextMaker, version: str
+) -> None:
+    who = {"username": "grid", "password": "secret", "version": version}
+    with MosquittoWithRights(tmp_path) as broker, session(make_context, url=broker.url, **who) as opened:
+        opened.on_up = lambda: opened.subscribe(["pmu/+", "event"], 1)
+        wait_until(connected(opened))
+        broker.revoke("subscribePattern")  # which ends the connections of this user
+        wait_until(lambda: make_context.failures)
+    assert "the broker refused user 'grid' the subscription to 'pmu/+', 'event'" in str(make_context.failures[0])
+
+
+@pytest.mark.needs("mosquitto")
+def test_client_of_a_broker_with_other_topics_has_its_status_there(tmp_path: Path, make_context: ContextMaker) -> None:
+    with (
+        Mosquitto(tmp_path) as broker,
+        Listener(broker, "utility/#") as listener,
+        session(make_context, url=broker.url, topic_prefix="utility/", **STATUS),
+    ):
+        listener.wait_for(1)
+    assert listener.received[0][0] == "utility/state/site/flow/node"
