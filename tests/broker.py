@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +25,8 @@ from certificates import KeyPair
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 from programs import find_program
+
+from edgeflex_connectors.mqtt_session import MqttSession
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 20.0
@@ -88,6 +91,13 @@ class BrokerProcess:
     @property
     def log(self) -> str:
         return self._log_file.read_text(errors="replace")
+
+    def reload(self) -> None:
+        """Have the broker read its files of users and rights again."""
+        assert self._process is not None
+        before = self.log.count("Reloading config")
+        self._process.send_signal(signal.SIGHUP)
+        wait_until(lambda: self.log.count("Reloading config") > before)
 
     def stop(self) -> None:
         """End the broker in an orderly way."""
@@ -246,6 +256,14 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> None
     while not condition():
         assert time.monotonic() < deadline, f"did not happen within {timeout_s:g} s"
         time.sleep(0.005)
+
+
+def cut(session: MqttSession) -> None:
+    """End the connection of a session as a broken network does; nothing if it has none."""
+    connection = session.client.socket()
+    if isinstance(connection, socket.socket):
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 class Listener:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from broker import HOST, Amqtt, BrokerProcess, Listener, Mosquitto, MosquittoWithRights, free_port, wait_until
+from broker import HOST, Amqtt, BrokerProcess, Listener, Mosquitto, MosquittoWithRights, cut, free_port, wait_until
 from certificates import Authority
 
 from edgeflex_connectors import mqtt, mqtt_session
@@ -464,9 +464,7 @@ def test_broker_tells_of_a_client_that_went_without_a_word(
     with Mosquitto(tmp_path) as broker, Listener(broker, "state/#") as listener:
         with session(make_context, url=broker.url, version=version, **STATUS) as opened:
             wait_until(connected(opened))
-            connection = opened.client.socket()
-            assert connection is not None
-            connection.shutdown(socket.SHUT_RDWR)
+            cut(opened)
             wait_until(lambda: states(listener) == ["online", "lost", "online"])
         with Listener(broker, "state/#") as late:
             late.wait_for(1)
