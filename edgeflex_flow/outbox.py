@@ -35,6 +35,7 @@ from edgeflex_flow.node import Counters
 from edgeflex_flow.segments import (
     CORRUPT_ENDING,
     ENDING,
+    RECORD_BYTES,
     Entry,
     Segment,
     all_of,
@@ -105,14 +106,16 @@ class Outbox:
         on_failure: Callable[[BaseException], None] = _ignore,
     ) -> None:
         self._limits = limits
+        self._most_age_ns = round(limits.age_s * NS_PER_S)
         self._counters = counters
         self._log = log
         self._folder = folder
         self._clock: Clock = clock or SystemClock()
         self._on_ready = on_ready
         self._on_failure = on_failure
-        self._condition = threading.Condition()
-        # Guarded by the condition. In the order of their numbers: taken, ahead, unread on disk, moving, tail.
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
+        # Guarded by the lock. In the order of their numbers: taken, ahead, unread on disk, moving, tail.
         self._taken: dict[int, Entry] = {}
         self._ahead: deque[Entry] = deque()
         self._moving: deque[Entry] = deque()
@@ -138,13 +141,14 @@ class Outbox:
     def put(self, key: str, payload: bytes, valid_s: float = 0.0) -> None:
         """Take an entry over; with `valid_s` it may be sent only so long."""
         time_ns, put_ns = self._clock.now_ns(), self._clock.monotonic_ns()
-        with self._condition:
+        with self._lock:
             entry = Entry(self._next_number, key, payload, time_ns, put_ns, round(valid_s * NS_PER_S))
             self._next_number += 1
             self._tail.append(entry)
-            self._tail_bytes += entry.size
-            self._drop_from_memory()
-            if len(self._tail) == self._limits.memory_entries // 2:
+            self._tail_bytes += RECORD_BYTES + len(key) + len(payload)
+            if len(self._tail) > self._limits.memory_entries or self._tail_bytes > self._limits.memory_bytes:
+                self._drop_from_memory()
+            elif len(self._tail) == self._limits.memory_entries // 2:
                 self._condition.notify_all()
 
     def _drop_from_memory(self) -> None:
@@ -160,8 +164,9 @@ class Outbox:
 
     def take(self) -> Entry | None:
         """The next entry to send; None if there is none, or none that is in memory yet."""
-        with self._condition:
+        with self._lock:
             while (entry := self._next()) is not None:
+                entry.age_ns = self._age_ns(entry)
                 reason = self._why_not(entry)
                 if reason is None:
                     self._taken[entry.number] = entry
@@ -194,11 +199,9 @@ class Outbox:
 
     def _why_not(self, entry: Entry) -> str | None:
         """Why an entry must not be sent any more; None if it may."""
-        if entry.valid_ns and self._age_ns(entry) >= entry.valid_ns:
+        if entry.valid_ns and entry.age_ns >= entry.valid_ns:
             return "expired"
-        if self._age_ns(entry) > self._limits.age_s * NS_PER_S:
-            return "too_old"
-        return None
+        return "too_old" if entry.age_ns > self._most_age_ns else None
 
     def _age_ns(self, entry: Entry) -> int:
         """In the monotonic clock, which nobody sets, where this run put it in; what expires also in the other."""
@@ -208,17 +211,9 @@ class Outbox:
         monotonic_ns = self._clock.monotonic_ns() - entry.put_ns
         return max(age_ns, monotonic_ns) if entry.valid_ns else monotonic_ns
 
-    def age_s(self, entry: Entry) -> float:
-        """How long an entry has waited, in seconds."""
-        return self._age_ns(entry) / NS_PER_S
-
-    def may_be_sent(self, entry: Entry) -> bool:
-        """Whether a taken entry, on its way or not, has neither expired nor become too old."""
-        return self._why_not(entry) is None
-
     def done(self, entry: Entry) -> None:
         """The far side has this entry, or never will and that was told. One that is not taken changes nothing."""
-        with self._condition:
+        with self._lock:
             if self._taken.pop(entry.number, None) is not None:
                 self._finish(entry)
 
@@ -230,7 +225,7 @@ class Outbox:
 
     def again(self, entries: Iterable[Entry]) -> None:
         """Of these, what is taken and not done is given once more, in its order and before all else."""
-        with self._condition:
+        with self._lock:
             taken = [entry for entry in entries if self._taken.pop(entry.number, None) is not None]
             self._ahead.extendleft(sorted(taken, key=_number, reverse=True))
 
@@ -241,7 +236,7 @@ class Outbox:
 
     def held(self) -> int:
         """Entries that are not done."""
-        with self._condition:
+        with self._lock:
             unsaved = sum(1 for _ in self._unsaved())
             return unsaved + len(self._moving) + sum(each.held for each in self._segments) + self._outlived()
 
@@ -309,7 +304,7 @@ class Outbox:
         self._counters.add_all(recovered=held, expired=expired)
         if held:
             self._log.info("outbox '%s': %d payloads of an earlier run will be sent", folder, held)
-        with self._condition:
+        with self._lock:
             # What came before the folder could be opened was numbered without it.
             for entry in self._unsaved():
                 entry.number += last
@@ -343,7 +338,7 @@ class Outbox:
         """Wait until everything that is not done is on disk; whether it is."""
         if self._thread is None:
             return self.held() == 0
-        with self._condition:
+        with self._lock:
             self._saves_wanted += 1
             wanted = self._saves_wanted
             self._condition.notify_all()
@@ -353,13 +348,13 @@ class Outbox:
     def close(self) -> int:
         """Save what can be saved and end the thread. Gives how many entries are lost: those that are in memory only."""
         if self._thread is not None:
-            with self._condition:
+            with self._lock:
                 self._saves_wanted += 1
                 self._stopping = True
                 self._condition.notify_all()
             self._thread.join()
             self._thread = None
-        with self._condition:
+        with self._lock:
             lost = sum(1 for _ in self._unsaved()) + self._outlived()
             for segment in self._segments:
                 segment.close()
@@ -372,7 +367,7 @@ class Outbox:
 
     def _run(self) -> None:
         while True:
-            with self._condition:
+            with self._lock:
                 self._condition.wait_for(self._has_work, ROUND_S)
                 stopping = self._stopping
             try:
@@ -432,7 +427,7 @@ class Outbox:
 
     def _spill(self) -> bool:
         """Write the oldest entries that are in memory only, if it is time; whether more are to be written."""
-        with self._condition:
+        with self._lock:
             wanted = self._saves_wanted
             batch = self._batch()
             if not batch:
@@ -446,7 +441,7 @@ class Outbox:
         try:
             self._write(batch)
         except BaseException:
-            with self._condition:
+            with self._lock:
                 for entry in reversed(self._moving):
                     self._tail.appendleft(entry)
                     self._tail_bytes += entry.size
@@ -458,7 +453,7 @@ class Outbox:
         return True
 
     def _batch(self) -> list[Entry]:
-        """What to write now, under the condition: everything, the oldest first, once the oldest has waited for long."""
+        """What to write now, under the lock: everything, the oldest first, once the oldest has waited for long."""
         must = self._saves_wanted > self._saves_done or self._is_half_full()
         batch: list[Entry] = []
         size, most_bytes = 0, min(BATCH_BYTES, self._limits.segment_bytes)
@@ -486,15 +481,15 @@ class Outbox:
             segment.size = place  # what reached the file all the same is known by its numbers
             self._active = None
             if not place:
-                with self._condition:
+                with self._lock:
                     self._segments.remove(segment)
                 segment.delete()
             raise
-        with self._condition:
+        with self._lock:
             self._place(segment, place, zip(batch, map(len, records), strict=True))
 
     def _place(self, segment: Segment, place: int, written: Iterable[tuple[Entry, int]]) -> None:
-        """Put entries that were just appended at `place` where `take` finds them. Under the condition."""
+        """Put entries that were just appended at `place` where `take` finds them. Under the lock."""
         # Once one has to be read from disk, so have all behind it.
         in_memory = not any(each.has_unread for each in self._segments if each is not segment) and (
             segment.read_to == place
@@ -524,7 +519,7 @@ class Outbox:
             self._active = Segment(self._folder / f"{number:020d}{ENDING}")
             self._active.open()
             self._sync_folder()
-            with self._condition:
+            with self._lock:
                 self._segments.append(self._active)
         return self._active
 
@@ -537,13 +532,13 @@ class Outbox:
             os.close(descriptor)
 
     def _drop_old_segments(self) -> None:
-        oldest_ns = self._clock.now_ns() - round(self._limits.age_s * NS_PER_S)
+        oldest_ns = self._clock.now_ns() - self._most_age_ns
         while self._segments and self._segments[0].earlier_run and 0 < self._segments[0].newest_ns < oldest_ns:
             self._drop(self._segments[0], "too_old")
 
     def _drop(self, segment: Segment, reason: str) -> None:
         """Delete a segment with what is held in it; what is on its way stays on its way."""
-        with self._condition:
+        with self._lock:
             on_their_way = sum(each.segment is segment for each in self._taken.values())
             self._ahead = deque(each for each in self._ahead if each.segment is not segment)
             segment.dropped = True
@@ -555,7 +550,7 @@ class Outbox:
 
     def _load(self) -> None:
         """Read from disk what will be taken next."""
-        with self._condition:
+        with self._lock:
             self._load_wanted = False
             if len(self._ahead) > AHEAD // 2:
                 return
@@ -563,7 +558,7 @@ class Outbox:
         if segment is None:
             return
         found = read_some(segment)
-        with self._condition:
+        with self._lock:
             for _, entry in found.entries:
                 # After a failed write a record may stand in two segments.
                 is_new = entry.number > max(self._last_loaded, self._noted_done)
@@ -574,19 +569,19 @@ class Outbox:
             segment.read_to += found.end
         if segment.has_unread and not found.end:
             self._set_aside(segment, segment.read_to)
-            with self._condition:
+            with self._lock:
                 segment.held = sum(each.segment is segment for each in chain(self._taken.values(), self._ahead))
         self._on_ready()
 
     def _note_done(self) -> None:
         """Write down how far the far side has everything, so that a restart does not send it again."""
-        with self._condition:
+        with self._lock:
             if not self._segments:
                 return
             before = self._first_open() - 1
         if before > self._noted_done and self._active is not None:
             self._active.append(encode_done(before))
-            with self._condition:
+            with self._lock:
                 if self._active.read_to + len(encode_done(before)) == self._active.size:
                     self._active.read_to = self._active.size
             self._noted_done = before
@@ -604,7 +599,7 @@ class Outbox:
 
     def _delete_done(self) -> None:
         while True:
-            with self._condition:
+            with self._lock:
                 if not self._segments or self._segments[0].held > 0:
                     return
                 segment = self._segments.popleft()

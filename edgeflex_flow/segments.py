@@ -21,6 +21,8 @@ MOST_CORRUPT_FILES = 4
 MAGIC = b"eo"
 HEAD = struct.Struct("<2sII")
 BODY = struct.Struct("<BQqqqH")
+RECORD_BYTES = HEAD.size + BODY.size
+"""What a record needs besides key and payload."""
 ENTRY, DONE = 1, 2
 READ_BYTES = 1 << 20
 
@@ -42,10 +44,12 @@ class Entry:
     """Where it is on disk; None while it is in memory only."""
     done: bool = False
     """The far side has it."""
+    age_ns: int = 0
+    """How long it had waited when it was last taken."""
 
     @property
     def size(self) -> int:
-        return HEAD.size + BODY.size + len(self.key) + len(self.payload)
+        return RECORD_BYTES + len(self.key) + len(self.payload)
 
 
 @dataclass(slots=True, eq=False)

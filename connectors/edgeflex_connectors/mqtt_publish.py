@@ -206,6 +206,7 @@ class MqttPublish:
         self._context = context
         self._session = session
         self._outbox = self._make_outbox()
+        self._late_after_ns = round(config.late_after * 1e9)
         self._under_way: dict[int, Entry] = {}
         """By message id; changes only under the lock of the client."""
 
@@ -330,7 +331,7 @@ class MqttPublish:
         if entry.valid_ns:
             qos = min(qos, 1)
             session.limit_unsent(entry.valid_ns / 1e9)
-        is_late = self._outbox.age_s(entry) > self._config.late_after
+        is_late = entry.age_ns > self._late_after_ns
         if is_late:
             payload = mark_late(payload)
             self._context.counters.add("late")
@@ -348,8 +349,7 @@ class MqttPublish:
     def _properties(self, entry: Entry, *, is_late: bool) -> Properties:
         properties = new_properties(PacketTypes.PUBLISH)
         if entry.valid_ns:
-            left_s = entry.valid_ns / 1e9 - self._outbox.age_s(entry)
-            properties.MessageExpiryInterval = max(1, int(left_s))
+            properties.MessageExpiryInterval = max(1, (entry.valid_ns - entry.age_ns) // 1_000_000_000)
         if is_late:
             properties.UserProperty = ("late", "true")
         return properties

@@ -222,6 +222,7 @@ class MqttSession:
         self._last_error = _LastError()
         self._backoff = Backoff(broker.reconnect_min_s, broker.reconnect_max_s)
         self._wake_read, self._wake_write = -1, -1
+        self._woken = False
         self._done_with_pipe = 0
         self._pipe_lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -355,6 +356,9 @@ class MqttSession:
         self._wake_read, self._wake_write = -1, -1
 
     def _wake(self) -> None:
+        if self._woken:
+            return  # the network thread has not looked yet, and will see this too
+        self._woken = True
         try:
             os.write(self._wake_write, b"\0")
         except BlockingIOError:
@@ -442,6 +446,7 @@ class MqttSession:
         ready = dict(poller.poll(1e3 * (LONGEST_WAIT_S if self._up else LONGEST_WAIT_FOR_ANSWER_S)))
         if self._wake_read in ready:
             os.read(self._wake_read, 4096)
+            self._woken = False  # before it looks
         return bool(ready.get(descriptor, 0) & ~select.POLLOUT)
 
     def _pass_packets(self, readable: bool) -> None:

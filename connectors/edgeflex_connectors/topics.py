@@ -12,13 +12,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import msgspec
 
 from edgeflex_flow.errors import FieldError
 
 SHARED = "$share/"
+MOST_KNOWN = 4096
 
 
 class PlatformTopic(msgspec.Struct, frozen=True):
@@ -101,12 +101,16 @@ class TopicMap:
     prefix: str = ""
     names: Mapping[str, str] = field(default_factory=dict)
 
-    def __hash__(self) -> int:
-        return hash((self.prefix, tuple(sorted(self.names.items()))))
+    _known: tuple[dict[str, str], dict[str, str]] = field(default_factory=lambda: ({}, {}), repr=False, compare=False)
+    """What outward and inward have found before: the same topics come again and again."""
 
     def outward(self, topic: str) -> str:
         """A flow's topic in the names of the broker."""
-        return _outward(self, topic)
+        known = self._known[0]
+        return known.get(topic) or _keep(known, topic, self._outward(topic))
+
+    def _outward(self, topic: str) -> str:
+        return self.prefix + _replaced(_NAME_OF_ALIAS.get(topic, topic), self.names.items())
 
     def filter_outward(self, topic: str) -> str:
         """A flow's topic filter in the names of the broker.
@@ -115,13 +119,17 @@ class TopicMap:
         '$share/pair/u/edgeflex/+/event'
         """
         if not topic.startswith(SHARED):
-            return _outward(self, topic)
+            return self._outward(topic)
         group, _, rest = topic.removeprefix(SHARED).partition("/")
-        return f"{SHARED}{group}/{_outward(self, rest)}"
+        return f"{SHARED}{group}/{self._outward(rest)}"
 
     def inward(self, topic: str) -> str:
         """A topic of the broker in the names of the flow."""
-        return _inward(self, topic) if self.prefix or self.names else topic
+        known = self._known[1]
+        return known.get(topic) or _keep(known, topic, self._inward(topic))
+
+    def _inward(self, topic: str) -> str:
+        return _replaced(topic.removeprefix(self.prefix), [(name, key) for key, name in self.names.items()])
 
     def refusals(self) -> Iterator[FieldError]:
         """What is wrong with the fields `topic_prefix` and `topics` of a connection."""
@@ -138,16 +146,11 @@ class TopicMap:
             yield FieldError("`topics` gives one name to two topics", "topics")
 
 
-@lru_cache(maxsize=4096)
-def _outward(names: TopicMap, topic: str) -> str:
-    topic = _NAME_OF_ALIAS.get(topic, topic)
-    return names.prefix + _replaced(topic, names.names.items())
-
-
-@lru_cache(maxsize=4096)
-def _inward(names: TopicMap, topic: str) -> str:
-    topic = topic.removeprefix(names.prefix)
-    return _replaced(topic, [(name, key) for key, name in names.names.items()])
+def _keep(known: dict[str, str], topic: str, name: str) -> str:
+    if len(known) >= MOST_KNOWN:
+        known.clear()
+    known[topic] = name
+    return name
 
 
 def _replaced(topic: str, names: Iterable[tuple[str, str]]) -> str:
