@@ -15,7 +15,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edgeflex_connectors.mqtt import MqttConfig
-from edgeflex_connectors.mqtt_client import new_properties
+from edgeflex_connectors.mqtt_client import MqttClient, new_properties
 from edgeflex_connectors.mqtt_session import MqttSession
 from edgeflex_connectors.payloads import encode_samples, mark_late
 from edgeflex_flow.errors import FatalError, FieldError, nearest
@@ -40,9 +40,11 @@ NO_DEVICE = "_"
 FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cn", "Cs"})
 """Control characters, no characters, surrogates: brokers may end the connection of who sends them (MQTT-1.5.3)."""
 
-MOST_IN_FLIGHT = {0: 1, 1: 100, 2: 20}
-"""Payloads on their way, by QoS: with QoS 0 not wholly written yet, else not answered yet. Brokers limit the latter (20
-in mosquitto for QoS 2, 100 in some clouds) and drop or disconnect beyond; the rest waits in the node's own queue."""
+MOST_IN_FLIGHT = {1: 100, 2: 20}
+"""Payloads on their way, by QoS, that are not answered yet. Brokers limit them (20 in mosquitto for QoS 2, 100 in some
+clouds) and drop or disconnect beyond; the rest waits in the outbox."""
+MOST_AT_ONCE_BYTES = 64 << 10
+"""Payloads are written together up to this size."""
 
 FLUSH_POLL_S = 0.002
 SAVE_AFTER, SAVE_AFTER_WHEN_AWAY = 0.8, 0.4
@@ -208,7 +210,10 @@ class MqttPublish:
         self._outbox = self._make_outbox()
         self._late_after_ns = round(config.late_after * 1e9)
         self._under_way: dict[int, Entry] = {}
-        """By message id; changes only under the lock of the client."""
+        """By message id, what is not answered yet. This and what follows change only under the lock of the client."""
+        self._sizes: list[tuple[Entry, int]] = []
+        """With QoS 0: what was written last, with the size of each packet, and the packets as one."""
+        self._packets = b""
 
     def _make_outbox(self) -> Outbox:
         config, context = self._config, self._context
@@ -250,9 +255,10 @@ class MqttPublish:
         session = self._session
         session.on_connecting = self._take_back
         session.on_turn = self._publish_waiting
-        if self._config.qos:
-            session.on_published = self._acknowledged
+        if self._config.qos == 1:
+            session.on_answer = self._answered
         if self._config.qos == 2:
+            session.on_published = self._answered
             # Only a session that outlives the connection knows what it has received already.
             session.keep_session_s, session.begin_clean = KEEP_SESSION_S, True
         session.start()
@@ -304,47 +310,65 @@ class MqttPublish:
 
     def _publish_waiting(self) -> None:
         assert self._session is not None
-        client, take, under_way = self._session.client, self._outbox.take, self._under_way
-        most = MOST_IN_FLIGHT[self._config.qos]
-        if self._config.qos == 0 and not client.want_write():
+        client = self._session.client
+        while not client.want_write():
             self._written()
-        published = size = 0
-        while not client.want_write() and len(under_way) < most:
-            entry = take()
+            count, size = self._publish_some(client) if self._config.qos < 2 else self._publish_qos_2(client)
+            if not count:
+                break
+            self._context.counters.add_all(published=count, bytes=size)
+
+    def _publish_some(self, client: MqttClient) -> tuple[int, int]:
+        """Write what may go out with QoS 0 or 1 as one; how many payloads that were and their bytes."""
+        qos, length, size = self._config.qos, 0, 0
+        packets: list[bytes] = []
+        most = MOST_IN_FLIGHT[1] - len(self._under_way)
+        while len(packets) < most and length < MOST_AT_ONCE_BYTES:
+            entry = self._outbox.take()
             if entry is None:
                 break
-            if not self._publish(entry):
-                break
-            published += 1
-            size += len(entry.payload)
-            if self._config.qos == 0 and not client.want_write():
-                self._written()
-        if published:
-            self._context.counters.add("published", published)
-            self._context.counters.add("bytes", size)
+            topic, payload, properties = self._dressed(entry)
+            packet, mid = client.packet_of(topic, payload, qos, retain=self._config.retain, properties=properties)
+            if qos:
+                self._under_way[mid] = entry
+            else:
+                self._sizes.append((entry, len(packet)))
+            packets.append(packet)
+            length += len(packet)
+            size += len(payload)
+        if not packets:
+            return 0, 0
+        self._packets = b"".join(packets)
+        if not client.write_packets(self._packets):
+            self._take_back_unwritten(length)  # those of QoS 1 are taken back before the next connection
+            return 0, 0
+        return len(packets), size
 
-    def _publish(self, entry: Entry) -> bool:
-        """Hand an entry to the client; whether it took it."""
+    def _publish_qos_2(self, client: MqttClient) -> tuple[int, int]:
+        """Hand one payload to paho, which keeps it, under its id, until the broker has it for good."""
+        entry = self._outbox.take() if len(self._under_way) < MOST_IN_FLIGHT[2] else None
+        if entry is None:
+            return 0, 0
+        topic, payload, properties = self._dressed(entry)
+        qos = 1 if entry.valid_ns else 2
+        mid = client.publish(topic, payload, qos, self._config.retain, properties).mid
+        self._under_way[mid] = entry
+        return 1, len(payload)
+
+    def _dressed(self, entry: Entry) -> tuple[str, bytes, Properties | None]:
+        """Topic, payload and properties as they go out now."""
         assert self._session is not None
-        session = self._session
-        qos, payload, properties = self._config.qos, entry.payload, None
+        session, payload = self._session, entry.payload
         if entry.valid_ns:
-            qos = min(qos, 1)
             session.limit_unsent(entry.valid_ns / 1e9)
         is_late = entry.age_ns > self._late_after_ns
         if is_late:
             payload = mark_late(payload)
             self._context.counters.add("late")
+        properties = None
         if session.client.is_v5 and (is_late or entry.valid_ns):
             properties = self._properties(entry, is_late=is_late)
-        topic = session.broker.topics.outward(entry.key)
-        info = session.client.publish(topic, payload, qos, self._config.retain, properties)
-        if info.rc and qos < 2:  # of QoS 2 the client keeps it, under its id
-            session.client.forget([info.mid])
-            self._outbox.again([entry])
-            return False
-        self._under_way[info.mid] = entry
-        return True
+        return session.broker.topics.outward(entry.key), payload, properties
 
     def _properties(self, entry: Entry, *, is_late: bool) -> Properties:
         properties = new_properties(PacketTypes.PUBLISH)
@@ -356,14 +380,14 @@ class MqttPublish:
 
     def _written(self) -> None:
         """With QoS 0: the operating system has taken all that was handed over."""
-        for entry in self._under_way.values():
+        for entry, _ in self._sizes:
             self._outbox.done(entry)
-        self._under_way.clear()
+        self._sizes.clear()
 
-    def _acknowledged(self, mid: int, problem: str | None) -> None:
+    def _answered(self, mid: int, problem: str | None) -> bool:
         entry = self._under_way.pop(mid, None)
         if entry is None:
-            return  # a status message of the session
+            return False  # a status message of the session
         self._outbox.done(entry)
         if problem is None:
             self._context.counters.add("acknowledged")
@@ -371,23 +395,34 @@ class MqttPublish:
             assert self._session is not None
             text = f"{self._session.broker}: the broker refused to take '{entry.key}': {problem}"
             self._context.dead_letter("refused", text, entry.payload)
+        return True
 
     def _take_back(self) -> None:
         """Before a new connection: what was under way on the old one goes out again, unless it has expired.
 
-        Of QoS 2 the client itself sends again what the broker has not acknowledged, under the same ids.
+        Of QoS 2 paho itself sends again what the broker has not acknowledged, under the same ids.
         """
         assert self._session is not None
-        if self._config.qos == 0:
-            if self._under_way:  # taken only in part
-                self._context.counters.add("lost", len(self._under_way))
-                self._written()
-            return
+        self._take_back_unwritten(self._session.client.unwritten(self._packets))
         back = {mid: each for mid, each in self._under_way.items() if self._config.qos == 1 or each.valid_ns}
         self._session.client.forget(back)
         self._outbox.again(back.values())
         for mid in back:
             del self._under_way[mid]
+
+    def _take_back_unwritten(self, left: int) -> None:
+        """With QoS 0: of `left` bytes the operating system has taken nothing; what it took in part is lost."""
+        again: list[Entry] = []
+        while self._sizes and left > 0:
+            entry, size = self._sizes.pop()
+            if size <= left:
+                again.append(entry)
+            else:
+                self._outbox.done(entry)
+                self._context.counters.add("lost")
+            left -= size
+        self._outbox.again(again)
+        self._written()
 
 
 def open_sink(config: MqttPublishConfig, context: Context) -> MqttPublish:

@@ -21,10 +21,11 @@ from typing import Any
 
 import msgspec
 from paho.mqtt.client import Client
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edgeflex_connectors.backoff import Backoff
-from edgeflex_connectors.mqtt_client import MqttClient
+from edgeflex_connectors.mqtt_client import FAILURE, MqttClient
 from edgeflex_connectors.topics import TopicMap
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import EdgeflexError, FatalError, RetryableError
@@ -33,6 +34,8 @@ from edgeflex_flow.node import Context
 LONGEST_WAIT_S = 1.0
 """paho checks its keep-alive when called, so the network thread looks up at least this often."""
 LONGEST_WAIT_FOR_ANSWER_S = 0.1
+CLOSE_TURNS_S = 50e-6
+MOST_PACKETS_AT_ONCE = 200
 LONGEST_CLOSE_S = 2.0
 """How long `close` waits for the network thread, which may be in an attempt to connect that nothing can break off."""
 
@@ -199,10 +202,12 @@ class MqttSession:
         """The client is connected and free: the time to publish what waits."""
         self.on_message: Callable[[str, bytes, int], None] = _ignore
         """`on_message(topic, payload, receipt)`: receipts grow; 0 means that nothing is to be acknowledged."""
-        self.on_published: Callable[[int, str | None], None] = _ignore
-        """`on_published(mid, problem)`: a message is out: written for QoS 0, acknowledged by the broker for QoS 1 and
-        2, or refused by it. When set, each message costs 20 µs more: paho makes a reason and properties for the
-        call."""
+        self.on_answer: Callable[[int, str | None], bool] | None = None
+        """`on_answer(mid, problem)`: the broker has taken or refused a message of QoS 1 that `MqttClient.packet_of`
+        made; whether it is known."""
+        self.on_published: Callable[[int, str | None], object] = _ignore
+        """`on_published(mid, problem)`: the broker has taken or refused a message of paho's own `publish`. When set,
+        each message costs 20 µs more: paho makes a reason and properties for the call."""
         self.keep_session_s = 0.0
         """How long the broker keeps the session when the connection ends."""
         self.begin_clean = False
@@ -223,6 +228,7 @@ class MqttSession:
         self._backoff = Backoff(broker.reconnect_min_s, broker.reconnect_max_s)
         self._wake_read, self._wake_write = -1, -1
         self._woken = False
+        self._next_turn_s = 0.0
         self._done_with_pipe = 0
         self._pipe_lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -272,6 +278,8 @@ class MqttSession:
         """Start the network thread. Returns at once."""
         if self.on_published is not _ignore:
             self.client.on_publish = self._message_went
+        if self.on_answer is not None:
+            self.client.on_answer = self._answer_came
         broker = self.broker
         self.client.aim_at(
             broker.host,
@@ -310,13 +318,17 @@ class MqttSession:
         self.turn()
 
     def turn(self) -> None:
-        """Run `on_turn` now and here if the client is free; else have the network thread do it. Never blocks."""
-        if not self._lock.acquire(blocking=False):
+        """Run `on_turn` now and here if the client is free; else have the network thread do it. Never blocks.
+
+        Turns that follow each other closely go to the network thread too, which then writes much at once.
+        """
+        if time.monotonic() < self._next_turn_s or not self._lock.acquire(blocking=False):
             self._wake()
             return
         try:
             if self._up:
                 self._take_turn()
+                self._next_turn_s = time.monotonic() + CLOSE_TURNS_S
                 if self.client.want_write():
                     self._wake()
         finally:
@@ -324,7 +336,8 @@ class MqttSession:
 
     def _take_turn(self) -> None:
         if self._unacknowledged:
-            self._send_acknowledgements()
+            with self.client.together():
+                self._send_acknowledgements()
         self.on_turn()
 
     def close(self) -> None:
@@ -427,6 +440,7 @@ class MqttSession:
                     raise self._how_it_ended()
                 if self._up:
                     self._take_turn()
+                    self._next_turn_s = time.monotonic() + CLOSE_TURNS_S
                 elif time.monotonic() > accepted_by_s:
                     text = f"{self.broker}: no answer within {self.broker.connect_timeout_s:g} s"
                     raise RetryableError(text + self._version_hint())
@@ -439,8 +453,8 @@ class MqttSession:
             connection = self.client.socket()
             if connection is None:
                 return False
-            if isinstance(connection, ssl.SSLSocket) and connection.pending():
-                return True  # decrypted already, so the operating system no longer has it
+            if self.client.has_read or (isinstance(connection, ssl.SSLSocket) and connection.pending()):
+                return True  # read or decrypted already, so the operating system no longer has it
             descriptor = connection.fileno()
             poller.register(descriptor, select.POLLIN | (select.POLLOUT if self.client.want_write() else 0))
         ready = dict(poller.poll(1e3 * (LONGEST_WAIT_S if self._up else LONGEST_WAIT_FOR_ANSWER_S)))
@@ -451,7 +465,7 @@ class MqttSession:
 
     def _pass_packets(self, readable: bool) -> None:
         if readable:
-            self.client.loop_read()
+            self.client.read_packets(MOST_PACKETS_AT_ONCE)
         if self.client.want_write():
             self.client.loop_write()
         self.client.loop_misc()
@@ -552,6 +566,13 @@ class MqttSession:
             self._context.dead_letter("bad_topic", f"{self.broker}: a topic is not UTF-8: {error}", payload)
             return
         self.on_message(self.broker.topics.inward(topic), payload, receipt)
+
+    def _answer_came(self, mid: int, code: int) -> bool:
+        assert self.on_answer is not None
+        problem = None
+        if code >= FAILURE:
+            problem = ReasonCode(PacketTypes.PUBACK, identifier=code).getName().lower()
+        return self.on_answer(mid, problem)
 
     def _message_went(self, _client: Client, _userdata: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
         self.on_published(mid, reason.getName().lower() if reason.is_failure else None)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import select
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,14 @@ from paho.mqtt.client import MQTTMessage
 from edgeflex_connectors.mqtt_client import MqttClient
 
 each_version = pytest.mark.parametrize("is_v5", [False, True], ids=["3.1.1", "5"])
+
+
+def turn(client: MqttClient) -> None:
+    """Process what comes within 10 ms."""
+    connection: Any = client.socket()
+    if connection is not None and (client.has_read or select.select([connection], [], [], 0.01)[0]):
+        client.read_packets(100)
+    client.loop_misc()
 
 
 class Held:
@@ -38,12 +47,12 @@ class Held:
         deadline_s = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline_s
-            self.client.loop(0.01)
+            turn(self.client)
 
     def run_for(self, seconds: float) -> None:
         deadline_s = time.monotonic() + seconds
         while time.monotonic() < deadline_s:
-            self.client.loop(0.01)
+            turn(self.client)
 
     def drop(self) -> None:
         """End the connection as a crash would."""
@@ -107,7 +116,7 @@ def test_forgotten_message_is_not_sent_again(tmp_path: Path) -> None:
         client.reconnect()
         deadline_s = time.monotonic() + 10.0
         while not listener.received and time.monotonic() < deadline_s:
-            client.loop(0.01)
+            turn(client)
         assert listener.received == [("t", b"2")]
         client.disconnect()
 
@@ -129,3 +138,40 @@ def test_sessions_are_asked_for_as_long_as_they_are_kept() -> None:
     assert client._connect_properties is not None
     properties: Any = client._connect_properties
     assert (properties.SessionExpiryInterval, properties.ReceiveMaximum) == (90, 65535)
+
+
+@pytest.mark.needs("mosquitto")
+@each_version
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize("size", [0, 100, 127, 200, 20_000, 3_000_000])
+def test_packets_written_as_one_arrive_and_are_answered(tmp_path: Path, *, is_v5: bool, qos: int, size: int) -> None:
+    answers: list[tuple[int, int]] = []
+
+    def answered(mid: int, code: int) -> bool:
+        answers.append((mid, code))
+        return True
+
+    client = MqttClient("out", is_v5=is_v5)
+    client.on_answer = answered
+    connected: list[bool] = []
+    client.on_connect = lambda *_: connected.append(True)
+    with Mosquitto(tmp_path) as broker, Listener(broker, "grüße/#") as listener:
+        client.aim_at(HOST, broker.port, 30, clean=True, keep_session_s=0, receive_most=None)
+        client.reconnect()
+        while not connected:
+            turn(client)
+        made = [client.packet_of("grüße/a", bytes([number]) * size, qos, retain=False) for number in range(3)]
+        assert client.write_packets(b"".join(packet for packet, _ in made))
+        deadline_s = time.monotonic() + 10.0
+        while (client.want_write() or len(answers) < 3 * qos) and time.monotonic() < deadline_s:
+            client.loop_write()
+            turn(client)
+        assert [payload for _, payload in listener.wait_for(3)] == [bytes([number]) * size for number in range(3)]
+        assert [mid for mid, _ in answers] == [mid for _, mid in made if mid]
+        client.disconnect()
+
+
+def test_packets_without_a_connection_are_not_taken() -> None:
+    client = MqttClient("x", is_v5=False)
+    packet, _ = client.packet_of("t", b"", 0, retain=False)
+    assert not client.write_packets(packet)

@@ -697,3 +697,32 @@ def test_broker_killed_and_restarted_under_way_loses_nothing_and_keeps_the_order
     for device in range(4):
         got = numbers([each for each in listener.received if each[0] == f"t/G{device}"])
         assert list(dict.fromkeys(got)) == list(range(device, count, 4))
+
+
+@pytest.mark.needs("mosquitto")
+def test_qos_0_sends_again_only_what_the_operating_system_did_not_take(
+    tmp_path: Path, make_context: ContextMaker
+) -> None:
+    """The far side takes nothing, then hangs up: of what was handed over, the part that its computer took is lost."""
+    count, text = 2000, "x" * 10_000
+    with socket.create_server((HOST, 0)) as server:
+        broker = Mosquitto(tmp_path)
+        broker.port = server.getsockname()[1]
+        with sink(make_context, broker, qos=0) as (publish, context):
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"\x20\x02\x00\x00")
+                publish.write([Alarm(source="s", severity="info", text=text, time_ns=each) for each in range(count)])
+                wait_until(lambda: context.counters.get("published") and publish._sizes)
+                server.close()
+                with broker, Listener(broker, qos=0) as listener:
+                    time.sleep(0.1)
+                    connection.shutdown(socket.SHUT_RDWR)
+                    assert publish.flush(20.0)
+                    wait_until(lambda: count - 1 in numbers(listener.received))
+                    got = numbers(listener.received)
+            assert got == list(range(got[0], count)), "a gap, or twice"
+            assert got[0] > 0
+            assert context.counters.get("lost") == 1
+            assert context.counters.get("overflow") == 0
