@@ -270,13 +270,22 @@ class Listener:
     """A plain paho client that keeps what comes on a topic filter, as (topic, payload)."""
 
     def __init__(
-        self, broker: BrokerProcess, topic: str = "#", *, qos: int = 1, session: str = "", reconnect_s: float = 0.05
+        self,
+        broker: BrokerProcess,
+        topic: str = "#",
+        *,
+        qos: int = 1,
+        session: str = "",
+        reconnect_s: float = 0.05,
+        user: tuple[str, str] | None = None,
     ) -> None:
         self.received: list[tuple[str, bytes]] = []
         self.subscriptions = 0
         self._topic, self._qos = topic, qos
         self._client = Client(CallbackAPIVersion.VERSION2, client_id=session, clean_session=not session)
         self._client.reconnect_delay_set(reconnect_s, reconnect_s)  # type: ignore[arg-type]
+        if user is not None:
+            self._client.username_pw_set(*user)
         self._client.on_connect = self._subscribe
         self._client.on_subscribe = self._subscribed
         self._client.on_message = self._keep
