@@ -369,8 +369,8 @@ class MqttSession:
         self._wake_read, self._wake_write = -1, -1
 
     def _wake(self) -> None:
-        if self._woken:
-            return  # the network thread has not looked yet, and will see this too
+        if self._woken or self._wake_write < 0:
+            return  # the network thread has not looked yet, and will see this too; or the session is closed
         self._woken = True
         try:
             os.write(self._wake_write, b"\0")
