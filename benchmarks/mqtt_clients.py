@@ -104,11 +104,13 @@ def publish_bare(port: int, qos: int, count: int) -> tuple[float, float]:
     client.loop_start()
 
     def send(begin: int, end: int) -> None:
-        for number in range(begin, end):
+        for number in range(begin, end - 1):
             if qos:
                 free.acquire()
-            last = client.publish(TOPIC, encode(alarm(number)), qos)
-        last.wait_for_publish(60.0)
+            client.publish(TOPIC, encode(alarm(number)), qos)
+        if qos:
+            free.acquire()
+        client.publish(TOPIC, encode(alarm(end - 1)), qos).wait_for_publish(60.0)
         for _ in range(MOST_IN_FLIGHT[1] if qos else 0):
             free.acquire()
         if qos:

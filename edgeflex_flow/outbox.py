@@ -285,13 +285,15 @@ class Outbox:
         last = done = 0
         numbers: list[tuple[Segment, Entry]] = []
         for segment in segments:
+            is_damaged = False
             for found in all_of(segment):
+                is_damaged = found.damaged
                 done = max(done, found.done)
                 for _, entry in found.entries:
                     if entry.number > last:
                         last = entry.number
                         numbers.append((segment, Entry(entry.number, "", b"", entry.time_ns, 0, entry.valid_ns)))
-            self._mend(segment, damaged=segment.has_unread and found.damaged)
+            self._mend(segment, damaged=is_damaged)
         expired = 0
         for segment, entry in numbers:
             if entry.number > done and not entry.valid_ns:

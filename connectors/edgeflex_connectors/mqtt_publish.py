@@ -43,8 +43,8 @@ FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cn", "Cs"})
 MOST_IN_FLIGHT = {1: 100, 2: 20}
 """Payloads on their way, by QoS, that are not answered yet. Brokers limit them (20 in mosquitto for QoS 2, 100 in some
 clouds) and drop or disconnect beyond; the rest waits in the outbox."""
-MOST_AT_ONCE_BYTES = 64 << 10
-"""Payloads are written together up to this size."""
+MOST_AT_ONCE, MOST_AT_ONCE_BYTES = 1000, 64 << 10
+"""Payloads are written together up to these limits."""
 
 FLUSH_POLL_S = 0.002
 SAVE_AFTER, SAVE_AFTER_WHEN_AWAY = 0.8, 0.4
@@ -322,7 +322,7 @@ class MqttPublish:
         """Write what may go out with QoS 0 or 1 as one; how many payloads that were and their bytes."""
         qos, length, size = self._config.qos, 0, 0
         packets: list[bytes] = []
-        most = MOST_IN_FLIGHT[1] - len(self._under_way)
+        most = MOST_IN_FLIGHT[1] - len(self._under_way) if qos else MOST_AT_ONCE
         while len(packets) < most and length < MOST_AT_ONCE_BYTES:
             entry = self._outbox.take()
             if entry is None:

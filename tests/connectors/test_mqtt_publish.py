@@ -441,9 +441,13 @@ def test_late_messages_carry_a_user_property_in_mqtt_5(tmp_path: Path, make_cont
 def receive_v5(broker: BrokerProcess, count: int) -> list[Any]:
     """What a subscriber of MQTT 5 gets, retained messages first, with its properties."""
     received: list[Any] = []
+
+    def subscribe(each: Client, *_: Any) -> None:
+        each.subscribe("#", 1)
+
     client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
     client.on_message = lambda _client, _userdata, message: received.append(message)
-    client.on_connect = lambda each, *_: each.subscribe("#", 1)
+    client.on_connect = subscribe
     client.connect(HOST, broker.port)
     client.loop_start()
     try:
@@ -618,8 +622,7 @@ def test_killed_program_loses_nothing_that_was_saved(keeper: Mosquitto, make_con
         [sys.executable, "-c", CHILD, keeper.url, str(keeper.folder)], stdout=subprocess.PIPE, text=True
     )
     assert child.stdout is not None
-    for _ in range(5):
-        saved = int(child.stdout.readline())
+    saved = max(int(child.stdout.readline()) for _ in range(5))
     child.kill()
     child.wait()
     child.stdout.close()
