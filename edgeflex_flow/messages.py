@@ -41,6 +41,10 @@ class Quality(enum.IntFlag):
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """Base of all messages. Subclasses set `tag` to their snake_case name: it is `type` in their JSON."""
 
+    valid_for_s: ClassVar[float | None] = None
+    """How long after it was made a message may still be sent, in seconds: for set-points, which must not come late.
+    None: a late message is better than none."""
+
 
 class Samples(msgspec.Struct, frozen=True, eq=False):
     """A columnar batch of n measurements, oldest first for each device.

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +25,8 @@ from certificates import KeyPair
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 from programs import find_program
+
+from edgeflex_connectors.mqtt_session import MqttSession
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 20.0
@@ -89,6 +92,13 @@ class BrokerProcess:
     def log(self) -> str:
         return self._log_file.read_text(errors="replace")
 
+    def reload(self) -> None:
+        """Have the broker read its files of users and rights again."""
+        assert self._process is not None
+        before = self.log.count("Reloading config")
+        self._process.send_signal(signal.SIGHUP)
+        wait_until(lambda: self.log.count("Reloading config") > before)
+
     def stop(self) -> None:
         """End the broker in an orderly way."""
         self._end(signal.SIGTERM)
@@ -122,8 +132,8 @@ class Mosquitto(BrokerProcess):
     """Eclipse Mosquitto.
 
     `users`: names and passwords; without them and a `password_file` anyone may connect. `acl_file`: what each may do.
-    `tls`: the broker's certificate; `client_ca`: the
-    authority by which clients must show a certificate. `persistent`: keeps sessions and messages over `stop`.
+    `tls`: the broker's certificate; `client_ca`: the authority by which clients must show a certificate. `persistent`:
+    keeps sessions and messages over `stop`. `more`: further lines of its configuration.
     """
 
     def __init__(
@@ -136,6 +146,7 @@ class Mosquitto(BrokerProcess):
         persistent: bool = False,
         password_file: Path | None = None,
         acl_file: Path | None = None,
+        more: Sequence[str] = (),
     ) -> None:
         super().__init__(folder)
         self._given_passwords = password_file
@@ -144,6 +155,7 @@ class Mosquitto(BrokerProcess):
         self._tls = tls
         self._client_ca = client_ca
         self._persistent = persistent
+        self._more = more
         self.scheme = "mqtt" if tls is None else "mqtts"
 
     def command(self) -> Sequence[str]:
@@ -171,6 +183,7 @@ class Mosquitto(BrokerProcess):
         lines.append(f"listener {self.port} {HOST}")
         if self._tls is not None:
             lines += [f"certfile {self._tls.certificate}", f"keyfile {self._tls.key}"]
+        lines += self._more
         if self._client_ca is not None:
             lines += [f"cafile {self._client_ca}", "require_certificate true"]
         return lines
@@ -182,6 +195,47 @@ class Mosquitto(BrokerProcess):
             command = [_program("mosquitto_passwd"), "-b", str(file), name, password]
             subprocess.run(command, check=True, capture_output=True)
         return file
+
+
+class MosquittoWithRights(Mosquitto):
+    """Mosquitto whose users' rights change while it runs. The user `grid` (password `secret`) may do everything until
+    `revoke`."""
+
+    def __init__(self, folder: Path) -> None:
+        (plugin,) = Path("/usr/lib").glob("*/mosquitto_dynamic_security.so")
+        self._rights = folder / "rights.json"
+        settings = [f"plugin {plugin}", f"plugin_opt_config_file {self._rights}"]
+        super().__init__(folder, more=settings)
+
+    def command(self) -> Sequence[str]:
+        if not self._rights.exists():
+            command = [_program("mosquitto_ctrl"), "dynsec", "init", str(self._rights), "admin", "admin"]
+            subprocess.run(command, check=True, capture_output=True)
+        return [part.replace("\0", "") for part in super().command()]
+
+    def _settings(self) -> list[str]:
+        return ["allow_anonymous false" if "allow_anonymous" in line else line for line in super()._settings()]
+
+    def start(self) -> None:
+        is_new = not self._rights.exists()
+        super().start()
+        if is_new:
+            self.control("createClient", "grid", "-p", "secret")
+            self.control("createRole", "all")
+            for right in ("publishClientSend", "publishClientReceive", "subscribePattern"):
+                self.grant(right)
+            self.control("addClientRole", "grid", "all", "1")
+
+    def control(self, *arguments: str) -> None:
+        command = [_program("mosquitto_ctrl"), "-h", HOST, "-p", str(self.port), "-u", "admin", "-P", "admin", "dynsec"]
+        subprocess.run([*command, *arguments], check=True, capture_output=True)
+
+    def grant(self, right: str) -> None:
+        self.control("addRoleACL", "all", right, "#", "allow", "1")
+
+    def revoke(self, right: str) -> None:
+        """Take the right away: `publishClientSend`, `publishClientReceive` or `subscribePattern`."""
+        self.control("removeRoleACL", "all", right, "#")
 
 
 class Amqtt(BrokerProcess):
@@ -212,17 +266,34 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> None
         time.sleep(0.005)
 
 
+def cut(session: MqttSession) -> None:
+    """End the connection of a session as a broken network does; nothing if it has none."""
+    connection = session.client.socket()
+    if isinstance(connection, socket.socket):
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+
 class Listener:
     """A plain paho client that keeps what comes on a topic filter, as (topic, payload)."""
 
     def __init__(
-        self, broker: BrokerProcess, topic: str = "#", *, qos: int = 1, session: str = "", reconnect_s: float = 0.05
+        self,
+        broker: BrokerProcess,
+        topic: str = "#",
+        *,
+        qos: int = 1,
+        session: str = "",
+        reconnect_s: float = 0.05,
+        user: tuple[str, str] | None = None,
     ) -> None:
         self.received: list[tuple[str, bytes]] = []
         self.subscriptions = 0
         self._topic, self._qos = topic, qos
         self._client = Client(CallbackAPIVersion.VERSION2, client_id=session, clean_session=not session)
         self._client.reconnect_delay_set(reconnect_s, reconnect_s)  # type: ignore[arg-type]
+        if user is not None:
+            self._client.username_pw_set(*user)
         self._client.on_connect = self._subscribe
         self._client.on_subscribe = self._subscribed
         self._client.on_message = self._keep

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-import secrets
 import ssl
+import string
 from collections.abc import Iterator
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from edgeflex_connectors.mqtt_session import Broker, MqttSession
+from edgeflex_connectors.topics import TopicMap
 from edgeflex_flow.errors import FatalError, FieldError
 from edgeflex_flow.node import ConnectionNode, Context, NodeConfig, login, path, quantity
 from edgeflex_flow.node import url as broker_url
 
+Name: TypeAlias = Annotated[str, Meta(min_length=1)]
 PemFile: TypeAlias = Annotated[str, path("A file in PEM format.")]
 
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+STATUS_PLACEHOLDERS = ("site", "flow", "node")
+TLS_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
 class MqttConfig(NodeConfig, frozen=True, kw_only=True):
-    """A broker that speaks MQTT 3.1.1, plain (`mqtt://`) or over TLS (`mqtts://`).
+    """A broker that speaks MQTT 3.1.1 or 5, plain (`mqtt://`) or over TLS (`mqtts://`).
 
     With TLS the broker's certificate must be signed by `ca` (or by an authority that the system trusts) and name the
-    host of the url. Each node that uses the connection is a client of its own; a lost connection is made again, with
-    waits that double from `reconnect_min` to `reconnect_max`.
+    host of the url, or `server_name`. Each node that uses the connection is a client of its own, whose id
+    `CLIENT_ID-SITE-FLOW-NODE` stays the same from run to run. Brokers close the older of two clients with one id: to
+    run a flow twice, give the sites different names or the connections different `client_id`s. A lost connection is
+    made again, with waits that double from `reconnect_min` to `reconnect_max` and differ by up to a fifth at random.
+
+    With `status_topic` each client tells there, retained, whether it is there: `{"type": "status", "state": "online"}`
+    once it is connected, `stopped` when the flow has ended in order, and `lost` (the last will, sent by the broker)
+    when it went otherwise; beside the state stand site, flow, node and version.
+
+    `outbox` is a folder for what nodes could not publish yet; see `mqtt_publish`. `topics` and `topic_prefix` describe
+    a broker whose topics are called otherwise than those of the flows: `topics` replaces a topic or its first levels,
+    then `topic_prefix` is put before as it stands. Sources give the topics in the flow's names again.
 
     Input:
         None: nodes name the connection in their field `bus`.
@@ -34,14 +48,16 @@ class MqttConfig(NodeConfig, frozen=True, kw_only=True):
         None.
 
     Errors:
-        A broker that is away (refused, unreachable, no answer, host name unknown) stops nothing: the flow starts,
+        A broker that is away (refused, unreachable, no answer, host name unknown, busy) stops nothing: the flow starts,
         the client keeps trying and says so in the log at growing intervals; `reconnects` counts.
         FatalError when trying again cannot help: user or password refused, a certificate from an unknown authority,
-        expired or for another host, a file of `ca`, `certificate` or `key` that cannot be read. A certificate that is
-        not valid *yet* is tried again, because a computer may learn the time after it starts.
+        expired or for another host, the client's own certificate refused, a version of MQTT that the broker does not
+        speak, a file of `ca`, `certificate` or `key` that cannot be read. A certificate that is not valid *yet* is
+        tried again, because a computer may learn the time after it starts. With MQTT 5 messages say why the broker
+        ended a connection.
 
     Source:
-        MQTT Version 3.1.1, OASIS Standard, 29 October 2014.
+        MQTT Version 3.1.1, OASIS Standard, 29 October 2014; MQTT Version 5.0, OASIS Standard, 7 March 2019.
 
     >>> MqttConfig(url="mqtt://bus.example", username="pmu", password="secret")
     MqttConfig(url='mqtt://bus.example', username='pmu')
@@ -55,6 +71,7 @@ class MqttConfig(NodeConfig, frozen=True, kw_only=True):
             example="mqtt://127.0.0.1:1883",
         ),
     ]
+    version: Annotated[Literal["3.1.1", "5", 5], Meta(description="Version of MQTT: 3.1.1 or 5.")] = "3.1.1"
     username: Annotated[str | None, login("user", "User name for the broker.")] = None
     password: Annotated[str | None, login("password", "Password of the user.")] = None
     ca: Annotated[
@@ -62,6 +79,10 @@ class MqttConfig(NodeConfig, frozen=True, kw_only=True):
     ] = None
     certificate: Annotated[PemFile | None, Meta(description="Certificate by which this client shows who it is.")] = None
     key: Annotated[PemFile | None, Meta(description="Private key, without passphrase, of `certificate`.")] = None
+    server_name: Annotated[
+        Name | None, Meta(description="Host that the broker's certificate names, if not that of the url.")
+    ] = None
+    tls_minimum: Annotated[Literal["1.2", "1.3"], Meta(description="Oldest version of TLS to accept.")] = "1.2"
     client_id: Annotated[
         str, Meta(pattern=r"^[0-9A-Za-z_.-]*$", description="How the ids of this site's clients begin.")
     ] = "edgeflex"
@@ -69,6 +90,24 @@ class MqttConfig(NodeConfig, frozen=True, kw_only=True):
     connect_timeout: Annotated[float, quantity("s", "How long an attempt to connect may take.", gt=0, le=60)] = 5
     reconnect_min: Annotated[float, quantity("s", "Wait before the first new attempt.", gt=0, le=60)] = 0.5
     reconnect_max: Annotated[float, quantity("s", "Longest wait between attempts.", gt=0, le=3600)] = 30
+    status_topic: Annotated[
+        Name | None,
+        Meta(description="Topic that tells whether a client is there; {site}, {flow}, {node} are filled in."),
+    ] = None
+    topic_prefix: Annotated[
+        str, Meta(description="What this broker's topics begin with, before those of the flows.")
+    ] = ""
+    topics: Annotated[
+        dict[str, str], Meta(description="Names of this broker by the flows' topics, whole or their first levels.")
+    ] = field(default_factory=dict)
+    outbox: Annotated[
+        Annotated[str, path("A folder.")] | None,
+        Meta(description="Folder in which nodes keep what they could not publish yet; in memory only if not given."),
+    ] = None
+    outbox_size: Annotated[
+        float, quantity("B", "Most that one node keeps there; beyond that the oldest go.", ge=65536, le=2.0**40)
+    ] = 256 * 1024.0 * 1024.0
+    outbox_age: Annotated[float, quantity("s", "How long it is kept there.", gt=0, le=31_536_000)] = 86400
 
     def refusals(self) -> Iterator[FieldError]:
         yield from self._url_refusals()
@@ -79,6 +118,26 @@ class MqttConfig(NodeConfig, frozen=True, kw_only=True):
         if self.reconnect_max < self.reconnect_min:
             text = "`reconnect_max` must not be less than `reconnect_min`"
             yield FieldError(text, "reconnect_max", "reconnect_min")
+        yield from self._status_refusals()
+        yield from TopicMap(self.topic_prefix, self.topics).refusals()
+
+    def _status_refusals(self) -> Iterator[FieldError]:
+        if self.status_topic is None:
+            return
+        try:
+            names = [name for _, name, _, _ in string.Formatter().parse(self.status_topic) if name is not None]
+        except ValueError as error:
+            yield FieldError(f"`status_topic`: {error}", "status_topic", got=f"'{self.status_topic}'")
+            return
+        unknown = [name for name in names if name not in STATUS_PLACEHOLDERS]
+        if unknown:
+            known = [f"{{{name}}}" for name in STATUS_PLACEHOLDERS]
+            yield FieldError(f"`status_topic`: no placeholder '{{{unknown[0]}}}'", "status_topic", known=known)
+        elif not {"flow", "node"} <= set(names):
+            text = "`status_topic` needs {flow} and {node}: each node is a client of its own"
+            yield FieldError(text, "status_topic", got=f"'{self.status_topic}'")
+        if any(character in self.status_topic for character in "+#\0"):
+            yield FieldError("`status_topic` holds no wildcards", "status_topic", got=f"'{self.status_topic}'")
 
     def _url_refusals(self) -> Iterator[FieldError]:
         try:
@@ -86,9 +145,10 @@ class MqttConfig(NodeConfig, frozen=True, kw_only=True):
         except ValueError as error:
             yield FieldError(str(error), "url")
             return
-        given = [name for name in ("ca", "certificate", "key") if getattr(self, name)]
+        given = [name for name in ("ca", "certificate", "key", "server_name") if getattr(self, name)]
         if split.scheme != "mqtts" and given:
-            yield FieldError("`ca`, `certificate` and `key` need an url that begins with mqtts://", *given, "url")
+            names = "`ca`, `certificate`, `key` and `server_name`"
+            yield FieldError(f"{names} need an url that begins with mqtts://", *given, "url")
 
     def __repr__(self) -> str:
         """Only what tells the connection; never the password."""
@@ -130,6 +190,17 @@ class _TlsSocket(ssl.SSLSocket):
             raise
 
 
+class _TlsContext(ssl.SSLContext):
+    """Checks the broker's certificate against another name than that of the url, if there is one."""
+
+    server_name: str | None = None
+
+    def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
+        if self.server_name is not None:
+            options["server_hostname"] = self.server_name
+        return super().wrap_socket(*arguments, **options)
+
+
 def _no_passphrase() -> str:
     """Stands for a passphrase that nobody is there to type: without it OpenSSL would ask on the terminal."""
     return ""
@@ -138,8 +209,14 @@ def _no_passphrase() -> str:
 def tls_context(config: MqttConfig, context: Context, name: str) -> ssl.SSLContext:
     """TLS as the config wants it. FatalError names the file that cannot be used."""
     ca = None if config.ca is None else str(context.resolve(config.ca))
+    tls = _TlsContext(ssl.PROTOCOL_TLS_CLIENT)  # which checks certificate and host name
+    tls.server_name = config.server_name
+    tls.minimum_version = TLS_VERSIONS[config.tls_minimum]
     try:
-        tls = ssl.create_default_context(cafile=ca)
+        if ca is None:
+            tls.load_default_certs()
+        else:
+            tls.load_verify_locations(ca)
     except OSError as error:
         raise FatalError(f"{name}: ca '{ca}' cannot be read: {error.strerror or error}") from error
     tls.sslsocket_class = _TlsSocket
@@ -155,8 +232,8 @@ def tls_context(config: MqttConfig, context: Context, name: str) -> ssl.SSLConte
 
 
 def _client_id(config: MqttConfig, context: Context) -> str:
-    """Tells site, flow and node. The random end keeps two runs of one flow from closing each other's connection."""
-    parts = (config.client_id, context.site, context.flow, context.node, secrets.token_hex(3))
+    """Tells site, flow and node, and stays the same: brokers keep sessions and rights by it."""
+    parts = (config.client_id, context.site, context.flow, context.node)
     return "-".join(part for part in parts if part)
 
 
@@ -166,6 +243,11 @@ def open_session(config: MqttConfig, context: Context) -> MqttSession:
     name = names[0] if names else "mqtt"
     split = _split(config.url)
     secure = split.scheme == "mqtts"
+    topics = TopicMap(config.topic_prefix, config.topics)
+    status = {"site": context.site, "flow": context.flow, "node": context.node}
+    status_topic = None
+    if config.status_topic is not None:
+        status_topic = topics.outward(config.status_topic.format(**status))
     return MqttSession(
         Broker(
             name=name,
@@ -173,11 +255,15 @@ def open_session(config: MqttConfig, context: Context) -> MqttSession:
             host=split.hostname or "",
             port=split.port or DEFAULT_PORTS[split.scheme],
             client_id=_client_id(config, context),
+            is_v5=str(config.version) == "5",
             username=config.username,
             password=config.password,
             tls=tls_context(config, context, f"{name} {config.url}") if secure else None,
             trust=f"'{context.resolve(config.ca)}'" if config.ca else "the system's authorities",
-            shows_certificate=config.certificate is not None,
+            certificate=None if config.certificate is None else str(context.resolve(config.certificate)),
+            topics=topics,
+            status_topic=status_topic,
+            status=status,
             keepalive_s=config.keepalive,
             connect_timeout_s=config.connect_timeout,
             reconnect_min_s=config.reconnect_min,

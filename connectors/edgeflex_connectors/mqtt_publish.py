@@ -5,21 +5,36 @@ from __future__ import annotations
 import string
 import time
 import unicodedata
-from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Annotated, Literal
 
 import numpy as np
 from msgspec import Meta
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
+from edgeflex_connectors.mqtt import MqttConfig
+from edgeflex_connectors.mqtt_client import MqttClient, new_properties
 from edgeflex_connectors.mqtt_session import MqttSession
 from edgeflex_connectors.payload_formats import AnyFormat, JsonEdgeflex
-from edgeflex_connectors.payloads import PayloadEncoder
-from edgeflex_flow.errors import FieldError, nearest
+from edgeflex_connectors.payloads import PayloadEncoder, mark_late
+from edgeflex_flow.errors import FatalError, FieldError, nearest
 from edgeflex_flow.messages import Samples, encode_message
-from edgeflex_flow.node import ANY, DEFAULT_PORT, Context, Input, NodeConfig, SinkNode, WireMessage, connection
+from edgeflex_flow.node import (
+    ANY,
+    DEFAULT_PORT,
+    Context,
+    Input,
+    NodeConfig,
+    SinkNode,
+    WireMessage,
+    connection,
+    quantity,
+)
 from edgeflex_flow.node import topic as bus_topic
+from edgeflex_flow.outbox import Limits, Outbox
+from edgeflex_flow.segments import Entry
 
 PLACEHOLDERS = ("device", "type")
 LONGEST_TOPIC_BYTES = 65535
@@ -27,11 +42,18 @@ NO_DEVICE = "_"
 FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cn", "Cs"})
 """Control characters, no characters, surrogates: brokers may end the connection of who sends them (MQTT-1.5.3)."""
 
-MOST_IN_FLIGHT = {0: 1, 1: 100, 2: 20}
-"""Payloads on their way, by QoS: with QoS 0 not wholly written yet, else not answered yet. Brokers limit the latter (20
-in mosquitto for QoS 2, 100 in some clouds) and drop or disconnect beyond; the rest waits in the node's own queue."""
+MOST_IN_FLIGHT = {1: 100, 2: 20}
+"""Payloads on their way, by QoS, that are not answered yet. Brokers limit them (20 in mosquitto for QoS 2, 100 in some
+clouds) and drop or disconnect beyond; the rest waits in the outbox."""
+MOST_AT_ONCE, MOST_AT_ONCE_BYTES = 1000, 64 << 10
+"""Payloads are written together up to these limits."""
 
 FLUSH_POLL_S = 0.002
+SAVE_AFTER, SAVE_AFTER_WHEN_AWAY = 0.8, 0.4
+"""Shares of the time that a flush has, after which it saves to disk what the broker has not taken."""
+
+KEEP_SESSION_S = 3600.0
+"""How long brokers keep which messages of QoS 2 they received, for a client that reconnects."""
 
 
 class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
@@ -47,24 +69,42 @@ class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
     A device's name, which may come from the network, chooses no other topics: `/`, `+`, `#`, control characters and a
     `$` at its start become `_` in the topic. Two devices may then share one; the payload has their names as they are.
 
-    While the broker is away, or slower than the flow, up to `queue` payloads wait; beyond that the oldest are dropped
-    and counted under `overflow`. With QoS 1 and 2 every payload is sent again until the broker acknowledges it.
-    With QoS 0 what the operating system took just before a connection broke is lost, as MQTT has it.
+    While the broker is away, or slower than the flow, up to `queue` payloads (and 64 MiB) wait in memory. Where the
+    connection has an `outbox`, what has waited there for a second, or when half of `queue` waits, goes on to disk,
+    within the connection's `outbox_size` and `outbox_age`; it outlives the program and goes out with the next run, the
+    oldest first. `on_disk` says otherwise than the default, which is yes with QoS 1 and 2. Beyond the limits the oldest
+    are dropped and counted under `overflow`, what is older under `too_old`. Of a killed program the last second is
+    lost. While the disk is full, payloads wait in memory (`disk_errors`).
+
+    What is sent more than `late_after` after it was written is marked: the flag `late` in `quality` where there is one,
+    else the key `"late": true`, and with MQTT 5 the user property `late`.
+
+    Set-points must never come late: with `expires`, or where the type of message says how long it is valid, a payload
+    that waited longer is not sent but counted under `expired`, also after a reconnect, and none outlives the program.
+    With MQTT 5 the broker is told how long it may pass it on. Such payloads go out with QoS 1 at most, since one of QoS
+    2 cannot be taken back.
+
+    With QoS 1 and 2 every payload is sent again until the broker acknowledges it; the order of each topic is kept. With
+    QoS 1 a connection that breaks may cause duplicates, after a restart of the program also QoS 2. With QoS 0 what the
+    operating system took just before a connection broke is lost, as MQTT has it.
 
     Input:
         in: any message, or Samples with any columns.
 
     Output:
-        None. Counts `published` and `bytes` (handed to the connection), `acknowledged` (QoS 1 and 2), `overflow`,
-        `reconnects`, `lost` (still held when the flow ended), `withheld` (rows that the format cannot mark as bad).
+        None. Counts `published` and `bytes` (handed to the connection), `late` (of these), `acknowledged` (QoS 1 and
+        2), `overflow`, `expired`, `too_old`, `spilled` (to disk), `recovered` (left by an earlier run), `disk_errors`,
+        `corrupt_bytes` (of the outbox, set aside), `reconnects`, `lost` (still in memory when the flow ended),
+        `withheld` (rows that the format cannot mark as bad).
 
     Errors:
         Dead letter `bad_topic` for a message whose device makes a topic too long to publish to, `not_encodable` for
-        one that JSON or the format cannot hold.
-        Those of the connection: see `mqtt`.
+        one that JSON or the format cannot hold, `refused` for one that the broker does not let the user publish (MQTT
+        5; brokers of 3.1.1 drop it and say nothing).
+        RetryableError while another process has the folder of the outbox. Those of the connection: see `mqtt`.
 
     Source:
-        MQTT Version 3.1.1, OASIS Standard; `json.edgeflex` of VILLASnode.
+        MQTT Versions 3.1.1 and 5.0, OASIS Standards; `json.edgeflex` of VILLASnode.
 
     >>> MqttPublishConfig(bus="databus", topic="edgeflex/{device}/{type}").qos
     1
@@ -78,10 +118,22 @@ class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
         JsonEdgeflex()
     )
     queue: Annotated[
-        int, Meta(ge=1, le=1_000_000, description="Payloads held while the broker is away; the oldest drop first.")
+        int, Meta(ge=1, le=1_000_000, description="Payloads held in memory; the oldest go to disk, or drop.")
     ] = 10_000
+    expires: Annotated[
+        Annotated[float, quantity("s", "A validity.", gt=0, le=86400)] | None,
+        Meta(description="How long a payload may wait; then it is dropped: for set-points."),
+    ] = None
+    late_after: Annotated[float, quantity("s", "A payload that waited longer is marked as late.", gt=0, le=86400)] = 1
+    on_disk: Annotated[
+        bool | None,
+        Meta(description="Whether payloads wait in the connection's `outbox`; by default those of QoS 1 and 2."),
+    ] = None
 
     def refusals(self) -> Iterator[FieldError]:
+        if self.expires is not None and self.qos == 2:
+            text = "`expires` needs `qos` 0 or 1: a payload of QoS 2 cannot be taken back once it is under way"
+            yield FieldError(text, "expires", "qos")
         try:
             names = [name for _, name, form, turn in string.Formatter().parse(self.topic) if name is not None]
             plain = all(not form and not turn for _, _, form, turn in string.Formatter().parse(self.topic))
@@ -173,30 +225,71 @@ class MqttPublish:
         self._context = context
         self._session = session
         self._encoder = PayloadEncoder(config.format)
-        self._waiting: deque[tuple[str, bytes]] = deque()
-        # Both change only under the lock of the client.
-        self._handed_over = 0
-        self._out = 0
+        self._outbox = self._make_outbox()
+        self._late_after_ns = round(config.late_after * 1e9)
+        self._under_way: dict[int, Entry] = {}
+        """By message id, what is not answered yet. This and what follows change only under the lock of the client."""
+        self._sizes: list[tuple[Entry, int]] = []
+        """With QoS 0: what was written last, with the size of each packet, and the packets as one."""
+        self._packets = b""
+
+    def _make_outbox(self) -> Outbox:
+        config, context = self._config, self._context
+        opened = context.connections.get("bus")
+        bus = opened.config if opened is not None and isinstance(opened.config, MqttConfig) else None
+        limits = Limits(memory_entries=config.queue)
+        folder = None
+        if (
+            bus is not None
+            and bus.outbox is not None
+            and (config.qos > 0 if config.on_disk is None else config.on_disk)
+        ):
+            folder = context.resolve(bus.outbox) / context.site / context.flow / context.node
+            limits = Limits(memory_entries=config.queue, disk_bytes=int(bus.outbox_size), age_s=bus.outbox_age)
+        return Outbox(
+            limits,
+            context.counters,
+            context.log,
+            folder=folder,
+            on_ready=self._look_again,
+            on_failure=self._outbox_failed,
+        )
+
+    def _look_again(self) -> None:
+        session = self._session
+        if session is not None:
+            session.turn()
+
+    def _outbox_failed(self, error: BaseException) -> None:
+        failure = FatalError(f"node '{self._context.node}': the outbox failed: {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        self._context.fail(failure)
 
     def open(self) -> None:
+        self._outbox.open()
         if self._session is None:
             bus = self._context.connections["bus"]
             self._session = bus.node.open(bus.config, self._context)
         session = self._session
-        session.on_connecting = self._give_up_half_sent
+        session.on_connecting = self._take_back
         session.on_turn = self._publish_waiting
-        if self._config.qos:
-            session.on_published = self._acknowledged
+        if self._config.qos == 1:
+            session.on_answer = self._answered
+        if self._config.qos == 2:
+            session.on_published = self._answered
+            # Only a session that outlives the connection knows what it has received already.
+            session.keep_session_s, session.begin_clean = KEEP_SESSION_S, True
         session.start()
 
     def write(self, messages: Sequence[WireMessage]) -> None:
         for message in messages:
+            valid_s = self._config.expires or getattr(message, "valid_for_s", None) or 0.0
             try:
                 for topic, payload in payloads(self._config, message, self._encoder):
                     if isinstance(payload, ValueError):
                         self._refuse(message, payload)
                     else:
-                        self._enqueue(topic, payload)
+                        self._enqueue(topic, payload, valid_s)
             except (ValueError, OverflowError) as error:
                 self._refuse(message, error)
         if self._encoder.withheld:
@@ -207,78 +300,155 @@ class MqttPublish:
     def _refuse(self, message: WireMessage, error: Exception) -> None:
         self._context.dead_letter("not_encodable", f"a message of type '{_type(message)}': {error}", b"")
 
-    def _enqueue(self, topic: str, payload: bytes) -> None:
+    def _enqueue(self, topic: str, payload: bytes, valid_s: float) -> None:
         problem = topic_problem(topic)
         if problem is not None:
             self._context.dead_letter("bad_topic", problem, payload)
             return
-        self._waiting.append((topic, payload))
-        if len(self._waiting) > self._config.queue:
-            try:
-                self._waiting.popleft()
-            except IndexError:
-                return  # the network thread sent them all meanwhile
-            self._context.counters.add("overflow")
+        self._outbox.put(topic, payload, valid_s)
 
     def flush(self, timeout_s: float) -> bool:
-        deadline_s = time.monotonic() + timeout_s
-        while not self._is_all_out():
-            if time.monotonic() >= deadline_s:
+        """Wait until all is out, or, with an outbox on disk and a broker that does not take it, until it is saved."""
+        started_s = time.monotonic()
+        while self._outbox.held():
+            waited_s = time.monotonic() - started_s
+            is_up = self._session is not None and self._session.is_up
+            if self._outbox.is_on_disk and waited_s >= (SAVE_AFTER if is_up else SAVE_AFTER_WHEN_AWAY) * timeout_s:
+                return self._outbox.save(timeout_s - waited_s)
+            if waited_s >= timeout_s:
                 return False
             time.sleep(FLUSH_POLL_S)
         return True
-
-    def _is_all_out(self) -> bool:
-        return not self._waiting and self._handed_over == self._out
 
     def close(self) -> None:
         if self._session is not None:
             self._session.close()
             self._session = None
-        held = len(self._waiting) + self._handed_over - self._out
-        if held:
-            self._context.counters.add("lost", held)
-            self._context.log.error("%d payloads were never taken by the broker and are lost", held)
+        held = self._outbox.held()
+        lost = self._outbox.close()
+        if lost:
+            self._context.counters.add("lost", lost)
+            self._context.log.error("%d payloads were never taken by the broker and are lost", lost)
+        if held > lost:
+            self._context.log.warning("%d payloads wait in the outbox for the next run", held - lost)
 
     # Under the lock of the client -----------------------------------------------------------------------------------
 
     def _publish_waiting(self) -> None:
         assert self._session is not None
         client = self._session.client
-        qos, retain, most = self._config.qos, self._config.retain, MOST_IN_FLIGHT[self._config.qos]
-        if qos == 0 and not client.want_write():
-            self._out = self._handed_over
-        published = size = 0
-        while self._waiting and not client.want_write() and self._handed_over - self._out < most:
-            try:
-                topic, payload = item = self._waiting.popleft()
-            except IndexError:
-                break  # `write` dropped the last one for a newer that is not there yet
-            self._handed_over += 1
-            code = client.publish(topic, payload, qos, retain).rc
-            if code and qos == 0:
-                self._handed_over -= 1
-                self._waiting.appendleft(item)
+        while not client.want_write():
+            self._written()
+            count, size = self._publish_some(client) if self._config.qos < 2 else self._publish_qos_2(client)
+            if not count:
                 break
-            published += 1
+            self._context.counters.add_all(published=count, bytes=size)
+
+    def _publish_some(self, client: MqttClient) -> tuple[int, int]:
+        """Write what may go out with QoS 0 or 1 as one; how many payloads that were and their bytes."""
+        qos, length, size = self._config.qos, 0, 0
+        packets: list[bytes] = []
+        most = MOST_IN_FLIGHT[1] - len(self._under_way) if qos else MOST_AT_ONCE
+        while len(packets) < most and length < MOST_AT_ONCE_BYTES:
+            entry = self._outbox.take()
+            if entry is None:
+                break
+            topic, payload, properties = self._dressed(entry)
+            packet, mid = client.packet_of(topic, payload, qos, retain=self._config.retain, properties=properties)
+            if qos:
+                self._under_way[mid] = entry
+            else:
+                self._sizes.append((entry, len(packet)))
+            packets.append(packet)
+            length += len(packet)
             size += len(payload)
-            if qos == 0 and not client.want_write():
-                self._out = self._handed_over
-            if code:
-                break  # paho keeps it and sends it again on the next connection
-        if published:
-            self._context.counters.add("published", published)
-            self._context.counters.add("bytes", size)
+        if not packets:
+            return 0, 0
+        self._packets = b"".join(packets)
+        if not client.write_packets(self._packets):
+            self._take_back_unwritten(length)  # those of QoS 1 are taken back before the next connection
+            return 0, 0
+        return len(packets), size
 
-    def _acknowledged(self) -> None:
-        self._out += 1
-        self._context.counters.add("acknowledged")
+    def _publish_qos_2(self, client: MqttClient) -> tuple[int, int]:
+        """Hand one payload to paho, which keeps it, under its id, until the broker has it for good."""
+        entry = self._outbox.take() if len(self._under_way) < MOST_IN_FLIGHT[2] else None
+        if entry is None:
+            return 0, 0
+        topic, payload, properties = self._dressed(entry)
+        qos = 1 if entry.valid_ns else 2
+        mid = client.publish(topic, payload, qos, self._config.retain, properties).mid
+        self._under_way[mid] = entry
+        return 1, len(payload)
 
-    def _give_up_half_sent(self) -> None:
-        """With QoS 0, paho forgets what the old connection took only in part; it keeps the rest."""
-        if self._config.qos == 0 and self._handed_over != self._out:
-            self._context.counters.add("lost", self._handed_over - self._out)
-            self._out = self._handed_over
+    def _dressed(self, entry: Entry) -> tuple[str, bytes, Properties | None]:
+        """Topic, payload and properties as they go out now."""
+        assert self._session is not None
+        session, payload = self._session, entry.payload
+        if entry.valid_ns:
+            session.limit_unsent(entry.valid_ns / 1e9)
+        is_late = entry.age_ns > self._late_after_ns
+        if is_late:
+            payload = mark_late(payload)
+            self._context.counters.add("late")
+        properties = None
+        if session.client.is_v5 and (is_late or entry.valid_ns):
+            properties = self._properties(entry, is_late=is_late)
+        return session.broker.topics.outward(entry.key), payload, properties
+
+    def _properties(self, entry: Entry, *, is_late: bool) -> Properties:
+        properties = new_properties(PacketTypes.PUBLISH)
+        if entry.valid_ns:
+            properties.MessageExpiryInterval = max(1, (entry.valid_ns - entry.age_ns) // 1_000_000_000)
+        if is_late:
+            properties.UserProperty = ("late", "true")
+        return properties
+
+    def _written(self) -> None:
+        """With QoS 0: the operating system has taken all that was handed over."""
+        for entry, _ in self._sizes:
+            self._outbox.done(entry)
+        self._sizes.clear()
+
+    def _answered(self, mid: int, problem: str | None) -> bool:
+        entry = self._under_way.pop(mid, None)
+        if entry is None:
+            return False  # a status message of the session
+        self._outbox.done(entry)
+        if problem is None:
+            self._context.counters.add("acknowledged")
+        else:
+            assert self._session is not None
+            text = f"{self._session.broker}: the broker refused to take '{entry.key}': {problem}"
+            self._context.dead_letter("refused", text, entry.payload)
+        return True
+
+    def _take_back(self) -> None:
+        """Before a new connection: what was under way on the old one goes out again, unless it has expired.
+
+        Of QoS 2 paho itself sends again what the broker has not acknowledged, under the same ids.
+        """
+        assert self._session is not None
+        self._take_back_unwritten(self._session.client.unwritten(self._packets))
+        back = {mid: each for mid, each in self._under_way.items() if self._config.qos == 1 or each.valid_ns}
+        self._session.client.forget(back)
+        self._outbox.again(back.values())
+        for mid in back:
+            del self._under_way[mid]
+
+    def _take_back_unwritten(self, left: int) -> None:
+        """With QoS 0: of `left` bytes the operating system has taken nothing; what it took in part is lost."""
+        again: list[Entry] = []
+        while self._sizes and left > 0:
+            entry, size = self._sizes.pop()
+            if size <= left:
+                again.append(entry)
+            else:
+                self._outbox.done(entry)
+                self._context.counters.add("lost")
+            left -= size
+        self._outbox.again(again)
+        self._written()
 
 
 def open_sink(config: MqttPublishConfig, context: Context) -> MqttPublish:

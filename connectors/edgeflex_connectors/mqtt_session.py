@@ -1,4 +1,4 @@
-"""A client of an MQTT 3.1.1 broker with the thread that connects it, keeps it connected and reads from it.
+"""A client of an MQTT broker with the thread that connects it, keeps it connected and reads from it.
 
 paho's own network thread would write every message after a switch of threads. Here `turn` lets the thread that has a
 message write it straight to the socket, under the lock that all use of the client needs; the network thread does what
@@ -14,28 +14,50 @@ import socket
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from paho.mqtt.client import Client
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edgeflex_connectors.backoff import Backoff
+from edgeflex_connectors.mqtt_client import FAILURE, MqttClient
+from edgeflex_connectors.topics import TopicMap
+from edgeflex_flow import __version__
 from edgeflex_flow.errors import EdgeflexError, FatalError, RetryableError
 from edgeflex_flow.node import Context
 
 LONGEST_WAIT_S = 1.0
 """paho checks its keep-alive when called, so the network thread looks up at least this often."""
 LONGEST_WAIT_FOR_ANSWER_S = 0.1
+CLOSE_TURNS_S = 50e-6
+MOST_PACKETS_AT_ONCE = 200
 LONGEST_CLOSE_S = 2.0
 """How long `close` waits for the network thread, which may be in an attempt to connect that nothing can break off."""
 
 X509_V_ERR_CERT_NOT_YET_VALID = 9
 
-REFUSED_FOR_NOW = frozenset({"Server unavailable", "Server busy"})
-REFUSED_THE_USER = frozenset({"Bad user name or password", "Not authorized"})
+REFUSED_FOR_NOW = frozenset(
+    {
+        "Server unavailable",
+        "Server busy",
+        "Server shutting down",
+        "Quota exceeded",
+        "Connection rate exceeded",
+        "Use another server",
+        "Unspecified error",
+        "Implementation specific error",
+    }
+)
+REFUSED_THE_USER = frozenset({"Bad user name or password", "Not authorized", "Banned"})
+REFUSED_THE_VERSION = "Unsupported protocol version"
+TAKEN_OVER = "Session taken over"
+
+STATUS_QOS = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +69,18 @@ class Broker:
     host: str
     port: int
     client_id: str
+    is_v5: bool = False
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
     trust: str = ""
     """What the broker's certificate is checked against, for people."""
-    shows_certificate: bool = False
-    """Whether the client has a certificate of its own."""
+    certificate: str | None = None
+    """File of the client's own certificate, for people."""
+    topics: TopicMap = field(default_factory=TopicMap)
+    status_topic: str | None = None
+    status: dict[str, str] = field(default_factory=dict)
+    """What the status messages tell besides the state."""
     keepalive_s: float = 30.0
     connect_timeout_s: float = 5.0
     reconnect_min_s: float = 0.5
@@ -95,9 +122,31 @@ def refusal(reason: str, broker: Broker) -> EdgeflexError:
     if reason in REFUSED_FOR_NOW:
         return RetryableError(f"{broker}: the broker refused: {reason.lower()}")
     if reason in REFUSED_THE_USER:
-        who = "a client without user name" if broker.username is None else f"user '{broker.username}'"
-        return FatalError(f"{broker}: the broker refused {who}: {reason.lower()}")
+        return FatalError(f"{broker}: the broker refused {who(broker)}: {reason.lower()}")
+    if reason == REFUSED_THE_VERSION:
+        other = "3.1.1" if broker.is_v5 else "5"
+        return FatalError(f"{broker}: the broker refused the version of MQTT: set `version: {other}`")
     return FatalError(f"{broker}: the broker refused client '{broker.client_id}': {reason.lower()}")
+
+
+def who(broker: Broker) -> str:
+    """The user, for messages about what the broker does not let him do."""
+    return "a client without user name" if broker.username is None else f"user '{broker.username}'"
+
+
+@dataclass(slots=True)
+class Receipt:
+    """A message of QoS 1 or 2 that is not acknowledged yet."""
+
+    number: int
+    mid: int
+    qos: int
+    content: int
+    """Hash of topic and payload: ids are used again."""
+    connection: int
+    """The connection on which it came last: only there it can be acknowledged."""
+    durable: bool = False
+    """What came of it is safe: it can be acknowledged, and is not given again."""
 
 
 class _LastError(logging.Handler):
@@ -119,12 +168,28 @@ def _nothing() -> None:
     return None
 
 
+def _ignore(*_arguments: object) -> None:
+    return None
+
+
+def _certificate_alert(detail: str) -> str:
+    """What a TLS alert about the client's certificate says; empty if it is none."""
+    lowered = detail.lower()
+    for sign in ("certificate required", "certificate expired", "certificate revoked", "certificate unknown"):
+        if f"alert {sign}" in lowered:
+            return sign
+    if "alert bad certificate" in lowered:
+        return "bad certificate"
+    return "unknown authority" if "alert unknown ca" in lowered else ""
+
+
 class MqttSession:
     """One client of a broker. Set the hooks, then `start`. Every hook runs under the lock of the client.
 
     The flow starts whether the broker is there or not; attempts to connect go on with growing waits, logged at
     growing intervals. A refusal that trying again cannot cure (credentials, TLS) goes to `context.fail`.
-    Counts `reconnects`: connections made after the first.
+    Counts `reconnects`: connections made after the first; `redelivered`: messages that came again while they were
+    known.
     """
 
     def __init__(self, broker: Broker, context: Context) -> None:
@@ -135,13 +200,26 @@ class MqttSession:
         """The broker has accepted the connection: the time to subscribe."""
         self.on_turn: Callable[[], None] = _nothing
         """The client is connected and free: the time to publish what waits."""
-        self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
-        self.on_published: Callable[[], None] = _nothing
-        """A message is out: written for QoS 0, acknowledged by the broker for QoS 1 and 2. When set, each message
-        costs 20 µs more: paho makes a reason and properties for the call."""
+        self.on_message: Callable[[str, bytes, int], None] = _ignore
+        """`on_message(topic, payload, receipt)`: receipts grow; 0 means that nothing is to be acknowledged."""
+        self.on_answer: Callable[[int, str | None], bool] | None = None
+        """`on_answer(mid, problem)`: the broker has taken or refused a message of QoS 1 that `MqttClient.packet_of`
+        made; whether it is known."""
+        self.on_published: Callable[[int, str | None], object] = _ignore
+        """`on_published(mid, problem)`: the broker has taken or refused a message of paho's own `publish`. When set,
+        each message costs 20 µs more: paho makes a reason and properties for the call."""
+        self.keep_session_s = 0.0
+        """How long the broker keeps the session when the connection ends."""
+        self.begin_clean = False
+        """Whether what the broker has kept of an earlier run of the program is forgotten."""
+        self.receive_most: int | None = None
+        """MQTT 5: how many messages may be under way to this client without acknowledgement."""
+        self.subscriptions: list[str] = []
+        """What was asked for, in the names of the broker."""
         self._context = context
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._unsent_s: float | None = None
         self._up = False
         self._was_up = False
         self._accepted = False
@@ -149,16 +227,25 @@ class MqttSession:
         self._last_error = _LastError()
         self._backoff = Backoff(broker.reconnect_min_s, broker.reconnect_max_s)
         self._wake_read, self._wake_write = -1, -1
+        self._woken = False
+        self._next_turn_s = 0.0
         self._done_with_pipe = 0
         self._pipe_lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        # Receipts, under the lock of the client but for `_durable_to`, which only grows.
+        self._holds = False
+        self._connection = 0
+        self._receipts = 0
+        self._durable_to = 0
+        self._unacknowledged: deque[Receipt] = deque()
+        self._known: dict[int, Receipt] = {}
+        self._reconnect_now = False
+        self._ended_by = ""
         self.client = self._make_client()
 
-    def _make_client(self) -> Client:
+    def _make_client(self) -> MqttClient:
         broker = self.broker
-        client = Client(
-            CallbackAPIVersion.VERSION2, client_id=broker.client_id, clean_session=True, reconnect_on_failure=False
-        )
+        client = MqttClient(broker.client_id, is_v5=broker.is_v5)
         client.connect_timeout = broker.connect_timeout_s
         # Limits are this project's own (see `mqtt_publish`); paho's queue walks all messages at each acknowledgement.
         client.max_inflight_messages_set(0)
@@ -174,31 +261,84 @@ class MqttSession:
         client.on_disconnect = self._disconnected
         client.on_subscribe = self._subscribe_answered
         client.on_message = self._message_came
-        client.connect_async(broker.host, broker.port, keepalive=max(1, round(broker.keepalive_s)))
+        if broker.status_topic is not None:
+            client.will_set(broker.status_topic, self._status("lost"), STATUS_QOS, retain=True)
         return client
+
+    def _status(self, state: str) -> bytes:
+        return msgspec.json.encode({"type": "status", "state": state, **self.broker.status, "version": __version__})
+
+    def hold_acknowledgements(self) -> None:
+        """What comes in with QoS 1 or 2 is acknowledged by `acknowledge` alone. Before `start`."""
+        self._holds = True
+        self.client.hold_acknowledgements()
+        self.client.released = self._forget_released  # type: ignore[method-assign]
 
     def start(self) -> None:
         """Start the network thread. Returns at once."""
-        if self.on_published is not _nothing:
+        if self.on_published is not _ignore:
             self.client.on_publish = self._message_went
+        if self.on_answer is not None:
+            self.client.on_answer = self._answer_came
+        broker = self.broker
+        self.client.aim_at(
+            broker.host,
+            broker.port,
+            broker.keepalive_s,
+            clean=self.begin_clean,
+            keep_session_s=self.keep_session_s,
+            receive_most=self.receive_most,
+        )
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._thread = threading.Thread(target=self._run, name=f"mqtt {self.broker.client_id}", daemon=True)
         self._thread.start()
 
+    @property
+    def is_up(self) -> bool:
+        """Whether the broker has accepted the connection, as far as is known."""
+        return self._up
+
+    def limit_unsent(self, seconds: float) -> None:
+        """Under the lock: what the far side's computer has not confirmed for so long, the operating system no longer
+        sends, but ends the connection. Else a broken link would bring set-points late when it heals."""
+        if self._unsent_s is None or seconds < self._unsent_s:
+            self._unsent_s = seconds
+            self._set_user_timeout(self.client.socket())
+
+    def _set_user_timeout(self, connection: Any) -> None:
+        option = getattr(socket, "TCP_USER_TIMEOUT", None)  # not on every system
+        if option is not None and connection is not None and self._unsent_s is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, option, max(1, round(1e3 * self._unsent_s)))
+
+    def acknowledge(self, receipt: int) -> None:
+        """Tell the broker, now or in the next turn, that all messages up to this receipt are dealt with. Any thread."""
+        self._durable_to = max(self._durable_to, receipt)
+        self.turn()
+
     def turn(self) -> None:
-        """Run `on_turn` now and here if the client is free; else have the network thread do it. Never blocks."""
-        if not self._lock.acquire(blocking=False):
+        """Run `on_turn` now and here if the client is free; else have the network thread do it. Never blocks.
+
+        Turns that follow each other closely go to the network thread too, which then writes much at once.
+        """
+        if time.monotonic() < self._next_turn_s or not self._lock.acquire(blocking=False):
             self._wake()
             return
         try:
             if self._up:
-                self.on_turn()
+                self._take_turn()
+                self._next_turn_s = time.monotonic() + CLOSE_TURNS_S
                 if self.client.want_write():
                     self._wake()
         finally:
             self._lock.release()
+
+    def _take_turn(self) -> None:
+        if self._unacknowledged:
+            with self.client.together():
+                self._send_acknowledgements()
+        self.on_turn()
 
     def close(self) -> None:
         """Say good-bye to the broker and end the thread. Waits `LONGEST_CLOSE_S` at most.
@@ -229,6 +369,9 @@ class MqttSession:
         self._wake_read, self._wake_write = -1, -1
 
     def _wake(self) -> None:
+        if self._woken or self._wake_write < 0:
+            return  # the network thread has not looked yet, and will see this too; or the session is closed
+        self._woken = True
         try:
             os.write(self._wake_write, b"\0")
         except BlockingIOError:
@@ -262,6 +405,8 @@ class MqttSession:
         try:
             self._connect()
             self._serve(accepted_by_s=time.monotonic() + self.broker.connect_timeout_s)
+            if self._reconnect_now:
+                return
         except RetryableError as error:
             if self._stop.is_set():
                 return
@@ -274,7 +419,7 @@ class MqttSession:
     def _connect(self) -> None:
         with self._lock:
             self.on_connecting()
-            self._refusal, self._accepted = None, False
+            self._refusal, self._accepted, self._ended_by, self._reconnect_now = None, False, "", False
             self._last_error.take()
             try:
                 self.client.reconnect()
@@ -289,12 +434,16 @@ class MqttSession:
                 self._pass_packets(readable)
                 if self._refusal is not None:
                     raise self._refusal
+                if self._reconnect_now:
+                    return
                 if self.client.socket() is None:
-                    raise RetryableError(self._how_it_ended())
+                    raise self._how_it_ended()
                 if self._up:
-                    self.on_turn()
+                    self._take_turn()
+                    self._next_turn_s = time.monotonic() + CLOSE_TURNS_S
                 elif time.monotonic() > accepted_by_s:
-                    raise RetryableError(f"{self.broker}: no answer within {self.broker.connect_timeout_s:g} s")
+                    text = f"{self.broker}: no answer within {self.broker.connect_timeout_s:g} s"
+                    raise RetryableError(text + self._version_hint())
 
     def _wait(self) -> bool:
         """Wait for the socket or for `_wake`; whether the socket may have something to read."""
@@ -304,31 +453,49 @@ class MqttSession:
             connection = self.client.socket()
             if connection is None:
                 return False
-            if isinstance(connection, ssl.SSLSocket) and connection.pending():
-                return True  # decrypted already, so the operating system no longer has it
+            if self.client.has_read or (isinstance(connection, ssl.SSLSocket) and connection.pending()):
+                return True  # read or decrypted already, so the operating system no longer has it
             descriptor = connection.fileno()
             poller.register(descriptor, select.POLLIN | (select.POLLOUT if self.client.want_write() else 0))
         ready = dict(poller.poll(1e3 * (LONGEST_WAIT_S if self._up else LONGEST_WAIT_FOR_ANSWER_S)))
         if self._wake_read in ready:
             os.read(self._wake_read, 4096)
+            self._woken = False  # before it looks
         return bool(ready.get(descriptor, 0) & ~select.POLLOUT)
 
     def _pass_packets(self, readable: bool) -> None:
         if readable:
-            self.client.loop_read()
+            self.client.read_packets(MOST_PACKETS_AT_ONCE)
         if self.client.want_write():
             self.client.loop_write()
         self.client.loop_misc()
 
-    def _how_it_ended(self) -> str:
-        detail = self._last_error.take()
+    def _how_it_ended(self) -> EdgeflexError:
+        broker, detail = self.broker, self._last_error.take()
+        alert = _certificate_alert(detail)
+        if alert and broker.certificate is not None:
+            text = f"the broker refused this client's certificate '{broker.certificate}'"
+            return FatalError(f"{broker}: {text}: {alert}")
+        if alert:
+            return FatalError(f"{broker}: the broker wants a client certificate: set `certificate` and `key` ({alert})")
         text = "connection lost" if self._accepted else "the broker closed the connection before accepting it"
-        if not self._accepted and self.broker.tls is not None and not self.broker.shows_certificate:
+        if self._ended_by:
+            text += f": {self._ended_by.lower()}"
+        if self._ended_by == TAKEN_OVER or (self._accepted and self._backoff.failures > 1):
+            text += f"; is there another client with the id '{broker.client_id}', a second run of this flow?"
+        if not self._accepted and broker.tls is not None and broker.certificate is None:
             text += "; does it want a client certificate?"
-        return f"{self.broker}: {text}" + (f" ({detail})" if detail else "")
+        if not self._accepted:
+            text += self._version_hint()
+        return RetryableError(f"{broker}: {text}" + (f" ({detail})" if detail else ""))
+
+    def _version_hint(self) -> str:
+        return "; does it speak MQTT 5? else set `version: 3.1.1`" if self.broker.is_v5 else ""
 
     def _hang_up(self) -> None:
         with self._lock:
+            if self._up and self.broker.status_topic is not None:
+                self.client.publish(self.broker.status_topic, self._status("stopped"), STATUS_QOS, retain=True)
             self._up = False
             self.client.disconnect()
             connection = self.client.socket()
@@ -339,38 +506,108 @@ class MqttSession:
 
     def _socket_opened(self, _client: Client, _userdata: Any, opened: Any) -> None:
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._set_user_timeout(opened)
 
     def _connect_answered(
-        self, _client: Client, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Any
+        self, client: Client, _userdata: Any, flags: Any, reason: ReasonCode, _properties: Any
     ) -> None:
         if reason.is_failure:
             self._refusal = refusal(reason.getName(), self.broker)
             return
+        if self.begin_clean and self.keep_session_s and not self.broker.is_v5 and self._connection == 0:
+            # MQTT 3.1.1 cannot ask for a new session that is kept: let it forget the old one, then connect once more.
+            self._connection = 1
+            self.client.resume_from_now_on()
+            client.disconnect()
+            self._reconnect_now = True
+            return
+        self._connection += 1
+        if not flags.session_present:
+            self._known.clear()
+            self._unacknowledged.clear()
         if self._was_up:
             self._context.counters.add("reconnects")
         self._up = self._was_up = self._accepted = True
         self._context.log.info("%s: connected", self.broker)
+        if self.broker.status_topic is not None:
+            client.publish(self.broker.status_topic, self._status("online"), STATUS_QOS, retain=True)
         self.on_up()
 
-    def _disconnected(self, _client: Client, _userdata: Any, _flags: Any, _reason: Any, _properties: Any) -> None:
+    def _disconnected(self, _client: Client, _userdata: Any, flags: Any, reason: ReasonCode, _properties: Any) -> None:
         self._up = False
+        if flags.is_disconnect_packet_from_server:
+            self._ended_by = reason.getName()
         self._wake()  # it may be the publishing thread that saw it
 
     def _subscribe_answered(
         self, _client: Client, _userdata: Any, _mid: int, reasons: list[ReasonCode], _properties: Any
     ) -> None:
-        if any(reason.is_failure for reason in reasons):
-            user = self.broker.username or "anonymous"
-            self._refusal = FatalError(f"{self.broker}: the broker refused a subscription to user '{user}'")
+        refused = [place for place, reason in enumerate(reasons) if reason.is_failure]
+        if refused:
+            names = [self.subscriptions[place] for place in refused if place < len(self.subscriptions)]
+            what = ", ".join(f"'{name}'" for name in names) or "its topic"
+            text = f"the broker refused {who(self.broker)} the subscription to {what}"
+            reason = reasons[refused[0]].getName().lower()
+            self._refusal = FatalError(f"{self.broker}: {text}: {reason}")
+
+    def subscribe(self, filters: list[str], qos: int) -> None:
+        """Ask for topics, in the names of the flow. From `on_up`."""
+        self.subscriptions = [self.broker.topics.filter_outward(each) for each in filters]
+        self.client.subscribe([(each, qos) for each in self.subscriptions])
 
     def _message_came(self, _client: Client, _userdata: Any, message: Any) -> None:
         payload = bytes(message.payload)
+        receipt = self._receive(message, payload) if self._holds and message.qos else 0
+        if receipt is None:
+            return
         try:
             topic: str = message.topic
         except UnicodeDecodeError as error:
             self._context.dead_letter("bad_topic", f"{self.broker}: a topic is not UTF-8: {error}", payload)
             return
-        self.on_message(topic, payload)
+        self.on_message(self.broker.topics.inward(topic), payload, receipt)
 
-    def _message_went(self, _client: Client, _userdata: Any, _mid: int, _reason: Any, _properties: Any) -> None:
-        self.on_published()
+    def _answer_came(self, mid: int, code: int) -> bool:
+        assert self.on_answer is not None
+        problem = None
+        if code >= FAILURE:
+            problem = ReasonCode(PacketTypes.PUBACK, identifier=code).getName().lower()
+        return self.on_answer(mid, problem)
+
+    def _message_went(self, _client: Client, _userdata: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
+        self.on_published(mid, reason.getName().lower() if reason.is_failure else None)
+
+    # Receipts, under the lock of the client -------------------------------------------------------------------------
+
+    def _receive(self, message: Any, payload: bytes) -> int | None:
+        """The receipt of a message; None if it is one that the broker sends again and that was given already."""
+        mid, content = message.mid, hash((message.qos, bytes(message._topic), payload))
+        known = self._known.get(mid)
+        if message.dup and known is not None and known.content == content:
+            known.connection = self._connection
+            self._context.counters.add("redelivered")
+            if known.durable:
+                self._acknowledge(known)
+            return None
+        self._receipts += 1
+        receipt = Receipt(self._receipts, mid, message.qos, content, self._connection)
+        self._known[mid] = receipt
+        self._unacknowledged.append(receipt)
+        return receipt.number
+
+    def _send_acknowledgements(self) -> None:
+        """In the order in which the messages came, as MQTT wants it."""
+        waiting, durable_to = self._unacknowledged, self._durable_to
+        while waiting and waiting[0].number <= durable_to:
+            receipt = waiting.popleft()
+            receipt.durable = True
+            if receipt.connection == self._connection:
+                self._acknowledge(receipt)
+
+    def _acknowledge(self, receipt: Receipt) -> None:
+        if receipt.qos == 1:
+            self._known.pop(receipt.mid, None)  # one of QoS 2 is known until the broker releases its id
+        self.client.acknowledge(receipt.mid, receipt.qos)
+
+    def _forget_released(self, mid: int) -> None:
+        self._known.pop(mid, None)

@@ -13,6 +13,7 @@ from edgeflex_connectors.batching import SamplesBuilder, message_types, promise_
 from edgeflex_connectors.mqtt_session import MqttSession
 from edgeflex_connectors.payload_formats import AnyFormat, JsonEdgeflex
 from edgeflex_connectors.payloads import PayloadDecoder, subscription_columns, subscription_refusals
+from edgeflex_connectors.topics import SHARED
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import Message, Samples
 from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection, quantity
@@ -28,20 +29,27 @@ class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
     each other as one batch.
 
     Up to `queue` payloads wait for the flow; beyond that the oldest are dropped and counted under `overflow`.
-    What others publish while the connection is down does not arrive: the session ends with the connection.
 
-    With QoS 1 and 2 a payload is acknowledged when it is received, before the flow has used it: the broker does not
-    send it again. When the program is killed (kill -9) or the power fails, what waited in the queue, was on its way
-    through the flow or waited in a sink is lost, whatever the QoS. An orderly stop counts what it could not use
-    (`lost`). Commands that must not be lost need an answer from the flow that their sender waits for.
+    What others publish while the connection is down arrives later if `keep_session` says for how long the broker keeps
+    the subscription and, of QoS 1 and 2, what came meanwhile; else it does not arrive. (Brokers of MQTT 3.1.1 keep
+    sessions as long as they are set up to.) With `group` the broker shares the messages out among all clients that
+    subscribe in this group, each message to one of them; with MQTT 3.1.1 not every broker can.
+
+    Where the runtime holds acknowledgements, a payload of QoS 1 or 2 is acknowledged once all that came of it is
+    durable: what a killed program had not brought so far the broker sends again to the next run, if it keeps the
+    session. At most `queue` payloads are then under way with MQTT 5, else as many as the broker sends without
+    acknowledgement. Otherwise a payload is acknowledged when it is received: when the program is killed (kill -9) or
+    the power fails, what waited in the queue, was on its way through the flow or waited in a sink is lost, whatever the
+    QoS. An orderly stop counts what it could not use (`lost`).
 
     Input:
         None: payloads of the topics.
 
     Output:
         Samples with `columns` and those that `format` names, and the message types of `messages`. Counts `received`
-        payloads, `overflow`, `reconnects`, `not_accepted` (well made, but a type that `messages` and `columns` do not
-        ask for), `bad_rows`, `lost` (came after the last turn of a flow that ends).
+        payloads, `overflow`, `reconnects`, `redelivered` (sent again by the broker while they were known),
+        `not_accepted` (well made, but a type that `messages` and `columns` do not ask for), `bad_rows`, `lost` (came
+        after the last turn of a flow that ends).
 
     Errors:
         Dead letter `bad_payload`, naming topic, field and position, for a payload that cannot be read, is larger than
@@ -50,7 +58,7 @@ class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
         subscription. Those of the connection: see `mqtt`.
 
     Source:
-        MQTT Version 3.1.1, OASIS Standard; `json.edgeflex` of VILLASnode.
+        MQTT Versions 3.1.1 and 5.0, OASIS Standards; `json.edgeflex` of VILLASnode.
 
     >>> MqttSubscribeConfig(bus="databus", topics=("pmu/+",), columns=("frequency_hz",), device="pmu/{device}").qos
     1
@@ -59,6 +67,16 @@ class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
     bus: Annotated[str, connection("bus", "Connection to the broker.")]
     topics: Annotated[tuple[str, ...], bus_topics("Topic filters; + and # are wildcards.", "subscribe")]
     qos: Annotated[Literal[0, 1, 2], Meta(description="Highest quality of service to receive with.")] = 1
+    keep_session: Annotated[
+        float,
+        quantity(
+            "s", "How long the broker keeps what came while the client is away; 0: not at all.", ge=0, le=31_536_000
+        ),
+    ] = 0
+    group: Annotated[
+        Annotated[str, Meta(pattern=r"^[^/+#]+$")] | None,
+        Meta(description="Group of clients among which messages are shared out."),
+    ] = None
     columns: Annotated[tuple[str, ...], Meta(description="Columns that payloads have under the same names.")] = ()
     messages: Annotated[tuple[str, ...], Meta(description="Types of messages to take, such as frequency_event.")] = ()
     format: Annotated[AnyFormat, Meta(description="How samples are written; a name, or `type` and settings.")] = (
@@ -74,6 +92,10 @@ class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
     ] = 10_000
 
     def refusals(self) -> Iterator[FieldError]:
+        if self.keep_session and not self.qos:
+            yield FieldError(
+                "`keep_session` needs `qos` 1 or 2: brokers keep no messages of QoS 0", "keep_session", "qos"
+            )
         if self.columns or self.messages:
             yield from promise_refusals(self.columns, self.messages)
         yield from subscription_refusals(self.columns, self.messages, self.format, self.device)
@@ -108,7 +130,12 @@ class MqttSubscribe:
         self._config = config
         self._context = context
         self._session = session
-        self._inbox: deque[tuple[str, bytes]] = deque()
+        self.holds_acknowledgements = False
+        """Set by the runtime before `open`: then nothing is acknowledged before `acknowledge` says so."""
+        self._polls = 0
+        self._polled: deque[tuple[int, int]] = deque()
+        """Polls that are not acknowledged, with the last receipt of each."""
+        self._inbox: deque[tuple[str, bytes, int]] = deque()
         self._signalled = False
         self._read, self._write = -1, -1
         self._decoder = PayloadDecoder(
@@ -124,16 +151,20 @@ class MqttSubscribe:
         os.set_blocking(self._read, False)
         self._session.on_up = self._subscribe
         self._session.on_message = self._receive
+        self._session.keep_session_s = self._config.keep_session
+        if self.holds_acknowledgements:
+            self._session.hold_acknowledgements()
+            self._session.receive_most = self._config.queue
         self._session.start()
 
     def _subscribe(self) -> None:
         # Runs on every connect, so that the subscription survives a reconnect.
         assert self._session is not None
-        qos: int = self._config.qos
-        self._session.client.subscribe([(topic, qos) for topic in self._config.topics])
+        share = "" if self._config.group is None else f"{SHARED}{self._config.group}/"
+        self._session.subscribe([share + topic for topic in self._config.topics], self._config.qos)
 
-    def _receive(self, topic: str, payload: bytes) -> None:
-        self._inbox.append((topic, payload))
+    def _receive(self, topic: str, payload: bytes, receipt: int) -> None:
+        self._inbox.append((topic, payload, receipt))
         if len(self._inbox) > self._config.queue:
             try:
                 self._inbox.popleft()
@@ -151,17 +182,36 @@ class MqttSubscribe:
             return ()
         received_ns = self._context.clock.now_ns()
         given: list[WireMessage] = []
-        count = 0
+        count = last_receipt = 0
         while self._inbox:
             try:
-                topic, payload = self._inbox.popleft()
+                topic, payload, receipt = self._inbox.popleft()
             except IndexError:
                 break  # the network thread dropped the last one for a newer that is not there yet
             count += 1
+            last_receipt = max(last_receipt, receipt)
             self._decode(topic, payload, received_ns, given)
         self._end_batch(received_ns, given)
         self._context.counters.add("received", count)
+        self._polls += 1
+        if last_receipt:
+            self._polled.append((self._polls, last_receipt))
         return given
+
+    def poll_number(self) -> int:
+        """Number of the last poll that found something; what it gave is acknowledged by that number."""
+        return self._polls
+
+    def acknowledge(self, up_to: int) -> None:
+        """Everything that came of the polls up to this number is durable. Called by the thread that polls.
+
+        What an overflow dropped is acknowledged with what came after it.
+        """
+        receipt = 0
+        while self._polled and self._polled[0][0] <= up_to:
+            receipt = self._polled.popleft()[1]
+        if receipt and self._session is not None:
+            self._session.acknowledge(receipt)
 
     def _clear_signal(self) -> None:
         try:

@@ -43,6 +43,32 @@ def device_problem(text: str) -> str | None:
     return None
 
 
+def mark_late(payload: bytes) -> bytes:
+    """The same payload, marked as sent late: in `quality` where it has one, else by `"late": true`. Other payloads than
+    those of this module stay as they are.
+
+    >>> mark_late(b'[{"created":1,"quality":4,"frequency_hz":50.0}]')
+    b'[{"created":1,"quality":260,"frequency_hz":50.0}]'
+    >>> mark_late(b'{"type":"alarm","text":"x"}')
+    b'{"type":"alarm","text":"x","late":true}'
+    """
+    try:
+        decoded = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return payload
+    objects = decoded if isinstance(decoded, list) else [decoded]
+    for each in objects:
+        if not isinstance(each, dict):
+            return payload
+        if isinstance(each.get("quality"), int):
+            each["quality"] |= int(Quality.LATE)
+        elif "type" in each:
+            each["late"] = True
+        else:
+            return payload
+    return msgspec.json.encode(decoded)
+
+
 class DeviceNames:
     """Where a subscription takes the device's name from, when payloads do not give it.
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -7,20 +8,21 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from broker import HOST, Amqtt, BrokerProcess, Mosquitto, free_port, wait_until
+from broker import HOST, Amqtt, BrokerProcess, Listener, Mosquitto, MosquittoWithRights, cut, free_port, wait_until
 from certificates import Authority
 
 from edgeflex_connectors import mqtt, mqtt_session
 from edgeflex_connectors.mqtt import MqttConfig
 from edgeflex_connectors.mqtt_session import MqttSession
-from edgeflex_flow.errors import FatalError
+from edgeflex_flow import __version__
+from edgeflex_flow.errors import FatalError, RetryableError
 from edgeflex_flow.node import OpenConnection
 
 if TYPE_CHECKING:
@@ -97,11 +99,10 @@ def test_password_shows_in_no_text_of_the_connection(make_context: ContextMaker)
     assert not any("hunter2" in text for text in texts)
 
 
-def test_two_sessions_of_one_node_have_different_client_ids(make_context: ContextMaker) -> None:
+def test_client_id_stays_the_same_from_run_to_run(make_context: ContextMaker) -> None:
     config = MqttConfig(url="mqtt://bus", client_id="north")
-    first, second = (mqtt.NODE.open(config, make_context("pmu")).broker.client_id for _ in range(2))
-    assert first.startswith("north-site-flow-pmu-")
-    assert first != second
+    ids = [mqtt.NODE.open(config, make_context("pmu")).broker.client_id for _ in range(2)]
+    assert ids == ["north-site-flow-pmu"] * 2
 
 
 def test_broker_that_is_away_is_warned_about_at_growing_intervals(
@@ -198,9 +199,9 @@ def test_missing_user_is_fatal(tmp_path: Path, make_context: ContextMaker) -> No
 def test_refused_subscription_is_fatal(tmp_path: Path, make_context: ContextMaker) -> None:
     with Amqtt(tmp_path, taboo=True) as broker, session(make_context, url=broker.url) as opened:
         wait_until(connected(opened))
-        opened.client.subscribe("prohibited")
+        opened.subscribe(["prohibited"], 1)
         wait_until(lambda: make_context.failures)
-    assert "refused a subscription" in str(make_context.failures[0])
+    assert "refused a client without user name the subscription to 'prohibited'" in str(make_context.failures[0])
 
 
 @pytest.mark.needs("mosquitto")
@@ -260,33 +261,58 @@ def test_client_certificate_is_shown_to_the_broker(tmp_path: Path, make_context:
 
 
 @pytest.mark.needs("mosquitto")
-def test_broker_that_wants_a_client_certificate_is_guessed(
-    tmp_path: Path, make_context: ContextMaker, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_missing_client_certificate_is_fatal(tmp_path: Path, make_context: ContextMaker) -> None:
     authority = Authority(tmp_path)
+    with Mosquitto(tmp_path, tls=authority.issue("broker"), client_ca=authority.certificate) as broker:
+        text = failure_of(make_context, url=broker.url, ca="authority.pem")
+    assert "the broker wants a client certificate: set `certificate` and `key`" in text
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize("wrong", ["expired", "of a stranger"])
+def test_client_certificate_that_the_broker_refuses_is_fatal_and_named(
+    tmp_path: Path, make_context: ContextMaker, wrong: str
+) -> None:
+    authority, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
+    if wrong == "expired":
+        authority.issue("me", valid_from=timedelta(days=-3), valid_to=timedelta(days=-2))
+    else:
+        stranger.issue("me")
+    with Mosquitto(tmp_path, tls=authority.issue("broker"), client_ca=authority.certificate) as broker:
+        text = failure_of(make_context, url=broker.url, ca="authority.pem", certificate="me.pem", key="me.key")
+    assert f"the broker refused this client's certificate '{tmp_path}/me.pem'" in text
+
+
+@pytest.mark.needs("mosquitto")
+def test_server_name_takes_the_place_of_the_urls_host(tmp_path: Path, make_context: ContextMaker) -> None:
+    other = Authority(tmp_path).issue("broker", host="bus.example", address=None)
     with (
-        Mosquitto(tmp_path, tls=authority.issue("broker"), client_ca=authority.certificate) as broker,
-        session(make_context, url=broker.url, ca="authority.pem"),
+        Mosquitto(tmp_path, tls=other) as broker,
+        session(make_context, url=broker.url, ca="authority.pem", server_name="bus.example") as opened,
     ):
-        wait_until(lambda: caplog.messages)
-    assert "before accepting it; does it want a client certificate?" in caplog.messages[0]
+        wait_until(connected(opened))
 
 
-def test_tls_to_a_port_that_speaks_something_else_is_fatal(tmp_path: Path, make_context: ContextMaker) -> None:
-    Authority(tmp_path)
-    with socket.create_server((HOST, 0)) as other:
+def test_broker_that_speaks_only_an_older_tls_than_wanted_is_refused(
+    tmp_path: Path, make_context: ContextMaker
+) -> None:
+    pair = Authority(tmp_path).issue("broker")
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    old.load_cert_chain(pair.certificate, pair.key)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with socket.create_server((HOST, 0)) as server:
 
         def answer() -> None:
-            connection, _ = other.accept()
-            with connection:
-                connection.sendall(b"220 mail.example ready\r\n")
-                connection.recv(4096)
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                old.wrap_socket(connection, server_side=True)
 
         thread = threading.Thread(target=answer)
         thread.start()
-        text = failure_of(make_context, url=f"mqtts://{HOST}:{other.getsockname()[1]}", ca="authority.pem")
+        url = f"mqtts://{HOST}:{server.getsockname()[1]}"
+        text = failure_of(make_context, url=url, ca="authority.pem", tls_minimum="1.3")
         thread.join()
-    assert "does this port speak TLS?" in text
+    assert "TLS failed: TLSV1_ALERT_PROTOCOL_VERSION" in text
 
 
 @pytest.mark.needs("mosquitto")
@@ -347,3 +373,139 @@ def test_connection_is_tested_while_it_is_silent(
         time.sleep(2.5)
         assert opened.client.is_connected()
         assert opened._context.counters.get("reconnects") == 0
+
+
+each_version = pytest.mark.parametrize("version", ["3.1.1", "5", 5])
+
+
+@pytest.mark.needs("mosquitto")
+@each_version
+def test_both_versions_of_mqtt_connect(tmp_path: Path, make_context: ContextMaker, version: str | int) -> None:
+    with Mosquitto(tmp_path) as broker, session(make_context, url=broker.url, version=version) as opened:
+        wait_until(connected(opened))
+        assert opened.client.is_v5 == (version != "3.1.1")
+
+
+def test_broker_that_does_not_speak_mqtt_5_is_told(
+    tmp_path: Path, make_context: ContextMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Amqtt(tmp_path) as broker, session(make_context, url=broker.url, version="5", connect_timeout=0.5):
+        wait_until(lambda: [each for each in caplog.messages if "set `version: 3.1.1`" in each])
+
+
+@pytest.mark.needs("mosquitto", "mosquitto_passwd")
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_wrong_password_is_fatal_in_both_versions(tmp_path: Path, make_context: ContextMaker, version: str) -> None:
+    with Mosquitto(tmp_path, users={"grid": "right"}) as broker:
+        text = failure_of(make_context, url=broker.url, username="grid", password="wrong", version=version)
+    assert "the broker refused user 'grid': " in text
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("Server busy", RetryableError),
+        ("Quota exceeded", RetryableError),
+        ("Banned", FatalError),
+        ("Client identifier not valid", FatalError),
+        ("Unsupported protocol version", FatalError),
+    ],
+)
+def test_refusal_is_tried_again_only_where_that_helps(reason: str, kind: type[Exception]) -> None:
+    broker = mqtt_session.Broker(name="databus", url="mqtt://bus", host="bus", port=1883, client_id="me")
+    assert isinstance(mqtt_session.refusal(reason, broker), kind)
+
+
+@pytest.mark.needs("mosquitto")
+def test_second_client_with_the_same_id_is_guessed(
+    tmp_path: Path, make_context: ContextMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        Mosquitto(tmp_path) as broker,
+        session(make_context, url=broker.url),
+        session(make_context, url=broker.url),
+    ):
+        wait_until(lambda: "another client with the id 'edgeflex-site-flow-node', a second run of this" in caplog.text)
+    assert make_context.failures == []
+
+
+STATUS = {"status_topic": "state/{site}/{flow}/{node}"}
+
+
+def states(listener: Listener) -> list[str]:
+    return [json.loads(payload)["state"] for _, payload in listener.received]
+
+
+@pytest.mark.parametrize("kind", [pytest.param(Mosquitto, marks=pytest.mark.needs("mosquitto")), Amqtt])
+def test_client_tells_that_it_is_there_and_that_it_stopped(
+    tmp_path: Path, make_context: ContextMaker, kind: Callable[[Path], BrokerProcess]
+) -> None:
+    with kind(tmp_path) as broker, Listener(broker, "state/#") as listener:
+        with session(make_context, url=broker.url, **STATUS):
+            ((topic, payload),) = listener.wait_for(1)
+        listener.wait_for(2)
+        assert states(listener) == ["online", "stopped"]
+    assert topic == "state/site/flow/node"
+    assert json.loads(payload) == {
+        "type": "status",
+        "state": "online",
+        "site": "site",
+        "flow": "flow",
+        "node": "node",
+        "version": __version__,
+    }
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_broker_tells_of_a_client_that_went_without_a_word(
+    tmp_path: Path, make_context: ContextMaker, version: str
+) -> None:
+    with Mosquitto(tmp_path) as broker, Listener(broker, "state/#") as listener:
+        with session(make_context, url=broker.url, version=version, **STATUS) as opened:
+            wait_until(connected(opened))
+            cut(opened)
+            wait_until(lambda: states(listener) == ["online", "lost", "online"])
+        with Listener(broker, "state/#") as late:
+            late.wait_for(1)
+            assert states(late) == ["stopped"]  # the broker keeps the last one
+
+
+@pytest.mark.parametrize(
+    ("topic", "complaint"),
+    [
+        ("state", "needs \\{flow\\} and \\{node\\}"),
+        ("state/{flow}", "each node is a client of its own"),
+        ("{flow}/{node}/{device}", "no placeholder '\\{device\\}'"),
+        ("{flow}/{node}/#", "holds no wildcards"),
+        ("{flow", "expected '}'"),
+    ],
+)
+def test_status_topic_that_cannot_work_is_refused(topic: str, complaint: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=complaint):
+        msgspec.convert({"url": "mqtt://bus", "status_topic": topic}, MqttConfig)
+
+
+@pytest.mark.needs("mosquitto", "mosquitto_ctrl")
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_right_to_subscribe_that_is_revoked_is_fatal_and_told(
+    tmp_path: Path, make_context: ContextMaker, version: str
+) -> None:
+    who = {"username": "grid", "password": "secret", "version": version}
+    with MosquittoWithRights(tmp_path) as broker, session(make_context, url=broker.url, **who) as opened:
+        opened.on_up = lambda: opened.subscribe(["pmu/+", "event"], 1)
+        wait_until(connected(opened))
+        broker.revoke("subscribePattern")  # which ends the connections of this user
+        wait_until(lambda: make_context.failures)
+    assert "the broker refused user 'grid' the subscription to 'pmu/+', 'event'" in str(make_context.failures[0])
+
+
+@pytest.mark.needs("mosquitto")
+def test_client_of_a_broker_with_other_topics_has_its_status_there(tmp_path: Path, make_context: ContextMaker) -> None:
+    with (
+        Mosquitto(tmp_path) as broker,
+        Listener(broker, "utility/#") as listener,
+        session(make_context, url=broker.url, topic_prefix="utility/", **STATUS),
+    ):
+        listener.wait_for(1)
+    assert listener.received[0][0] == "utility/state/site/flow/node"

@@ -1,23 +1,29 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 import pytest
-from broker import HOST, Amqtt, BrokerProcess, Listener, Mosquitto, free_port, wait_until
+from broker import HOST, Amqtt, BrokerProcess, Listener, Mosquitto, cut, free_port, wait_until
 from certificates import Authority
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edgeflex_connectors import mqtt, mqtt_publish
 from edgeflex_connectors.mqtt import MqttConfig
 from edgeflex_connectors.mqtt_publish import MqttPublish, MqttPublishConfig, payloads, topic_level
 from edgeflex_connectors.payloads import PayloadEncoder
-from edgeflex_flow.messages import Alarm, Crossing, FrequencyEvent, decode_message, samples_from_rows
+from edgeflex_flow.messages import Alarm, Crossing, FrequencyEvent, Message, decode_message, samples_from_rows
 from edgeflex_flow.node import Context, OpenConnection, WireMessage
 
 if TYPE_CHECKING:
@@ -358,3 +364,375 @@ def test_write_does_not_wait_for_a_connection_that_is_being_made(tmp_path: Path,
                 writing.start()
                 writing.join(10.0)
                 assert not writing.is_alive()
+
+
+def late_ones(received: Sequence[tuple[str, bytes]]) -> list[int]:
+    return [json.loads(payload)["time_ns"] for _, payload in received if json.loads(payload).get("late")]
+
+
+@pytest.fixture
+def keeper(tmp_path: Path) -> Mosquitto:
+    """A broker, not running, that keeps everything on `t` for the session `keeper`."""
+    broker = Mosquitto(tmp_path, persistent=True)
+    with broker, Listener(broker, session="keeper"):
+        pass
+    return broker
+
+
+def kept_by(broker: BrokerProcess, count: int) -> list[tuple[str, bytes]]:
+    with Listener(broker, session="keeper") as listener:
+        return list(listener.wait_for(count))
+
+
+@pytest.mark.needs("mosquitto")
+def test_what_no_broker_took_is_kept_on_disk_and_sent_by_the_next_run_as_late(
+    keeper: Mosquitto, make_context: ContextMaker
+) -> None:
+    box = {"outbox": "outbox"}
+    with sink(make_context, keeper, box) as (publish, context):
+        publish.write([alarm(number) for number in range(300)])
+        assert publish.flush(2.0), "saved to disk"
+    assert context.counters.get("lost") == 0
+    with sink(make_context, keeper, box, late_after=0.01) as (publish, context):
+        publish.write([alarm(number) for number in range(300, 310)])
+        assert context.counters.get("recovered") == 300
+        with keeper:
+            assert publish.flush(10.0)
+            received = kept_by(keeper, 310)
+    assert numbers(received) == list(range(310))
+    assert late_ones(received)[:300] == list(range(300))
+    assert context.counters.get("late") >= 300
+    assert list((keeper.folder / "outbox").rglob("*.segment")) == []
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize(
+    ("qos", "on_disk", "kept"), [(0, None, False), (0, True, True), (1, None, True), (1, False, False)]
+)
+def test_outbox_on_disk_is_for_qos_1_unless_said_otherwise(
+    keeper: Mosquitto, make_context: ContextMaker, *, qos: int, on_disk: bool | None, kept: bool
+) -> None:
+    with sink(make_context, keeper, {"outbox": "outbox"}, qos=qos, on_disk=on_disk) as (publish, context):
+        publish.write([alarm(1)])
+        assert publish.flush(0.2) == kept
+    assert context.counters.get("lost") == (0 if kept else 1)
+
+
+@pytest.mark.needs("mosquitto")
+def test_late_samples_carry_the_flag(keeper: Mosquitto, make_context: ContextMaker) -> None:
+    with sink(make_context, keeper, late_after=0.01) as (publish, _):
+        publish.write([ROWS])
+        time.sleep(0.05)
+        with keeper:
+            assert publish.flush(10.0)
+            ((_, payload),) = kept_by(keeper, 1)
+    assert [each["quality"] for each in json.loads(payload)] == [6 + 256, 6 + 256]
+
+
+@pytest.mark.needs("mosquitto")
+def test_late_messages_carry_a_user_property_in_mqtt_5(tmp_path: Path, make_context: ContextMaker) -> None:
+    broker = Mosquitto(tmp_path)
+    broker.port = free_port()
+    with sink(make_context, broker, {"version": "5"}, late_after=0.01, retain=True) as (
+        publish,
+        _,
+    ):
+        publish.write([alarm(1)])
+        time.sleep(0.05)
+        with broker:
+            assert publish.flush(10.0)
+            properties = [each.properties.UserProperty for each in receive_v5(broker, 1)]
+    assert properties == [[("late", "true")]]
+
+
+def receive_v5(broker: BrokerProcess, count: int) -> list[Any]:
+    """What a subscriber of MQTT 5 gets, retained messages first, with its properties."""
+    received: list[Any] = []
+
+    def subscribe(each: Client, *_: Any) -> None:
+        each.subscribe("#", 1)
+
+    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+    client.on_message = lambda _client, _userdata, message: received.append(message)
+    client.on_connect = subscribe
+    client.connect(HOST, broker.port)
+    client.loop_start()
+    try:
+        wait_until(lambda: len(received) >= count)
+    finally:
+        client.disconnect()
+        client.loop_stop()
+    return received
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize("box", [{}, {"outbox": "outbox"}])
+def test_set_points_expire_while_the_broker_is_away(
+    keeper: Mosquitto, make_context: ContextMaker, qos: int, box: dict[str, str]
+) -> None:
+    with sink(make_context, keeper, box, qos=qos, expires=0.3) as (publish, context):
+        publish.write([alarm(1), alarm(2)])
+        time.sleep(0.4)
+        with keeper, Listener(keeper) as listener:
+            wait_until(lambda: context.counters.get("expired") == 2)
+            publish.write([alarm(3)])
+            listener.wait_for(1)
+            assert publish.flush(10.0)
+            assert numbers(listener.received) == [3]
+
+
+class Setpoint(Message, frozen=True, kw_only=True, tag="test_setpoint"):
+    valid_for_s: ClassVar[float | None] = 0.3
+    time_ns: int
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize("qos", [1, 2])
+def test_type_of_message_says_how_long_it_is_valid(keeper: Mosquitto, make_context: ContextMaker, qos: int) -> None:
+    with sink(make_context, keeper, qos=qos) as (publish, context):
+        publish.write([Setpoint(time_ns=1), alarm(2)])
+        time.sleep(0.4)
+        with keeper:
+            assert publish.flush(10.0)
+            assert numbers(kept_by(keeper, 1)) == [2]
+    assert context.counters.get("expired") == 1
+
+
+@pytest.mark.needs("mosquitto")
+def test_set_point_that_was_under_way_does_not_come_late_after_a_reconnect(
+    tmp_path: Path, make_context: ContextMaker
+) -> None:
+    class Deaf:
+        """A broker that accepts and never acknowledges, then ends the connection."""
+
+        def __init__(self, server: socket.socket) -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"\x20\x02\x00\x00")
+                self.got = connection.recv(4096)
+                time.sleep(0.4)
+
+    with socket.create_server((HOST, 0)) as server:
+        broker = Mosquitto(tmp_path)
+        broker.port = server.getsockname()[1]
+        with sink(make_context, broker, expires=0.3) as (publish, context):
+            publish.write([alarm(1)])
+            deaf = Deaf(server)
+            server.close()
+            assert b'"time_ns":1' in deaf.got
+            with broker, Listener(broker) as listener:
+                wait_until(lambda: context.counters.get("expired") == 1)
+                publish.write([alarm(2)])
+                listener.wait_for(1)
+                assert numbers(listener.received) == [2]
+
+
+@pytest.mark.needs("mosquitto")
+def test_broker_is_told_how_long_it_may_pass_a_set_point_on(tmp_path: Path, make_context: ContextMaker) -> None:
+    with (
+        Mosquitto(tmp_path) as broker,
+        sink(make_context, broker, {"version": "5"}, expires=30, retain=True) as (publish, _),
+    ):
+        publish.write([alarm(1)])
+        assert publish.flush(10.0)
+        (message,) = receive_v5(broker, 1)
+        assert 28 <= message.properties.MessageExpiryInterval <= 30
+        connection = publish._session.client.socket() if publish._session else None
+        assert isinstance(connection, socket.socket)
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+
+
+def test_set_points_of_qos_2_are_refused() -> None:
+    with pytest.raises(msgspec.ValidationError, match="`expires` needs `qos` 0 or 1"):
+        msgspec.convert({"bus": "b", "topic": "a", "qos": 2, "expires": 5}, MqttPublishConfig)
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize("qos", [1, 2])
+def test_revoked_right_to_publish_is_a_dead_letter_that_says_so(
+    tmp_path: Path, make_context: ContextMaker, qos: int
+) -> None:
+    rights = tmp_path / "rights"
+    rights.write_text("topic readwrite #\n")
+    broker = Mosquitto(tmp_path, more=[f"acl_file {rights}"])
+    with broker, sink(make_context, broker, {"version": "5"}, qos=qos) as (publish, context):
+        publish.write([alarm(1)])
+        assert publish.flush(10.0)
+        rights.write_text("topic read #\n")
+        broker.reload()
+        publish.write([alarm(2)])
+        wait_until(lambda: context.counters.get("refused") or context.counters.get("acknowledged") > 1)
+        assert publish.flush(10.0)
+        assert context.counters.get("acknowledged") == 1
+    ((reason, text, payload),) = make_context.dead_letters
+    assert reason == "refused"
+    assert text.endswith("the broker refused to take 't': not authorized")
+    assert json.loads(payload)["time_ns"] == 2
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+@pytest.mark.parametrize("qos", [1, 2])
+def test_lost_connections_duplicate_nothing_beyond_what_the_qos_allows(
+    tmp_path: Path, make_context: ContextMaker, version: str, qos: int
+) -> None:
+    count = 2000
+    with (
+        Mosquitto(tmp_path) as broker,
+        Listener(broker, qos=qos) as listener,
+        sink(make_context, broker, {"version": version}, qos=qos) as (publish, context),
+    ):
+        for number in range(count):
+            publish.write([alarm(number)])
+            if number % 400 == 399 and publish._session is not None:
+                wait_until(lambda: publish._session is not None and publish._session.is_up)
+                cut(publish._session)
+        assert publish.flush(20.0)
+        wait_until(lambda: len(set(numbers(listener.received))) == count)
+        assert context.counters.get("reconnects") >= 1
+        got = numbers(listener.received)
+        assert list(dict.fromkeys(got)) == list(range(count)), "lost, or out of order"
+        if qos == 2:
+            assert len(got) == count, "duplicated"
+
+
+@pytest.mark.needs("mosquitto")
+def test_full_disk_under_the_outbox_is_told_and_the_flow_goes_on(
+    small_disk: Path, tmp_path: Path, make_context: ContextMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    ballast = small_disk / "ballast"
+    broker = Mosquitto(tmp_path)
+    broker.port = free_port()
+    with sink(make_context, broker, {"outbox": "disk/outbox"}, queue=500) as (publish, context):
+        free = os.statvfs(small_disk)
+        ballast.write_bytes(bytes(free.f_bavail * free.f_bsize))
+        publish.write([alarm(number) for number in range(2000)])
+        wait_until(lambda: context.counters.get("disk_errors"))
+        assert not publish.flush(0.3)
+        ballast.unlink()
+        with broker, Listener(broker) as listener:
+            publish.write([alarm(2000)])
+            assert publish.flush(20.0)
+            wait_until(lambda: 2000 in numbers(listener.received))
+            assert numbers(listener.received) == sorted(numbers(listener.received))
+        assert context.counters.get("published") + context.counters.get("overflow") >= 2001
+        assert context.counters.get("lost") == 0
+    assert sum("no space left on device; entries wait in memory" in each for each in caplog.messages) == 1
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.long
+def test_killed_program_loses_nothing_that_was_saved(keeper: Mosquitto, make_context: ContextMaker) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, keeper.url, str(keeper.folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    saved = max(int(child.stdout.readline()) for _ in range(5))
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    with sink(make_context, keeper, {"outbox": "outbox"}) as (publish, context):
+        assert context.counters.get("recovered") >= saved
+        with keeper:
+            assert publish.flush(20.0)
+            received = numbers(kept_by(keeper, saved))
+    assert received[:saved] == list(range(saved))
+
+
+CHILD = """
+import logging, sys
+from pathlib import Path
+from edgeflex_connectors import mqtt, mqtt_publish
+from edgeflex_flow.clock import SystemClock
+from edgeflex_flow.messages import Alarm
+from edgeflex_flow.node import Context, Counters, OpenConnection
+
+config = mqtt.MqttConfig(url=sys.argv[1], outbox="outbox")
+context = Context(
+    flow="flow", site="site", node="out", clock=SystemClock(), counters=Counters(), log=logging.getLogger(),
+    dead_letter=print, fail=print, folder=Path(sys.argv[2]),
+    connections={"bus": OpenConnection("databus", mqtt.NODE, config)},
+)
+sink = mqtt_publish.NODE.open(mqtt_publish.MqttPublishConfig(bus="databus", topic="t"), context)
+sink.open()
+for begin in range(0, 100_000, 100):
+    sink.write([Alarm(source="s", severity="info", text="", time_ns=number) for number in range(begin, begin + 100)])
+    assert sink.flush(0.2)
+    print(begin + 100, flush=True)
+"""
+
+
+@each_broker
+def test_topics_of_another_broker_are_used(
+    tmp_path: Path, make_context: ContextMaker, kind: Callable[[Path], BrokerProcess]
+) -> None:
+    there = {"topic_prefix": "utility", "topics": {"/voltage_control/measuremnts": "/vc"}}
+    with (
+        kind(tmp_path) as broker,
+        Listener(broker) as listener,
+        sink(make_context, broker, there, topic="/voltage_control/measurements/{type}") as (publish, _),
+    ):
+        publish.write([alarm(1)])
+        assert [topic for topic, _ in listener.wait_for(1)] == ["utility/voltage_control/measurements/alarm"]
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.long
+def test_broker_killed_and_restarted_under_way_loses_nothing_and_keeps_the_order(
+    tmp_path: Path, make_context: ContextMaker
+) -> None:
+    """For 60 s, at QoS 1, on four topics: the subscriber's session and the outbox bring every message."""
+    # A killed mosquitto forgets what it has not written: that has to be the subscription alone.
+    broker = Mosquitto(tmp_path, persistent=True, more=["autosave_interval 1", "max_inflight_messages 0"])
+    with broker, Listener(broker, "t/#", session="keeper") as listener:
+        time.sleep(1.5)
+        with sink(make_context, broker, {"outbox": "outbox"}, topic="t/{device}", late_after=10) as (publish, context):
+            ends_s = time.monotonic() + 60
+            count = kills = 0
+            while time.monotonic() < ends_s:
+                publish.write([Alarm(source="s", severity="info", text="", time_ns=count, device=f"G{count % 4}")])
+                count += 1
+                time.sleep(0.002)
+                if time.monotonic() > ends_s - 60 + 10 * (kills + 1) and kills < 5:
+                    kills += 1
+                    broker.kill()
+                    time.sleep(0.5)
+                    broker.start()
+            assert publish.flush(30.0)
+            wait_until(lambda: len(set(numbers(listener.received))) == count)
+            assert context.counters.get("overflow") == context.counters.get("lost") == 0
+            assert context.counters.get("reconnects") >= kills - 1
+    for device in range(4):
+        got = numbers([each for each in listener.received if each[0] == f"t/G{device}"])
+        assert list(dict.fromkeys(got)) == list(range(device, count, 4))
+
+
+@pytest.mark.needs("mosquitto")
+def test_qos_0_sends_again_only_what_the_operating_system_did_not_take(
+    tmp_path: Path, make_context: ContextMaker
+) -> None:
+    """The far side takes nothing, then hangs up: of what was handed over, the part that its computer took is lost."""
+    count, text = 2000, "x" * 10_000
+    with socket.create_server((HOST, 0)) as server:
+        broker = Mosquitto(tmp_path)
+        broker.port = server.getsockname()[1]
+        with sink(make_context, broker, qos=0) as (publish, context):
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"\x20\x02\x00\x00")
+                publish.write([Alarm(source="s", severity="info", text=text, time_ns=each) for each in range(count)])
+                wait_until(lambda: context.counters.get("published") and publish._sizes)
+                server.close()
+                with broker, Listener(broker, qos=0) as listener:
+                    time.sleep(0.1)
+                    connection.shutdown(socket.SHUT_RDWR)
+                    assert publish.flush(20.0)
+                    wait_until(lambda: count - 1 in numbers(listener.received))
+                    got = numbers(listener.received)
+            assert got == list(range(got[0], count)), "a gap, or twice"
+            assert got[0] > 0
+            assert context.counters.get("lost") == 1
+            assert context.counters.get("overflow") == 0

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -127,23 +125,6 @@ def test_newer_schema_stops_the_flow_at_its_start(tmp_path: Path, make_context: 
         connection.execute("PRAGMA user_version=99")
     with pytest.raises(FatalError, match="newer version"), sink(make_context):
         pass
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    mount = shutil.which("mount")
-    if os.geteuid() != 0 or mount is None:
-        pytest.skip("mounting a small file system needs root; a full database is also tested in test_sqlite.py")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"mounting a small file system is not allowed here: {mounted.stderr.decode()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def test_full_disk_keeps_the_rows_and_writes_them_when_there_is_space(

@@ -360,7 +360,7 @@ def test_frequency_limits_warns_and_keeps_what_it_could_not_read(
     tmp_path: Path, any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
 ) -> None:
     log = tmp_path / "limits.jsonl"
-    run = flow_run("frequency_limits.yaml", mqtt_port=any_broker.port, log_file=log)
+    run = flow_run("frequency_limits.yaml", mqtt_port=any_broker.port, data_folder=tmp_path, log_file=log)
     topic = "edgeflex/local/measurement/T1"
 
     def publish(listener: Listener, second: int, frequency_hz: float, voltage_kv: float) -> None:

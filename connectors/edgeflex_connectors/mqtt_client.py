@@ -1,0 +1,231 @@
+"""paho's client with what it does not offer: acknowledging when told to, and publishing many messages at once.
+
+paho acknowledges by hand with QoS 1 only: with QoS 2 it says PUBREC at once, after which the broker never sends the
+message again. Here PUBREC waits as PUBACK does.
+
+paho reads each packet in four calls of the operating system, and writes each acknowledgement in one; here it reads from
+a buffer, and acknowledgements go out together.
+
+What paho keeps of sent messages it sends again on every connection, whether they have expired or not, and it writes
+each by itself. `packet_of` and `write_packets` publish with QoS 0 and 1 without that: who calls them keeps the
+messages, and `on_answer` tells which have arrived.
+
+This uses internals of paho 2, whose behaviour `tests/connectors/test_mqtt_client.py` holds against a real broker.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+PUBLISH, PUBACK = 0x30, 0x40
+READ_BYTES = 64 << 10
+FAILURE = 0x80
+"""Reason codes from here on are failures."""
+
+
+def new_properties(packet_type: int) -> Properties:
+    """Properties of a packet of MQTT 5, none set."""
+    return Properties(packet_type)  # type: ignore[no-untyped-call]
+
+
+def _variable_length(length: int) -> bytes:
+    """A length as MQTT writes it: seven bits a byte, the lowest first.
+
+    >>> _variable_length(321).hex()
+    'c102'
+    """
+    digits = []
+    while length > 127:
+        digits.append(length & 0x7F | 0x80)
+        length >>= 7
+    return bytes([*digits, length])
+
+
+class MqttClient(Client):
+    """A client of MQTT 3.1.1 or, with `is_v5`, 5."""
+
+    def __init__(self, client_id: str, *, is_v5: bool) -> None:
+        super().__init__(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            clean_session=None if is_v5 else True,
+            protocol=MQTTProtocolVersion.MQTTv5 if is_v5 else MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        self.is_v5 = is_v5
+        self._holds = False
+        self._read = b""
+        self._read_to = 0
+        self._gathers = False
+        self._gathered = bytearray()
+        self.on_answer: Callable[[int, int], bool] | None = None
+        """`on_answer(mid, code)`: the broker has answered a message of QoS 1; whether it was one of `packet_of`."""
+
+    # Sessions -------------------------------------------------------------------------------------------------------
+
+    def aim_at(
+        self, host: str, port: int, keepalive_s: float, *, clean: bool, keep_session_s: float, receive_most: int | None
+    ) -> None:
+        """Where to connect to and with which session. `clean`: the first connection begins a new one; further ones
+        always resume it where it is kept. MQTT 3.1.1 knows neither how long a session lasts nor how much to send."""
+        keeps, keepalive = keep_session_s > 0, max(1, round(keepalive_s))
+        if not self.is_v5:
+            self._clean_session = clean or not keeps
+            self.connect_async(host, port, keepalive)
+            return
+        properties = new_properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = round(keep_session_s)
+        if receive_most is not None:
+            properties.ReceiveMaximum = min(receive_most, 0xFFFF)
+        start = MQTT_CLEAN_START_FIRST_ONLY if keeps and clean else not keeps
+        self.connect_async(host, port, keepalive, clean_start=start, properties=properties)
+
+    def resume_from_now_on(self) -> None:
+        """MQTT 3.1.1: further connections resume the session that the next one begins."""
+        self._clean_session = False
+
+    # Reading --------------------------------------------------------------------------------------------------------
+
+    @property
+    def has_read(self) -> bool:
+        """Whether there is something to process that was read already, so that the operating system no longer has
+        it."""
+        return self._read_to < len(self._read)
+
+    def read_packets(self, most: int) -> None:
+        """Process what has come, at most so many packets, and then acknowledge it."""
+        with self.together():
+            self.loop_read()
+            for _ in range(most):
+                if not self.has_read:
+                    break
+                self.loop_read()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Acknowledgements of QoS 1 inside this block are written at its end, as one."""
+        self._gathers = True
+        try:
+            yield
+        finally:
+            self._gathers = False
+            gathered, self._gathered = self._gathered, bytearray()
+            if gathered and self._sock is not None:
+                self._packet_queue(PUBACK, bytes(gathered), mid=0, qos=0)
+
+    def _send_puback(self, mid: int) -> MQTTErrorCode:
+        if not self._gathers:
+            return super()._send_puback(mid)
+        self._gathered += struct.pack("!BBH", PUBACK, 2, mid)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if self._read_to >= len(self._read):
+            self._read, self._read_to = super()._sock_recv(READ_BYTES), 0
+        data = self._read[self._read_to : self._read_to + bufsize]
+        self._read_to += len(data)
+        return data
+
+    def _sock_close(self) -> None:
+        self._read, self._read_to = b"", 0
+        super()._sock_close()
+
+    # Acknowledging --------------------------------------------------------------------------------------------------
+
+    def hold_acknowledgements(self) -> None:
+        """From now on nothing that comes in is acknowledged but by `acknowledge`."""
+        self._holds = True
+        self.manual_ack_set(True)
+
+    def acknowledge(self, mid: int, qos: int) -> None:
+        """Tell the broker that it need not send this message again."""
+        if qos == 1:
+            self._send_puback(mid)
+        elif qos == 2:
+            super()._send_pubrec(mid)
+
+    def released(self, mid: int) -> None:
+        """The broker has released a message of QoS 2: its id may come to mean another one."""
+
+    def _send_pubrec(self, mid: int) -> MQTTErrorCode:
+        return MQTTErrorCode.MQTT_ERR_SUCCESS if self._holds else super()._send_pubrec(mid)
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        code = super()._handle_publish()
+        while self._holds and self._in_messages:  # of QoS 2, which paho would give at PUBREL only
+            self._handle_on_message(self._in_messages.popitem(last=False)[1])
+        return code
+
+    def _handle_pubrel(self) -> MQTTErrorCode:
+        code = super()._handle_pubrel()
+        if not self._holds:
+            return code
+        mid = self._message_id()
+        self.released(mid)
+        return self._send_pubcomp(mid)
+
+    # Publishing --------------------------------------------------------------------------------------------------
+
+    def packet_of(
+        self, topic: str, payload: bytes, qos: int, *, retain: bool, properties: Properties | None = None
+    ) -> tuple[bytes, int]:
+        """A packet that publishes with QoS 0 or 1, and its id (0 with QoS 0)."""
+        name = topic.encode()
+        mid = self._mid_generate() if qos else 0
+        middle = struct.pack("!H", mid) if qos else b""
+        if self.is_v5:
+            middle += b"\0" if properties is None else properties.pack()  # type: ignore[no-untyped-call]
+        length = 2 + len(name) + len(middle) + len(payload)
+        head = bytes([PUBLISH | qos << 1 | retain, *_variable_length(length)]) + struct.pack("!H", len(name))
+        return b"".join((head, name, middle, payload)), mid
+
+    def write_packets(self, packets: bytes) -> bool:
+        """Write packets to the broker, at once as far as the socket takes them; False where there is no connection."""
+        if self._sock is None:
+            return False
+        self._packet_queue(PUBLISH, packets, mid=0, qos=1)  # with QoS 0 paho would tell when it is written
+        return True
+
+    def unwritten(self, packets: bytes) -> int:
+        """How many bytes of these packets the operating system has not taken."""
+        return sum(each["to_process"] for each in self._out_packet if each["packet"] is packets)
+
+    def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
+        packet = self._in_packet["packet"]
+        if cmd == "PUBACK" and self.on_answer is not None and len(packet) >= 2:
+            code = packet[2] if self.is_v5 and len(packet) > 2 else 0
+            if self.on_answer(self._message_id(), code):
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
+        return super()._handle_pubackcomp(cmd)
+
+    def forget(self, mids: Iterable[int]) -> None:
+        """Do not send these again on the next connection."""
+        with self._out_message_mutex:
+            for mid in mids:
+                self._out_messages.pop(mid, None)
+            self._inflight_messages = len(self._out_messages)
+
+    def _handle_pubrec(self) -> MQTTErrorCode:
+        packet = self._in_packet["packet"]
+        if not self.is_v5 or len(packet) < 3 or packet[2] < FAILURE:
+            return super()._handle_pubrec()
+        # paho would go on with a message that the broker has refused, and learn nothing of why.
+        mid = self._message_id()
+        reason = ReasonCode(PacketTypes.PUBREC, identifier=packet[2])
+        with self._out_message_mutex:
+            if mid in self._out_messages:
+                return self._do_on_publish(mid, reason, new_properties(PacketTypes.PUBREC))
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _message_id(self) -> int:
+        (mid,) = struct.unpack_from("!H", self._in_packet["packet"])
+        return int(mid)
