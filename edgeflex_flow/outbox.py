@@ -122,6 +122,8 @@ class Outbox:
         self._tail: deque[Entry] = deque()
         self._tail_bytes = 0
         self._next_number = 1
+        self._left_behind = 0
+        """The last number that an earlier run has given."""
         self._segments: deque[Segment] = deque()
         self._saves_wanted = 0
         self._saves_done = 0
@@ -230,6 +232,19 @@ class Outbox:
             self._ahead.extendleft(sorted(taken, key=_number, reverse=True))
 
     @property
+    def put_to(self) -> int:
+        """How many entries this run has put in."""
+        return self._next_number - 1 - self._left_behind
+
+    def safe_to(self) -> int:
+        """The first so many of them are done, dropped and counted, or on disk: they outlive the program."""
+        with self._lock:
+            given = chain(self._taken.values(), self._ahead)
+            open_ = min((entry.number for entry in given if entry.segment is None), default=self._next_number)
+            waiting = next((entry.number for entry in chain(self._moving, self._tail)), self._next_number)
+            return min(open_, waiting) - 1 - self._left_behind
+
+    @property
     def is_on_disk(self) -> bool:
         """Whether it has a folder."""
         return self._folder is not None
@@ -312,6 +327,7 @@ class Outbox:
                 entry.number += last
             self._taken = {entry.number: entry for entry in self._taken.values()}
             self._next_number += last
+            self._left_behind = last
             self._noted_done = done
             self._segments.extendleft(reversed(segments))
 

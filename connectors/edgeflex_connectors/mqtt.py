@@ -10,10 +10,11 @@ from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Meta, field
 
+from edgeflex_connectors.mqtt_probe import try_broker
 from edgeflex_connectors.mqtt_session import Broker, MqttSession
 from edgeflex_connectors.topics import TopicMap
 from edgeflex_flow.errors import FatalError, FieldError
-from edgeflex_flow.node import ConnectionNode, Context, NodeConfig, login, path, quantity
+from edgeflex_flow.node import ConnectionNode, Context, NodeConfig, Probe, login, path, quantity
 from edgeflex_flow.node import url as broker_url
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1)]
@@ -92,7 +93,10 @@ class MqttConfig(NodeConfig, frozen=True, kw_only=True):
     reconnect_max: Annotated[float, quantity("s", "Longest wait between attempts.", gt=0, le=3600)] = 30
     status_topic: Annotated[
         Name | None,
-        Meta(description="Topic that tells whether a client is there; {site}, {flow}, {node} are filled in."),
+        Meta(
+            description="Topic that tells whether a client is there; {site}, {flow}, {node} are filled in.",
+            extra={"topics": "publish"},
+        ),
     ] = None
     topic_prefix: Annotated[
         str, Meta(description="What this broker's topics begin with, before those of the flows.")
@@ -240,7 +244,11 @@ def _client_id(config: MqttConfig, context: Context) -> str:
 def open_session(config: MqttConfig, context: Context) -> MqttSession:
     """A session with the broker, not started yet."""
     names = [each.name for each in context.connections.values() if each.config is config]
-    name = names[0] if names else "mqtt"
+    return MqttSession(broker_of(config, context, names[0] if names else "mqtt"), context)
+
+
+def broker_of(config: MqttConfig, context: Context, name: str) -> Broker:
+    """The broker that a connection describes."""
     split = _split(config.url)
     secure = split.scheme == "mqtts"
     topics = TopicMap(config.topic_prefix, config.topics)
@@ -248,29 +256,36 @@ def open_session(config: MqttConfig, context: Context) -> MqttSession:
     status_topic = None
     if config.status_topic is not None:
         status_topic = topics.outward(config.status_topic.format(**status))
-    return MqttSession(
-        Broker(
-            name=name,
-            url=config.url,
-            host=split.hostname or "",
-            port=split.port or DEFAULT_PORTS[split.scheme],
-            client_id=_client_id(config, context),
-            is_v5=str(config.version) == "5",
-            username=config.username,
-            password=config.password,
-            tls=tls_context(config, context, f"{name} {config.url}") if secure else None,
-            trust=f"'{context.resolve(config.ca)}'" if config.ca else "the system's authorities",
-            certificate=None if config.certificate is None else str(context.resolve(config.certificate)),
-            topics=topics,
-            status_topic=status_topic,
-            status=status,
-            keepalive_s=config.keepalive,
-            connect_timeout_s=config.connect_timeout,
-            reconnect_min_s=config.reconnect_min,
-            reconnect_max_s=config.reconnect_max,
-        ),
-        context,
+    return Broker(
+        name=name,
+        url=config.url,
+        host=split.hostname or "",
+        port=split.port or DEFAULT_PORTS[split.scheme],
+        client_id=_client_id(config, context),
+        is_v5=str(config.version) == "5",
+        username=config.username,
+        password=config.password,
+        tls=tls_context(config, context, f"{name} {config.url}") if secure else None,
+        trust=f"'{context.resolve(config.ca)}'" if config.ca else "the system's authorities",
+        certificate=None if config.certificate is None else str(context.resolve(config.certificate)),
+        topics=topics,
+        status_topic=status_topic,
+        status=status,
+        keepalive_s=config.keepalive,
+        connect_timeout_s=config.connect_timeout,
+        reconnect_min_s=config.reconnect_min,
+        reconnect_max_s=config.reconnect_max,
     )
 
 
-NODE = ConnectionNode(kind="mqtt", config=MqttConfig, family="bus", open=open_session)
+def topic_of(config: MqttConfig, topic: str) -> str:
+    """What this broker calls a topic filter of the flows."""
+    return TopicMap(config.topic_prefix, config.topics).filter_outward(topic)
+
+
+def probe(config: MqttConfig, context: Context) -> Probe:
+    """Connect, log in and leave, as a client of its own whose session ends with it."""
+    return try_broker(broker_of(config, context, context.node))
+
+
+NODE = ConnectionNode(kind="mqtt", config=MqttConfig, family="bus", open=open_session, probe=probe, topic_of=topic_of)

@@ -27,6 +27,7 @@ from edgeflex_flow.node import (
     Context,
     Input,
     NodeConfig,
+    Progress,
     SinkNode,
     WireMessage,
     connection,
@@ -256,9 +257,14 @@ class MqttPublish:
         )
 
     def _look_again(self) -> None:
+        self._context.progressed()
         session = self._session
         if session is not None:
             session.turn()
+
+    def progress(self) -> Progress:
+        """A payload is durable when the broker has acknowledged it, when it is on disk, or written with QoS 0."""
+        return Progress(self._outbox.put_to, self._outbox.safe_to())
 
     def _outbox_failed(self, error: BaseException) -> None:
         failure = FatalError(f"node '{self._context.node}': the outbox failed: {type(error).__name__}: {error}")
@@ -408,6 +414,8 @@ class MqttPublish:
         """With QoS 0: the operating system has taken all that was handed over."""
         for entry, _ in self._sizes:
             self._outbox.done(entry)
+        if self._sizes:
+            self._context.progressed()
         self._sizes.clear()
 
     def _answered(self, mid: int, problem: str | None) -> bool:
@@ -415,6 +423,7 @@ class MqttPublish:
         if entry is None:
             return False  # a status message of the session
         self._outbox.done(entry)
+        self._context.progressed()
         if problem is None:
             self._context.counters.add("acknowledged")
         else:

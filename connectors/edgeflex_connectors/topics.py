@@ -208,7 +208,7 @@ def to_markdown() -> str:
         "",
         "`topics` replaces a topic, or its first levels; the longest that fits counts. Then `topic_prefix` is put",
         "before, as it stands: `/voltage_control/measuremnts/pv` becomes `utility/north/vc/measuremnts/pv`. Messages",
-        "that come in are given to the flow under its own names, so a `device` with `{device}` in it is a pattern of the",
+        "that come in are given to the flow under its own names, so a pattern in `device` is one of the",
         "flow's topic. A topic filter with a wildcard in the levels that `topics` would replace gets the prefix only.",
     ]
     return "\n".join(lines) + "\n"

@@ -6,8 +6,9 @@ Fields say so by `topic`, `login`, `url` and `udp_port` in the node contract; no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ from edgeflex_flow.flowfile.fields import ConfigField, config_fields
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.flowfile.wires import message_name
 from edgeflex_flow.messages import DeadLetter
-from edgeflex_flow.node import DEAD_LETTERS
+from edgeflex_flow.node import DEAD_LETTERS, OpenConnection
 
 _PART = re.compile(r"\{([a-z_]*)\}")
 _SHARED = re.compile(r"\$share/[^/]+/")
@@ -56,16 +57,23 @@ def bus_users(plans: Iterable[Plan]) -> list[BusUser]:
                 access = each.hint.noted("topics")
                 if access is None or each.hint.noted("bus") not in node.connections:
                     continue
-                user = _user(node, each.hint.noted("bus"), users)
+                user = _user(node, each.hint.noted("bus"), users, plan)
+                called = _called(node.connections[each.hint.noted("bus")])
                 topics = _texts(getattr(node.config, each.name), f"node '{node.id}': '{each.key}'")
                 if access == "publish":
-                    user.publish.update(filter_ for topic in topics for filter_ in _filters(topic, node, plan))
+                    user.publish.update(called(filter_) for topic in topics for filter_ in _filters(topic, node, plan))
                 else:
-                    user.subscribe.update(_SHARED.sub("", topic, count=1) for topic in topics)
+                    user.subscribe.update(called(_SHARED.sub("", topic, count=1)) for topic in topics)
     return list(users.values())
 
 
-def _user(node: PlannedNode, bus: str, users: dict[tuple[str, str | None], BusUser]) -> BusUser:
+def _called(connection: OpenConnection) -> Callable[[str], str]:
+    """What the broker calls a topic of the flows."""
+    topic_of = connection.node.topic_of
+    return (lambda topic: topic) if topic_of is None else partial(topic_of, connection.config)
+
+
+def _user(node: PlannedNode, bus: str, users: dict[tuple[str, str | None], BusUser], plan: Plan) -> BusUser:
     connection = node.connections[bus]
     found: dict[str, str | None] = {"user": None, "password": None, "url": connection.name}
     for each in config_fields(type(connection.config)):
@@ -81,7 +89,20 @@ def _user(node: PlannedNode, bus: str, users: dict[tuple[str, str | None], BusUs
         raise ValueError(
             f"connections '{user.connection}' and '{made.connection}' log in as '{made.user}' with two passwords"
         )
+    user.publish.update(_of_client(node, connection, plan))
     return user
+
+
+def _of_client(node: PlannedNode, connection: OpenConnection, plan: Plan) -> Iterator[str]:
+    """Topics that a client of the connection publishes on by itself, whatever its node does."""
+    called = _called(connection)
+    for each in config_fields(type(connection.config)):
+        topic = getattr(connection.config, each.name)
+        if each.hint.noted("topics") and topic is not None:
+            [text] = _texts(topic, f"connection '{connection.name}': '{each.key}'")
+            for name, value in (("site", plan.site), ("flow", plan.name), ("node", node.id)):
+                text = text.replace(f"{{{name}}}", value)
+            yield called(text)
 
 
 def _texts(value: object, what: str) -> tuple[str, ...]:
