@@ -10,6 +10,7 @@ from edgeflex_connectors import (
     mqtt_subscribe,
     pmu_udp,
     sqlite,
+    store_read,
     store_write,
 )
 from edgeflex_flow.node import AnyNode
@@ -31,6 +32,7 @@ SHIPPED: tuple[AnyNode, ...] = (
     pmu_udp.NODE,
     mqtt_subscribe.NODE,
     file_replay.NODE,
+    store_read.NODE,
     rocof.NODE,
     frequency_event.NODE,
     inertia_online.NODE,

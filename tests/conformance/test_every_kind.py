@@ -102,6 +102,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "mqtt": {"url": "mqtt://127.0.0.1"},
     "sqlite": {"path": "a.db"},
     "store_write": {"store": "history"},
+    "store_read": {"store": "history", "columns": ["frequency_hz"]},
     "file_replay": {"path": "a.jsonl", "columns": ["frequency_hz"]},
     "file_write": {"path": "a.jsonl"},
     "threshold": {"column": "frequency_hz", "above": 50.2},

@@ -17,11 +17,12 @@ from broker import Amqtt, BrokerProcess, Listener, wait_until
 
 from edgeflex_connectors.payloads import encode_samples
 from edgeflex_connectors.recordings import read_recording
+from edgeflex_connectors.sqlite import SqliteConfig, SqliteStore
 from edgeflex_flow.cli.inertia_pipeline import estimate_record
 from edgeflex_flow.cli.kinds import shipped_registry
 from edgeflex_flow.cli.places import shipped_flows
 from edgeflex_flow.flowfile import check_flows, load_flow, load_table
-from edgeflex_flow.messages import Quality
+from edgeflex_flow.messages import Quality, Samples
 from edgeflex_flow.runtime.bytewax import run_bytewax
 from edgeflex_flow.runtime.inline import run_inline
 from edgeflex_flow.runtime.policies import apply_policies
@@ -116,6 +117,36 @@ def test_replay_events_finds_the_same_events_on_every_runtime(
     assert len({event["device"] for event in expected if event["state"] == "started"}) == 10
     assert all(event["quality"] == Quality.REPLAYED for event in expected)
     assert events(execute, "events.jsonl") == expected
+
+
+@each_runtime
+def test_replay_store_finds_the_events_of_a_stored_stretch_of_time(
+    tmp_path: Path, execute: Callable[[FlowRun], None]
+) -> None:
+    with np.load(recording(tmp_path)) as data:
+        samples = Samples(
+            time_ns=data["time_ns"],
+            device=data["device"],
+            devices=tuple(data["devices"].tolist()),
+            columns={"frequency_hz": data["frequency_hz"]},
+            quality=data["quality"],
+            received_ns=0,
+        )
+    store = SqliteStore(SqliteConfig(path="history.db"), tmp_path / "history.db")
+    with closing(store):
+        store.open()
+        store.write([samples], [])
+    run_inline(flow_run("replay_events.yaml", recording=tmp_path / "recording.npz", events=tmp_path / "expected.jsonl"))
+    run = flow_run("replay_store.yaml", data_folder=tmp_path, events=tmp_path / "events.jsonl")
+    execute(run)
+    expected, found = (
+        sorted((tmp_path / name).read_text().splitlines()) for name in ("expected.jsonl", "events.jsonl")
+    )
+    assert len(expected) >= 10
+    assert found == expected
+    params = {"data_folder": tmp_path, "events": tmp_path / "none.jsonl", "begin": "2023-11-15T00:00:00Z"}
+    execute(flow_run("replay_store.yaml", **params))
+    assert (tmp_path / "none.jsonl").read_text() == ""
 
 
 @pytest.fixture(scope="module")
