@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -66,16 +66,19 @@ EARLIEST_NS, LATEST_NS = -(2**63), 2**63 - 1
 MOST_VALUES = 60_000_000
 """Bound on the values of one reading, some 2 GB while they are read."""
 
-How = Literal["mean", "min", "max"]
+How: TypeAlias = Literal["mean", "min", "max"]
+Age: TypeAlias = Annotated[float, Meta(ge=3600)]
 
 
 class Downsampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A rule by which a store keeps one value for each interval."""
 
     every: Annotated[
-        float, quantity("s", "Length of an interval; an hour holds a whole number of them.", gt=0, le=3600)
+        float, quantity("s", "Length of an interval, of which an hour holds a whole number.", gt=0, le=3600)
     ]
-    keep: Annotated[float, quantity("s", "How long its values are kept; for ever if not given.", ge=3600)] | None = None
+    keep: Annotated[Age | None, quantity("s", "How long its values are kept, at least 1 h; for ever if not given.")] = (
+        None
+    )
     how: Annotated[
         How, Meta(description="What is kept of an interval. The mean of an angle is that of its direction.")
     ] = "mean"
@@ -95,13 +98,12 @@ class Series(NamedTuple):
 class StoreConfig(NodeConfig, frozen=True, kw_only=True):
     """What the configs of all stores have in common."""
 
-    keep: (
-        Annotated[float, quantity("s", "How long samples are kept, in whole hours; for ever if not given.", ge=3600)]
-        | None
-    ) = None
-    keep_messages: (
-        Annotated[float, quantity("s", "How long messages are kept; for ever if not given.", ge=3600)] | None
-    ) = None
+    keep: Annotated[
+        Age | None, quantity("s", "How long samples are kept, at least 1 h; whole hours go; for ever if not given.")
+    ] = None
+    keep_messages: Annotated[
+        Age | None, quantity("s", "How long messages are kept, at least 1 h; for ever if not given.")
+    ] = None
     downsample: Annotated[
         tuple[Downsampling, ...], Meta(description="Rules that keep one value for each interval, beside the samples.")
     ] = ()

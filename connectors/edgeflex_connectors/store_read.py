@@ -66,14 +66,14 @@ class StoreReadConfig(NodeConfig, frozen=True, kw_only=True):
         None
     )
     end: Annotated[str | None, Meta(description="End of the window, itself not in it.")] = None
-    last: (
-        Annotated[float, quantity("s", "Length of a window that ends when the flow starts, instead of `begin`.", gt=0)]
-        | None
-    ) = None
-    every: (
-        Annotated[float, quantity("s", "Give the values that the store's rule with this `every` made.", gt=0, le=3600)]
-        | None
-    ) = None
+    last: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        quantity("s", "Length of a window that ends when the flow starts, instead of `begin`."),
+    ] = None
+    every: Annotated[
+        Annotated[float, Meta(gt=0, le=3600)] | None,
+        quantity("s", "Give the values that the store's rule with this `every` made, at most 1 h."),
+    ] = None
     how: Annotated[How, Meta(description="Which of them, when `every` is given.")] = "mean"
     speed: Annotated[Speed, Meta(description="max, or a multiple of real time.")] = "max"
     batch_rows: Annotated[int, Meta(ge=1, le=1_000_000, description="Most rows in one batch of samples.")] = 10_000

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from edgeflex_connectors.store import Downsampling
 from edgeflex_flow.cli.kinds import SHIPPED
 from edgeflex_flow.errors import ConfigError, FieldError
 from edgeflex_flow.node import NodeConfig
@@ -55,7 +56,17 @@ GIVEN: dict[str, list[Values]] = {
         {"path": "a.jsonl", "columns": ("x_v",), "speed": 2.0},
     ],
     "file_write": [{"path": "a\0"}, {"path": "a.txt", "queue": 1}, {"path": "a.txt", "format": "npz"}],
-    "sqlite": [{"path": "a\0"}, {"path": "a", "synchronous": "full"}],
+    "store_read": [
+        {"store": "s"},
+        {"store": "s", "columns": ("x_v",), "begin": "2026", "end": "2026-01-01T00:00:00"},
+        {"store": "s", "messages": ("alarm",), "begin": "2026-01-02T00:00:00Z", "end": "2026-01-01T00:00:00Z"},
+        {"store": "s", "columns": ("x_v",), "last": 5.0, "end": "2026-01-01T00:00:00Z"},
+    ],
+    "sqlite": [
+        {"path": "a\0"},
+        {"path": "a", "synchronous": "full"},
+        {"path": "a", "downsample": (Downsampling(every=7.0), Downsampling(every=7.0))},
+    ],
     "mqtt": [
         {"url": "http://a", "ca": "x", "password": "p"},
         {"url": "mqtt://a", "ca": "x", "key": "y"},
