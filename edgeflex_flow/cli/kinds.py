@@ -9,6 +9,7 @@ from edgeflex_connectors import (
     mqtt_publish,
     mqtt_subscribe,
     pmu_udp,
+    postgres,
     sqlite,
     store_read,
     store_write,
@@ -48,6 +49,7 @@ SHIPPED: tuple[AnyNode, ...] = (
     file_write.NODE,
     mqtt.NODE,
     sqlite.NODE,
+    postgres.NODE,
 )
 
 

@@ -67,6 +67,13 @@ GIVEN: dict[str, list[Values]] = {
         {"path": "a", "synchronous": "full"},
         {"path": "a", "downsample": (Downsampling(every=7.0), Downsampling(every=7.0))},
     ],
+    "postgres": [
+        {"url": "http://a", "ca": "x", "tls": "off", "password": "p"},
+        {"url": "postgresql://u:p@a/b", "certificate": "x", "tls": "require", "ca": "y"},
+        {"url": "postgresql://a/b/c", "downsample": (Downsampling(every=7.0),)},
+        {"url": "postgresql://a:0/b", "username": "u", "certificate": "x", "key": "y"},
+        {"url": "postgresql:///b"},
+    ],
     "mqtt": [
         {"url": "http://a", "ca": "x", "password": "p"},
         {"url": "mqtt://a", "ca": "x", "key": "y"},
