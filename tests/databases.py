@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import tempfile
 import time
@@ -19,11 +20,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import httpx
 import psycopg
-from broker import BrokerProcess
+from broker import BrokerProcess, free_port
 from certificates import KeyPair
 from programs import find_program
 
+from edgeflex_connectors.influxdb import InfluxdbConfig
 from edgeflex_connectors.postgres import PostgresConfig
 
 OWNER = "postgres"
@@ -110,3 +113,71 @@ class Postgres(BrokerProcess):
     ) -> None:
         super().__exit__(_type, _error, _traceback)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Influxdb(BrokerProcess):
+    """InfluxDB 1 with the administrator `flow`, and `guest` who may nothing."""
+
+    def __init__(self, folder: Path, *, tls: KeyPair | None = None) -> None:
+        super().__init__(folder)
+        self._tls = tls
+        self._rpc_port = free_port()
+        self.scheme = "http" if tls is None else "https"
+
+    def command(self) -> Sequence[str]:
+        program = find_program("influxd")
+        assert program is not None
+        config = self.folder / "influxdb.conf"
+        tls = ""
+        if self._tls is not None:
+            files = (f'https-certificate = "{self._tls.certificate}"', f'https-private-key = "{self._tls.key}"')
+            tls = "\n".join(("https-enabled = true", *files))
+        config.write_text(f"""
+bind-address = "127.0.0.1:{self._rpc_port}"
+reporting-disabled = true
+[meta]
+dir = "{self.folder}/meta"
+[data]
+dir = "{self.folder}/data"
+wal-dir = "{self.folder}/wal"
+index-version = "tsi1"
+query-log-enabled = false
+[monitor]
+store-enabled = false
+[subscriber]
+enabled = false
+[continuous_queries]
+enabled = false
+[http]
+bind-address = "127.0.0.1:{self.port}"
+auth-enabled = true
+log-enabled = false
+{tls}
+""")
+        return [program, "-config", str(config)]
+
+    def start(self) -> None:
+        first = not self.port
+        super().start()
+        if first:
+            self.ask(f"CREATE USER flow WITH PASSWORD '{PASSWORD}' WITH ALL PRIVILEGES", user=None)
+            self.ask(f"CREATE USER guest WITH PASSWORD '{PASSWORD}'")
+
+    def ask(self, statement: str, *, user: str | None = "flow", database: str = "") -> Any:
+        """What the server answers."""
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        response = httpx.post(
+            f"{self.url}/query",
+            params={"db": database, "epoch": "ns"},
+            data={"q": statement},
+            auth=None if user is None else (user, PASSWORD),
+            verify=context,
+            trust_env=False,
+        )
+        return response.json()
+
+    def config(self, database: str, **fields: Any) -> InfluxdbConfig:
+        return InfluxdbConfig(
+            url=fields.pop("url", self.url), database=database, **{"username": "flow", "password": PASSWORD, **fields}
+        )

@@ -31,7 +31,7 @@ def _downsampled(values: Values, devices: tuple[str, ...], series: Series) -> Sa
     good = (values.quality & Quality.BAD_DATA) == 0
     wanted = good | ~np.repeat(np.logical_or.reduceat(good, starts), np.diff([*starts, len(good)]))
     if not wanted.all():
-        values = _only(values, wanted)
+        values = values.only(wanted)
         starts, begin_ns = _intervals(values, series.every_ns)
     return Samples(
         time_ns=begin_ns[starts],
@@ -40,12 +40,6 @@ def _downsampled(values: Values, devices: tuple[str, ...], series: Series) -> Sa
         columns={values.column: _reduced(values, starts, series.how)},
         quality=np.bitwise_or.reduceat(values.quality, starts) | np.uint16(Quality.ESTIMATED),
         received_ns=0,
-    )
-
-
-def _only(values: Values, wanted: NDArray[np.bool_]) -> Values:
-    return Values(
-        values.column, values.device[wanted], values.time_ns[wanted], values.value[wanted], values.quality[wanted]
     )
 
 

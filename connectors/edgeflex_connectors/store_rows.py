@@ -22,6 +22,9 @@ class Values(NamedTuple):
     value: NDArray[np.float64]
     quality: NDArray[np.uint16]
 
+    def only(self, wanted: NDArray[np.bool_]) -> Values:
+        return Values(self.column, self.device[wanted], self.time_ns[wanted], self.value[wanted], self.quality[wanted])
+
 
 class DeviceCodes:
     """One list of devices for batches that each have their own."""
@@ -65,10 +68,11 @@ def _sorted_values(batches: Sequence[Samples], columns: Sequence[str], codes: De
         if repeated:
             places = np.flatnonzero(kept)
             kept[places[:-1][_followed_by_same(device[places], time_ns[places])]] = False
+        values = Values(column, device, time_ns, value, quality)
         if kept.all():
-            yield Values(column, device, time_ns, value, quality)
+            yield values
         elif kept.any():
-            yield Values(column, device[kept], time_ns[kept], value[kept], quality[kept])
+            yield values.only(kept)
 
 
 def _followed_by_same(device: NDArray[np.int64], time_ns: NDArray[np.int64]) -> NDArray[np.bool_]:

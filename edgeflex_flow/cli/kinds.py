@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgeflex_connectors import (
     file_replay,
     file_write,
+    influxdb,
     mqtt,
     mqtt_publish,
     mqtt_subscribe,
@@ -50,6 +51,7 @@ SHIPPED: tuple[AnyNode, ...] = (
     mqtt.NODE,
     sqlite.NODE,
     postgres.NODE,
+    influxdb.NODE,
 )
 
 

@@ -74,6 +74,12 @@ GIVEN: dict[str, list[Values]] = {
         {"url": "postgresql://a:0/b", "username": "u", "certificate": "x", "key": "y"},
         {"url": "postgresql:///b"},
     ],
+    "influxdb": [
+        {"url": "ftp://a", "database": "d", "ca": "x", "password": "p"},
+        {"url": "http://a", "database": "d", "ca": "x", "username": "u"},
+        {"url": "https://u:p@a", "database": "d", "downsample": (Downsampling(every=7.0),)},
+        {"url": "http://a/path", "database": "d", "username": "u", "password": "p"},
+    ],
     "mqtt": [
         {"url": "http://a", "ca": "x", "password": "p"},
         {"url": "mqtt://a", "ca": "x", "key": "y"},

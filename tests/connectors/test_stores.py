@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from databases import Postgres
+from databases import PASSWORD, Influxdb, Postgres
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stores import SECOND_NS, alarm, at, event, grid, kept, table
 
-from edgeflex_connectors import postgres, sqlite
+from edgeflex_connectors import influxdb, postgres, sqlite
 from edgeflex_connectors.store import (
     EARLIEST_NS,
     LATEST_NS,
@@ -75,16 +76,27 @@ def postgres_server() -> Iterator[Postgres]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def influxdb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influxdb]:
+    with Influxdb(tmp_path_factory.mktemp("influxdb")) as server:
+        yield server
+
+
 @pytest.fixture(
     params=[
         "sqlite",
         pytest.param("postgres", marks=pytest.mark.needs("postgres")),
+        pytest.param("influxdb", marks=pytest.mark.needs("influxd")),
     ]
 )
 def place(request: pytest.FixtureRequest, make_context: ContextMaker) -> Place:
     numbers = itertools.count()
     if request.param == "sqlite":
         return Place(sqlite.NODE, make_context, lambda: {"path": f"history{next(numbers)}.db"})
+    if request.param == "influxdb":
+        influxdb_server: Influxdb = request.getfixturevalue("influxdb_server")
+        common = {"url": influxdb_server.url, "username": "flow", "password": PASSWORD}
+        return Place(influxdb.NODE, make_context, lambda: {**common, "database": f"d{uuid.uuid4().hex}"})
     server: Postgres = request.getfixturevalue("postgres_server")
     start = f"s{abs(hash(request.node.name))}"
 
