@@ -9,6 +9,7 @@ from edgeflex_connectors import (
     mqtt,
     mqtt_publish,
     mqtt_subscribe,
+    parquet,
     pmu_udp,
     postgres,
     sqlite,
@@ -52,6 +53,7 @@ SHIPPED: tuple[AnyNode, ...] = (
     sqlite.NODE,
     postgres.NODE,
     influxdb.NODE,
+    parquet.NODE,
 )
 
 

@@ -101,6 +101,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "mqtt_publish": {"bus": "databus", "topic": "a"},
     "mqtt": {"url": "mqtt://127.0.0.1"},
     "sqlite": {"path": "a.db"},
+    "parquet": {"path": "history"},
     "influxdb": {"url": "http://127.0.0.1", "database": "grid"},
     "postgres": {"url": "postgresql://127.0.0.1/grid"},
     "store_write": {"store": "history"},

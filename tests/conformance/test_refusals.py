@@ -74,6 +74,7 @@ GIVEN: dict[str, list[Values]] = {
         {"url": "postgresql://a:0/b", "username": "u", "certificate": "x", "key": "y"},
         {"url": "postgresql:///b"},
     ],
+    "parquet": [{"path": "a\0"}, {"path": "a", "downsample": (Downsampling(every=7.0),)}],
     "influxdb": [
         {"url": "ftp://a", "database": "d", "ca": "x", "password": "p"},
         {"url": "http://a", "database": "d", "ca": "x", "username": "u"},

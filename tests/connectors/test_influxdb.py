@@ -47,6 +47,13 @@ def store_at(make_context: ContextMaker, config: InfluxdbConfig) -> Iterator[tup
         yield store, context
 
 
+def refused(make_context: ContextMaker, config: InfluxdbConfig, complaint: str) -> str:
+    """Check that the store cannot be opened, for ever; what it says."""
+    with store_at(make_context, config) as (store, _), pytest.raises(FatalError, match=complaint) as caught:
+        store.open()
+    return str(caught.value)
+
+
 @contextmanager
 def sink(make_context: ContextMaker, config: InfluxdbConfig, **fields: Any) -> Iterator[tuple[Sink, Context]]:
     connections = {"store": OpenConnection("history", influxdb.NODE, config)}
@@ -175,10 +182,7 @@ def test_newer_store_is_refused(server: Influxdb, database: str, make_context: C
 def test_refusal_is_fatal_and_tells_no_password(
     server: Influxdb, database: str, make_context: ContextMaker, fields: dict[str, Any], complaint: str
 ) -> None:
-    with store_at(make_context, server.config(database, **fields)) as (store, _):
-        with pytest.raises(FatalError, match=complaint) as caught:
-            store.open()
-    assert PASSWORD not in str(caught.value)
+    assert PASSWORD not in refused(make_context, server.config(database, **fields), complaint)
 
 
 @needs_server
@@ -188,9 +192,8 @@ def test_certificate_of_the_server_is_checked(tmp_path: Path, make_context: Cont
         with store_at(make_context, server.config("grid", ca=str(ours.certificate))) as (store, _):
             store.write([grid([0])], [])
             assert store.read().rows == 1
-        with store_at(make_context, server.config("grid", ca=str(other.certificate))) as (store, _):
-            with pytest.raises(FatalError, match="certificate is refused: unable to get local issuer"):
-                store.open()
+        stranger = server.config("grid", ca=str(other.certificate))
+        refused(make_context, stranger, "certificate is refused: unable to get local issuer")
         elsewhere = server.config("grid", ca=str(ours.certificate), url=server.url.replace("127.0.0.1", "127.0.0.2"))
         with store_at(make_context, elsewhere) as (store, _), pytest.raises(RetryableError, match="refused"):
             store.open()

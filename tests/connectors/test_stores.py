@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stores import SECOND_NS, alarm, at, event, grid, kept, table
 
-from edgeflex_connectors import influxdb, postgres, sqlite
+from edgeflex_connectors import influxdb, parquet, postgres, sqlite
 from edgeflex_connectors.store import (
     EARLIEST_NS,
     LATEST_NS,
@@ -85,6 +85,7 @@ def influxdb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influx
 @pytest.fixture(
     params=[
         "sqlite",
+        "parquet",
         pytest.param("postgres", marks=pytest.mark.needs("postgres")),
         pytest.param("influxdb", marks=pytest.mark.needs("influxd")),
     ]
@@ -93,6 +94,8 @@ def place(request: pytest.FixtureRequest, make_context: ContextMaker) -> Place:
     numbers = itertools.count()
     if request.param == "sqlite":
         return Place(sqlite.NODE, make_context, lambda: {"path": f"history{next(numbers)}.db"})
+    if request.param == "parquet":
+        return Place(parquet.NODE, make_context, lambda: {"path": f"history{next(numbers)}"})
     if request.param == "influxdb":
         influxdb_server: Influxdb = request.getfixturevalue("influxdb_server")
         common = {"url": influxdb_server.url, "username": "flow", "password": PASSWORD}
@@ -290,17 +293,21 @@ def test_down_sampled_values_stand_beside_the_samples(place: Place) -> None:
         assert (store.read(series=other).rows, store.span(series=other), store.made_until(other)) == (0, None, None)
 
 
+DAY = 86_400
+
+
 def test_what_is_old_is_deleted_and_nothing_else(place: Place) -> None:
+    days = [number * DAY for number in range(10)]
     with place.open() as store:
-        store.write([grid(range(10), ["A", "B"])], kept(alarm("a", at(1)), alarm("b", at(6))))
-        store.write_series(MEAN, [grid(range(10))], at(10))
-        store.delete("samples", at(4))
-        assert store.read().time_ns.tolist() == [at(number) for number in range(4, 10) for _ in range(2)]
-        store.delete(MEAN, at(7))
-        assert store.span(series=MEAN) == Span(at(7), at(9))
-        store.delete("messages", at(5))
-        assert store.read_messages(["alarm"], at(0), at(9)) == kept(alarm("b", at(6)))
-        store.delete("samples", at(99))
+        store.write([grid(days, ["A", "B"])], kept(alarm("a", at(DAY)), alarm("b", at(6 * DAY))))
+        store.write_series(MEAN, [grid(days)], at(10 * DAY))
+        store.delete("samples", at(4 * DAY))
+        assert store.read().time_ns.tolist() == [at(day) for day in days[4:] for _ in range(2)]
+        store.delete(MEAN, at(7 * DAY))
+        assert store.span(series=MEAN) == Span(at(7 * DAY), at(9 * DAY))
+        store.delete("messages", at(5 * DAY))
+        assert store.read_messages(["alarm"], at(0), at(9 * DAY)) == kept(alarm("b", at(6 * DAY)))
+        store.delete("samples", at(99 * DAY))
         assert store.read().rows == 0
         store.write([grid([3])], [])
         assert store.read().rows == 1
