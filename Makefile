@@ -1,6 +1,7 @@
 # make demo   see it work          make test    run all tests
 # make check  the gates of CI      make bench   measure, and write benchmarks/results/
 #                                  make bench-inertia   the same of inertia estimates
+#                                  make bench-stores    the same of stores
 
 PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$python && break; done)
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check bench bench-inertia reference clean
+.PHONY: demo test check bench bench-inertia bench-stores reference clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/edgeflex demo $(ARGS)
@@ -29,6 +30,9 @@ bench: $(VENV)/.dev
 
 bench-inertia: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.inertia $(ARGS)
+
+bench-stores: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.stores $(ARGS)
 
 reference: $(VENV)/.dev
 	$(BIN)/edgeflex reference

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from stores import START_NS, alarm, at, event, grid, kept, table
 
 from edgeflex_connectors import influxdb, store_write
-from edgeflex_connectors.influxdb import InfluxdbConfig, InfluxdbStore, decoded, encoded, message_line, sample_lines
+from edgeflex_connectors.influxdb import InfluxdbConfig, InfluxdbStore, decoded, encoded, message_line, sample_blocks
 from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS, NewerStoreError, Series, StoredMessage
-from edgeflex_connectors.store_rows import values_of
+from edgeflex_connectors.store_rows import Values, values_of
 from edgeflex_connectors.store_write import StoreWriteConfig
 from edgeflex_flow.errors import FatalError, RetryableError
 from edgeflex_flow.messages import samples_from_rows
@@ -66,21 +66,38 @@ def sink(make_context: ContextMaker, config: InfluxdbConfig, **fields: Any) -> I
         opened.close()
 
 
+def lines(values: Values, devices: tuple[str, ...]) -> list[str]:
+    return [line for block in sample_blocks(values, devices, None) for line in block.text.split("\n")]
+
+
 def test_lines_hold_value_quality_and_nanoseconds() -> None:
     first = samples_from_rows([(1, "G 1", {"x_v": 0.1}), (2, "G 1", {"x_v": 2.0})], quality=3)
     devices, [values] = values_of([first, samples_from_rows([(3, "b,=", {"x_v": -1e-9}), (4, "b,=", {"x_v": 1.0})])])
-    assert list(sample_lines(values, devices, None)) == [
+    assert lines(values, devices) == [
         "x_v,device=G\\ 1 value=0.1,quality=3i 1",
         "x_v,device=G\\ 1 value=2.0,quality=3i 2",
-        "x_v,device=b\\,\\= value=-1e-09,quality=0i 3",
+        "x_v,device=b\\,\\= value=-1e-9,quality=0i 3",
         "x_v,device=b\\,\\= value=1.0,quality=0i 4",
     ]
-    assert next(sample_lines(values, devices, Series(500_000_000, "max"))).startswith("x_v.max.0.5s,device=")
+    assert next(sample_blocks(values, devices, Series(500_000_000, "max"))).text.startswith("x_v.max.0.5s,device=")
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1), st.integers(1, 5))
+def test_every_number_is_written_so_that_it_comes_back(numbers: list[float], at_once: int) -> None:
+    samples = samples_from_rows([(row, f"G{row % 2}", {"x_v": value}) for row, value in enumerate(numbers)])
+    devices, [values] = values_of([samples])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(influxdb, "LINES_AT_ONCE", at_once)
+        blocks = list(sample_blocks(values, devices, None))
+    assert max(block.lines for block in blocks) <= at_once
+    found = [line for block in blocks for line in block.text.split("\n")]
+    assert [float(line.split("value=")[1].split(",")[0]) for line in found] == values.value.tolist()
+    assert [int(line.rpartition(" ")[2]) for line in found] == values.time_ns.tolist()
 
 
 def test_flags_that_differ_within_a_device_stand_at_their_values() -> None:
     devices, [values] = values_of([grid([0], quality=1), grid([1], quality=2)])
-    assert [line.split(",quality=")[1].split("i ")[0] for line in sample_lines(values, devices, None)] == ["1", "2"]
+    assert [line.split(",quality=")[1].split("i ")[0] for line in lines(values, devices)] == ["1", "2"]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))

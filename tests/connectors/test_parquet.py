@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from stores import START_NS, alarm, at, event, grid, kept, table
@@ -72,7 +73,7 @@ def test_other_tools_read_the_files(place: Place) -> None:
     assert found.drop_columns(["time"]).to_pylist() == [
         {"device": "G1", "quantity": "x_v", "value": value, "quality": 2} for value in (1.0, 1.00025)
     ]
-    assert found["time"][1].cast("timestamp[us, tz=UTC]").as_py() == datetime.fromtimestamp(1_700_000_000.25, UTC)
+    assert found["time"][1].cast(pa.timestamp("us", "UTC")).as_py() == datetime.fromtimestamp(1_700_000_000.25, UTC)
     [message] = pq.read_table(place.folder / "messages").drop_columns(["time"]).to_pylist()
     assert json.loads(message["body"])["id"] == message["id"].split()[0] == "G1@1700000000000000000"
 
