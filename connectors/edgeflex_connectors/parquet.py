@@ -44,6 +44,8 @@ FACTS = "store.json"
 SAMPLES, MESSAGES = "samples", "messages"
 
 PART = re.compile(r"^(\d{4}-\d\d-\d\d)(?:\.(\d{12})\.(\d))?\.parquet$")
+UNFINISHED = re.compile(r"^\.\d{4}-\d\d-\d\d\..*parquet\.\d+$")
+"""What a program that was killed leaves behind."""
 PARTS_TO_MERGE = 16
 """So many parts of one level become one of the next, so that a row is written again a few times only."""
 SETTLED_NS = 3_600_000_000_000
@@ -487,12 +489,20 @@ class ParquetStore:
             if not held:
                 return  # another program does it
             for folder in sorted(each for each in self._folder.iterdir() if each.is_dir()):
+                self._clear(folder)
                 for day, files in self._files(folder.name).items():
                     if _begin_of(day) + DAY_NS <= over_ns:
                         if len(files) > 1 or files[0].number >= 0:
                             self._merge(files, folder / f"{day}.parquet")
                     else:
                         self._merge_levels(day, files)
+
+    def _clear(self, folder: Path) -> None:
+        """Delete what was not finished and is not worked on any more."""
+        old_s = (self._context.clock.now_ns() - SETTLED_NS) / 1e9
+        for file in folder.iterdir():
+            if UNFINISHED.match(file.name) and file.stat().st_mtime < old_s:
+                file.unlink(missing_ok=True)
 
     def _merge_levels(self, day: str, files: Sequence[_File]) -> None:
         for level in range(9):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeflex_connectors.store import (
     EARLIEST_NS,
+    HOUR_NS,
     LATEST_NS,
     MOST_VALUES,
     NewerStoreError,
@@ -80,6 +81,9 @@ LOCK = int.from_bytes(b"EFlx", "big")
 
 UPSERTS = 10
 """Batches that are written row by row after one held a row that was there: the next ones may as well."""
+
+MOST_DELETED = 1_000_000
+"""About as many rows are deleted in one call of `delete`; the next call goes on."""
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
@@ -456,15 +460,30 @@ class PostgresStore:
         with self._reading() as cursor:
             devices, quantities = (list(_ids(cursor, table, None).values()) for table in ("devices", "quantities"))
         deleted = 0
-        for device in devices:  # one transaction each: short ones hold nobody up
-            with self._transaction() as cursor:
-                table = self._table_of(cursor, None if what == "samples" else what)
-                deleted += cursor.execute(
-                    f"DELETE FROM {table.name} WHERE {table.condition} "  # noqa: S608 - ours
-                    "AND device_id = %s AND quantity_id = ANY(%s) AND time_ns < %s",
-                    [*table.values, device, quantities, before_ns],
-                ).rowcount
+        for device in devices:
+            while deleted < MOST_DELETED:
+                with self._transaction() as cursor:  # short ones: nobody waits long for them
+                    table = self._table_of(cursor, None if what == "samples" else what)
+                    rows = self._delete_some(cursor, table, device, quantities, before_ns)
+                if rows == 0:
+                    break
+                deleted += rows
         return deleted
+
+    def _delete_some(self, cursor: Cursor, table: _Table, device: int, quantities: list[int], before_ns: int) -> int:
+        """Delete the first hour of a device's old rows; how many."""
+        [(first_ns,)] = cursor.execute(
+            f"SELECT min((SELECT min(time_ns) FROM {table.name} "  # noqa: S608 - ours
+            f"WHERE {table.condition} AND device_id = %s AND quantity_id = id)) FROM quantities",
+            [*table.values, device],
+        ).fetchall()
+        if first_ns is None or first_ns >= before_ns:
+            return 0
+        return cursor.execute(
+            f"DELETE FROM {table.name} WHERE {table.condition} "  # noqa: S608 - ours
+            "AND device_id = %s AND quantity_id = ANY(%s) AND time_ns < %s",
+            [*table.values, device, quantities, min(first_ns + HOUR_NS, before_ns)],
+        ).rowcount
 
     def tidy(self) -> None:
         """Nothing: the server's autovacuum does it."""

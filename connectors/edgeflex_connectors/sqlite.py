@@ -111,6 +111,8 @@ DELETE_NS = HOUR_NS
 """The time of one series whose rows are deleted at once."""
 DELETE_ROWS = 20_000
 """About as many rows are deleted in one transaction, so that writing never waits long for it."""
+MOST_DELETES = 50
+"""Transactions of one call of `delete`; the next call goes on."""
 
 
 class _Table(NamedTuple):
@@ -378,7 +380,9 @@ class SqliteStore:
             table = SAMPLES if what == "samples" else self._table_of(connection, what)
             keys = [] if table is None else list(_keys(connection, table))
             deleted = 0
-            while table is not None and keys:
+            for _ in range(MOST_DELETES):
+                if table is None or not keys:
+                    break
                 with _transaction(connection):
                     deleted += _delete_some(connection, table, keys, before_ns)
             return deleted

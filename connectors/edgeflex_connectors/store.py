@@ -194,8 +194,8 @@ class Store(Protocol):
         """Keep what was made of the samples, and up to what time it was, which never goes back."""
 
     def delete(self, what: Series | Literal["samples", "messages"], before_ns: int) -> int:
-        """Delete what is older; how many rows that were, as far as the store tells. May be called again to go on
-        after an error: some may be deleted then."""
+        """Delete what is older; how many rows that were, as far as the store tells. Of very much it deletes a part,
+        so that nobody waits long for it; the next call goes on."""
         ...
 
     def tidy(self) -> None:

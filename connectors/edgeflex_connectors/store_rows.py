@@ -100,7 +100,8 @@ def table_of(stored: Sequence[Stored], columns: Sequence[str], devices: tuple[st
         by_device.setdefault(each.code, []).append(each)
     times: list[NDArray[np.int64]] = [_times(by_device[code]) for code in sorted(by_device)]
     rows = sum(map(len, times))
-    table = np.full((len(columns), rows), np.nan)
+    missing = np.full(rows, np.nan)
+    found = {place: missing.copy() for place in {each.place for each in stored}}
     quality = np.zeros(rows, dtype=np.uint16)
     device = np.empty(rows, dtype=np.int32)
     start = 0
@@ -109,11 +110,11 @@ def table_of(stored: Sequence[Stored], columns: Sequence[str], devices: tuple[st
         device[start:end] = code
         for each in by_device[code]:
             if len(each.time_ns) == len(time_ns):
-                table[each.place, start:end] = each.value
+                found[each.place][start:end] = each.value
                 quality[start:end] |= each.quality
             else:
                 places = start + np.searchsorted(time_ns, each.time_ns)
-                table[each.place, places] = each.value
+                found[each.place][places] = each.value
                 quality[places] |= each.quality
         start = end
     time_ns = np.concatenate(times) if times else np.empty(0, dtype=np.int64)
@@ -122,7 +123,7 @@ def table_of(stored: Sequence[Stored], columns: Sequence[str], devices: tuple[st
         time_ns=time_ns[order],
         device=device[order],
         devices=devices,
-        columns={name: values[order] for name, values in zip(columns, table, strict=True)},
+        columns={name: found[place][order] if place in found else missing for place, name in enumerate(columns)},
         quality=quality[order],
         received_ns=0,
     )

@@ -86,7 +86,7 @@ class _StoreTarget:
         batch.clear()
         if self._upkeep is not None:
             for each in samples:
-                self._upkeep.late.note(each)
+                self._upkeep.note(each)
         self._counters.add("commits")
         self._counters.add("rows", sum(item.rows for item in samples))
         self._counters.add("values", sum(item.rows * len(item.columns) for item in samples))

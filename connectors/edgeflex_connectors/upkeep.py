@@ -63,7 +63,12 @@ class Upkeep:
         self._backoff = Backoff(PERIOD_S, LAST_RETRY_S)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self.late = LateRows()
+        self._late = LateRows()
+
+    def note(self, samples: Samples) -> None:
+        """Rows that were written. Any thread."""
+        if self._config.downsample:
+            self._late.note(samples)
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name=f"upkeep {self._context.node}", daemon=True)
@@ -101,8 +106,8 @@ class Upkeep:
         due_ns = [_floor(now_ns - SETTLE_NS, rule.series.every_ns) for rule in rules]
         late: list[int] = []
         if rules:
-            self.late.before(max(due_ns))
-            late = self.late.take()
+            self._late.before(max(due_ns))
+            late = self._late.take()
         for rule, until_ns in zip(rules, due_ns, strict=True):
             self._downsample(rule.series, until_ns, late, now_ns)
         self._delete(now_ns, rules)

@@ -232,6 +232,18 @@ def test_files_that_are_none_of_the_store_are_left_alone(place: Place) -> None:
     assert len(place.names()) == 4
 
 
+def test_file_that_a_killed_program_left_unfinished_is_deleted_an_hour_later(place: Place) -> None:
+    place.write(grid([0]))
+    unfinished = place.folder / "samples" / ".2023-11-14.000000000007.0.parquet.99"
+    unfinished.write_bytes(b"x")
+    os.utime(unfinished, (START_NS // 10**9, START_NS // 10**9))
+    place.tidy(3600)
+    assert unfinished.exists()
+    place.tidy(3601)
+    assert not unfinished.exists()
+    assert place.read().rows == 1
+
+
 def test_message_without_a_time_is_counted(place: Place, make_context: ContextMaker) -> None:
     context = make_context("archive")
     store = ParquetStore(ParquetConfig(path=str(place.folder)), context)

@@ -44,7 +44,7 @@ class Kept:
 
     def write(self, samples: Samples) -> None:
         self.store.write([samples], [])
-        self.upkeep.late.note(samples)
+        self.upkeep.note(samples)
 
     def values(self, series: Series | None = None) -> dict[tuple[int, str], tuple[dict[str, float], int]]:
         return table(self.store.read(series=series))
@@ -187,6 +187,19 @@ def test_many_rows_are_deleted_in_several_transactions(make_kept: Any, monkeypat
     assert len(store.seconds()) == 3 * len(set(store.seconds()))
     assert min(store.seconds()) >= 50 * 600 - 2 * 3600
     assert store.context.counters.get("deleted") + len(store.seconds()) == 150
+
+
+def test_very_many_rows_are_deleted_in_several_runs(make_kept: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "DELETE_ROWS", 7)
+    monkeypatch.setattr(sqlite, "MOST_DELETES", 3)
+    store = make_kept(keep=3600.0)
+    store.write(grid([number * 600 for number in range(50)], ["G1", "G2", "G3"]))
+    left = []
+    for _ in range(9):
+        store.upkeep.run_once(at(10**6))
+        left.append(len(store.seconds()))
+    assert left[0] > left[1] > left[-2] == left[-1]
+    assert min(store.seconds()) >= 50 * 600 - 2 * 3600
 
 
 def test_mean_of_angles_is_that_of_their_directions() -> None:
