@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import httpx
@@ -256,6 +256,13 @@ def bare_parquet(folder: Path, source: Path) -> Commits:
 # Measuring ----------------------------------------------------------------------------------------------------------
 
 
+class Took(NamedTuple):
+    """Time of the clock, and of the processor for this process."""
+
+    seconds: float
+    cpu_seconds: float
+
+
 class Bench:
     """Adds the rows of one store to the report."""
 
@@ -268,15 +275,17 @@ class Bench:
     def rates(self, seconds: Sequence[float]) -> list[float]:
         return [self.values / each for each in seconds]
 
-    def alternate(self, *writers: AbstractContextManager[Sequence[Callable[[], object]]]) -> list[float]:
-        """Seconds of each writer. They take turns, commit by commit, so that all meet the same machine."""
-        took = [0.0] * len(writers)
+    def alternate(self, *writers: AbstractContextManager[Sequence[Callable[[], object]]]) -> list[Took]:
+        """What each writer took. They take turns, commit by commit, so that all meet the same machine."""
+        took = [Took(0.0, 0.0)] * len(writers)
         with ExitStack() as stack:
             for turn in zip(*(stack.enter_context(writer) for writer in writers), strict=True):
                 for place, commit in enumerate(turn):
-                    start_s = time.perf_counter()
+                    start_s, start_cpu_s = time.perf_counter(), time.process_time()
                     commit()
-                    took[place] += time.perf_counter() - start_s
+                    seconds, cpu_seconds = took[place]
+                    seconds += time.perf_counter() - start_s
+                    took[place] = Took(seconds, cpu_seconds + time.process_time() - start_cpu_s)
         return took
 
     def compare(
@@ -291,11 +300,13 @@ class Bench:
     ) -> None:
         """The store beside the fastest of the driver's ways."""
         written: list[float] = []
+        processor: list[float] = []
         alone: list[float] = []
         for number in range(self.rounds):
             first, *others = self.alternate(ours(store(number), self.batches), *bare(number))
-            written.append(first)
-            alone.append(min(others))
+            written.append(first.seconds)
+            processor.append(first.cpu_seconds)
+            alone.append(min(other.seconds for other in others))
         sunk = [sink(number) for number in range(self.rounds)]
         read_s = [read_all(store(number)) for number in range(self.rounds)]
         add = self.report.add
@@ -307,6 +318,7 @@ class Bench:
         share_good = None if share is None else (lambda ratio: ratio >= share)
         asked = "" if share is None else f"≥ {share:g}"
         add(section, "the store beside the driver", "share", ratios, asked=asked, good=share_good)
+        add(section, "the store, of this process's own time", "values/CPU s", self.rates(processor))
         add(section, "through `store_write`", "values/s", self.rates(sunk))
         add(section, "read in order of time", "values/s", self.rates(read_s))
 
@@ -341,7 +353,7 @@ def measure_postgres(bench: Bench, folder: Path) -> None:
         )
         rows = [bare_postgres_rows(server, f"d{number}", bench.batches) for number in range(bench.rounds)]
         bench.report.add("PostgreSQL", "driver alone, COPY row by row", "values/s", bench.rates(rows))
-        again = [bench.alternate(ours(store(number), bench.batches))[0] for number in range(bench.rounds)]
+        again = [bench.alternate(ours(store(number), bench.batches))[0].seconds for number in range(bench.rounds)]
         bench.report.add("PostgreSQL", "the store, rows that are all there already", "values/s", bench.rates(again))
 
 

@@ -52,7 +52,7 @@ SETTLED_NS = 3_600_000_000_000
 """How long after its end a day becomes one file: rows come late."""
 MERGE_NS = 600_000_000_000
 """The time that is merged at once, which bounds memory and makes a row group."""
-READ_ATTEMPTS = 5
+READ_ATTEMPTS = 20
 
 
 class ParquetConfig(StoreConfig, frozen=True, kw_only=True):
@@ -351,8 +351,8 @@ class ParquetStore:
         if found is None:
             return table_of_rows(*_NO_ROWS, names, known)
         table, time_ns = self._in_order(kind, found)
-        names = names or tuple(sorted(_texts(table["quantity"])))
-        known = known or tuple(sorted(_texts(table["device"])))
+        names = names or tuple(_texts(table["quantity"]))
+        known = known or tuple(_texts(table["device"]))
         place, code = _places(table["quantity"], names), _places(table["device"], known)
         order = np.lexsort((time_ns, place, code))
         return table_of_rows(
@@ -553,8 +553,10 @@ def _numbers(column: Any) -> NDArray[Any]:
 
 
 def _encoded(column: Any) -> Any:
-    """A column of texts as codes and their dictionary."""
-    return column.cast("string").combine_chunks().dictionary_encode()
+    """A column of texts as codes and their dictionary, each text in it once."""
+    if hasattr(column.type, "index_type"):
+        return column.unify_dictionaries().combine_chunks()
+    return column.combine_chunks().dictionary_encode()
 
 
 def _codes(column: Any) -> NDArray[np.int64]:
@@ -563,16 +565,17 @@ def _codes(column: Any) -> NDArray[np.int64]:
 
 
 def _texts(column: Any) -> list[str]:
-    """Each text of a column once."""
-    found: list[str] = _encoded(column).dictionary.to_pylist()
-    return found
+    """Each text of a column once, in order."""
+    encoded = _encoded(column)
+    texts = encoded.dictionary.to_pylist()
+    return sorted(texts[code] for code in np.unique(_numbers(encoded.indices)).tolist())
 
 
 def _places(column: Any, names: Sequence[str]) -> NDArray[np.int64]:
-    """The place of each text among the names."""
+    """The place of each text among the names, all of which are there."""
     encoded = _encoded(column)
     place = {name: index for index, name in enumerate(names)}
-    of_code = np.array([place[text] for text in encoded.dictionary.to_pylist()] or [0], dtype=np.int64)
+    of_code = np.array([place.get(text, -1) for text in encoded.dictionary.to_pylist()] or [-1], dtype=np.int64)
     found: NDArray[np.int64] = of_code[_numbers(encoded.indices)]
     return found
 
