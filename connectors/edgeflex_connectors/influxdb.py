@@ -225,7 +225,7 @@ def sample_blocks(values: Values, devices: Sequence[str], series: Series | None)
     # All numbers at once: formatting them one by one would take five times as long.
     numbers, times_ns = _texts(values.value.tolist()), _texts(values.time_ns.tolist())
     for begin, end in pairwise(edges):
-        head = f"\n{measurement},device={_tag(devices[values.device[begin]])} value="
+        head = f"\n{measurement},device={_tag(devices[int(values.device[begin])])} value="
         for first in range(begin, end, LINES_AT_ONCE):
             rows = slice(first, min(first + LINES_AT_ONCE, end))
             count = rows.stop - rows.start

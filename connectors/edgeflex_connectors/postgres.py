@@ -32,6 +32,7 @@ from edgeflex_flow.node import ConnectionNode, Context, path, quantity
 if TYPE_CHECKING:
     import psycopg
     from psycopg import Connection, Cursor
+    from psycopg.sql import Identifier
 
 MIGRATIONS: tuple[LiteralString, ...] = (
     """
@@ -262,8 +263,8 @@ class PostgresStore:
         self._is_open = True
 
     @property
-    def _schema(self) -> psycopg.sql.Identifier:
-        identifier: psycopg.sql.Identifier = self._psycopg.sql.Identifier(self._config.schema)
+    def _schema(self) -> Identifier:
+        identifier: Identifier = self._psycopg.sql.Identifier(self._config.schema)
         return identifier
 
     def _version(self, cursor: Cursor) -> int:

@@ -44,7 +44,7 @@ class Replay:
     """
 
     def __init__(self, speed: Speed, context: Context) -> None:
-        self._speed = speed
+        self._speed: Speed = speed
         self._context = context
         self._items: Items | None = None
         self._next: WireMessage | None = None
