@@ -68,9 +68,14 @@ MIGRATIONS: tuple[LiteralString, ...] = (
     CREATE VIEW readings AS
         SELECT to_timestamp(time_ns / 1e9) AS time, devices.name AS device, quantities.name AS quantity, value, quality
         FROM samples JOIN devices ON devices.id = device_id JOIN quantities ON quantities.id = quantity_id;
-    DO $$ BEGIN
-        IF EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') THEN
-            PERFORM create_hypertable('samples', 'time_ns', chunk_time_interval => 86400000000000);
+    DO $$ DECLARE place text; BEGIN
+        SELECT nspname INTO place FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
+        WHERE extname = 'timescaledb';
+        IF place IS NOT NULL THEN
+            EXECUTE format(
+                'SELECT %I.create_hypertable(%L, %L, chunk_time_interval => 86400000000000)',
+                place, 'samples', 'time_ns'
+            );
         END IF;
     END $$;
     """,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -337,3 +338,25 @@ def test_pieces_make_the_whole_window(place: Place) -> None:
     assert table(joined) == table(written)
     assert joined.rows == written.rows
     assert np.all(np.diff(joined.time_ns) >= 0)
+
+
+@pytest.mark.parametrize(
+    ("node", "library", "fields"),
+    [
+        (postgres.NODE, "psycopg", {"url": "postgresql://db/grid"}),
+        (influxdb.NODE, "httpx", {"url": "http://db", "database": "grid"}),
+        (parquet.NODE, "pyarrow", {"path": "history"}),
+    ],
+    ids=lambda each: getattr(each, "kind", None),
+)
+def test_missing_library_is_told_with_what_to_install(
+    make_context: ContextMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    node: ConnectionNode[Any],
+    library: str,
+    fields: dict[str, Any],
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    told = rf"{node.kind} needs {library}: pip install 'edgeflex-flow\[{node.kind}\]'"
+    with pytest.raises(FatalError, match=told):
+        node.open(node.config(**fields), make_context("archive"))
