@@ -47,8 +47,9 @@ RUNTIMES: dict[str, Callable[[FlowRun], None]] = {
 each_runtime = pytest.mark.parametrize("execute", RUNTIMES.values(), ids=RUNTIMES)
 
 
-def test_every_shipped_flow_passes_the_check() -> None:
-    checked = check_flows(sorted(FLOWS.glob("*.yaml")), shipped_registry(), site=LOCAL)
+@pytest.mark.parametrize("site", sorted((FLOWS / "sites").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_shipped_flow_passes_the_check_with_every_shipped_site(site: Path) -> None:
+    checked = check_flows(sorted(FLOWS.glob("*.yaml")), shipped_registry(), site=site)
     assert [problem for flow in checked for problem in flow.problems] == []
 
 
