@@ -2,6 +2,7 @@
 # make check  the gates of CI      make bench   measure, and write benchmarks/results/
 #                                  make bench-inertia   the same of inertia estimates
 #                                  make bench-mqtt      the same of the MQTT connectors
+#                                  make bench-stores    the same of stores
 
 PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$python && break; done)
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check bench bench-inertia bench-mqtt reference clean
+.PHONY: demo test check bench bench-inertia bench-mqtt bench-stores bench-connectors reference clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/edgeflex demo $(ARGS)
@@ -33,6 +34,11 @@ bench-inertia: $(VENV)/.dev
 
 bench-mqtt: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.mqtt $(ARGS)
+
+bench-stores: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.stores $(ARGS)
+
+bench-connectors: bench-mqtt bench-stores
 
 reference: $(VENV)/.dev
 	$(BIN)/edgeflex reference

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from edgeflex_connectors.batching import DeviceTable, Row, SamplesBuilder, message_types, promise_refusals
 from edgeflex_connectors.folders import path_refusals
 from edgeflex_connectors.records import LineDecoder, part_files, read_npz
-from edgeflex_connectors.store import message_time_ns
+from edgeflex_connectors.replay import Items, Replay, Speed
 from edgeflex_flow.errors import BadMessageError, FatalError, FieldError
 from edgeflex_flow.messages import Message, Quality, Samples
 from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage
@@ -55,9 +54,7 @@ class FileReplayConfig(NodeConfig, frozen=True, kw_only=True):
     path: Annotated[str, file_path("The recording: .jsonl or .npz.")]
     columns: Annotated[tuple[str, ...], Meta(description="Columns to give; each name ends in its unit.")] = ()
     messages: Annotated[tuple[str, ...], Meta(description="Types of messages to give, such as frequency_event.")] = ()
-    speed: Annotated[
-        Annotated[float, Meta(gt=0)] | Literal["max"], Meta(description="max, or a multiple of real time.")
-    ] = "max"
+    speed: Annotated[Speed, Meta(description="max, or a multiple of real time.")] = "max"
     batch_rows: Annotated[int, Meta(ge=1, le=1_000_000, description="Most rows in one batch of samples.")] = 1000
 
     def refusals(self) -> Iterator[FieldError]:
@@ -140,105 +137,19 @@ def _parts(file: Path) -> list[Path]:
     return part_files(file) if file.suffix == ".npz" and file.parent.is_dir() else []
 
 
-class _Pace:
-    """When rows are due: as far apart as their time tags, divided by `speed`. Time never runs back."""
-
-    def __init__(self, speed: float, start_ns: int, first_ns: int) -> None:
-        self._speed = speed
-        self._start_ns = start_ns
-        self._first_ns = first_ns
-        self._latest_ns = first_ns
-
-    def due_ns(self, item: WireMessage) -> NDArray[np.int64]:
-        """When each row of a batch is due (one value for a message), in the clock's `monotonic_ns`."""
-        if isinstance(item, Samples):
-            times_ns = np.maximum.accumulate(np.maximum(item.time_ns, self._latest_ns))
-        else:
-            times_ns = np.array([max(message_time_ns(item) or self._latest_ns, self._latest_ns)])
-        self._latest_ns = int(times_ns[-1])
-        return np.ceil((times_ns - self._first_ns) / self._speed).astype(np.int64) + self._start_ns
-
-
-class FileReplay:
-    """The source. Reads one batch ahead, so that it knows when the next is due and when the recording has ended."""
+class FileReplay(Replay):
+    """The source."""
 
     def __init__(self, config: FileReplayConfig, context: Context) -> None:
+        super().__init__(config.speed, context)
         self._config = config
-        self._context = context
-        self._items: Generator[WireMessage | None, None, None] | None = None
-        self._next: WireMessage | None = None
-        self._due_ns: NDArray[np.int64] | None = None
-        self._pace: _Pace | None = None
-        self._ended = False
 
-    def open(self) -> None:
-        self._items = Recording(self._config, self._context).items()
-        self._read_on()
-
-    def _read_on(self) -> None:
-        assert self._items is not None
+    def _items_now(self) -> Items:
+        recording = Recording(self._config, self._context)
         try:
-            self._next = next(self._items)
-        except StopIteration:
-            self._next, self._ended = None, True
+            yield from recording.items()
         except OSError as error:
             raise FatalError(f"{self._config.path}: {error.strerror}") from error
-        self._due_ns = None if self._next is None or self._pace is None else self._pace.due_ns(self._next)
-
-    def poll(self) -> Sequence[WireMessage]:
-        if self._ended:
-            return ()
-        if self._config.speed == "max" or self._next is None:
-            item = self._next
-            self._read_on()
-            return () if item is None else (self._received(item),)
-        if self._due_ns is None:
-            self._pace = _Pace(self._config.speed, self._context.clock.monotonic_ns(), _first_ns(self._next))
-            self._due_ns = self._pace.due_ns(self._next)
-        return self._take_due()
-
-    def _take_due(self) -> list[WireMessage]:
-        """Everything that is due by now."""
-        given: list[WireMessage] = []
-        now_ns = self._context.clock.monotonic_ns()
-        while self._next is not None and self._due_ns is not None:
-            count = int(np.searchsorted(self._due_ns, now_ns, side="right"))
-            if count == len(self._due_ns):
-                given.append(self._received(self._next))
-                self._read_on()
-                continue
-            if count and isinstance(self._next, Samples):
-                given.append(self._received(self._next.take(np.arange(count))))
-                self._next = self._next.take(np.arange(count, self._next.rows))
-                self._due_ns = self._due_ns[count:]
-            break
-        return given
-
-    def _received(self, item: WireMessage) -> WireMessage:
-        if isinstance(item, Samples):
-            return msgspec.structs.replace(item, received_ns=self._context.clock.now_ns())
-        return item
-
-    @property
-    def ended(self) -> bool:
-        return self._ended
-
-    def fileno(self) -> int | None:
-        return None
-
-    def next_poll_ns(self) -> int | None:
-        if self._config.speed == "max":
-            return None
-        return self._context.clock.monotonic_ns() if self._due_ns is None else int(self._due_ns[0])
-
-    def close(self) -> None:
-        if self._items is not None:
-            self._items.close()
-            self._items = None
-
-
-def _first_ns(item: WireMessage) -> int:
-    return int(item.time_ns[0]) if isinstance(item, Samples) else message_time_ns(item) or 0
 
 
 def output(config: FileReplayConfig, _inputs: Mapping[str, Wire]) -> Wire:

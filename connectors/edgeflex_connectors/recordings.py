@@ -13,6 +13,7 @@ from edgeflex_connectors.recording_csv import read_csv_recording
 from edgeflex_connectors.recording_npz import read_npz_recording
 from edgeflex_connectors.recording_table import READABLE, Recording, RecordingError, make_recording, read_columns
 from edgeflex_connectors.sqlite import SqliteConfig, SqliteStore
+from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS
 from edgeflex_flow.errors import FatalError, RetryableError, nearest
 
 SUFFIXES: Final = {
@@ -29,12 +30,18 @@ SUFFIXES: Final = {
 
 
 def read_recording(
-    file: Path, *, nominal_hz: float | None = None, channels: Mapping[str, str] | None = None
+    file: Path,
+    *,
+    nominal_hz: float | None = None,
+    channels: Mapping[str, str] | None = None,
+    begin_ns: int = EARLIEST_NS,
+    end_ns: int = LATEST_NS,
 ) -> Recording:
     """The recording in a file, by the ending of its name. Raises RecordingError with the file and what is wrong.
 
     `nominal_hz`: to derive a frequency that the file lacks from angles; a file that tells its own needs none.
-    `channels`: columns by name of a PMU's phasor or analog, for captures.
+    `channels`: columns by name of a PMU's phasor or analog, for captures. Of a store only begin_ns <= t < end_ns is
+    read, of other files all.
     """
     form = SUFFIXES.get(file.suffix.lower())
     if form is None:
@@ -48,14 +55,16 @@ def read_recording(
             return read_npz_recording(file, nominal_hz)
         if form == "csv":
             return read_csv_recording(file, nominal_hz)
-        return _read_store(file, nominal_hz) if form == "store" else read_capture(file, channels or {})
+        if form == "store":
+            return _read_store(file, nominal_hz, begin_ns, end_ns)
+        return read_capture(file, channels or {})
     except OSError as error:
         raise RecordingError(f"{file}: {error.strerror or error}") from error
 
 
-def _read_store(file: Path, nominal_hz: float | None) -> Recording:
+def _read_store(file: Path, nominal_hz: float | None, begin_ns: int, end_ns: int) -> Recording:
     try:
-        samples = SqliteStore(SqliteConfig(path=str(file)), file).read(READABLE)
+        samples = SqliteStore(SqliteConfig(path=str(file)), file).read(READABLE, begin_ns, end_ns)
     except (FatalError, RetryableError) as error:
         raise RecordingError(str(error)) from error
     stored = {name: values for name, values in samples.columns.items() if not np.isnan(values).all()}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -14,35 +16,71 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from edgeflex_connectors.folders import make_folder_for, path_refusals
-from edgeflex_connectors.store import StoredMessage
+from edgeflex_connectors.store import (
+    EARLIEST_NS,
+    HOUR_NS,
+    LATEST_NS,
+    MOST_VALUES,
+    NewerStoreError,
+    Series,
+    Span,
+    StoreConfig,
+    StoredMessage,
+    WindowTooLargeError,
+)
+from edgeflex_connectors.store_rows import Stored, table_of, values_of
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import ConnectionNode, Context, NodeConfig, quantity
+from edgeflex_flow.node import ConnectionNode, Context, quantity
 from edgeflex_flow.node import path as file_path
 
-SCHEMA_VERSION = 1
+T = TypeVar("T")
+
+MIGRATIONS = (
+    """
+    CREATE TABLE devices (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+    CREATE TABLE quantities (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+    CREATE TABLE samples (
+        device_id INTEGER NOT NULL REFERENCES devices,
+        quantity_id INTEGER NOT NULL REFERENCES quantities,
+        time_ns INTEGER NOT NULL,
+        value REAL NOT NULL,
+        quality INTEGER NOT NULL,
+        PRIMARY KEY (device_id, quantity_id, time_ns)
+    ) WITHOUT ROWID;
+    CREATE TABLE messages (
+        type TEXT NOT NULL, id TEXT NOT NULL, time_ns INTEGER, device TEXT, body TEXT NOT NULL,
+        PRIMARY KEY (type, id)
+    ) WITHOUT ROWID;
+    CREATE INDEX messages_by_time ON messages (time_ns);
+    """,
+    """
+    CREATE TABLE series (
+        id INTEGER PRIMARY KEY, every_ns INTEGER NOT NULL, how TEXT NOT NULL, until_ns INTEGER NOT NULL,
+        UNIQUE (every_ns, how)
+    );
+    CREATE TABLE downsampled (
+        series_id INTEGER NOT NULL REFERENCES series,
+        device_id INTEGER NOT NULL REFERENCES devices,
+        quantity_id INTEGER NOT NULL REFERENCES quantities,
+        time_ns INTEGER NOT NULL,
+        value REAL NOT NULL,
+        quality INTEGER NOT NULL,
+        PRIMARY KEY (series_id, device_id, quantity_id, time_ns)
+    ) WITHOUT ROWID;
+    """,
+)
+"""The statements that make version n + 1 of version n; version 0 is an empty file."""
+SCHEMA_VERSION = len(MIGRATIONS)
 APPLICATION_ID = int.from_bytes(b"EFlx", "big")
 """Marks the file as ours, for this program and for `file`; see PRAGMA application_id."""
 TABLES = frozenset({"devices", "quantities", "samples", "messages"})
-SCHEMA = """
-CREATE TABLE devices (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-CREATE TABLE quantities (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-CREATE TABLE samples (
-    device_id INTEGER NOT NULL REFERENCES devices,
-    quantity_id INTEGER NOT NULL REFERENCES quantities,
-    time_ns INTEGER NOT NULL,
-    value REAL NOT NULL,
-    quality INTEGER NOT NULL,
-    PRIMARY KEY (device_id, quantity_id, time_ns)
-) WITHOUT ROWID;
-CREATE TABLE messages (
-    type TEXT NOT NULL, id TEXT NOT NULL, time_ns INTEGER, device TEXT, body TEXT NOT NULL,
-    PRIMARY KEY (type, id)
-) WITHOUT ROWID;
-CREATE INDEX messages_by_time ON messages (time_ns);
-"""
+"""Tables of every version."""
 
-INSERT_SAMPLE = "INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?)"
+CHUNK_ROWS = 10_000
+"""Rows that are Python objects at one time: these take ten times the room of arrays."""
+ROWS_AT_ONCE = 200
+"""Rows of one statement: a statement for each row takes twice the time."""
 INSERT_MESSAGE = "INSERT OR REPLACE INTO messages VALUES (?, ?, ?, ?, ?)"
 INSERT_NAME = {
     "devices": "INSERT OR IGNORE INTO devices (name) VALUES (?)",
@@ -52,23 +90,49 @@ SELECT_ID = {
     "devices": "SELECT id FROM devices WHERE name = ?",
     "quantities": "SELECT id FROM quantities WHERE name = ?",
 }
+SELECT_SERIES = "SELECT id, until_ns FROM series WHERE every_ns = ? AND how = ?"
+PUT_SERIES = """
+INSERT INTO series (every_ns, how, until_ns) VALUES (?, ?, ?)
+ON CONFLICT (every_ns, how) DO UPDATE SET until_ns = max(until_ns, excluded.until_ns)
+"""
 
 CACHE_KIB = 16_384
 """Room for the last page of each series of 1,000 devices with 4 columns."""
 CHECKPOINT_PAGES = 4_000
 """Pages that the log gathers before they go to the file: the same page is then written once for several commits."""
 
-CHUNK_ROWS = 10_000
-
 SELECT_NAMES = {"devices": "SELECT id, name FROM devices", "quantities": "SELECT id, name FROM quantities"}
-SELECT_VALUES = """
-SELECT time_ns, value, quality FROM samples
-WHERE device_id = ? AND quantity_id = ? AND time_ns >= ? AND time_ns < ? ORDER BY time_ns
+SELECT_MESSAGES = """
+SELECT type, id, time_ns, device, body FROM messages WHERE time_ns >= ? AND time_ns < ? ORDER BY time_ns, type, id
 """
-ALWAYS_NS = -(2**63), 2**63 - 1
-MOST_VALUES = 60_000_000
-"""Bound on the values of one reading, some 2 GB while they are read."""
+VALUE_ROW = np.dtype([("time_ns", np.int64), ("value", np.float64), ("quality", np.uint16)])
 READ_ATTEMPTS = 3
+DELETE_NS = HOUR_NS
+"""The time of one series whose rows are deleted at once."""
+DELETE_ROWS = 20_000
+"""About as many rows are deleted in one transaction, so that writing never waits long for it."""
+MOST_DELETES = 50
+"""Transactions of one call of `delete`; the next call goes on."""
+
+
+class _Table(NamedTuple):
+    """Where values stand: a table, and what its key begins with."""
+
+    name: str
+    prefix: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The start of a condition on one device and column."""
+        series = "series_id = ? AND " if self.prefix else ""
+        return f"{series}device_id = ? AND quantity_id = ?"
+
+    def insert(self, rows: int) -> str:
+        marks = ", ".join("?" * (5 + len(self.prefix)))
+        return f"INSERT OR REPLACE INTO {self.name} VALUES {', '.join([f'({marks})'] * rows)}"  # noqa: S608 - ours
+
+
+SAMPLES = _Table("samples")
 
 SICK = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR})
 """Errors of the file's content: no database, damaged, tables that are not ours. All others (full, locked, read-only,
@@ -76,11 +140,13 @@ input/output) are the world's, which may come right."""
 PRIMARY_CODE = 0xFF
 
 
-class SqliteConfig(NodeConfig, frozen=True, kw_only=True):
+class SqliteConfig(StoreConfig, frozen=True, kw_only=True):
     """A history in one SQLite file, readable while it is written (write-ahead log).
 
     Tables: `samples` (device_id, quantity_id, time_ns, value, quality) with one row for each value, its names in
-    `devices` and `quantities` (columns such as `frequency_hz`); `messages` (type, id, time_ns, device, body as JSON).
+    `devices` and `quantities` (columns such as `frequency_hz`); `messages` (type, id, time_ns, device, body as JSON);
+    `downsampled` as `samples`, with what each rule in `series` made of them. A file of an older version is brought up
+    to the present one when it is first written to.
     A missing value (NaN) makes no row and leaves a value that is stored already as it is; the flags of such a sample
     are then kept only with its other values. Writing the same device, time and column again replaces the row.
 
@@ -117,6 +183,7 @@ class SqliteConfig(NodeConfig, frozen=True, kw_only=True):
     ] = 2.0
 
     def refusals(self) -> Iterator[FieldError]:
+        yield from super().refusals()
         yield from path_refusals(self.path)
 
 
@@ -153,76 +220,86 @@ class SqliteStore:
         )
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        self._is_new(connection)  # before anything is written: write-ahead mode would change another program's file
+        self._version(connection)  # before anything is written: write-ahead mode would change another program's file
         if connection.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
             raise FatalError(f"{self._file}: this file system cannot hold a write-ahead log (a network drive?)")
         connection.execute(f"PRAGMA synchronous={self._config.synchronous}")
         connection.execute(f"PRAGMA cache_size={-CACHE_KIB}")
         connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
         with _transaction(connection):
-            if self._is_new(connection):
-                for statement in SCHEMA.split(";"):
+            version = self._version(connection)
+            for migration in MIGRATIONS[version:]:
+                for statement in migration.split(";"):
                     connection.execute(statement)
+            if version < SCHEMA_VERSION:
                 connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
-    def _is_new(self, connection: sqlite3.Connection) -> bool:
-        """Whether the file is empty; only reads. FatalError if it is neither empty nor ours."""
+    def _version(self, connection: sqlite3.Connection) -> int:
+        """Version of the file's schema, 0 if it is empty; only reads. FatalError if it is neither empty nor ours."""
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         owner: int = connection.execute("PRAGMA application_id").fetchone()[0]
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
         if version == 0 and owner == 0 and not tables:
-            return True
+            return 0
         if owner != APPLICATION_ID:
             raise FatalError(
                 f"{self._file}: belongs to another program: its application_id is {owner}, ours {APPLICATION_ID}; "
                 f"it holds {_listed(tables)}"
             )
         if version > SCHEMA_VERSION:
-            raise FatalError(
-                f"{self._file}: written by a newer version of this program: its schema is {version}, "
-                f"known: up to {SCHEMA_VERSION}"
-            )
-        if version != SCHEMA_VERSION or not tables >= TABLES:
+            raise NewerStoreError(str(self._file), version, SCHEMA_VERSION)
+        if version < 1 or not tables >= TABLES:
             raise FatalError(
                 f"{self._file}: damaged: its schema is {version} with {_listed(tables)}, "
                 f"expected {SCHEMA_VERSION} with {_listed(TABLES)}"
             )
-        return False
+        return version
 
     def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> None:
-        if self._connection is None:
-            self.open()
-        connection = self._connection
-        assert connection is not None
-        with self._translated():
+        with self._writing() as connection:
+            self._insert(connection, SAMPLES, samples)
+            connection.executemany(
+                INSERT_MESSAGE, [(m.type, m.id, m.time_ns, m.device, m.body.decode()) for m in messages]
+            )
+
+    def write_series(self, series: Series, values: Sequence[Samples], until_ns: int) -> None:
+        with self._writing() as connection:
+            connection.execute(PUT_SERIES, (*series, until_ns))
+            (number, _) = connection.execute(SELECT_SERIES, series).fetchone()
+            self._insert(connection, _Table("downsampled", (number,)), values)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction."""
+        with self._translated(), self._opened() as connection:
             try:
                 with _transaction(connection):
-                    if samples:
-                        connection.executemany(INSERT_SAMPLE, self._rows(connection, samples))
-                    connection.executemany(
-                        INSERT_MESSAGE, [(m.type, m.id, m.time_ns, m.device, m.body.decode()) for m in messages]
-                    )
+                    yield connection
             except BaseException:
                 # Ids given in the transaction went with it.
                 self._ids = {"devices": {}, "quantities": {}}
                 raise
 
-    def _rows(self, connection: sqlite3.Connection, batches: Sequence[Samples]) -> Iterator[tuple[object, ...]]:
-        """Rows of all batches in the order of the table's key; of equal keys the later stays later, so it wins."""
-        pieces: list[tuple[NDArray[Any], ...]] = []
-        for batch in batches:
-            device_ids = self._lookup(connection, "devices", batch.devices)[batch.device]
-            quantity_ids = self._lookup(connection, "quantities", tuple(batch.columns))
-            for quantity_id, values in zip(quantity_ids, batch.columns.values(), strict=True):
-                # SQLite would store NaN as NULL, in place of a value that another batch gave.
-                kept = np.flatnonzero(~np.isnan(values))
-                owner = np.full(len(kept), quantity_id)
-                pieces.append((device_ids[kept], owner, batch.time_ns[kept], values[kept], batch.quality[kept]))
-        if not pieces:
-            return iter(())
-        columns = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
-        return _in_chunks(columns, np.lexsort((columns[2], columns[1], columns[0])))
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        if self._connection is None:
+            self.open()
+        assert self._connection is not None
+        yield self._connection
+
+    def _insert(self, connection: sqlite3.Connection, table: _Table, batches: Sequence[Samples]) -> None:
+        devices, columns = values_of(batches)
+        device_ids = self._lookup(connection, "devices", devices)
+        quantity_ids = self._lookup(connection, "quantities", [values.column for values in columns])
+        statement = table.insert(ROWS_AT_ONCE)
+        for quantity_id, values in zip(quantity_ids.tolist(), columns, strict=True):
+            parts = (device_ids[values.device], values.time_ns, values.value, values.quality)
+            rows = len(values.value)
+            for start in range(0, rows, CHUNK_ROWS):
+                device, *rest = (part[start : start + CHUNK_ROWS].tolist() for part in parts)
+                flat = _interleaved((*table.prefix, device, quantity_id, *rest), len(device))
+                _execute_in_groups(connection, table, statement, flat, len(device))
 
     def _lookup(self, connection: sqlite3.Connection, table: str, names: Sequence[str]) -> NDArray[np.int64]:
         """The id of each name, shape (len(names),)."""
@@ -236,19 +313,96 @@ class SqliteStore:
     def read(
         self,
         columns: Sequence[str] | None = None,
-        begin_ns: int = ALWAYS_NS[0],
-        end_ns: int = ALWAYS_NS[1],
+        begin_ns: int = EARLIEST_NS,
+        end_ns: int = LATEST_NS,
         devices: Sequence[str] | None = None,
+        *,
+        series: Series | None = None,
+        most_values: int = MOST_VALUES,
     ) -> Samples:
-        """What is stored of the time begin_ns <= t < end_ns, in order of time and device, bit for bit.
+        """See `Store`. Only -0.0 comes back as 0.0, as SQLite keeps it. May go on while another process writes: it
+        sees what was committed when it began.
 
-        All columns and devices unless they are named; a column that is not stored is NaN. Only -0.0 comes back as 0.0,
-        as SQLite keeps it. Flags of one device and time are joined. Neither makes nor changes a file, and may go on
-        while another process writes: it sees what was committed when it began.
-
-        Raises FatalError for a file that is missing, is not ours or holds more than MOST_VALUES in that time, and
-        RetryableError when it cannot be read for now.
+        Raises FatalError for a file that is missing or not ours, and RetryableError when it cannot be read for now.
         """
+        limit = _Limit(str(self._file), most_values)
+
+        def window(connection: sqlite3.Connection) -> Samples:
+            device_ids, quantity_ids = _ids(connection, "devices", devices), _ids(connection, "quantities", columns)
+            table = self._table_of(connection, series)
+            found = (
+                ()
+                if table is None
+                else _read_series(connection, table, (device_ids, quantity_ids), (begin_ns, end_ns), limit)
+            )
+            return table_of(list(found), tuple(quantity_ids), tuple(device_ids))
+
+        return self._reading(window)
+
+    def read_messages(self, types: Sequence[str], begin_ns: int, end_ns: int) -> list[StoredMessage]:
+        wanted = frozenset(types)
+
+        def window(connection: sqlite3.Connection) -> list[StoredMessage]:
+            return [
+                StoredMessage(type=kind, id=key, time_ns=time_ns, device=device, body=body.encode())
+                for kind, key, time_ns, device, body in connection.execute(SELECT_MESSAGES, (begin_ns, end_ns))
+                if kind in wanted
+            ]
+
+        return self._reading(window)
+
+    def span(
+        self, begin_ns: int = EARLIEST_NS, end_ns: int = LATEST_NS, *, series: Series | None = None
+    ) -> Span | None:
+        def window(connection: sqlite3.Connection) -> Span | None:
+            table = self._table_of(connection, series)
+            if table is None:
+                return None
+            where = f"FROM {table.name} WHERE {table.key} AND time_ns >= ? AND time_ns < ?"
+            # Two statements: SQLite takes a shortcut to a minimum or a maximum, not to both.
+            ends = f"SELECT (SELECT min(time_ns) {where}), (SELECT max(time_ns) {where})"
+            found = [
+                connection.execute(ends, 2 * (*key, begin_ns, end_ns)).fetchone() for key in _keys(connection, table)
+            ]
+            times = [(first, last) for first, last in found if first is not None]
+            return Span(min(first for first, _ in times), max(last for _, last in times)) if times else None
+
+        return self._reading(window)
+
+    def made_until(self, series: Series) -> int | None:
+        with self._translated(), self._opened() as connection:
+            found = connection.execute(SELECT_SERIES, series).fetchone()
+        return None if found is None else found[1]
+
+    def delete(self, what: Series | Literal["samples", "messages"], before_ns: int) -> int:
+        if what == "messages":
+            with self._writing() as connection:
+                return connection.execute("DELETE FROM messages WHERE time_ns < ?", (before_ns,)).rowcount
+        with self._translated(), self._opened() as connection:
+            table = SAMPLES if what == "samples" else self._table_of(connection, what)
+            keys = [] if table is None else list(_keys(connection, table))
+            deleted = 0
+            for _ in range(MOST_DELETES):
+                if table is None or not keys:
+                    break
+                with _transaction(connection):
+                    deleted += _delete_some(connection, table, keys, before_ns)
+            return deleted
+
+    def tidy(self) -> None:
+        """Nothing: SQLite uses the room of deleted rows again."""
+
+    def _table_of(self, connection: sqlite3.Connection, series: Series | None) -> _Table | None:
+        """Where the values stand; None if they were never made."""
+        if series is None:
+            return SAMPLES
+        if self._version(connection) < 2:
+            return None
+        found = connection.execute(SELECT_SERIES, series).fetchone()
+        return None if found is None else _Table("downsampled", (found[0],))
+
+    def _reading(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        """What `read` gives, of one state of the file."""
         if not self._file.is_file():
             raise FatalError(f"{self._file}: there is no such file")
         with self._translated():
@@ -256,15 +410,15 @@ class SqliteStore:
                 before = self._state()
                 try:
                     with closing(self._connect_to_read(has_log=before.has_log)) as connection:
-                        if self._is_new(connection):
+                        if self._version(connection) == 0:
                             raise FatalError(f"{self._file}: an empty database, without the tables of a store")
-                        samples = _read_window(connection, self._file, columns, (begin_ns, end_ns), devices)
+                        result = read(connection)
                 except (sqlite3.DatabaseError, FatalError):
                     if before.has_log or before == self._state():
                         raise
                     continue  # read from a file that changed meanwhile
                 if before.has_log or before == self._state():
-                    return samples
+                    return result
         raise RetryableError(f"{self._file}: another program began to write to it while it was read")
 
     def _state(self) -> _FileState:
@@ -286,13 +440,9 @@ class SqliteStore:
         return connection
 
     def sync(self) -> None:
-        if self._connection is None:
-            self.open()
-        connection = self._connection
-        assert connection is not None
         if self._config.synchronous == "full":
             return
-        with self._translated():
+        with self._translated(), self._opened() as connection:
             # A commit that waits for the disk takes all commits before it along.
             connection.execute("PRAGMA synchronous=full")
             try:
@@ -322,89 +472,91 @@ class SqliteStore:
             raise RetryableError(text) from error
 
 
-def _read_window(
-    connection: sqlite3.Connection,
-    file: Path,
-    columns: Sequence[str] | None,
-    window_ns: tuple[int, int],
-    devices: Sequence[str] | None,
-) -> Samples:
-    device_ids, quantity_ids = _ids_of(connection, "devices", devices), _ids_of(connection, "quantities", columns)
-    series: list[_Series] = []
-    values = 0
-    for code, device_id in enumerate(device_ids.values()):
-        for place, quantity_id in enumerate(quantity_ids.values()):
-            found = connection.execute(SELECT_VALUES, (device_id, quantity_id, *window_ns)).fetchmany(
-                MOST_VALUES + 1 - values
+@dataclass
+class _Limit:
+    """How many values one reading may still give."""
+
+    name: str
+    most: int
+    taken: int = 0
+
+    def take(self, cursor: Iterator[tuple[int, float, int]]) -> NDArray[np.void]:
+        """All rows. Raises WindowTooLargeError before they are too many."""
+        rows = np.fromiter(islice(cursor, self.most + 1 - self.taken), dtype=VALUE_ROW)
+        self.taken += len(rows)
+        if self.taken > self.most:
+            raise WindowTooLargeError(
+                f"{self.name}: holds more than {self.most} values of that time; read a shorter one"
             )
-            values += len(found)
-            if values > MOST_VALUES:
-                raise FatalError(f"{file}: holds more than {MOST_VALUES} values of that time; read a shorter one")
-            if found:
-                try:
-                    series.append(_series(code, place, found))
-                except (ValueError, TypeError, OverflowError) as error:
-                    raise FatalError(f"{file}: damaged: a row of samples holds no numbers: {error}") from error
-    return _table(series, tuple(quantity_ids), tuple(device_ids))
+        return rows
 
 
-def _ids_of(connection: sqlite3.Connection, table: str, names: Sequence[str] | None) -> dict[str, int]:
+def _read_series(
+    connection: sqlite3.Connection,
+    table: _Table,
+    ids: tuple[dict[str, int], dict[str, int]],
+    window_ns: tuple[int, int],
+    limit: _Limit,
+) -> Iterator[Stored]:
+    select = (
+        f"SELECT time_ns, value, quality FROM {table.name} "  # noqa: S608 - ours
+        f"WHERE {table.key} AND time_ns >= ? AND time_ns < ? ORDER BY time_ns"
+    )
+    for code, device_id in enumerate(ids[0].values()):
+        for place, quantity_id in enumerate(ids[1].values()):
+            try:
+                rows = limit.take(connection.execute(select, (*table.prefix, device_id, quantity_id, *window_ns)))
+            except (ValueError, TypeError, OverflowError) as error:
+                raise FatalError(f"{limit.name}: damaged: a row of {table.name} holds no numbers: {error}") from error
+            if len(rows):
+                yield Stored(code, place, rows["time_ns"], rows["value"], rows["quality"])
+
+
+def _ids(connection: sqlite3.Connection, table: str, names: Sequence[str] | None) -> dict[str, int]:
     """Names that are wanted, all unless told, with their ids; -1 for those that are not stored."""
     stored = {name: number for number, name in connection.execute(SELECT_NAMES[table])}
     return stored if names is None else {name: stored.get(name, -1) for name in names}
 
 
-class _Series(NamedTuple):
-    """Values of one device and column, each array of shape (n,)."""
-
-    code: int
-    place: int
-    time_ns: NDArray[np.int64]
-    values: NDArray[np.float64]
-    quality: NDArray[np.uint16]
+def _keys(connection: sqlite3.Connection, table: _Table) -> Iterator[tuple[int, ...]]:
+    """The start of the key of each device and column."""
+    quantity_ids = list(_ids(connection, "quantities", None).values())
+    for device_id in _ids(connection, "devices", None).values():
+        for quantity_id in quantity_ids:
+            yield (*table.prefix, device_id, quantity_id)
 
 
-def _series(code: int, place: int, rows: Sequence[tuple[int, float, int]]) -> _Series:
-    times, values, flags = zip(*rows, strict=True)
-    return _Series(
-        code,
-        place,
-        np.array(times, dtype=np.int64),
-        np.array(values, dtype=np.float64),
-        np.array(flags, dtype=np.uint16),
-    )
+def _delete_some(connection: sqlite3.Connection, table: _Table, keys: list[tuple[int, ...]], before_ns: int) -> int:
+    """Delete old rows, about DELETE_ROWS of them, and take out of `keys` those that have none left; how many."""
+    first = f"SELECT min(time_ns) FROM {table.name} WHERE {table.key}"  # noqa: S608 - ours
+    delete = f"DELETE FROM {table.name} WHERE {table.key} AND time_ns < ?"  # noqa: S608 - ours
+    deleted = 0
+    while keys and deleted < DELETE_ROWS:
+        (first_ns,) = connection.execute(first, keys[-1]).fetchone()
+        if first_ns is None or first_ns >= before_ns:
+            keys.pop()
+            continue
+        deleted += connection.execute(delete, (*keys[-1], min(first_ns + DELETE_NS, before_ns))).rowcount
+    return deleted
 
 
-def _table(series: Sequence[_Series], columns: Sequence[str], devices: tuple[str, ...]) -> Samples:
-    """One row for each device and time of the series."""
-    keys = np.concatenate(
-        [np.stack([each.time_ns, np.full(len(each.time_ns), each.code, dtype=np.int64)], axis=1) for each in series]
-        or [np.empty((0, 2), dtype=np.int64)]
-    )
-    unique, row_of = np.unique(keys, axis=0, return_inverse=True)
-    table = np.full((len(columns), len(unique)), np.nan)
-    quality = np.zeros(len(unique), dtype=np.uint16)
-    done = 0
-    for each in series:
-        rows = row_of.reshape(-1)[done : done + len(each.values)]
-        table[each.place, rows] = each.values
-        quality[rows] |= each.quality
-        done += len(each.values)
-    return Samples(
-        time_ns=np.ascontiguousarray(unique[:, 0]),
-        device=unique[:, 1].astype(np.int32),
-        devices=devices,
-        columns=dict(zip(columns, table, strict=True)),
-        quality=quality,
-        received_ns=0,
-    )
+def _interleaved(columns: Sequence[object], rows: int) -> list[object]:
+    """Values of rows one after the other; a column is a list, or one value for all rows."""
+    flat: list[object] = [None] * (rows * len(columns))
+    for place, column in enumerate(columns):
+        flat[place :: len(columns)] = column if isinstance(column, list) else [column] * rows
+    return flat
 
 
-def _in_chunks(columns: Sequence[NDArray[Any]], order: NDArray[np.intp]) -> Iterator[tuple[object, ...]]:
-    """Rows of the columns in this order, made Python objects piece by piece: they take ten times the room of arrays."""
-    for start in range(0, len(order), CHUNK_ROWS):
-        chunk = order[start : start + CHUNK_ROWS]
-        yield from zip(*(column[chunk].tolist() for column in columns), strict=True)
+def _execute_in_groups(
+    connection: sqlite3.Connection, table: _Table, statement: str, flat: list[object], rows: int
+) -> None:
+    width = len(flat) // rows
+    whole = rows // ROWS_AT_ONCE * ROWS_AT_ONCE
+    for start in range(0, whole, ROWS_AT_ONCE):
+        connection.execute(statement, flat[start * width : (start + ROWS_AT_ONCE) * width])
+    if whole < rows:
+        connection.execute(table.insert(rows - whole), flat[whole * width :])
 
 
 def _listed(tables: Set[str]) -> str:

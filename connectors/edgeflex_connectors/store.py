@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
+from edgeflex_flow.errors import FatalError, FieldError
 from edgeflex_flow.messages import FrequencyEvent, Message, Samples, encode_message
+from edgeflex_flow.node import NodeConfig, quantity
+
+HOUR_NS = 3_600_000_000_000
 
 TIMES = ("time_ns", "onset_time_ns")
 """Where messages hold the time they are about; the first that a message has counts."""
@@ -57,11 +62,96 @@ def stored_message(message: Message) -> StoredMessage:
     )
 
 
+EARLIEST_NS, LATEST_NS = -(2**63), 2**63 - 1
+MOST_VALUES = 60_000_000
+"""Bound on the values of one reading, some 2 GB while they are read."""
+
+How: TypeAlias = Literal["mean", "min", "max"]
+Age: TypeAlias = Annotated[float, Meta(ge=3600)]
+
+
+class Downsampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A rule by which a store keeps one value for each interval."""
+
+    every: Annotated[
+        float, quantity("s", "Length of an interval, of which an hour holds a whole number.", gt=0, le=3600)
+    ]
+    keep: Annotated[Age | None, quantity("s", "How long its values are kept, at least 1 h; for ever if not given.")] = (
+        None
+    )
+    how: Annotated[
+        How, Meta(description="What is kept of an interval. The mean of an angle is that of its direction.")
+    ] = "mean"
+
+    @property
+    def series(self) -> Series:
+        return Series(round(self.every * 1e9), self.how)
+
+
+class Series(NamedTuple):
+    """The values that a down-sampling rule makes."""
+
+    every_ns: int
+    how: How
+
+
+class StoreConfig(NodeConfig, frozen=True, kw_only=True):
+    """What the configs of all stores have in common."""
+
+    keep: Annotated[
+        Age | None, quantity("s", "How long samples are kept, at least 1 h; whole hours go; for ever if not given.")
+    ] = None
+    keep_messages: Annotated[
+        Age | None, quantity("s", "How long messages are kept, at least 1 h; for ever if not given.")
+    ] = None
+    downsample: Annotated[
+        tuple[Downsampling, ...], Meta(description="Rules that keep one value for each interval, beside the samples.")
+    ] = ()
+
+    @property
+    def needs_upkeep(self) -> bool:
+        """Whether anything is to be done beside writing."""
+        return bool(self.downsample) or self.keep is not None or self.keep_messages is not None
+
+    def refusals(self) -> Iterator[FieldError]:
+        for place, rule in enumerate(self.downsample):
+            if rule.series.every_ns == 0 or HOUR_NS % rule.series.every_ns:
+                text = "`every`: an hour must hold a whole number of intervals"
+                yield FieldError(text, f"downsample[{place}]", got=f"{rule.every:g} s")
+        names = [rule.series for rule in self.downsample]
+        if len(set(names)) != len(names):
+            yield FieldError("`downsample` holds two rules with the same `every` and `how`", "downsample")
+
+
+class WindowTooLargeError(FatalError):
+    """More values in a time window than can be read at once."""
+
+
+class NewerStoreError(FatalError):
+    """A store that a newer version of this program wrote."""
+
+    def __init__(self, name: str, version: int, known: int) -> None:
+        super().__init__(
+            f"{name}: written by a newer version of this program: its schema is {version}, known: up to {known}"
+        )
+
+
+class Span(NamedTuple):
+    """Earliest and latest time of something."""
+
+    first_ns: int
+    last_ns: int
+
+
 class Store(Protocol):
-    """A store that one thread uses. RetryableError: nothing was written, try again. FatalError: trying cannot help."""
+    """A store that one thread uses. RetryableError: nothing was written, try again. FatalError: trying cannot help.
+
+    Where `series` is None the samples are meant as they were written, else what a down-sampling rule made of them.
+    Reading makes and changes nothing, and needs no `open`.
+    """
 
     def open(self) -> None:
-        """Connect, create what is missing, check the version of what is there."""
+        """Connect, create what is missing, check the version of what is there and bring it up to the present one."""
 
     def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> None:
         """Write all or nothing. Rows with the same device, time and column as a row that is there replace it, and so
@@ -69,5 +159,46 @@ class Store(Protocol):
 
     def sync(self) -> None:
         """Return when everything written survives a power failure."""
+
+    def read(
+        self,
+        columns: Sequence[str] | None = None,
+        begin_ns: int = EARLIEST_NS,
+        end_ns: int = LATEST_NS,
+        devices: Sequence[str] | None = None,
+        *,
+        series: Series | None = None,
+        most_values: int = MOST_VALUES,
+    ) -> Samples:
+        """What is stored of the time begin_ns <= t < end_ns, in order of time and device, bit for bit.
+
+        All columns and devices unless they are named; a column that is not stored is NaN. Flags of one device and time
+        are joined. Raises WindowTooLargeError when there are more than `most_values` in that time."""
+        ...
+
+    def read_messages(self, types: Sequence[str], begin_ns: int, end_ns: int) -> list[StoredMessage]:
+        """Messages of these types that are about this time, in order of time."""
+        ...
+
+    def span(
+        self, begin_ns: int = EARLIEST_NS, end_ns: int = LATEST_NS, *, series: Series | None = None
+    ) -> Span | None:
+        """Times of the first and last value in begin_ns <= t < end_ns; None when there is none."""
+        ...
+
+    def made_until(self, series: Series) -> int | None:
+        """The time up to which this series has been made; None when it never was."""
+        ...
+
+    def write_series(self, series: Series, values: Sequence[Samples], until_ns: int) -> None:
+        """Keep what was made of the samples, and up to what time it was, which never goes back."""
+
+    def delete(self, what: Series | Literal["samples", "messages"], before_ns: int) -> int:
+        """Delete what is older; how many rows that were, as far as the store tells. Of very much it deletes a part,
+        so that nobody waits long for it; the next call goes on."""
+        ...
+
+    def tidy(self) -> None:
+        """What a store of this kind needs done now and then."""
 
     def close(self) -> None: ...

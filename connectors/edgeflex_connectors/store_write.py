@@ -8,7 +8,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from edgeflex_connectors.store import Store, StoredMessage, stored_message
+from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS, Store, StoreConfig, StoredMessage, stored_message
+from edgeflex_connectors.upkeep import Upkeep
 from edgeflex_connectors.writer import Writer
 from edgeflex_flow.messages import Message, Samples
 from edgeflex_flow.node import (
@@ -27,17 +28,16 @@ from edgeflex_flow.node import (
 LARGE_ROWS = 50_000
 """Rows that are worth a commit of their own before `commit_every` is over."""
 
-EARLIEST_NS, LATEST_NS = -(2**63), 2**63 - 1
-
 
 class StoreWriteConfig(NodeConfig, frozen=True, kw_only=True):
     """Keep samples and messages in a store, batched into one transaction each `commit_every`.
 
     Each value becomes a row with its time tag, device, column and quality flags; the same device, time and column
     written again replaces the row. A message is kept with its JSON; the same message written again is kept once.
-    Several nodes, also of several flows, may write to one store. Where a source of the flow acknowledges what has
-    become durable, such as `mqtt_subscribe`, a transaction is also made as soon as nothing comes for 5 ms, and is on
-    the disk before the source is told.
+    Several nodes, also of several flows, may write to one store. Its rules of down-sampling and of what is kept how
+    long are applied by a thread beside the one that writes. Where a source of the flow acknowledges what has become
+    durable, such as `mqtt_subscribe`, a transaction is also made as soon as nothing comes for 5 ms, and is on the disk
+    before the source is told.
 
     While the store cannot be written to (disk full, locked, input/output error) rows are kept and tried again with
     growing waits, said in the log at growing intervals. At most `queue` rows wait; beyond that the oldest batches are
@@ -48,7 +48,7 @@ class StoreWriteConfig(NodeConfig, frozen=True, kw_only=True):
 
     Output:
         None. Counts `rows`, `values` and `messages` that are committed, `commits`, `retries`, `overflow_rows`,
-        `lost_rows` (still held when the flow ended).
+        `lost_rows` (still held when the flow ended); `downsampled` and `deleted` values, `upkeep_retries`.
 
     Errors:
         Dead letter `not_storable` for a message whose time no store can hold. FatalError: those of the store.
@@ -74,8 +74,9 @@ Item = Samples | StoredMessage
 class _StoreTarget:
     """Writes a batch to a store in one transaction and counts what is committed."""
 
-    def __init__(self, store: Store, context: Context) -> None:
+    def __init__(self, store: Store, upkeep: Upkeep | None, context: Context) -> None:
         self._store = store
+        self._upkeep = upkeep
         self._counters = context.counters
         self.open = store.open
         self.sync = store.sync
@@ -86,6 +87,9 @@ class _StoreTarget:
         messages = [item for item in batch if isinstance(item, StoredMessage)]
         self._store.write(samples, messages)
         batch.clear()
+        if self._upkeep is not None:
+            for each in samples:
+                self._upkeep.note(each)
         self._counters.add("commits")
         self._counters.add("rows", sum(item.rows for item in samples))
         self._counters.add("values", sum(item.rows * len(item.columns) for item in samples))
@@ -100,14 +104,18 @@ class StoreWrite:
         self._context = context
         self._store = store
         self._writer: Writer[Item] | None = None
+        self._upkeep: Upkeep | None = None
 
     def open(self) -> None:
         if self._store is None:
             named = self._context.connections["store"]
             self._store = named.node.open(named.config, self._context)
+            if isinstance(named.config, StoreConfig) and named.config.needs_upkeep:
+                own_store = named.node.open(named.config, self._context)
+                self._upkeep = Upkeep(own_store, named.config, self._context)
         assert self._store is not None
         self._writer = Writer(
-            _StoreTarget(self._store, self._context),
+            _StoreTarget(self._store, self._upkeep, self._context),
             self._context,
             rows_of=lambda item: item.rows if isinstance(item, Samples) else 1,
             queue_rows=self._config.queue,
@@ -115,6 +123,8 @@ class StoreWrite:
             large_rows=LARGE_ROWS,
         )
         self._writer.start()
+        if self._upkeep is not None:
+            self._upkeep.start()
 
     def write(self, messages: Sequence[WireMessage]) -> None:
         assert self._writer is not None
@@ -152,6 +162,9 @@ class StoreWrite:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+        if self._upkeep is not None:
+            self._upkeep.close()
+            self._upkeep = None
 
 
 def open_sink(config: StoreWriteConfig, context: Context) -> StoreWrite:

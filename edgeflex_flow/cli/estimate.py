@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import click
 from msgspec.structs import replace
@@ -21,6 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from edgeflex_connectors.recording_table import RecordingError, target_of
 from edgeflex_connectors.recordings import read_recording
+from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS
+from edgeflex_connectors.store_read import time_ns_of
 from edgeflex_flow.cli.inertia_output import RecordReport, as_builtins, show_messages, show_tables
 from edgeflex_flow.cli.inertia_pipeline import DEFAULT_CHOICE, Choice, RecordResult, settings_known
 from edgeflex_flow.cli.places import Definition
@@ -44,6 +46,18 @@ class EstimateRecord(Protocol):
     def __call__(
         self, batches: Iterable[Samples], units: UnitTable, *, choice: Choice, on_progress: Callable[[int], None]
     ) -> RecordResult: ...
+
+
+class Time(click.ParamType[int]):
+    """A time in ISO 8601 with its zone, as UTC nanoseconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return time_ns_of(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 @click.group()
@@ -78,6 +92,8 @@ def estimate() -> None:
     type=float,
     help="Of several events the one nearest to this time of the record, in seconds.",
 )
+@click.option("--begin", type=Time(), help="Of a store, use what is from this time on: 2026-05-01T10:00:00Z.")
+@click.option("--end", type=Time(), help="Of a store, use what is before this time.")
 @click.option(
     "--set",
     "settings",
@@ -94,6 +110,8 @@ def inertia(
     nominal: str | None,
     channels: tuple[tuple[str, str], ...],
     event_s: float | None,
+    begin: int | None,
+    end: int | None,
     settings: tuple[tuple[str, str], ...],
 ) -> None:
     """Estimate the inertia of generating units, and of the system, from records of an event.
@@ -114,6 +132,8 @@ def inertia(
         nominal_hz=None if nominal is None else _NOMINAL_HZ[nominal],
         channels=_checked_channels(channels),
         choice=Choice(event_s, _checked_settings(settings)),
+        begin_ns=EARLIEST_NS if begin is None else begin,
+        end_ns=LATEST_NS if end is None else end,
     )
     reports = estimator.run(records, _progress())
     show_messages(reports)
@@ -221,6 +241,9 @@ class Estimator:
     channels: Mapping[str, str] = field(default_factory=dict)
     """Columns of a capture's phasors and analogs by name."""
     choice: Choice = DEFAULT_CHOICE
+    begin_ns: int = EARLIEST_NS
+    end_ns: int = LATEST_NS
+    """The time of a store that is read."""
 
     def run(self, files: Sequence[Path], progress: Progress) -> list[RecordReport]:
         """Estimate each file; one that cannot be used does not keep the others from it."""
@@ -236,7 +259,13 @@ class Estimator:
 
     def _estimate(self, key: str, file: Path, progress: Progress, task: TaskID) -> RecordReport:
         try:
-            recording = read_recording(file, nominal_hz=self.nominal_hz, channels=self.channels)
+            recording = read_recording(
+                file,
+                nominal_hz=self.nominal_hz,
+                channels=self.channels,
+                begin_ns=self.begin_ns,
+                end_ns=self.end_ns,
+            )
         except RecordingError as error:
             return RecordReport(key, file, error=str(error))
         units, unusable = unit_table(recording.units, self.units)

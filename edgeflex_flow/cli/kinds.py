@@ -5,17 +5,21 @@ from __future__ import annotations
 from edgeflex_connectors import (
     file_replay,
     file_write,
+    influxdb,
     mqtt,
     mqtt_publish,
     mqtt_subscribe,
+    parquet,
     pmu_client,
     pmu_send,
     pmu_udp,
+    postgres,
     rest,
     rest_poll,
     rest_post,
     samples_udp,
     sqlite,
+    store_read,
     store_write,
 )
 from edgeflex_flow.node import AnyNode
@@ -42,6 +46,7 @@ SHIPPED: tuple[AnyNode, ...] = (
     rest_poll.NODE,
     file_replay.NODE,
     pmu_align.NODE,
+    store_read.NODE,
     rocof.NODE,
     frequency_event.NODE,
     inertia_online.NODE,
@@ -60,6 +65,9 @@ SHIPPED: tuple[AnyNode, ...] = (
     mqtt.NODE,
     rest.NODE,
     sqlite.NODE,
+    postgres.NODE,
+    influxdb.NODE,
+    parquet.NODE,
 )
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from inertia_results import inertia_estimate
 from rich.console import Console
 from rich.progress import Progress
 
+from edgeflex_connectors.sqlite import SqliteConfig, SqliteStore
 from edgeflex_flow.cli import estimate as command
 from edgeflex_flow.cli.estimate import Estimator, estimate, plot_files, record_keys
 from edgeflex_flow.cli.inertia_output import RecordReport
 from edgeflex_flow.cli.inertia_pipeline import Choice, RecordResult, UnitResult
 from edgeflex_flow.errors import FatalError
-from edgeflex_flow.messages import EstimateStatus, Samples, SystemInertia
+from edgeflex_flow.messages import EstimateStatus, Samples, SystemInertia, samples_from_rows
 from edgeflex_operators._units import GeneratingUnit, UnitTable
 
 UNITS = """\
@@ -383,6 +385,23 @@ def test_every_row_is_taken_and_told(record: Path) -> None:
     assert "records" in seen.getvalue()
 
 
+def test_stretch_of_a_store_may_be_chosen(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "history.db"
+    start_ns = 1_700_000_000_000_000_000  # 2023-11-14T22:13:20Z
+    rows = [(start_ns + second * 10**9, "G1", {"frequency_hz": 50.0}) for second in range(60)]
+    with closing(SqliteStore(SqliteConfig(path=str(file)), file)) as store:
+        store.open()
+        store.write([samples_from_rows(rows)], [])
+    fake = Fake(GOOD)
+    assert run(fake, file, "--begin", "2023-11-14T22:13:30Z", "--end", "2023-11-14T23:13:40+01:00").exit_code == 0
+    assert run(fake, file, "--end", "2023-11-14T22:13:25Z").exit_code == 0
+    assert run(fake, file).exit_code == 0
+    assert fake.rows == [10, 5, 60]
+    nothing = run(fake, file, "--begin", "2024-01-01T00:00:00Z")
+    assert nothing.exit_code == 1
+    assert "there are no rows of measurements in it" in nothing.stderr
+
+
 def test_nominal_frequency_serves_records_of_angles(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "angles.csv"
     file.write_text("time_s,voltage_angle_deg\n" + "".join(f"{n / 50},0\n" for n in range(50)), encoding="utf-8")
@@ -396,6 +415,8 @@ def test_nominal_frequency_serves_records_of_angles(run: Run, tmp_path: Path) ->
     ("arguments", "complaint"),
     [
         (["--nominal", "55Hz"], "'55Hz' is not one of '50Hz', '60Hz'"),
+        (["--begin", "yesterday"], "a time in ISO 8601 is expected"),
+        (["--end", "2026-05-01T10:00:00"], "the time needs its zone"),
         (["--channel", "V1"], "'V1' is not of the form name=value"),
         (["--channel", "V1=speed_rpm"], "'speed_rpm' of channel 'V1' is no column of a record"),
         (["--channel", "V1=voltage"], "does not end in its unit"),

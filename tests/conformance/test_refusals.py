@@ -11,6 +11,7 @@ from edgeflex_connectors.payload_formats import Csv, JsonEdgeflex, JsonFields, V
 from edgeflex_connectors.payload_formats.channels import Channel
 from edgeflex_connectors.payload_formats.signals import Signal
 from edgeflex_connectors.rest_auth import Bearer, ClientCredentials
+from edgeflex_connectors.store import Downsampling
 from edgeflex_flow.cli.kinds import SHIPPED
 from edgeflex_flow.errors import ConfigError, FieldError
 from edgeflex_flow.node import NodeConfig
@@ -116,7 +117,31 @@ GIVEN: dict[str, list[Values]] = {
         {"path": "a.jsonl", "columns": ("x_v",), "speed": 2.0},
     ],
     "file_write": [{"path": "a\0"}, {"path": "a.txt", "queue": 1}, {"path": "a.txt", "format": "npz"}],
-    "sqlite": [{"path": "a\0"}, {"path": "a", "synchronous": "full"}],
+    "store_read": [
+        {"store": "s"},
+        {"store": "s", "columns": ("x_v",), "begin": "2026", "end": "2026-01-01T00:00:00"},
+        {"store": "s", "messages": ("alarm",), "begin": "2026-01-02T00:00:00Z", "end": "2026-01-01T00:00:00Z"},
+        {"store": "s", "columns": ("x_v",), "last": 5.0, "end": "2026-01-01T00:00:00Z"},
+    ],
+    "sqlite": [
+        {"path": "a\0"},
+        {"path": "a", "synchronous": "full"},
+        {"path": "a", "downsample": (Downsampling(every=7.0), Downsampling(every=7.0))},
+    ],
+    "postgres": [
+        {"url": "http://a", "ca": "x", "tls": "off", "password": "p"},
+        {"url": "postgresql://u:p@a/b", "certificate": "x", "tls": "require", "ca": "y"},
+        {"url": "postgresql://a/b/c", "downsample": (Downsampling(every=7.0),)},
+        {"url": "postgresql://a:0/b", "username": "u", "certificate": "x", "key": "y"},
+        {"url": "postgresql:///b"},
+    ],
+    "parquet": [{"path": "a\0"}, {"path": "a", "downsample": (Downsampling(every=7.0),)}],
+    "influxdb": [
+        {"url": "ftp://a", "database": "d", "ca": "x", "password": "p"},
+        {"url": "http://a", "database": "d", "ca": "x", "username": "u"},
+        {"url": "https://u:p@a", "database": "d", "downsample": (Downsampling(every=7.0),)},
+        {"url": "http://a/path", "database": "d", "username": "u", "password": "p"},
+    ],
     "mqtt": [
         {"url": "http://a", "ca": "x", "password": "p"},
         {"url": "mqtt://a", "ca": "x", "key": "y"},

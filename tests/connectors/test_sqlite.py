@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import json
+import shutil
 import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeflex_connectors import sqlite
+from edgeflex_connectors import sqlite, store_rows
 from edgeflex_connectors.recordings import read_recording
 from edgeflex_connectors.sqlite import APPLICATION_ID, SCHEMA_VERSION, SqliteConfig, SqliteStore
-from edgeflex_connectors.store import stored_message
+from edgeflex_connectors.store import Series, WindowTooLargeError, stored_message
 from edgeflex_flow.errors import FatalError, RetryableError
 from edgeflex_flow.messages import Alarm, FrequencyEvent, Samples, join_samples, samples_from_rows
 
@@ -157,7 +162,7 @@ def test_file_of_a_newer_version_is_refused(file: Path) -> None:
         store.open()
     with closing(sqlite3.connect(file)) as connection:
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
-    with pytest.raises(FatalError, match=r"history.db: written by a newer version .* schema is 2, known: up to 1"):
+    with pytest.raises(FatalError, match=r"history.db: written by a newer version .* schema is 3, known: up to 2"):
         store_at(file).open()
 
 
@@ -358,14 +363,14 @@ def test_what_a_crash_left_in_the_log_is_read(file: Path, tmp_path: Path) -> Non
 def test_file_that_changes_while_it_is_read_is_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored(file)
     writer = store_at(file)
-    real = sqlite._read_window
+    real = store_rows.table_of
 
     def late(*arguments: Any) -> Samples:
         samples = real(*arguments)
         writer.open()
         return samples
 
-    monkeypatch.setattr(sqlite, "_read_window", late)
+    monkeypatch.setattr(sqlite, "table_of", late)
     with closing(writer):
         assert store_at(file).read().rows == 30
 
@@ -392,9 +397,107 @@ def test_store_is_read_as_a_recording(file: Path) -> None:
     assert recording.samples.quality.tolist() == [66] * 3
 
 
-def test_more_values_than_can_be_read_are_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_values_than_can_be_read_are_refused(file: Path) -> None:
     stored(file)
-    monkeypatch.setattr(sqlite, "MOST_VALUES", 59)
-    with pytest.raises(FatalError, match="more than 59 values of that time; read a shorter one"):
-        store_at(file).read()
-    assert store_at(file).read(["x_v"]).rows == 30
+    with pytest.raises(WindowTooLargeError, match="more than 59 values of that time; read a shorter one"):
+        store_at(file).read(most_values=59)
+    assert store_at(file).read(["x_v"], most_values=59).rows == 30
+
+
+VERSION_1 = Path(__file__).parents[1] / "data" / "store_v1.db"
+
+
+@pytest.fixture
+def old_file(file: Path) -> Path:
+    """A store that version 1 of the schema wrote: 40 rows of 2 columns, an alarm and a frequency event."""
+    shutil.copy(VERSION_1, file)
+    return file
+
+
+def schema(file: Path) -> list[tuple[Any, ...]]:
+    return read(file, "SELECT type, name, tbl_name FROM sqlite_schema ORDER BY name")
+
+
+def test_file_of_an_older_version_is_read_as_it_is(old_file: Path) -> None:
+    before = old_file.read_bytes()
+    found = store_at(old_file).read()
+    assert (found.rows, sorted(found.columns), found.devices) == (40, ["frequency_hz", "rocof_hz_per_s"], ("G1", "G2"))
+    assert store_at(old_file).read(series=Series(1_000_000_000, "mean")).rows == 0
+    assert store_at(old_file).span(series=Series(1_000_000_000, "mean")) is None
+    assert old_file.read_bytes() == before
+
+
+def test_file_of_an_older_version_is_brought_up_to_the_present_one_and_loses_nothing(old_file: Path) -> None:
+    before = bits(store_at(old_file).read())
+    with closing(store_at(old_file)) as store:
+        store.open()
+        assert bits(store.read()) == before
+        store.write_series(Series(1_000_000_000, "mean"), [samples_from_rows([(1, "G1", {"x_v": 1.0})])], 2)
+    assert read(old_file, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+    messages = store_at(old_file).read_messages(["alarm", "frequency_event"], -(2**63), 2**63 - 1)
+    assert [json.loads(message.body)["type"] for message in messages] == ["alarm", "frequency_event"]
+    new = old_file.with_name("new.db")
+    with closing(store_at(new)) as store:
+        store.open()
+    assert schema(old_file) == schema(new)
+
+
+def test_migration_that_fails_changes_nothing(old_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = schema(old_file)
+    monkeypatch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, "CREATE TABLE devices (id INTEGER)"))
+    with pytest.raises(FatalError, match="table devices already exists"):
+        store_at(old_file).open()
+    assert schema(old_file) == before
+    assert read(old_file, "PRAGMA user_version") == [(1,)]
+
+
+def test_two_programs_that_bring_a_file_up_at_once_do_it_once(old_file: Path) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        stores = [store_at(old_file) for _ in range(4)]
+        list(threads.map(lambda store: store.open(), stores))
+    for store in stores:
+        store.close()
+    assert read(old_file, "SELECT count(*) FROM samples") == [(80,)]
+
+
+WRITE_FOR_EVER = """
+import sys, itertools
+from pathlib import Path
+from edgeflex_connectors.sqlite import SqliteConfig, SqliteStore
+from edgeflex_flow.messages import samples_from_rows
+
+file = Path(sys.argv[1])
+store = SqliteStore(SqliteConfig(path=str(file)), file)
+store.open()
+for batch in itertools.count():
+    rows = [(batch * 50 + row, device, {"x_v": 1.0}) for row in range(50) for device in "AB"]
+    store.write([samples_from_rows(rows)], [])
+    print(batch, flush=True)
+"""
+
+
+def test_killed_writer_leaves_every_acknowledged_batch_once_and_none_by_halves(file: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", WRITE_FOR_EVER, str(file)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    acknowledged = [int(child.stdout.readline()) for _ in range(200)]
+    child.kill()
+    acknowledged += [int(line) for line in child.stdout.read().split("\n")[:-1]]
+    child.wait()
+    child.stdout.close()
+    with closing(store_at(file)) as store:
+        store.open()
+        again = samples_from_rows([(row, device, {"x_v": 1.0}) for row in range(50) for device in "AB"])
+        store.write([again], [])
+    [(count,)] = read(file, "SELECT count(*) FROM samples")
+    assert count % 100 == 0
+    assert 0 <= count // 100 - len(acknowledged) <= 1
+    assert read(file, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_more_rows_than_one_statement_takes_are_all_written(file: Path) -> None:
+    counts = [1, sqlite.ROWS_AT_ONCE, sqlite.ROWS_AT_ONCE + 1, sqlite.CHUNK_ROWS + sqlite.ROWS_AT_ONCE + 1]
+    with closing(store_at(file)) as store:
+        store.open()
+        for place, count in enumerate(counts):
+            store.write([samples_from_rows([(time, f"G{place}", {"x_v": 1.0}) for time in range(count)])], [])
+    assert read(file, "SELECT count(*) FROM samples GROUP BY device_id") == [(count,) for count in counts]

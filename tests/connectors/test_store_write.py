@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -168,3 +171,52 @@ def test_disk_that_stays_full_drops_the_oldest_waiting_rows(small_disk: Path, ma
         assert context.counters.get("rows") == 10 + 5000 - context.counters.get("overflow_rows")
     newest = read(small_disk / "history.db", "SELECT max(time_ns) FROM samples")
     assert newest == [(49_099,)]
+
+
+WITH_LITTLE_ROOM = """
+import json, resource, sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from conftest import ContextMaker
+from edgeflex_connectors import sqlite, store_write
+from edgeflex_connectors.sqlite import SqliteConfig
+from edgeflex_connectors.store_write import StoreWriteConfig
+from edgeflex_flow.messages import samples_from_rows
+from edgeflex_flow.node import OpenConnection
+
+def rows(first, count):
+    return samples_from_rows([(number, "G1", {"x_v": 1.0}) for number in range(first, first + count)])
+
+maker = ContextMaker(Path(sys.argv[2]))
+config = SqliteConfig(path="history.db")
+context = maker("archive", connections={"store": OpenConnection("history", sqlite.NODE, config)})
+sink = store_write.NODE.open(StoreWriteConfig(store="history", commit_every=0.01, queue=int(sys.argv[3])), context)
+sink.open()
+sink.write([rows(0, 10)])
+assert sink.flush(20.0)
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, most))
+for first in range(10, 50_010, 1000):
+    sink.write([rows(first, 1000)])
+while not context.counters.get("retries"):
+    time.sleep(0.01)
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+assert sink.flush(60.0)
+sink.close()
+print(json.dumps({**context.counters.snapshot(), "failures": len(maker.failures)}))
+"""
+
+
+@pytest.mark.parametrize("queue", [5_000, 1_000_000])
+def test_file_that_may_not_grow_is_tried_again_and_only_what_was_counted_is_missing(tmp_path: Path, queue: int) -> None:
+    command = [sys.executable, "-c", WITH_LITTLE_ROOM, str(Path(__file__).parents[1]), str(tmp_path), str(queue)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    counters = json.loads(done.stdout)
+    assert counters["failures"] == 0
+    dropped = counters.get("overflow_rows", 0)
+    assert (dropped > 0) == (queue < 50_000)
+    assert counters["rows"] == 50_010 - dropped
+    assert read(tmp_path / "history.db", "SELECT count(*) FROM samples") == [(counters["rows"],)]
+    assert read(tmp_path / "history.db", "SELECT max(time_ns) FROM samples") == [(50_009,)]
+    assert read(tmp_path / "history.db", "PRAGMA integrity_check") == [("ok",)]

@@ -22,6 +22,7 @@ from edgeflex_connectors.payload_formats import JsonEdgeflex
 from edgeflex_connectors.payloads import PayloadEncoder
 from edgeflex_connectors.pmu_client import PmuClientConfig, PmuClientSource
 from edgeflex_connectors.recordings import read_recording
+from edgeflex_connectors.sqlite import SqliteConfig, SqliteStore
 from edgeflex_flow.cli.inertia_pipeline import estimate_record
 from edgeflex_flow.cli.kinds import shipped_registry
 from edgeflex_flow.cli.places import shipped_flows
@@ -54,8 +55,9 @@ RUNTIMES: dict[str, Callable[[FlowRun], None]] = {
 each_runtime = pytest.mark.parametrize("execute", RUNTIMES.values(), ids=RUNTIMES)
 
 
-def test_every_shipped_flow_passes_the_check() -> None:
-    checked = check_flows(sorted(FLOWS.glob("*.yaml")), shipped_registry(), site=LOCAL)
+@pytest.mark.parametrize("site", sorted((FLOWS / "sites").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_shipped_flow_passes_the_check_with_every_shipped_site(site: Path) -> None:
+    checked = check_flows(sorted(FLOWS.glob("*.yaml")), shipped_registry(), site=site)
     assert [problem for flow in checked for problem in flow.problems] == []
 
 
@@ -124,6 +126,36 @@ def test_replay_events_finds_the_same_events_on_every_runtime(
     assert len({event["device"] for event in expected if event["state"] == "started"}) == 10
     assert all(event["quality"] == Quality.REPLAYED for event in expected)
     assert events(execute, "events.jsonl") == expected
+
+
+@each_runtime
+def test_replay_store_finds_the_events_of_a_stored_stretch_of_time(
+    tmp_path: Path, execute: Callable[[FlowRun], None]
+) -> None:
+    with np.load(recording(tmp_path)) as data:
+        samples = Samples(
+            time_ns=data["time_ns"],
+            device=data["device"],
+            devices=tuple(data["devices"].tolist()),
+            columns={"frequency_hz": data["frequency_hz"]},
+            quality=data["quality"],
+            received_ns=0,
+        )
+    store = SqliteStore(SqliteConfig(path="history.db"), tmp_path / "history.db")
+    with closing(store):
+        store.open()
+        store.write([samples], [])
+    run_inline(flow_run("replay_events.yaml", recording=tmp_path / "recording.npz", events=tmp_path / "expected.jsonl"))
+    run = flow_run("replay_store.yaml", data_folder=tmp_path, events=tmp_path / "events.jsonl")
+    execute(run)
+    expected, found = (
+        sorted((tmp_path / name).read_text().splitlines()) for name in ("expected.jsonl", "events.jsonl")
+    )
+    assert len(expected) >= 10
+    assert found == expected
+    params = {"data_folder": tmp_path, "events": tmp_path / "none.jsonl", "begin": "2023-11-15T00:00:00Z"}
+    execute(flow_run("replay_store.yaml", **params))
+    assert (tmp_path / "none.jsonl").read_text() == ""
 
 
 @pytest.fixture(scope="module")

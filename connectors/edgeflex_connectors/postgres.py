@@ -1,0 +1,596 @@
+"""`postgres`: a history in PostgreSQL."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal, LiteralString, NamedTuple
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from edgeflex_connectors.store import (
+    EARLIEST_NS,
+    HOUR_NS,
+    LATEST_NS,
+    MOST_VALUES,
+    NewerStoreError,
+    Series,
+    Span,
+    StoreConfig,
+    StoredMessage,
+    WindowTooLargeError,
+)
+from edgeflex_connectors.store_rows import table_of_rows, values_of
+from edgeflex_flow.errors import FatalError, FieldError, RetryableError
+from edgeflex_flow.messages import Samples
+from edgeflex_flow.node import ConnectionNode, Context, path, quantity
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg import Connection, Cursor
+    from psycopg.sql import Identifier
+
+MIGRATIONS: tuple[LiteralString, ...] = (
+    """
+    CREATE TABLE devices (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE);
+    CREATE TABLE quantities (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE);
+    CREATE TABLE samples (
+        device_id integer NOT NULL,
+        quantity_id integer NOT NULL,
+        time_ns bigint NOT NULL,
+        value double precision NOT NULL,
+        quality integer NOT NULL,
+        PRIMARY KEY (device_id, quantity_id, time_ns)
+    );
+    CREATE TABLE messages (
+        type text NOT NULL, id text NOT NULL, time_ns bigint, device text, body json NOT NULL,
+        PRIMARY KEY (type, id)
+    );
+    CREATE INDEX messages_by_time ON messages (time_ns);
+    CREATE TABLE series (
+        id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        every_ns bigint NOT NULL, how text NOT NULL, until_ns bigint NOT NULL,
+        UNIQUE (every_ns, how)
+    );
+    CREATE TABLE downsampled (
+        series_id integer NOT NULL,
+        device_id integer NOT NULL,
+        quantity_id integer NOT NULL,
+        time_ns bigint NOT NULL,
+        value double precision NOT NULL,
+        quality integer NOT NULL,
+        PRIMARY KEY (series_id, device_id, quantity_id, time_ns)
+    );
+    CREATE VIEW readings AS
+        SELECT to_timestamp(time_ns / 1e9) AS time, devices.name AS device, quantities.name AS quantity, value, quality
+        FROM samples JOIN devices ON devices.id = device_id JOIN quantities ON quantities.id = quantity_id;
+    DO $$ DECLARE place text; BEGIN
+        SELECT nspname INTO place FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
+        WHERE extname = 'timescaledb';
+        IF place IS NOT NULL THEN
+            EXECUTE format(
+                'SELECT %I.create_hypertable(%L, %L, chunk_time_interval => 86400000000000)',
+                place, 'samples', 'time_ns'
+            );
+        END IF;
+    END $$;
+    """,
+)
+"""The statements that make version n + 1 of version n; version 0 is a schema without a store."""
+SCHEMA_VERSION = len(MIGRATIONS)
+LOCK = int.from_bytes(b"EFlx", "big")
+"""Taken while a schema is made or brought up to date: only one program does it."""
+
+UPSERTS = 10
+"""Batches that are written row by row after one held a row that was there: the next ones may as well."""
+
+MOST_DELETED = 1_000_000
+"""About as many rows are deleted in one call of `delete`; the next call goes on."""
+
+HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+TRAILER = b"\xff\xff"
+DEFAULT_PORT = 5432
+
+REFUSALS = (
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "does not exist",
+    "certificate",
+    "does not support SSL",
+)
+"""What servers and libpq say when another attempt would end as this one."""
+
+
+class PostgresConfig(StoreConfig, frozen=True, kw_only=True):
+    """A history in PostgreSQL 13 or newer; in TimescaleDB where its extension is installed in the database.
+
+    Everything stands in one schema, which is made if it does not exist: `samples` (device_id, quantity_id, time_ns,
+    value, quality) with one row for each value, its names in `devices` and `quantities`; `messages` (type, id, time_ns,
+    device, body as JSON); `downsampled` as `samples`, with what each rule in `series` made of them; the view `readings`
+    with names and timestamps, for people. Where the extension TimescaleDB is installed when the schema is made,
+    `samples` is a hypertable of daily chunks.
+
+    A missing value (NaN) makes no row and leaves a value that is stored already as it is. Writing the same device,
+    time and column again replaces the row. Each commit is durable as far as the server's `synchronous_commit` says.
+
+    Input:
+        None: nodes name the connection in their field `store`.
+
+    Output:
+        None.
+
+    Errors:
+        A server that is away, is starting, has no room or ends the connection is tried again. FatalError: user,
+        password, certificate or database refused, a right that the user lacks, a schema of a newer version, or one
+        that holds other tables of these names. NUL, which PostgreSQL cannot hold, stands as ␀ in names.
+
+    Source:
+        https://www.postgresql.org/docs/current/sql-copy.html
+
+    >>> PostgresConfig(url="postgresql://db.example/grid", username="flow", password="secret")
+    PostgresConfig(url='postgresql://db.example/grid', username='flow')
+    """
+
+    url: Annotated[str, Meta(min_length=1, description="postgresql://host:port/database; port 5432 if none is given.")]
+    username: Annotated[str | None, Meta(description="User name for the server.")] = None
+    password: Annotated[str | None, Meta(description="Password of the user.", extra={"secret": True})] = None
+    schema: Annotated[
+        str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}$", description="Schema that holds the store's tables.")
+    ] = "edgeflex"
+    tls: Annotated[
+        Literal["verify", "require", "off"],
+        Meta(description="verify: encrypted, and the server's certificate checked; require: encrypted; off: in clear."),
+    ] = "verify"
+    ca: Annotated[str | None, path("Certificates of the authorities to trust, PEM; the system's if not given.")] = None
+    certificate: Annotated[str | None, path("Certificate by which this client shows who it is, PEM.")] = None
+    key: Annotated[str | None, path("Private key, without passphrase, of `certificate`, PEM.")] = None
+    connect_timeout: Annotated[float, quantity("s", "How long an attempt to connect may take.", ge=2, le=60)] = 5
+    answer_timeout: Annotated[
+        float, quantity("s", "How long the server may take for one statement, or be silent.", ge=1, le=3600)
+    ] = 30
+
+    def refusals(self) -> Iterator[FieldError]:
+        yield from super().refusals()
+        try:
+            _split(self.url)
+        except ValueError as error:
+            yield FieldError(str(error), "url")
+        if (self.certificate is None) != (self.key is None):
+            yield FieldError("`certificate` and `key` must be given together", "certificate", "key")
+        if self.password is not None and self.username is None:
+            yield FieldError("`password` needs a `username`", "password", "username")
+        given = [name for name in ("ca", "certificate", "key") if getattr(self, name)]
+        if self.tls == "off" and given:
+            yield FieldError("`ca`, `certificate` and `key` need `tls`", *given, "tls")
+        if self.tls == "require" and self.ca is not None:
+            yield FieldError("`ca` is there to verify: it needs `tls: verify`", "ca", "tls")
+
+    def __repr__(self) -> str:
+        """Only what tells the connection; never the password."""
+        user = "" if self.username is None else f", username={self.username!r}"
+        return f"PostgresConfig(url={self.url!r}{user})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [("url", self.url), ("username", self.username)]
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of an url that is known to be good. The text of the ValueError never holds user or password."""
+    split = urlsplit(url)
+    if split.scheme not in {"postgresql", "postgres"}:
+        raise ValueError(f"`url` must begin with postgresql://; got '{split.scheme}'")
+    if "@" in split.netloc:
+        raise ValueError("`url` must not hold a user; use `username` and `password`")
+    if not split.hostname:
+        raise ValueError(f"`url` names no host; got '{url}'")
+    if not split.path.strip("/") or "/" in split.path[1:] or split.query or split.fragment:
+        raise ValueError(f"`url` ends with one database; got '{url}'")
+    try:
+        port = split.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ValueError(f"`url`: the port is a number from 1 to 65535; got '{url}'")
+    return split
+
+
+def _row_type(fields: Sequence[tuple[str, str]]) -> np.dtype[Any]:
+    """Rows of PostgreSQL's binary COPY: the count of fields, then each field after its length."""
+    layout: list[tuple[str, str]] = [("fields", ">i2")]
+    for name, kind in fields:
+        layout += [(f"{name}_length", ">i4"), (name, kind)]
+    return np.dtype(layout)
+
+
+SAMPLE_FIELDS = (
+    ("device", ">i4"),
+    ("quantity", ">i4"),
+    ("time_ns", ">i8"),
+    ("value", ">f8"),
+    ("quality", ">i4"),
+)
+SAMPLE_ROW = _row_type(SAMPLE_FIELDS)
+DOWNSAMPLED_FIELDS = (("series", ">i4"), *SAMPLE_FIELDS)
+DOWNSAMPLED_ROW = _row_type(DOWNSAMPLED_FIELDS)
+
+
+def _empty_rows(count: int, fields: Sequence[tuple[str, str]], row: np.dtype[Any]) -> NDArray[np.void]:
+    rows = np.empty(count, dtype=row)
+    rows["fields"] = len(fields)
+    for name, kind in fields:
+        rows[f"{name}_length"] = int(kind[2:])
+    return rows
+
+
+class _Table(NamedTuple):
+    """A table with values, and the condition that its rows belong to what is meant."""
+
+    name: LiteralString
+    condition: LiteralString
+    values: list[int]
+
+
+class PostgresStore:
+    """The store in a schema of a server. Used by one thread at a time; connects again after a failure."""
+
+    def __init__(self, config: PostgresConfig, context: Context) -> None:
+        self._config = config
+        self._context = context
+        self._psycopg = _driver()
+        self._connection: Connection | None = None
+        self._is_open = False
+        self._upserts = 0
+        self._ids: dict[LiteralString, dict[str, int]] = {"devices": {}, "quantities": {}}
+        self._name = f"{config.url} schema {config.schema}"
+
+    def open(self) -> None:
+        if self._is_open:
+            return
+        with self._transaction() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+            version = self._version(cursor)
+            if version == 0:
+                # Only what is missing: the right to use a schema does not hold the right to make one.
+                found = cursor.execute("SELECT FROM pg_namespace WHERE nspname = %s", [self._config.schema]).fetchone()
+                if found is None:
+                    cursor.execute(self._psycopg.sql.SQL("CREATE SCHEMA {}").format(self._schema))
+                cursor.execute("CREATE TABLE store_version (version integer NOT NULL)")
+                cursor.execute("INSERT INTO store_version VALUES (0)")
+            for migration in MIGRATIONS[version:]:
+                cursor.execute(migration)
+            if version < SCHEMA_VERSION:
+                cursor.execute("UPDATE store_version SET version = %s", [SCHEMA_VERSION])
+        self._is_open = True
+
+    @property
+    def _schema(self) -> Identifier:
+        identifier: Identifier = self._psycopg.sql.Identifier(self._config.schema)
+        return identifier
+
+    def _version(self, cursor: Cursor) -> int:
+        """Version of the store's schema, 0 if there is none."""
+        [(table,)] = cursor.execute(
+            "SELECT to_regclass(format('%%I.store_version', %s::text))", [self._config.schema]
+        ).fetchall()
+        if table is None:
+            return 0
+        [(version,)] = cursor.execute("SELECT version FROM store_version").fetchall()
+        if version > SCHEMA_VERSION:
+            raise NewerStoreError(self._name, version, SCHEMA_VERSION)
+        return int(version)
+
+    def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> None:
+        self.open()
+        with self._transaction() as cursor:
+            rows = self._rows(cursor, samples, SAMPLE_FIELDS, SAMPLE_ROW)
+            self._put(cursor, "samples", rows)
+            if messages:
+                cursor.executemany(
+                    """
+                    INSERT INTO messages VALUES (%s, %s, %s, %s, %s) ON CONFLICT (type, id) DO UPDATE
+                    SET time_ns = excluded.time_ns, device = excluded.device, body = excluded.body
+                    """,
+                    [
+                        (m.type, _without_nul(m.id), m.time_ns, m.device and _without_nul(m.device), m.body.decode())
+                        for m in messages
+                    ],
+                )
+
+    def write_series(self, series: Series, values: Sequence[Samples], until_ns: int) -> None:
+        self.open()
+        with self._transaction() as cursor:
+            [(number,)] = cursor.execute(
+                """
+                INSERT INTO series (every_ns, how, until_ns) VALUES (%s, %s, %s) ON CONFLICT (every_ns, how) DO UPDATE
+                SET until_ns = greatest(series.until_ns, excluded.until_ns) RETURNING id
+                """,
+                [*series, until_ns],
+            ).fetchall()
+            rows = self._rows(cursor, values, DOWNSAMPLED_FIELDS, DOWNSAMPLED_ROW)
+            rows["series"] = number
+            self._put(cursor, "downsampled", rows)
+
+    def _rows(
+        self, cursor: Cursor, batches: Sequence[Samples], fields: Sequence[tuple[str, str]], row: np.dtype[Any]
+    ) -> NDArray[np.void]:
+        """Rows as they go over the wire, those of one column and device together, each key once."""
+        devices, columns = values_of(batches)
+        device_ids = self._lookup(cursor, "devices", devices)
+        quantity_ids = self._lookup(cursor, "quantities", [values.column for values in columns])
+        rows = _empty_rows(sum(len(values.value) for values in columns), fields, row)
+        start = 0
+        for quantity_id, values in zip(quantity_ids, columns, strict=True):
+            part = rows[start : start + len(values.value)]
+            part["device"] = device_ids[values.device]
+            part["quantity"] = quantity_id
+            part["time_ns"], part["value"], part["quality"] = values.time_ns, values.value, values.quality
+            start += len(values.value)
+        return rows
+
+    def _lookup(self, cursor: Cursor, table: LiteralString, names: Sequence[str]) -> NDArray[np.int64]:
+        """The id of each name, shape (len(names),)."""
+        ids = self._ids[table]
+        clean = [_without_nul(name) for name in names]
+        new = sorted({name for name in clean if name not in ids})
+        if new:
+            cursor.execute(f"INSERT INTO {table} (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", [new])
+            found = cursor.execute(f"SELECT name, id FROM {table} WHERE name = ANY(%s)", [new]).fetchall()  # noqa: S608
+            ids.update((name, number) for name, number in found)
+        return np.array([ids[name] for name in clean], dtype=np.int64)
+
+    def _put(self, cursor: Cursor, table: LiteralString, rows: NDArray[np.void]) -> None:
+        """Insert new rows straight; where one is there already, all by way of a table beside it."""
+        if not len(rows):
+            return
+        if self._upserts == 0:
+            try:
+                with cursor.connection.transaction():
+                    self._copy(cursor, table, rows)
+                return
+            except self._psycopg.errors.UniqueViolation:
+                self._upserts = UPSERTS
+        self._upserts -= 1
+        cursor.execute(f"CREATE TEMPORARY TABLE incoming (LIKE {table}) ON COMMIT DROP")
+        self._copy(cursor, "incoming", rows)
+        key = "series_id, " if table == "downsampled" else ""
+        cursor.execute(
+            f"INSERT INTO {table} SELECT * FROM incoming ON CONFLICT ({key}device_id, quantity_id, time_ns) "  # noqa: S608
+            "DO UPDATE SET value = excluded.value, quality = excluded.quality"
+        )
+
+    def _copy(self, cursor: Cursor, table: LiteralString, rows: NDArray[np.void]) -> None:
+        with cursor.copy(f"COPY {table} FROM STDIN (FORMAT binary)") as copy:
+            copy.write(HEADER)
+            copy.write(rows.tobytes())
+            copy.write(TRAILER)
+
+    def sync(self) -> None:
+        """Nothing: a commit that has returned is durable."""
+
+    def read(
+        self,
+        columns: Sequence[str] | None = None,
+        begin_ns: int = EARLIEST_NS,
+        end_ns: int = LATEST_NS,
+        devices: Sequence[str] | None = None,
+        *,
+        series: Series | None = None,
+        most_values: int = MOST_VALUES,
+    ) -> Samples:
+        """See `Store`. FatalError for a schema that holds no store."""
+        with self._reading() as cursor:
+            device_ids, quantity_ids = _ids(cursor, "devices", devices), _ids(cursor, "quantities", columns)
+            table = self._table_of(cursor, series)
+            found = self._copied(
+                cursor,
+                f"""
+                SELECT device_id, quantity_id, time_ns, value, quality FROM {table.name}
+                WHERE {table.condition} AND device_id = ANY(%s) AND quantity_id = ANY(%s)
+                AND time_ns >= %s AND time_ns < %s
+                ORDER BY device_id, quantity_id, time_ns LIMIT %s
+                """,  # noqa: S608 - ours
+                [*table.values, [*device_ids.values()], [*quantity_ids.values()], begin_ns, end_ns, most_values + 1],
+            )
+        if len(found) > most_values:
+            text = f"{self._name}: holds more than {most_values} values of that time; read a shorter one"
+            raise WindowTooLargeError(text)
+        return table_of_rows(
+            _codes(found["device"], device_ids),
+            _codes(found["quantity"], quantity_ids),
+            found["time_ns"].astype(np.int64),
+            found["value"].astype(np.float64),
+            found["quality"].astype(np.uint16),
+            tuple(quantity_ids),
+            tuple(device_ids),
+        )
+
+    def _copied(self, cursor: Cursor, query: LiteralString, values: Sequence[Any]) -> NDArray[np.void]:
+        """All rows of a query that gives the fields of `samples`."""
+        with cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT binary)", values) as copy:
+            content = b"".join(bytes(part) for part in copy)
+        return np.frombuffer(content[len(HEADER) : -len(TRAILER)], dtype=SAMPLE_ROW)
+
+    def _table_of(self, cursor: Cursor, series: Series | None) -> _Table:
+        if series is None:
+            return _Table("samples", "TRUE", [])
+        found = cursor.execute("SELECT id FROM series WHERE every_ns = %s AND how = %s", series).fetchone()
+        return _Table("downsampled", "series_id = %s", [-1 if found is None else found[0]])
+
+    def read_messages(self, types: Sequence[str], begin_ns: int, end_ns: int) -> list[StoredMessage]:
+        with self._reading() as cursor:
+            found = cursor.execute(
+                """
+                SELECT type, id, time_ns, device, body::text FROM messages
+                WHERE type = ANY(%s) AND time_ns >= %s AND time_ns < %s ORDER BY time_ns, type, id
+                """,
+                [list(types), begin_ns, end_ns],
+            ).fetchall()
+        return [
+            StoredMessage(type=kind, id=key, time_ns=time_ns, device=device, body=body.encode())
+            for kind, key, time_ns, device, body in found
+        ]
+
+    def span(
+        self, begin_ns: int = EARLIEST_NS, end_ns: int = LATEST_NS, *, series: Series | None = None
+    ) -> Span | None:
+        with self._reading() as cursor:
+            table = self._table_of(cursor, series)
+            # The first and last row of each device and column by the index: no other way needs so few pages.
+            where: LiteralString = f"""
+                FROM {table.name} WHERE {table.condition} AND device_id = devices.id AND quantity_id = quantities.id
+                AND time_ns >= %s AND time_ns < %s
+            """
+            [(first_ns, last_ns)] = cursor.execute(
+                f"SELECT min((SELECT min(time_ns) {where})), max((SELECT max(time_ns) {where})) "  # noqa: S608 - ours
+                "FROM devices CROSS JOIN quantities",
+                2 * [*table.values, begin_ns, end_ns],
+            ).fetchall()
+        return None if first_ns is None else Span(first_ns, last_ns)
+
+    def made_until(self, series: Series) -> int | None:
+        self.open()
+        with self._transaction() as cursor:
+            found = cursor.execute("SELECT until_ns FROM series WHERE every_ns = %s AND how = %s", series).fetchone()
+        return None if found is None else int(found[0])
+
+    def delete(self, what: Series | Literal["samples", "messages"], before_ns: int) -> int:
+        self.open()
+        if what == "messages":
+            with self._transaction() as cursor:
+                return cursor.execute("DELETE FROM messages WHERE time_ns < %s", [before_ns]).rowcount
+        with self._reading() as cursor:
+            devices, quantities = (list(_ids(cursor, table, None).values()) for table in ("devices", "quantities"))
+        deleted = 0
+        for device in devices:
+            while deleted < MOST_DELETED:
+                with self._transaction() as cursor:  # short ones: nobody waits long for them
+                    table = self._table_of(cursor, None if what == "samples" else what)
+                    rows = self._delete_some(cursor, table, device, quantities, before_ns)
+                if rows == 0:
+                    break
+                deleted += rows
+        return deleted
+
+    def _delete_some(self, cursor: Cursor, table: _Table, device: int, quantities: list[int], before_ns: int) -> int:
+        """Delete the first hour of a device's old rows; how many."""
+        [(first_ns,)] = cursor.execute(
+            f"SELECT min((SELECT min(time_ns) FROM {table.name} "  # noqa: S608 - ours
+            f"WHERE {table.condition} AND device_id = %s AND quantity_id = id)) FROM quantities",
+            [*table.values, device],
+        ).fetchall()
+        if first_ns is None or first_ns >= before_ns:
+            return 0
+        return cursor.execute(
+            f"DELETE FROM {table.name} WHERE {table.condition} "  # noqa: S608 - ours
+            "AND device_id = %s AND quantity_id = ANY(%s) AND time_ns < %s",
+            [*table.values, device, quantities, min(first_ns + HOUR_NS, before_ns)],
+        ).rowcount
+
+    def tidy(self) -> None:
+        """Nothing: the server's autovacuum does it."""
+
+    @contextmanager
+    def _reading(self) -> Iterator[Cursor]:
+        """A transaction in a schema that is known to hold a store."""
+        with self._transaction() as cursor:
+            if not self._is_open and self._version(cursor) == 0:
+                raise FatalError(f"{self._name}: there is no store in it")
+            yield cursor
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Cursor]:
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            with self._connection.transaction(), self._connection.cursor() as cursor:
+                yield cursor
+        except self._psycopg.Error as error:
+            # Ids given in the transaction went with it.
+            self._ids = {"devices": {}, "quantities": {}}
+            raise self._problem(error) from error
+
+    def _connect(self) -> Connection:
+        config = self._config
+        split = _split(config.url)
+
+        def file(text: str | None) -> str | None:
+            return None if text is None else str(self._context.resolve(text))
+
+        settings: dict[str, Any] = {
+            "host": split.hostname,
+            "port": split.port or DEFAULT_PORT,
+            "dbname": unquote(split.path[1:]),
+            "user": config.username,
+            "password": config.password,
+            "sslmode": {"verify": "verify-full", "require": "require", "off": "disable"}[config.tls],
+            "sslrootcert": file(config.ca) or ("system" if config.tls == "verify" else None),
+            "sslcert": file(config.certificate),
+            "sslkey": file(config.key),
+            "connect_timeout": round(config.connect_timeout),
+            "tcp_user_timeout": round(1000 * config.answer_timeout),
+            "application_name": "-".join(("edgeflex", self._context.site, self._context.flow, self._context.node)),
+        }
+        connection: Connection = self._psycopg.connect(
+            **{name: value for name, value in settings.items() if value is not None}, autocommit=True
+        )
+        timeout_ms = round(1000 * config.answer_timeout)
+        connection.execute("SELECT set_config('search_path', %s, false)", [config.schema])
+        connection.execute("SELECT set_config('statement_timeout', %s, false)", [str(timeout_ms)])
+        return connection
+
+    def _problem(self, error: psycopg.Error) -> FatalError | RetryableError:
+        """What an error of the driver means. A connection that may be broken is closed."""
+        text = f"{self._name}: {' '.join(str(error).split())}"
+        driver = self._psycopg
+        if isinstance(error, driver.OperationalError | driver.InterfaceError):
+            self.close()
+            refused = error.sqlstate is None and any(reason in str(error) for reason in REFUSALS)
+            return FatalError(text) if refused else RetryableError(text)
+        if isinstance(error, driver.errors.ReadOnlySqlTransaction | driver.errors.QueryCanceled):
+            self.close()  # another server may have taken over
+            return RetryableError(text)
+        return FatalError(text)
+
+    def close(self) -> None:
+        self._is_open = False
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _driver() -> Any:
+    """psycopg, which only those need who name such a connection."""
+    try:
+        return importlib.import_module("psycopg")
+    except ImportError as error:
+        raise FatalError("postgres needs psycopg: pip install 'edgeflex-flow[postgres]'") from error
+
+
+def _without_nul(name: str) -> str:
+    return name.replace("\0", "\N{SYMBOL FOR NULL}")
+
+
+def _ids(cursor: Cursor, table: LiteralString, names: Sequence[str] | None) -> dict[str, int]:
+    """Names that are wanted, all unless told, with their ids; -1 for those that are not stored."""
+    stored: dict[str, int] = dict(cursor.execute(f"SELECT name, id FROM {table} ORDER BY id").fetchall())  # noqa: S608
+    return stored if names is None else {name: stored.get(_without_nul(name), -1) for name in names}
+
+
+def _codes(ids: NDArray[Any], wanted: dict[str, int]) -> NDArray[np.int64]:
+    """The place of each id among those wanted."""
+    known = np.array(list(wanted.values()) or [-1], dtype=np.int64)
+    order = np.argsort(known, kind="stable")
+    codes: NDArray[np.int64] = order[np.searchsorted(known[order], ids)]
+    return codes
+
+
+def open_store(config: PostgresConfig, context: Context) -> PostgresStore:
+    return PostgresStore(config, context)
+
+
+NODE = ConnectionNode(kind="postgres", config=PostgresConfig, family="store", open=open_store)

@@ -1,0 +1,170 @@
+"""What a store needs done beside writing, by a thread of its own: down-sampling, deleting what is old, tidying up."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+from edgeflex_connectors.backoff import Backoff
+from edgeflex_connectors.downsampling import downsampled
+from edgeflex_connectors.store import EARLIEST_NS, HOUR_NS, Downsampling, Series, Store, StoreConfig
+from edgeflex_flow.errors import FatalError, RetryableError
+from edgeflex_flow.messages import Samples
+from edgeflex_flow.node import Context
+
+PERIOD_S = 10.0
+SETTLE_NS = 60_000_000_000
+"""How long after its end an interval is down-sampled: rows come late."""
+CHUNK_NS = 60_000_000_000
+"""The time that is read at once to be down-sampled, unless the interval is longer."""
+LAST_RETRY_S = 300.0
+
+
+class LateRows:
+    """The stretches of time in which rows were written after they had been down-sampled. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._from_ns: int | None = None
+        self._chunks: set[int] = set()
+
+    def note(self, samples: Samples) -> None:
+        """Rows that were written."""
+        with self._lock:
+            late = samples.time_ns if self._from_ns is None else samples.time_ns[samples.time_ns < self._from_ns]
+            if len(late):
+                self._chunks.update(np.unique(late // CHUNK_NS).tolist())
+
+    def before(self, time_ns: int) -> None:
+        """From now on rows before this time are late."""
+        with self._lock:
+            self._from_ns = time_ns
+
+    def take(self) -> list[int]:
+        """The begins of the stretches so far, which are then forgotten."""
+        with self._lock:
+            chunks, self._chunks = self._chunks, set()
+        return [chunk * CHUNK_NS for chunk in sorted(chunks)]
+
+
+class Upkeep:
+    """Does it every `PERIOD_S`, with a store of its own. Counts `downsampled` and `deleted` values.
+
+    Samples are never deleted before every rule has seen them. Their age counts from the newest of them, or from now if
+    that is earlier: a clock that runs ahead deletes nothing. Rows that were written late are down-sampled again,
+    as long as all samples of their interval are kept; if the program is killed, late rows of its last seconds are not.
+    """
+
+    def __init__(self, store: Store, config: StoreConfig, context: Context) -> None:
+        self._store = store
+        self._config = config
+        self._context = context
+        self._backoff = Backoff(PERIOD_S, LAST_RETRY_S)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._late = LateRows()
+
+    def note(self, samples: Samples) -> None:
+        """Rows that were written. Any thread."""
+        if self._config.downsample:
+            self._late.note(samples)
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name=f"upkeep {self._context.node}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        try:
+            wait_s = 0.0
+            while not self._stop.wait(wait_s):
+                wait_s = PERIOD_S if self._tried() else self._backoff.delay_s()
+        finally:
+            self._store.close()
+
+    def _tried(self) -> bool:
+        try:
+            self.run_once(self._context.clock.now_ns())
+        except (RetryableError, FatalError) as error:
+            # The writer of the same store tells what stops a flow; upkeep that is late does no harm.
+            self._context.counters.add("upkeep_retries")
+            if self._backoff.failed():
+                self._context.log.warning("upkeep: %s; trying again", error)
+            return False
+        self._backoff.succeeded()
+        return True
+
+    def run_once(self, now_ns: int) -> None:
+        """Do what is due at this time."""
+        rules = self._config.downsample
+        due_ns = [_floor(now_ns - SETTLE_NS, rule.series.every_ns) for rule in rules]
+        late: list[int] = []
+        if rules:
+            self._late.before(max(due_ns))
+            late = self._late.take()
+        for rule, until_ns in zip(rules, due_ns, strict=True):
+            self._downsample(rule.series, until_ns, late, now_ns)
+        self._delete(now_ns, rules)
+        if not self._stop.is_set():
+            self._store.tidy()
+
+    def _downsample(self, series: Series, until_ns: int, late: list[int], now_ns: int) -> None:
+        span = self._store.span()
+        if span is None:
+            return
+        first_ns = _floor(span.first_ns, series.every_ns)
+        made_ns = self._store.made_until(series)
+        if made_ns is not None:
+            whole_from_ns = self._deleted_before(min(now_ns, span.last_ns))
+            for chunk_ns in late:
+                begin_ns = _floor(chunk_ns, series.every_ns)
+                end_ns = -_floor(-(chunk_ns + CHUNK_NS), series.every_ns)
+                self._make(series, max(begin_ns, whole_from_ns), min(end_ns, made_ns))
+        at_ns = first_ns if made_ns is None else max(first_ns, made_ns)
+        while at_ns < until_ns and not self._stop.is_set():
+            left = self._store.span(at_ns, until_ns)
+            if left is None:
+                break
+            at_ns = max(at_ns, _floor(left.first_ns, series.every_ns))
+            end_ns = min(_floor(at_ns + CHUNK_NS, series.every_ns), until_ns)
+            end_ns = max(end_ns, at_ns + series.every_ns)
+            self._make(series, at_ns, end_ns)
+            at_ns = end_ns
+
+    def _deleted_before(self, newest_ns: int) -> int:
+        """Samples before this time, the begin of an hour, may be deleted."""
+        if self._config.keep is None:
+            return EARLIEST_NS
+        return _floor(newest_ns - round(self._config.keep * 1e9), HOUR_NS)
+
+    def _make(self, series: Series, begin_ns: int, end_ns: int) -> None:
+        if begin_ns >= end_ns:
+            return
+        made = downsampled(self._store.read(begin_ns=begin_ns, end_ns=end_ns), series)
+        self._store.write_series(series, made, end_ns)
+        self._context.counters.add("downsampled", sum(each.rows for each in made))
+
+    def _delete(self, now_ns: int, rules: tuple[Downsampling, ...]) -> None:
+        span = self._store.span()
+        newest_ns = now_ns if span is None else min(now_ns, span.last_ns)
+        deleted = 0
+        if self._config.keep is not None and span is not None:
+            made = [self._store.made_until(rule.series) for rule in rules]
+            seen_ns = [span.first_ns if each is None else each for each in made]
+            deleted += self._store.delete("samples", _floor(min([self._deleted_before(newest_ns), *seen_ns]), HOUR_NS))
+        for rule in rules:
+            if rule.keep is not None:
+                deleted += self._store.delete(rule.series, newest_ns - round(rule.keep * 1e9))
+        if self._config.keep_messages is not None:
+            deleted += self._store.delete("messages", newest_ns - round(self._config.keep_messages * 1e9))
+        self._context.counters.add("deleted", deleted)
+
+
+def _floor(time_ns: int, step_ns: int) -> int:
+    return time_ns // step_ns * step_ns
