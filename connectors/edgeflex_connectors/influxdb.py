@@ -8,6 +8,7 @@ import re
 import ssl
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
@@ -18,21 +19,24 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from edgeflex_connectors.backoff import Backoff
+from edgeflex_connectors.certificate_end import certificate_of_server
 from edgeflex_connectors.store import (
     EARLIEST_NS,
     LATEST_NS,
     MOST_VALUES,
     NewerStoreError,
+    NoStoreError,
     Series,
     Span,
     StoreConfig,
     StoredMessage,
     WindowTooLargeError,
+    probe_store,
 )
 from edgeflex_connectors.store_rows import Stored, Values, table_of, values_of
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import ConnectionNode, Context, path, quantity
+from edgeflex_flow.node import ConnectionNode, Context, Probe, path, quantity
 
 if TYPE_CHECKING:
     import httpx
@@ -301,6 +305,14 @@ class InfluxdbStore:
         except OSError as error:
             raise FatalError(f"{self._name}: ca '{ca}' cannot be read: {error.strerror or error}") from error
 
+    def certificate_until_s(self) -> float | None:
+        """When the server's certificate ends, seconds since 1970; None without TLS."""
+        split, tls = _split(self._config.url), self._tls()
+        if not isinstance(tls, ssl.SSLContext):
+            return None
+        host, port = split.hostname or "", split.port or 443
+        return certificate_of_server(host, port, tls, self._config.connect_timeout)
+
     def _problem(self, error: httpx.TransportError) -> FatalError | RetryableError:
         cause = error.__cause__ or error.__context__
         while cause is not None:
@@ -344,7 +356,8 @@ class InfluxdbStore:
         answer = _decode(line)
         for error in (answer.error, *(result.error for result in answer.results)):
             if error.startswith(("database not found", "error authorizing")):
-                raise FatalError(f"{self._name}: {error}")
+                kind = NoStoreError if error.startswith("database") else FatalError
+                raise kind(f"{self._name}: {error}")
             if error:
                 raise RetryableError(f"{self._name}: {error}")
         for result in answer.results:
@@ -484,7 +497,7 @@ class InfluxdbStore:
 
     def _need_store(self) -> None:
         if not self._is_open and self._version() is None:
-            raise FatalError(f"{self._name}: there is no store in it")
+            raise NoStoreError(f"{self._name}: there is no store in it")
 
     def _columns(self, series: Series | None) -> list[str]:
         """The columns of which values are stored."""
@@ -578,4 +591,10 @@ def open_store(config: InfluxdbConfig, context: Context) -> InfluxdbStore:
     return InfluxdbStore(config, context)
 
 
-NODE = ConnectionNode(kind="influxdb", config=InfluxdbConfig, family="store", open=open_store)
+def probe(config: InfluxdbConfig, context: Context) -> Probe:
+    store = open_store(config, context)
+    found = probe_store(store)
+    return replace(found, certificate_until_s=store.certificate_until_s())
+
+
+NODE = ConnectionNode(kind="influxdb", config=InfluxdbConfig, family="store", open=open_store, probe=probe)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from typing import Any
 
@@ -10,6 +9,7 @@ from paho.mqtt.client import Client, MQTTv5, MQTTv311
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
+from edgeflex_connectors.certificate_end import certificate_until_s
 from edgeflex_connectors.mqtt_session import Broker, connect_problem, refusal
 from edgeflex_flow.errors import RetryableError
 from edgeflex_flow.node import Probe
@@ -38,7 +38,7 @@ def try_broker(broker: Broker) -> Probe:
         latency_s = _wait(client, answers, broker)
         if answers[0].is_failure:
             raise refusal(answers[0].getName(), broker)
-        return Probe(latency_s, f"MQTT {'5' if broker.is_v5 else '3.1.1'}", _certificate_until_s(client.socket()))
+        return Probe(latency_s, f"MQTT {'5' if broker.is_v5 else '3.1.1'}", certificate_until_s(client.socket()))
     except (OSError, UnicodeError) as error:
         raise connect_problem(error, broker) from error
     finally:
@@ -56,10 +56,3 @@ def _wait(client: Client, answers: list[ReasonCode], broker: Broker) -> float:
         if waited_s > broker.connect_timeout_s:
             raise RetryableError(f"{broker}: no answer within {broker.connect_timeout_s:g} s")
     return time.monotonic() - began_s
-
-
-def _certificate_until_s(connection: Any) -> float | None:
-    if not isinstance(connection, ssl.SSLSocket):
-        return None
-    until = (connection.getpeercert() or {}).get("notAfter")
-    return float(ssl.cert_time_to_seconds(until)) if isinstance(until, str) else None

@@ -23,16 +23,19 @@ from edgeflex_connectors.store import (
     LATEST_NS,
     MOST_VALUES,
     NewerStoreError,
+    NoStoreError,
     Series,
     Span,
     StoreConfig,
     StoredMessage,
     WindowTooLargeError,
+    check_folder,
+    probe_store,
 )
 from edgeflex_connectors.store_rows import table_of_rows, values_of
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import ConnectionNode, Context
+from edgeflex_flow.node import ConnectionNode, Context, Probe
 from edgeflex_flow.node import path as file_path
 
 T = TypeVar("T")
@@ -409,7 +412,7 @@ class ParquetStore:
         with self._translated():
             for attempt in range(READ_ATTEMPTS):
                 if self._facts() is None:
-                    raise FatalError(f"{self._folder}: there is no store in it")
+                    raise NoStoreError(f"{self._folder}: there is no store in it")
                 try:
                     return read()
                 except FileNotFoundError:
@@ -592,4 +595,9 @@ def open_store(config: ParquetConfig, context: Context) -> ParquetStore:
     return ParquetStore(config, context)
 
 
-NODE = ConnectionNode(kind="parquet", config=ParquetConfig, family="store", open=open_store)
+def probe(config: ParquetConfig, context: Context) -> Probe:
+    check_folder(context.resolve(config.path))
+    return probe_store(open_store(config, context))
+
+
+NODE = ConnectionNode(kind="parquet", config=ParquetConfig, family="store", open=open_store, probe=probe)

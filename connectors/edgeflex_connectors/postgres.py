@@ -18,16 +18,18 @@ from edgeflex_connectors.store import (
     LATEST_NS,
     MOST_VALUES,
     NewerStoreError,
+    NoStoreError,
     Series,
     Span,
     StoreConfig,
     StoredMessage,
     WindowTooLargeError,
+    probe_store,
 )
 from edgeflex_connectors.store_rows import table_of_rows, values_of
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import ConnectionNode, Context, path, quantity
+from edgeflex_flow.node import ConnectionNode, Context, Probe, path, quantity
 
 if TYPE_CHECKING:
     import psycopg
@@ -499,7 +501,7 @@ class PostgresStore:
         """A transaction in a schema that is known to hold a store."""
         with self._transaction() as cursor:
             if not self._is_open and self._version(cursor) == 0:
-                raise FatalError(f"{self._name}: there is no store in it")
+                raise NoStoreError(f"{self._name}: there is no store in it")
             yield cursor
 
     @contextmanager
@@ -593,4 +595,8 @@ def open_store(config: PostgresConfig, context: Context) -> PostgresStore:
     return PostgresStore(config, context)
 
 
-NODE = ConnectionNode(kind="postgres", config=PostgresConfig, family="store", open=open_store)
+def probe(config: PostgresConfig, context: Context) -> Probe:
+    return probe_store(open_store(config, context))
+
+
+NODE = ConnectionNode(kind="postgres", config=PostgresConfig, family="store", open=open_store, probe=probe)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Annotated, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Meta
 
+from edgeflex_connectors.certificate_end import certificate_of_server
 from edgeflex_connectors.http_client import DEFAULT_PORTS, Answer, HttpClient, Limits, NotSentError
 from edgeflex_connectors.rest_auth import (
     Auth,
@@ -23,7 +25,7 @@ from edgeflex_connectors.rest_auth import (
 )
 from edgeflex_flow.clock import SystemClock
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
-from edgeflex_flow.node import ConnectionNode, Context, NodeConfig, path, quantity
+from edgeflex_flow.node import ConnectionNode, Context, NodeConfig, Probe, path, quantity
 from edgeflex_flow.node import url as http_url
 
 PemFile: TypeAlias = Annotated[str, path("A file in PEM format.")]
@@ -289,4 +291,26 @@ def open_session(config: RestConfig, context: Context) -> RestSession:
     return RestSession(name, config.url, client(), credentials, granting)
 
 
-NODE = ConnectionNode(kind="rest", config=RestConfig, family="rest", open=open_session)
+def probe(config: RestConfig, context: Context) -> Probe:
+    """Get the base url, credentials shown. A service that knows no such path is there all the same."""
+    session = open_session(config, context)
+    try:
+        began_s = time.monotonic()
+        answer = session.request("GET", "/")
+        latency_s = time.monotonic() - began_s
+    finally:
+        session.close()
+    if answer.status in (401, 403):
+        raise FatalError(f"{context.node} {config.url}: refused: {session.shown(answer)}")
+    if answer.status >= 500:
+        raise RetryableError(f"{context.node} {config.url}: {session.shown(answer)}")
+    split = _split(config.url)
+    until_s = None
+    if split.scheme == "https" and config.proxy is None:
+        tls = _tls_context(config, context, context.node)
+        host, port = split.hostname or "", split.port or DEFAULT_PORTS["https"]
+        until_s = certificate_of_server(host, port, tls, config.connect_timeout)
+    return Probe(latency_s, f"HTTP status {answer.status}", until_s)
+
+
+NODE = ConnectionNode(kind="rest", config=RestConfig, family="rest", open=open_session, probe=probe)

@@ -22,16 +22,19 @@ from edgeflex_connectors.store import (
     LATEST_NS,
     MOST_VALUES,
     NewerStoreError,
+    NoStoreError,
     Series,
     Span,
     StoreConfig,
     StoredMessage,
     WindowTooLargeError,
+    check_folder,
+    probe_store,
 )
 from edgeflex_connectors.store_rows import Stored, table_of, values_of
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import ConnectionNode, Context, quantity
+from edgeflex_flow.node import ConnectionNode, Context, Probe, quantity
 from edgeflex_flow.node import path as file_path
 
 T = TypeVar("T")
@@ -404,7 +407,7 @@ class SqliteStore:
     def _reading(self, read: Callable[[sqlite3.Connection], T]) -> T:
         """What `read` gives, of one state of the file."""
         if not self._file.is_file():
-            raise FatalError(f"{self._file}: there is no such file")
+            raise NoStoreError(f"{self._file}: there is no such file")
         with self._translated():
             for _ in range(READ_ATTEMPTS):
                 before = self._state()
@@ -579,4 +582,9 @@ def open_store(config: SqliteConfig, context: Context) -> SqliteStore:
     return SqliteStore(config, context.resolve(config.path))
 
 
-NODE = ConnectionNode(kind="sqlite", config=SqliteConfig, family="store", open=open_store)
+def probe(config: SqliteConfig, context: Context) -> Probe:
+    check_folder(context.resolve(config.path))
+    return probe_store(open_store(config, context))
+
+
+NODE = ConnectionNode(kind="sqlite", config=SqliteConfig, family="store", open=open_store, probe=probe)

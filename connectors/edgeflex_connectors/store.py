@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
@@ -11,7 +15,7 @@ from msgspec import Meta
 
 from edgeflex_flow.errors import FatalError, FieldError
 from edgeflex_flow.messages import FrequencyEvent, Message, Samples, encode_message
-from edgeflex_flow.node import NodeConfig, quantity
+from edgeflex_flow.node import NodeConfig, Probe, quantity
 
 HOUR_NS = 3_600_000_000_000
 
@@ -127,6 +131,10 @@ class WindowTooLargeError(FatalError):
     """More values in a time window than can be read at once."""
 
 
+class NoStoreError(FatalError):
+    """There is nothing to read yet: what writes first makes the store."""
+
+
 class NewerStoreError(FatalError):
     """A store that a newer version of this program wrote."""
 
@@ -202,3 +210,25 @@ class Store(Protocol):
         """What a store of this kind needs done now and then."""
 
     def close(self) -> None: ...
+
+
+def probe_store(store: Store, certificate_until_s: float | None = None) -> Probe:
+    """Ask a store from when to when it has samples."""
+    began_s = time.monotonic()
+    try:
+        span = store.span()
+        peer = "no samples yet"
+        if span is not None:
+            peer = f"samples until {datetime.fromtimestamp(span.last_ns / 1e9, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except NoStoreError:
+        peer = "no store yet: the first flow that writes makes it"
+    finally:
+        store.close()
+    return Probe(time.monotonic() - began_s, peer, certificate_until_s)
+
+
+def check_folder(file: Path) -> None:
+    """FatalError unless a file, or a folder, can be made or written there."""
+    there = next(each for each in (file, *file.absolute().parents) if each.exists())
+    if not os.access(there, os.W_OK):
+        raise FatalError(f"{file}: '{there}' cannot be written")

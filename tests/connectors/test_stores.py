@@ -31,7 +31,7 @@ from edgeflex_connectors.store_window import pieces
 from edgeflex_connectors.upkeep import Upkeep
 from edgeflex_flow.errors import FatalError
 from edgeflex_flow.messages import Samples, join_samples, samples_from_rows
-from edgeflex_flow.node import ConnectionNode
+from edgeflex_flow.node import ConnectionNode, Probe
 
 if TYPE_CHECKING:
     from conftest import ContextMaker
@@ -62,6 +62,10 @@ class Place:
         with closing(self.unopened()) as store:
             store.open()
             yield store
+
+    def tried(self) -> Probe:
+        assert self._node.probe is not None
+        return self._node.probe(self.config(), self._make_context("archive"))
 
     def fresh(self) -> Place:
         return Place(self._node, self._make_context, self._make_config)
@@ -360,3 +364,10 @@ def test_missing_library_is_told_with_what_to_install(
     told = rf"{node.kind} needs {library}: pip install 'edgeflex-flow\[{node.kind}\]'"
     with pytest.raises(FatalError, match=told):
         node.open(node.config(**fields), make_context("archive"))
+
+
+def test_trying_a_store_makes_nothing_and_tells_what_is_there(place: Place) -> None:
+    assert "no store yet" in place.tried().peer
+    with place.open() as store:
+        store.write([grid([0.0, 2.0])], [])
+    assert place.tried().peer == "samples until 2023-11-14 22:13:22 UTC"
