@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edgeflex_connectors.backoff import Backoff
 from edgeflex_connectors.certificate_end import certificate_of_server
+from edgeflex_connectors.http_client import DEFAULT_PORTS
 from edgeflex_connectors.store import (
     EARLIEST_NS,
     LATEST_NS,
@@ -37,6 +38,7 @@ from edgeflex_connectors.store_rows import Stored, Values, table_of, values_of
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import ConnectionNode, Context, Probe, path, quantity
+from edgeflex_flow.node import url as url_of
 
 if TYPE_CHECKING:
     import httpx
@@ -97,7 +99,9 @@ class InfluxdbConfig(StoreConfig, frozen=True, kw_only=True):
     InfluxdbConfig(url='http://db.example:8086', database='grid', username='flow')
     """
 
-    url: Annotated[str, Meta(min_length=1, description="http://host:port or https://host:port; port 8086.")]
+    url: Annotated[
+        str, url_of("http://host:port or https://host:port.", DEFAULT_PORTS, example="http://127.0.0.1:8086")
+    ]
     database: Annotated[
         str, Meta(pattern=r"^[A-Za-z0-9_.-]+$", max_length=200, description="Database, made if it does not exist.")
     ]
@@ -310,7 +314,7 @@ class InfluxdbStore:
         split, tls = _split(self._config.url), self._tls()
         if not isinstance(tls, ssl.SSLContext):
             return None
-        host, port = split.hostname or "", split.port or 443
+        host, port = split.hostname or "", split.port or DEFAULT_PORTS["https"]
         return certificate_of_server(host, port, tls, self._config.connect_timeout)
 
     def _problem(self, error: httpx.TransportError) -> FatalError | RetryableError:

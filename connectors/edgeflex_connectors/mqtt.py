@@ -95,7 +95,7 @@ class MqttConfig(NodeConfig, frozen=True, kw_only=True):
         Name | None,
         Meta(
             description="Topic that tells whether a client is there; {site}, {flow}, {node} are filled in.",
-            extra={"topics": "publish"},
+            extra={"topics": "publish", "bus": None},
         ),
     ] = None
     topic_prefix: Annotated[

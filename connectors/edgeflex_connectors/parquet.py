@@ -89,7 +89,9 @@ class ParquetConfig(StoreConfig, frozen=True, kw_only=True):
     True
     """
 
-    path: Annotated[str, file_path("Folder of the store; made, in a folder that exists, if it does not exist.")]
+    path: Annotated[
+        str, file_path("Folder of the store; made, in a folder that exists, if it does not exist.", example="history")
+    ]
 
     def refusals(self) -> Iterator[FieldError]:
         yield from super().refusals()

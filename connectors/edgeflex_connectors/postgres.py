@@ -30,6 +30,7 @@ from edgeflex_connectors.store_rows import table_of_rows, values_of
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import ConnectionNode, Context, Probe, path, quantity
+from edgeflex_flow.node import url as url_of
 
 if TYPE_CHECKING:
     import psycopg
@@ -138,7 +139,14 @@ class PostgresConfig(StoreConfig, frozen=True, kw_only=True):
     PostgresConfig(url='postgresql://db.example/grid', username='flow')
     """
 
-    url: Annotated[str, Meta(min_length=1, description="postgresql://host:port/database; port 5432 if none is given.")]
+    url: Annotated[
+        str,
+        url_of(
+            "postgresql://host:port/database; port 5432 if none is given.",
+            {"postgresql": DEFAULT_PORT},
+            example="postgresql://127.0.0.1:5432/grid",
+        ),
+    ]
     username: Annotated[str | None, Meta(description="User name for the server.")] = None
     password: Annotated[str | None, Meta(description="Password of the user.", extra={"secret": True})] = None
     schema: Annotated[

@@ -74,7 +74,14 @@ class RestConfig(NodeConfig, frozen=True, kw_only=True):
     RestConfig(url='https://policies.example/api', auth=Bearer())
     """
 
-    url: Annotated[str, http_url("https://host:port/path or http://…: what the paths of nodes follow.", DEFAULT_PORTS)]
+    url: Annotated[
+        str,
+        http_url(
+            "https://host:port/path or http://…: what the paths of nodes follow.",
+            DEFAULT_PORTS,
+            example="https://service.example/api",
+        ),
+    ]
     auth: Annotated[Auth | None, Meta(description="How this site shows who it is; not at all if not given.")] = None
     ca: Annotated[
         PemFile | None, Meta(description="Certificates of the authorities to trust; the system's if not given.")

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from edgeflex_flow.flowfile.document import plain_scalar
 from edgeflex_flow.flowfile.fields import (
     ConfigField,
     Hint,
@@ -201,8 +202,8 @@ def _setting(field: ConfigField, prefix: str = "") -> Setting:
 def written(value: Any, unit: str | None) -> str:
     """A default as it would stand in a flow file.
 
-    >>> written(0.5, "s"), written(None, None), written((1, 2), None), written("", None)
-    ('500ms', 'none', '[1, 2]', '""')
+    >>> written(0.5, "s"), written(None, None), written((1, 2), None), written("", None), written("1.2", None)
+    ('500ms', 'none', '[1, 2]', '""', '"1.2"')
     """
     if value is None:
         return "none"
@@ -211,11 +212,9 @@ def written(value: Any, unit: str | None) -> str:
     if tag_field(type(value)) is not None and value == type(value)():
         return str(value.__struct_config__.tag)
     plain = msgspec.to_builtins(value)
-    return (
-        plain
-        if isinstance(plain, str) and plain
-        else msgspec.json.format(msgspec.json.encode(plain), indent=0).decode()
-    )
+    if isinstance(plain, str) and plain and plain_scalar(plain) == plain:
+        return plain
+    return msgspec.json.format(msgspec.json.encode(plain), indent=0).decode()
 
 
 def _port(name: str, port: Input) -> Port:
