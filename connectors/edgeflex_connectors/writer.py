@@ -210,11 +210,12 @@ class Writer(Generic[T]):
     def _try(self, action: Callable[[], None]) -> bool:
         """Do it, again and again while the target is away; False if the writer stops before it worked."""
         while True:
+            flushes = self._flushes_wanted
             try:
                 action()
             except RetryableError as error:
                 self._failed(error)
-                if not self._pause():
+                if not self._pause(flushes):
                     return False
                 continue
             failures = self._backoff.succeeded()
@@ -230,13 +231,12 @@ class Writer(Generic[T]):
     def _held_rows(self) -> int:
         return self._waiting_rows + sum(self._rows_of(item) for item in self._batch)
 
-    def _pause(self) -> bool:
-        """Wait before the next attempt, less if a flush or the end of the writer is asked for meanwhile; False if the
-        end was asked for before, so that this was the last attempt."""
+    def _pause(self, flushes: int) -> bool:
+        """Wait before the next attempt, less if the end of the writer, or a flush after these, is asked for; False if
+        the end was asked for before, so that this was the last attempt."""
         with self._condition:
             if self._stopping:
                 return False
-            flushes = self._flushes_wanted
             self._condition.wait_for(
                 lambda: self._stopping or self._flushes_wanted > flushes, timeout=self._backoff.delay_s()
             )
