@@ -269,8 +269,6 @@ class Context:
     """By config field: `context.connections["store"]`."""
     progressed: Callable[[], None] = _nothing
     """A sink tells that more of what it took is durable. Any thread."""
-    awaits_progress: bool = False
-    """Whether somebody waits for sinks to make things durable: a source acknowledges only then."""
 
     def resolve(self, text: str) -> Path:
         """The path that a config means. FatalError for the home folder of a user who does not exist."""
@@ -370,6 +368,9 @@ class ProgressingSink(Protocol):
     def progress(self) -> Progress:
         """Called by the thread that writes."""
         ...
+
+    def hurry(self) -> None:
+        """A source waits for what was taken so far to be durable. Called by the thread that writes; never blocks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import fcntl
 import os
@@ -276,8 +275,7 @@ class FileWrite:
         )
         self._writer = Writer(
             target,
-            # A part is full after hours perhaps: nobody could wait for that to acknowledge a message.
-            dataclasses.replace(context, awaits_progress=False) if self._only_samples else context,
+            context,
             rows_of=lambda item: item.rows if isinstance(item, Samples) else 1,
             queue_rows=config.queue,
             every_s=WRITE_EVERY_S,
@@ -319,6 +317,10 @@ class FileWrite:
     def progress(self) -> Progress:
         taken, durable = self._writer.progress()
         return Progress(taken, taken if self._only_samples else durable)
+
+    def hurry(self) -> None:
+        if not self._only_samples:  # a part is full after hours perhaps: nobody could wait for that
+            self._writer.hurry()
 
     def flush(self, timeout_s: float) -> bool:
         return self._writer.flush(timeout_s)

@@ -266,6 +266,9 @@ class MqttPublish:
         """A payload is durable when the broker has acknowledged it, when it is on disk, or written with QoS 0."""
         return Progress(self._outbox.put_to, self._outbox.safe_to())
 
+    def hurry(self) -> None:
+        """Payloads go out as fast as the broker takes them anyway."""
+
     def _outbox_failed(self, error: BaseException) -> None:
         failure = FatalError(f"node '{self._context.node}': the outbox failed: {type(error).__name__}: {error}")
         failure.__cause__ = error

@@ -35,9 +35,9 @@ class StoreWriteConfig(NodeConfig, frozen=True, kw_only=True):
     Each value becomes a row with its time tag, device, column and quality flags; the same device, time and column
     written again replaces the row. A message is kept with its JSON; the same message written again is kept once.
     Several nodes, also of several flows, may write to one store. Its rules of down-sampling and of what is kept how
-    long are applied by a thread beside the one that writes. Where a source of the flow acknowledges what has become
-    durable, such as `mqtt_subscribe`, a transaction is also made as soon as nothing comes for 5 ms, and is on the disk
-    before the source is told.
+    long are applied by a thread beside the one that writes. While a source of the flow waits to acknowledge what has
+    become durable, such as `mqtt_subscribe`, a transaction is also made as soon as nothing comes for 5 ms, and is on
+    the disk before the source is told.
 
     While the store cannot be written to (disk full, locked, input/output error) rows are kept and tried again with
     growing waits, said in the log at growing intervals. At most `queue` rows wait; beyond that the oldest batches are
@@ -155,6 +155,10 @@ class StoreWrite:
 
     def progress(self) -> Progress:
         return Progress(0, 0) if self._writer is None else self._writer.progress()
+
+    def hurry(self) -> None:
+        if self._writer is not None:
+            self._writer.hurry()
 
     def flush(self, timeout_s: float) -> bool:
         return self._writer is None or self._writer.flush(timeout_s)

@@ -41,8 +41,8 @@ class Writer(Generic[T]):
     and their rows counted under `overflow_rows`. A batch goes out `every_s` after the one before, or as soon as
     `large_rows` wait. While the target fails, the batch is kept and tried again with growing waits (`retries` counts).
 
-    Where a source waits for what it gave to be durable, each batch is synced, and one goes out also when nothing has
-    come for a moment: the source may give nothing more before.
+    While a source waits for what it gave to be durable (`hurry`), a batch goes out also when nothing has come for a
+    moment, since the source may give nothing more before, and is synced.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Writer(Generic[T]):
         self._waiting_rows = 0
         self._taken = 0
         self._durable = 0
+        self._wanted_durable = 0
         self._last_put_s = float("-inf")
         self._stopping = False
         self._dead = False
@@ -111,6 +112,12 @@ class Writer(Generic[T]):
     def progress(self) -> Progress:
         """How many items were taken, and how many of them are durable, or were dropped."""
         return Progress(self._taken, self._durable)
+
+    def hurry(self) -> None:
+        """Somebody waits for what was taken so far to be durable."""
+        with self._condition:
+            self._wanted_durable = self._taken
+            self._condition.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all items are written and synced; whether they are."""
@@ -165,11 +172,13 @@ class Writer(Generic[T]):
             flush, last = self._next_batch()
             if not self._try(self._write_batch):
                 return
-            if flush > self._flushes_done or last or self._context.awaits_progress:
+            if flush > self._flushes_done or last or self._wanted_durable > self._durable:
+                with self._condition:
+                    written = self._taken - len(self._waiting)
                 if not self._try(self._target.sync):
                     return
                 with self._condition:
-                    self._durable = self._taken - len(self._waiting)
+                    self._durable = written
                     self._flushes_done = max(self._flushes_done, flush)
                     self._condition.notify_all()
                 self._context.progressed()
@@ -195,10 +204,11 @@ class Writer(Generic[T]):
         """How long until there is something to do; None if that depends on others. Under the condition."""
         if self._stopping or self._flushes_wanted > self._flushes_done or self._waiting_rows >= self._large_rows:
             return 0.0
+        hurried = self._wanted_durable > self._durable
         if not self._waiting:
-            return None
+            return 0.0 if hurried else None
         due_s = self._last_write_s + self._every_s
-        if self._context.awaits_progress:
+        if hurried:
             due_s = min(due_s, self._last_put_s + QUIET_S)
         return max(0.0, due_s - time.monotonic())
 

@@ -111,7 +111,6 @@ def execute(run: FlowRun, pass_messages: PassMessages) -> None:
         run.raise_failure()
         return
     feed = Feed(run)
-    run.awaits_progress = bool(feed.acknowledging)
     sinks = open_sinks(run)
     receipts = Receipts(run, feed.acknowledging, sinks)
     try:

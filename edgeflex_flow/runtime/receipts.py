@@ -40,10 +40,17 @@ class Receipts:
         polls = tuple(source.poll_number() for source in self._sources)
         # A dead letter on its way to its sink is something that came of a message, too.
         if polls != self._noted and not busy and not self._run.has_dead_letters:
-            self._waiting.append(_Receipt(polls, tuple(sink.progress().taken for sink in self._sinks)))
-            self._noted = polls
+            self._note(polls)
         if self._waiting:
             self._acknowledge()
+
+    def _note(self, polls: tuple[int, ...]) -> None:
+        progress = [sink.progress() for sink in self._sinks]
+        self._waiting.append(_Receipt(polls, tuple(each.taken for each in progress)))
+        self._noted = polls
+        for sink, each in zip(self._sinks, progress, strict=True):
+            if each.durable < each.taken:
+                sink.hurry()
 
     def _acknowledge(self) -> None:
         durable = [sink.progress().durable for sink in self._sinks]

@@ -115,8 +115,6 @@ class FlowRun:
         """Called once or more when the run begins to drain, for whatever reason."""
         self.on_progress: Callable[[], None] = _nothing
         """Called from any thread when a sink has made something durable."""
-        self.awaits_progress = False
-        """Whether a source acknowledges only what is durable; known before the sinks open."""
         self.wires: dict[tuple[str, str, str], Counters] = {
             (source, reader.id, port): Counters()
             for reader in plan.nodes
@@ -171,7 +169,6 @@ class FlowRun:
             folder=self.plan.folder,
             connections=planned.connections,
             progressed=self.progressed,
-            awaits_progress=self.awaits_progress,
         )
 
     def dead_letter(self, node: str, reason: str, text: str, payload: bytes = b"", *, count: int = 1) -> None:

@@ -59,12 +59,11 @@ class FakeDisk:
 
 @contextmanager
 def writer(
-    make_context: ContextMaker, disk: FakeDisk, *, awaited: Callable[[], None] | None = None, **settings: Any
+    make_context: ContextMaker, disk: FakeDisk, *, progressed: Callable[[], None] | None = None, **settings: Any
 ) -> Iterator[tuple[Writer[int], Context]]:
-    """`awaited` is called when something has become durable, for which somebody waits."""
     context = make_context("out")
-    if awaited is not None:
-        context = dataclasses.replace(context, awaits_progress=True, progressed=awaited)
+    if progressed is not None:
+        context = dataclasses.replace(context, progressed=progressed)
     wanted: dict[str, Any] = {"queue_rows": 100, "every_s": 0.001, "large_rows": 10, **settings}
     made: Writer[int] = Writer(disk, context, rows_of=lambda _item: 1, **wanted)
     made.start()
@@ -108,27 +107,33 @@ def test_batches_wait_for_the_period_unless_they_are_large(make_context: Context
     assert disk.written == list(range(12))
 
 
-def test_where_a_source_waits_batches_are_synced_and_go_out_when_nothing_comes(make_context: ContextMaker) -> None:
+def test_what_somebody_waits_for_goes_out_when_nothing_comes_and_is_synced(make_context: ContextMaker) -> None:
     disk = FakeDisk()
     told: list[int] = []
-    with writer(make_context, disk, every_s=60.0, awaited=lambda: told.append(disk.synced)) as (made, _):
+    with writer(make_context, disk, every_s=60.0, progressed=lambda: told.append(disk.synced)) as (made, _):
         made.put([0])
+        wait_until(lambda: disk.written == [0])
+        assert (made.progress(), disk.synced) == ((1, 0), 0)  # nobody waits for it
+        made.hurry()
         wait_until(lambda: made.progress() == (1, 1))
         made.put([1])
         made.put([2])
+        made.hurry()
         wait_until(lambda: made.progress() == (3, 3))
-        assert disk.synced == 3
         wait_until(lambda: told[-1:] == [3])
+        made.put([3])
+        assert made.progress() == (4, 3)
 
 
 def test_dropped_items_count_as_done_and_what_is_being_written_does_not(make_context: ContextMaker) -> None:
     disk = FakeDisk()
     disk.gate.clear()
-    with writer(make_context, disk, queue_rows=5, awaited=lambda: None) as (made, context):
+    with writer(make_context, disk, queue_rows=5) as (made, context):
         made.put([0])
         wait_until(lambda: disk.attempts)
         made.put(range(1, 11))
         assert made.progress() == (11, 0)
+        made.hurry()
         disk.gate.set()
         wait_until(lambda: made.progress() == (11, 11))
         assert context.counters.get("overflow_rows") == 5
@@ -136,9 +141,10 @@ def test_dropped_items_count_as_done_and_what_is_being_written_does_not(make_con
 
 def test_a_target_that_fails_makes_no_progress(make_context: ContextMaker) -> None:
     disk = FakeDisk()
-    with writer(make_context, disk, awaited=lambda: None) as (made, context):
+    with writer(make_context, disk) as (made, context):
         disk.full = True
         made.put(range(5))
+        made.hurry()
         wait_until(lambda: context.counters.get("retries") >= 2)
         assert made.progress() == (5, 0)
         disk.full = False
