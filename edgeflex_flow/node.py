@@ -342,7 +342,7 @@ class AcknowledgingSource(Protocol):
     holds_acknowledgements: bool
 
     def poll_number(self) -> int:
-        """Number of the last poll that found something; grows."""
+        """Number of the last poll that found something to acknowledge; grows."""
         ...
 
     def acknowledge(self, up_to: int) -> None:

@@ -193,13 +193,13 @@ class MqttSubscribe:
             self._decode(topic, payload, received_ns, given)
         self._end_batch(received_ns, given)
         self._context.counters.add("received", count)
-        self._polls += 1
         if last_receipt:
+            self._polls += 1
             self._polled.append((self._polls, last_receipt))
         return given
 
     def poll_number(self) -> int:
-        """Number of the last poll that found something; what it gave is acknowledged by that number."""
+        """Number of the last poll that found something to acknowledge; that is done by this number."""
         return self._polls
 
     def acknowledge(self, up_to: int) -> None:

@@ -30,6 +30,7 @@ from edgeflex_flow.node import (
     Context,
     Input,
     NodeConfig,
+    Progress,
     SinkNode,
     WireMessage,
     connection,
@@ -209,6 +210,8 @@ class RestPost:
         self._waiting: deque[Item] = deque()
         self._batch: list[Item] = []
         """What the request on its way holds."""
+        self._taken = 0
+        self._lost = 0
         self._flushes = 0
         self._stopping = False
         self._dead = False
@@ -233,12 +236,21 @@ class RestPost:
             self._context.counters.set("withheld", self._encoder.withheld)
         with self._condition:
             self._waiting.extend(items)
+            self._taken += len(items)
             dropped = max(0, len(self._waiting) - self._config.queue)
             for _ in range(dropped):
                 self._waiting.popleft()
             self._condition.notify_all()
         if dropped:
             self._context.counters.add("overflow", dropped)
+
+    def progress(self) -> Progress:
+        """What the service has answered for good, or what was dropped, needs nobody any more."""
+        with self._condition:
+            return Progress(self._taken, self._taken - len(self._waiting) - len(self._batch) - self._lost)
+
+    def hurry(self) -> None:
+        """Requests go out as fast as the service answers anyway."""
 
     def flush(self, timeout_s: float) -> bool:
         with self._condition:
@@ -261,6 +273,7 @@ class RestPost:
             self._thread = None
         with self._condition:
             held = len(self._waiting) + len(self._batch)
+            self._lost += held
             self._waiting.clear()
             self._batch = []
         if held:
@@ -329,6 +342,7 @@ class RestPost:
         with self._condition:
             self._batch = []
             self._condition.notify_all()
+        self._context.progressed()
 
     def _drop_expired(self) -> None:
         expired = self._expired()

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from edgeflex_flow.node import AcknowledgingSource, ProgressingSink, Sink
 from edgeflex_flow.runtime.run import FlowRun
 
+MOST_WAITING = 1000
+
 
 class _Receipt(NamedTuple):
     """Polls of the sources, and how far each sink must get until all that came of them is durable."""
@@ -46,7 +48,11 @@ class Receipts:
 
     def _note(self, polls: tuple[int, ...]) -> None:
         progress = [sink.progress() for sink in self._sinks]
-        self._waiting.append(_Receipt(polls, tuple(each.taken for each in progress)))
+        receipt = _Receipt(polls, tuple(each.taken for each in progress))
+        if len(self._waiting) < MOST_WAITING:
+            self._waiting.append(receipt)
+        else:  # a sink is away for long: acknowledge more at once, later
+            self._waiting[-1] = receipt
         self._noted = polls
         for sink, each in zip(self._sinks, progress, strict=True):
             if each.durable < each.taken:

@@ -736,3 +736,16 @@ def test_qos_0_sends_again_only_what_the_operating_system_did_not_take(
             assert got[0] > 0
             assert context.counters.get("lost") == 1
             assert context.counters.get("overflow") == 0
+
+
+def test_what_the_broker_has_acknowledged_is_durable_and_what_waits_is_not(
+    tmp_path: Path, make_context: ContextMaker
+) -> None:
+    with Mosquitto(tmp_path) as broker, sink(make_context, broker) as (opened, _):
+        opened.write([alarm(0), alarm(1)])
+        wait_until(lambda: opened.progress() == (2, 2))
+        broker.stop()
+        opened.write([alarm(2)])
+        assert opened.progress() == (3, 2)
+        broker.start()
+        wait_until(lambda: opened.progress() == (3, 3))

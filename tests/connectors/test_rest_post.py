@@ -347,3 +347,22 @@ def test_service_that_recovers_is_told_once(make_context: ContextMaker, caplog: 
         'grid: POST /e: 503 Service Unavailable: "later"; 2 wait; trying again',
         "grid: POST /e: answers again after 2 failures",
     ]
+
+
+def test_what_the_service_has_answered_or_what_was_dropped_is_done(make_context: ContextMaker) -> None:
+    with HttpService() as service:
+        service.answers("/e", Reply(status=503), Reply(status=204))
+        with sink(make_context, service.url, queue=2) as (opened, context):
+            opened.write([alarm(number) for number in range(5)])
+            assert opened.progress().taken == 5
+            wait_until(lambda: opened.progress() == (5, 5))
+            assert context.counters.get("overflow") + context.counters.get("sent") == 5
+
+
+def test_what_is_lost_at_the_end_is_not_done(make_context: ContextMaker) -> None:
+    with HttpService() as service:
+        service.answers("/e", Reply(status=503))
+        with sink(make_context, service.url) as (opened, context):
+            opened.write([alarm(0), alarm(1)])
+            wait_until(lambda: context.counters.get("retries"))
+        assert opened.progress() == (2, 0)

@@ -399,6 +399,38 @@ def test_thread_saves_everything_when_asked(tmp_path: Path) -> None:
     assert finish_all(make(tmp_path)) == list(range(100))
 
 
+def test_what_is_done_or_on_disk_outlives_the_program(tmp_path: Path) -> None:
+    box = Outbox(LIMITS, Counters(), LOG, folder=tmp_path)
+    box.open()
+    put(box, 0, 1, 2)
+    assert (box.put_to, box.safe_to()) == (3, 0)
+    first, second = box.take(), box.take()
+    assert first is not None
+    assert second is not None
+    box.done(second)
+    assert box.safe_to() == 0
+    box.done(first)
+    assert box.safe_to() == 2
+    assert box.save(10.0)
+    assert box.safe_to() == 3
+    box.close()
+
+
+def test_what_an_earlier_run_left_does_not_count_as_put_in(tmp_path: Path) -> None:
+    before = Outbox(LIMITS, Counters(), LOG, folder=tmp_path)
+    before.open()
+    put(before, 0, 1, 2)
+    before.close()
+    box = Outbox(LIMITS, Counters(), LOG, folder=tmp_path)
+    put(box, 3)
+    assert (box.put_to, box.safe_to()) == (1, 0)
+    box.open()
+    assert (box.put_to, box.safe_to()) == (1, 0)
+    assert box.save(10.0)
+    assert box.safe_to() == 1
+    box.close()
+
+
 def test_entries_pass_through_the_disk_while_a_thread_puts_and_another_takes(tmp_path: Path) -> None:
     count = 20_000
     ready = threading.Event()

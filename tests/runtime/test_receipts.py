@@ -16,6 +16,7 @@ from edgeflex_flow.messages import DeadLetter
 from edgeflex_flow.node import Progress, WireMessage
 from edgeflex_flow.runtime.bytewax import run_bytewax
 from edgeflex_flow.runtime.inline import run_inline
+from edgeflex_flow.runtime.receipts import MOST_WAITING
 from edgeflex_flow.runtime.run import FlowRun
 
 Run = Callable[[FlowRun], None]
@@ -128,6 +129,23 @@ def test_nothing_is_acknowledged_before_every_sink_has_it_durable(execute: Run) 
         wait_until(lambda: made.acknowledged[-1:] == [2])
 
     during(execute, run, check)
+
+
+def test_a_sink_that_is_away_for_long_costs_no_memory(execute: Run) -> None:
+    count = 3 * MOST_WAITING
+    made = BrokerSource([[batch(50.0)] for _ in range(count)], endless=True)
+    slow = SlowSink()
+    run = FlowRun(plan(planned("in", source_node(made)), planned("out", sink_node(slow), "in")))
+    slow.progressed = run.progressed
+
+    def check() -> None:
+        wait_until(lambda: slow.taken == count)
+        slow.make_durable(MOST_WAITING - 1)
+        slow.make_durable(count)
+        wait_until(lambda: made.acknowledged[-1:] == [count])
+
+    during(execute, run, check)
+    assert len(made.acknowledged) <= MOST_WAITING
 
 
 def test_at_the_end_all_that_could_be_flushed_is_acknowledged_before_the_source_closes(execute: Run) -> None:
