@@ -33,6 +33,15 @@ WireMessage: TypeAlias = Samples | Message
 """What one item on a wire may be."""
 
 
+class NetworkPort(NamedTuple):
+    """A port that a node listens on, or one elsewhere that it calls."""
+
+    direction: Literal["in", "out"]
+    protocol: Literal["tcp", "udp"]
+    host: str
+    port: int
+
+
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all configs. Repeat `frozen=True, kw_only=True` in each subclass; describe every field.
 
@@ -45,6 +54,10 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Yield a FieldError for each. The check reports it at the value of the first field that it names, and keeps
         silent about it while one of those fields is wrong by itself.
         """
+        return ()
+
+    def ports(self) -> Iterable[NetworkPort]:
+        """Ports that no field tells by itself (`url`, `udp_port`), because they depend on how others are set."""
         return ()
 
     def __post_init__(self) -> None:

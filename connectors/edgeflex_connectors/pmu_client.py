@@ -30,7 +30,7 @@ from edgeflex_connectors.udp_drops import DropCounter
 from edgeflex_connectors.udp_receive import BLOCK, group_problem
 from edgeflex_flow.errors import FieldError, RetryableError
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import Context, SourceNode, Wire, quantity, samples_wire, udp_port
+from edgeflex_flow.node import Context, NetworkPort, SourceNode, Wire, quantity, samples_wire, udp_port
 
 ASKS: Final = {"cfg1": Command.SEND_CFG1, "cfg2": Command.SEND_CFG2, "cfg3": Command.SEND_CFG3}
 RECEIVE_BUFFER_BYTES: Final = 4 * 1024 * 1024
@@ -105,6 +105,9 @@ class PmuClientConfig(PmuSourceConfig, frozen=True, kw_only=True):
     ] = 60.0
     reconnect_min: Annotated[float, quantity("s", "First wait before connecting anew.", ge=0.01, le=60)] = 0.5
     reconnect_max: Annotated[float, quantity("s", "Longest wait before connecting anew.", ge=0.01, le=3600)] = 30.0
+
+    def ports(self) -> Iterator[NetworkPort]:
+        yield NetworkPort("out", "udp" if self.transport == "udp" else "tcp", self.host, self.port)
 
     def refusals(self) -> Iterator[FieldError]:
         yield from super().refusals()

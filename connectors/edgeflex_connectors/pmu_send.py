@@ -19,7 +19,7 @@ from edgeflex_connectors.pmu_server import LARGEST_DATAGRAM, PmuServer, ServedSt
 from edgeflex_connectors.speaker import Speaker
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import DEFAULT_PORT, Context, Input, NodeConfig, SinkNode, WireMessage, quantity
+from edgeflex_flow.node import DEFAULT_PORT, Context, Input, NetworkPort, NodeConfig, SinkNode, WireMessage, quantity
 from edgeflex_flow.units import column_unit
 
 NS: Final = 1_000_000_000
@@ -110,6 +110,10 @@ class PmuSendConfig(NodeConfig, frozen=True, kw_only=True):
     interface: Annotated[str | None, Meta(description="Address of this machine's network for multicast.")] = None
     multicast_ttl: Annotated[int, Meta(ge=0, le=255, description="Routers that multicast may pass, and 1.")] = 1
     queue: Annotated[int, Meta(ge=1, le=1_000_000, description="Frames that wait for a client of TCP.")] = 1000
+
+    def ports(self) -> Iterator[NetworkPort]:
+        direction: Literal["in", "out"] = "out" if self.transport == "udp" else "in"
+        yield NetworkPort(direction, self.transport, self.host, self.port)
 
     def refusals(self) -> Iterator[FieldError]:
         if self.nominal not in (50.0, 60.0):

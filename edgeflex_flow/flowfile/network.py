@@ -20,7 +20,7 @@ from edgeflex_flow.flowfile.fields import ConfigField, config_fields
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.flowfile.wires import message_name
 from edgeflex_flow.messages import DeadLetter
-from edgeflex_flow.node import DEAD_LETTERS, OpenConnection
+from edgeflex_flow.node import DEAD_LETTERS, NodeConfig, OpenConnection
 
 _PART = re.compile(r"\{([a-z_]*)\}")
 _SHARED = re.compile(r"\$share/[^/]+/")
@@ -168,6 +168,10 @@ def ports(plans: Iterable[Plan]) -> list[Port]:
 
 def _ports(config: msgspec.Struct, who: str) -> Iterator[Port]:
     """Those of a config, and of the configs within it."""
+    if isinstance(config, NodeConfig):
+        for direction, protocol, host, port in config.ports():
+            (text,) = _texts(host, f"{who}: its host")
+            yield Port(direction, protocol, text, port, "", (who,))
     for each in config_fields(type(config)):
         value = getattr(config, each.name)
         for part in value if isinstance(value, tuple) else value.values() if isinstance(value, dict) else (value,):
@@ -178,7 +182,7 @@ def _ports(config: msgspec.Struct, who: str) -> Iterator[Port]:
 
 
 def _port(config: msgspec.Struct, each: ConfigField, value: Any, who: str) -> Iterator[Port]:
-    if each.hint.noted("claims") == "udp_port":
+    if each.hint.noted("claims") == "udp_port" and value:  # 0 is any port: only answers come there
         (host,) = _texts(getattr(config, each.hint.noted("host")), f"{who}: its host")
         yield Port("in", "udp", host, value, "", (who,))
     known = each.hint.noted("url")

@@ -27,8 +27,10 @@ def test_ports_of_the_flows_that_a_site_lists_are_told_in_columns() -> None:
     assert ["in", "udp", "0.0.0.0", "4713", "frequency_events/pmu"] in lines
     assert [line[:4] for line in lines if line[0] == "out"] == [
         ["out", "tcp", "127.0.0.1", "1999"],
+        ["out", "tcp", "127.0.0.1", "4712"],
         ["out", "tcp", "127.0.0.1", "8480"],
     ]
+    assert ["in", "tcp", "127.0.0.1", "4722", "concentrator/stream"] in lines
 
 
 def test_json_holds_the_same() -> None:

@@ -104,6 +104,15 @@ def test_a_kind_that_uses_a_broker_says_on_which_topics(node: AnyNode) -> None:
 
 
 @each_kind
+def test_a_config_with_a_port_tells_of_it(node: AnyNode) -> None:
+    config: type[NodeConfig] = node.config
+    fields = {field.name: field for field in config_fields(config)}
+    if "port" in fields:
+        told = [port.port for port in msgspec.convert(minimal(node), type=node.config).ports()]
+        assert fields["port"].hint.noted("claims") or told == [minimal(node)["port"]]
+
+
+@each_kind
 def test_an_url_in_a_config_says_its_ports(node: AnyNode) -> None:
     config: type[NodeConfig] = node.config
     urls = [field for field in config_fields(config) if "url" in field.name]
