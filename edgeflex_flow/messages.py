@@ -199,7 +199,7 @@ class EventWindow(Message, frozen=True, kw_only=True, tag="event_window"):
     """An event of the grid together with what was measured around it. For operators; large on a databus."""
 
     event: FrequencyEvent
-    """The event as the device that saw it first told it."""
+    """The event as the device that saw it first told it; of several at once the first by name."""
     onset_time_ns: TimeNs
     """Median onset over the devices that saw the event, UTC nanoseconds."""
     begin_ns: TimeNs

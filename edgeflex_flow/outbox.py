@@ -352,6 +352,14 @@ class Outbox:
         )
         set_rest_aside(segment, place)
 
+    def held_for_the_next_run(self) -> int:
+        """Of the entries that are not done those that do not expire: the others never outlive this run."""
+        with self._lock:
+            gone = sum(
+                bool(each.valid_ns) for each in chain(self._taken.values(), self._ahead, self._moving, self._tail)
+            )
+            return max(self.held() - gone, 0)
+
     def save(self, timeout_s: float) -> bool:
         """Wait until everything that is not done is on disk; whether it is."""
         if self._thread is None:

@@ -334,12 +334,17 @@ class MqttPublish:
             self._session.close()
             self._session = None
         held = self._outbox.held()
+        kept = self._outbox.held_for_the_next_run()
         lost = self._outbox.close()
         if lost:
             self._context.counters.add("lost", lost)
             self._context.log.error("%d payloads were never taken by the broker and are lost", lost)
         if held > lost:
-            self._context.log.warning("%d payloads wait in the outbox for the next run", held - lost)
+            self._context.log.warning(
+                "%d payloads wait in the outbox for the next run%s",
+                kept,
+                f"; {held - kept} that expire are never sent" if held > kept else "",
+            )
 
     # Under the lock of the client -----------------------------------------------------------------------------------
 

@@ -98,6 +98,10 @@ class ParquetConfig(StoreConfig, frozen=True, kw_only=True):
         yield from path_refusals(self.path)
 
     @property
+    def hurries(self) -> bool:
+        return False  # each transaction makes a file
+
+    @property
     def needs_upkeep(self) -> bool:
         """Parts are to be merged."""
         return True

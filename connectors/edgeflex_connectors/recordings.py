@@ -41,7 +41,7 @@ def read_recording(
 
     `nominal_hz`: to derive a frequency that the file lacks from angles; a file that tells its own needs none.
     `channels`: columns by name of a PMU's phasor or analog, for captures. Of a store only begin_ns <= t < end_ns is
-    read, of other files all.
+    read; of other files that cannot be asked for.
     """
     form = SUFFIXES.get(file.suffix.lower())
     if form is None:
@@ -50,6 +50,8 @@ def read_recording(
         raise RecordingError(
             f"{file}: the name ends in none of the known ways; got '{file.suffix}'; known: {', '.join(SUFFIXES)}{hint}"
         )
+    if form != "store" and (begin_ns, end_ns) != (EARLIEST_NS, LATEST_NS):
+        raise RecordingError(f"{file}: a begin and an end choose from a store; this file is read as a whole")
     try:
         if form == "npz":
             return read_npz_recording(file, nominal_hz)

@@ -113,6 +113,11 @@ class StoreConfig(NodeConfig, frozen=True, kw_only=True):
     ] = ()
 
     @property
+    def hurries(self) -> bool:
+        """Whether a transaction may be made for each message for which somebody waits."""
+        return True
+
+    @property
     def needs_upkeep(self) -> bool:
         """Whether anything is to be done beside writing."""
         return bool(self.downsample) or self.keep is not None or self.keep_messages is not None
@@ -229,6 +234,9 @@ def probe_store(store: Store, certificate_until_s: float | None = None) -> Probe
 
 def check_folder(file: Path) -> None:
     """FatalError unless a file, or a folder, can be made or written there."""
-    there = next(each for each in (file, *file.absolute().parents) if each.exists())
+    folder = file.absolute().parent
+    if not folder.exists() and not folder.parent.is_dir():
+        raise FatalError(f"{file}: there is no folder '{folder.parent}'")
+    there = next(each for each in (file, folder, folder.parent) if each.exists())
     if not os.access(there, os.W_OK):
         raise FatalError(f"{file}: '{there}' cannot be written")

@@ -219,9 +219,13 @@ class StoreRead(Replay):
             attempt=self._attempt,
         )
         try:
+            nothing = True
             for piece in found:
+                nothing = nothing and not piece.messages and (piece.samples is None or not piece.samples.rows)
                 if not ahead.put(piece):
                     return
+            if nothing:
+                self._tell_nothing_found(store)
             ahead.put(None)
         except _Stopped:
             return
@@ -229,6 +233,15 @@ class StoreRead(Replay):
             ahead.put(error)
         finally:
             store.close()
+
+    def _tell_nothing_found(self, store: Store) -> None:
+        span = self._attempt(lambda: store.span(series=self._config.series))
+        what = "samples" if self._config.series is None else "means or extremes of this interval"
+        there = f"the store has no {what}"
+        if span is not None:
+            ends = [datetime.fromtimestamp(each / 1e9, UTC).isoformat(timespec="seconds") for each in span]
+            there = f"the store has {what} from {ends[0]} to {ends[1]}: are `columns`, `devices` and the time right?"
+        self._context.log.warning("node '%s' found nothing to read; %s", self._context.node, there)
 
     def _attempt(self, call: Callable[[], Any]) -> Any:
         """Call the store, again and again while it is away."""

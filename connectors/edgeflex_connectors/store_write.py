@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from typing import Annotated
@@ -10,7 +11,7 @@ from msgspec import Meta
 
 from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS, Store, StoreConfig, StoredMessage, stored_message
 from edgeflex_connectors.upkeep import Upkeep
-from edgeflex_connectors.writer import Writer
+from edgeflex_connectors.writer import QUIET_S, Writer
 from edgeflex_flow.messages import Message, Samples
 from edgeflex_flow.node import (
     ANY,
@@ -37,7 +38,11 @@ class StoreWriteConfig(NodeConfig, frozen=True, kw_only=True):
     Several nodes, also of several flows, may write to one store. Its rules of down-sampling and of what is kept how
     long are applied by a thread beside the one that writes. While a source of the flow waits to acknowledge what has
     become durable, such as `mqtt_subscribe`, a transaction is also made as soon as nothing comes for 5 ms, and is on
-    the disk before the source is told.
+    the disk before the source is told. (Not with Parquet, where each makes a file: there the source waits for
+    `commit_every`, and gets as many messages in that time as its broker sends without acknowledgement.)
+
+    A flow that reads a store and writes into the same one would write over what it has read, marked as `replayed`: name
+    in `columns` only what is new.
 
     While the store cannot be written to (disk full, locked, input/output error) rows are kept and tried again with
     growing waits, said in the log at growing intervals. At most `queue` rows wait; beyond that the oldest batches are
@@ -105,14 +110,17 @@ class StoreWrite:
         self._store = store
         self._writer: Writer[Item] | None = None
         self._upkeep: Upkeep | None = None
+        self._quiet_s = QUIET_S
 
     def open(self) -> None:
         if self._store is None:
             named = self._context.connections["store"]
             self._store = named.node.open(named.config, self._context)
-            if isinstance(named.config, StoreConfig) and named.config.needs_upkeep:
-                own_store = named.node.open(named.config, self._context)
-                self._upkeep = Upkeep(own_store, named.config, self._context)
+            if isinstance(named.config, StoreConfig):
+                self._quiet_s = QUIET_S if named.config.hurries else math.inf
+                if named.config.needs_upkeep:
+                    own_store = named.node.open(named.config, self._context)
+                    self._upkeep = Upkeep(own_store, named.config, self._context)
         assert self._store is not None
         self._writer = Writer(
             _StoreTarget(self._store, self._upkeep, self._context),
@@ -121,6 +129,7 @@ class StoreWrite:
             queue_rows=self._config.queue,
             every_s=self._config.commit_every,
             large_rows=LARGE_ROWS,
+            quiet_s=self._quiet_s,
         )
         self._writer.start()
         if self._upkeep is not None:

@@ -42,7 +42,7 @@ class Writer(Generic[T]):
     `large_rows` wait. While the target fails, the batch is kept and tried again with growing waits (`retries` counts).
 
     While a source waits for what it gave to be durable (`hurry`), a batch goes out also when nothing has come for a
-    moment, since the source may give nothing more before, and is synced.
+    moment (`quiet_s`), since the source may give nothing more before, and is synced.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Writer(Generic[T]):
         queue_rows: int,
         every_s: float,
         large_rows: int,
+        quiet_s: float = QUIET_S,
     ) -> None:
         self._target = target
         self._context = context
@@ -61,6 +62,7 @@ class Writer(Generic[T]):
         self._queue_rows = queue_rows
         self._every_s = every_s
         self._large_rows = min(large_rows, queue_rows)
+        self._quiet_s = quiet_s
         self._backoff = Backoff(FIRST_RETRY_S, LAST_RETRY_S)
         self._thread: threading.Thread | None = None
         # What follows is guarded by the condition; nobody holds it while the target works.
@@ -209,7 +211,7 @@ class Writer(Generic[T]):
             return 0.0 if hurried else None
         due_s = self._last_write_s + self._every_s
         if hurried:
-            due_s = min(due_s, self._last_put_s + QUIET_S)
+            due_s = min(due_s, self._last_put_s + self._quiet_s)
         return max(0.0, due_s - time.monotonic())
 
     def _write_batch(self) -> None:

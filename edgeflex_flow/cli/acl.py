@@ -80,10 +80,14 @@ def acl(
         raise click.UsageError(f"several brokers: choose one by --connection; known: {names}")
     parts: dict[str, Iterable[str]] = {
         "acl": acl_lines(plans, users),
-        "passwords": password_lines(plans, users, iterations),
+        "passwords": password_lines(users, iterations),
     }
     chosen = ["\n".join(lines) for name, lines in parts.items() if only in (None, name)]
-    click.echo("\n\n".join(chosen))
+    click.echo("\n\n".join(text for text in chosen if text))
+    if only != "acl":
+        for user in users:
+            if user.user is not None and user.password is None:
+                click.echo(f"note: {user.user}: {_how_to_add(user.user)}", err=True)
 
 
 def _of_connection(users: list[BusUser], connection: str | None) -> list[BusUser]:
@@ -125,14 +129,15 @@ def _accesses(user: BusUser) -> list[tuple[str, str]]:
     return [(topic, access(topic)) for topic in sorted(user.publish | user.subscribe)]
 
 
-def password_lines(plans: Sequence[Plan], users: Sequence[BusUser], iterations: int) -> Iterator[str]:
-    """Entries for `password_file` of mosquitto."""
-    yield f"# password_file of mosquitto for site {plans[0].site}"
+def password_lines(users: Sequence[BusUser], iterations: int) -> Iterator[str]:
+    """Entries for `password_file` of mosquitto. No comments: `mosquitto_passwd` takes them for a damaged file."""
     for user in users:
         if user.user is not None and user.password is not None:
             yield password_entry(user.user, user.password, iterations)
-        elif user.user is not None:
-            yield f"# {user.user}: its password is not there; add it: mosquitto_passwd FILE '{user.user}'"
+
+
+def _how_to_add(user: str) -> str:
+    return f"its password is not there; add it: mosquitto_passwd FILE '{user}'"
 
 
 def password_entry(user: str, password: str, iterations: int = ITERATIONS) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from edgeflex_flow.errors import EdgeflexError
 from edgeflex_flow.flowfile.fields import config_fields
 from edgeflex_flow.kernel import warm_up
 from edgeflex_flow.messages import EventWindow, FrequencyEvent, InertiaEstimate, Samples, SystemInertia
@@ -62,6 +63,8 @@ class Choice:
 
 
 DEFAULT_CHOICE: Final = Choice()
+NEAR_EVENT_S: Final = 5.0
+MOST_EVENTS: Final = 12
 
 
 def settings_known() -> dict[str, type[NodeConfig]]:
@@ -161,6 +164,9 @@ def _chosen(results: list[RecordResult], event_s: float | None) -> RecordResult:
         best = max(results, key=_worth)  # the first of equals
     else:
         best = min(results, key=lambda result: abs((result.event_time_s or 0.0) - event_s))
+        if abs((best.event_time_s or 0.0) - event_s) > NEAR_EVENT_S:
+            there = ", ".join(f"{each.event_time_s:.3f} s" for each in results[:MOST_EVENTS])
+            raise EdgeflexError(f"no event within {NEAR_EVENT_S:g} s of {event_s:.3f} s; events at: {there}")
     others = tuple(each.event_time_s for each in results if each is not best and each.event_time_s is not None)
     return dataclasses.replace(best, other_events_s=others)
 

@@ -68,7 +68,7 @@ def site(registry: Registry, *, name: str, folder: Path | None, only: tuple[str,
         raise click.ClickException(f"{file} exists already; nothing was written") from None
     except OSError as error:
         raise click.ClickException(f"{file} cannot be written: {error.strerror}") from error
-    click.echo(f"{file}\n\nedit it, then:\n  edgeflex check {file}\n  edgeflex run {file}")
+    click.echo(f"{file}\n\nedit it, then:\n  edgeflex check {file} --connect\n  edgeflex run {file}")
 
 
 @dataclass(slots=True)
@@ -142,7 +142,7 @@ def _connection_lines(name: str, family: str, users: Sequence[str], registry: Re
     yield f"{name}:"
     yield f"  kind: {first.kind}" + (f"  # or {', '.join(node.kind for node in others)}" if others else "")
     for setting in page(first).settings:
-        yield from _setting_lines(setting, _example(first, setting.key))
+        yield from _setting_lines(setting, _example(first, setting.key, name))
 
 
 def _setting_lines(setting: Setting, example: str | None) -> Iterator[str]:
@@ -153,10 +153,16 @@ def _setting_lines(setting: Setting, example: str | None) -> Iterator[str]:
         yield f"  # {setting.key}: {example or setting.default.replace('none', 'null')}"
 
 
-def _example(node: ConnectionNode[Any], key: str) -> str | None:
+def _example(node: ConnectionNode[Any], key: str, name: str) -> str | None:
     [hint] = [each.hint for each in _fields(node) if each.key == key]
+    login: str | None = hint.noted("login")
+    if login is not None or hint.noted("secret"):
+        return f'"${{{name.upper()}_USER}}"' if login == "user" else f'"${{file:/run/secrets/{name}}}"'
     examples: list[Any] | None = hint.constraint("examples")
-    return f'"{examples[0]}"' if examples else None
+    if not examples:
+        return None
+    # Two connections must not share a file.
+    return f'"{name}{Path(examples[0]).suffix}"' if hint.noted("path") else f'"{examples[0]}"'
 
 
 def _param_lines(needs: Sequence[Needs]) -> Iterator[str]:

@@ -46,6 +46,8 @@ STATUS, LAST_NS, BEHIND_SINCE_NS, BEHIND_LAST_NS = range(4)
 NEW, STEADY, BEHIND = range(3)
 
 NAMES_IN_A_LETTER = 5
+NOMINALS_HZ = (50.0, 60.0)
+NEAR_NOMINAL_HZ = 4.5
 TUPLES_KNOWN = 16
 
 AcceptTest: TypeAlias = Annotated[
@@ -261,6 +263,22 @@ def unrolled(rings: NDArray[Any], first: NDArray[np.int64], count: NDArray[np.in
     entries = np.take_along_axis(rings, (first + place) % len(rings), axis=0)
     moved[:width] = np.where(place < count, entries, 0)
     return moved
+
+
+def near_nominal(
+    samples: Samples, frequency_hz: NDArray[np.float64], nominal_hz: float
+) -> tuple[NDArray[np.float64], list[DeadLetter]]:
+    """The frequencies, or NaN if most are of a grid of another nominal frequency, and a letter about that: H would be
+    wrong by a fifth."""
+    known = frequency_hz[np.isfinite(frequency_hz)]
+    middle_hz = float(np.median(known)) if len(known) else nominal_hz
+    others = [each for each in NOMINALS_HZ if abs(each - nominal_hz) > NEAR_NOMINAL_HZ]
+    if not any(abs(middle_hz - other) < NEAR_NOMINAL_HZ for other in others):
+        return frequency_hz, []
+    text = f"rows of {middle_hz:.4g} Hz, nominal is {nominal_hz:g} Hz; is `nominal` right?"
+    return np.full_like(frequency_hz, np.nan), [
+        _letter("not_nominal", text, samples, np.ones(samples.rows, dtype=np.bool_))
+    ]
 
 
 def _letter(reason: str, text: str, samples: Samples, rows: NDArray[np.bool_]) -> DeadLetter:

@@ -32,12 +32,14 @@ MOST_JITTER = 0.2
 MOST_APPARENT_POWER_PU = 2.5
 VOLTAGE_BAND_PU = (0.7, 1.3)
 LEAST_POWER_PU = -0.02
-POWERS_AGREE = 0.1
-"""Relative: auxiliaries and losses of a transformer between two meters are less."""
+POWERS_AGREE = 0.05
+"""Relative: errors of two meters, and losses of a transformer between them, are less."""
 SMALL_POWER_PU = 0.05
 """With less the ratio of two measured powers tells nothing."""
 NO_CURRENT_PU = 0.01
-"""The noise of an open current transformer; a machine at the grid shows more, at the latest when frequency moves."""
+NO_PHASE = 0.7
+"""Noise has no phase: the mean of an open transformer's current is this many times smaller than its size, or less. The
+small current of a machine that idles at the grid, or of one with a wrong rating, has one."""
 FALLS_TO = 0.2
 """Of its current before: what is left of a unit that has tripped."""
 TRIPS_WITHIN_S = 0.25
@@ -79,6 +81,8 @@ class Grid:
     quality: int
     told_power_w: float | None
     """Median before the onset of the power that the device measures by itself, if it does."""
+    told_after_w: float | None
+    """The same over the last half second."""
 
 
 # From rows to a grid --------------------------------------------------------------------------------------------------
@@ -121,7 +125,8 @@ def on_grid(samples: Samples, device: str, unit: GeneratingUnit, onset_ns: int, 
         _check_fineness(columns["frequency_hz"][usable])
     quality = int(np.bitwise_or.reduce(flags[usable], initial=0))
     told = _told_power_w(columns, usable & (time_ns < onset_ns - ONSET_MARGIN_S * 1e9))
-    return Grid(step_s, time_s, valid, before, gridded, int(usable.sum()), quality, told)
+    told_after = _told_power_w(columns, usable & (time_ns > time_ns[-1] - 500_000_000))
+    return Grid(step_s, time_s, valid, before, gridded, int(usable.sum()), quality, told, told_after)
 
 
 def _some_senders(samples: Samples) -> str:
@@ -246,16 +251,21 @@ def _phasor(size: NDArray[np.float64], angle_rad: NDArray[np.float64]) -> NDArra
     return np.asarray(size * np.exp(1j * angle_rad), dtype=np.complex128)
 
 
-def check_base(quantities: PerUnit, grid: Grid, rated_power_mva: float) -> None:
-    """Catch a wrong base, a wrong wiring and wrong ratios of transformers."""
-    before = grid.before
+def check_voltage(quantities: PerUnit, before: int, least_pu: float) -> None:
+    """Refuse a voltage that no unit has; one that does not turn may have none."""
     voltage = float(np.median(np.abs(quantities.voltage[:before])))
-    if not VOLTAGE_BAND_PU[0] <= voltage <= VOLTAGE_BAND_PU[1]:
+    if not least_pu <= voltage <= VOLTAGE_BAND_PU[1]:
         raise RefusedError(
             "implausible",
             f"voltage is {voltage:.2f} pu; are rated_voltage (line to line), voltage_v (line to ground) and "
             "the order of phases right?",
         )
+
+
+def check_base(quantities: PerUnit, grid: Grid, rated_power_mva: float) -> None:
+    """Catch a wrong base, a wrong wiring and wrong ratios of transformers."""
+    before = grid.before
+    check_voltage(quantities, before, VOLTAGE_BAND_PU[0])
     apparent = float(np.median(np.abs(quantities.voltage[:before] * quantities.current[:before])))
     if apparent > MOST_APPARENT_POWER_PU:
         raise RefusedError("implausible", f"apparent power is {apparent:.1f} pu; is rated_power right?")
@@ -281,19 +291,38 @@ def _check_ratios(quantities: PerUnit, told_pu: float, before: int) -> None:
         )
 
 
-def check_connected(quantities: PerUnit, grid: Grid) -> None:
-    """Refuse a unit that is off line, or was lost in the event."""
+def check_connected(quantities: PerUnit, grid: Grid, rated_power_mva: float) -> None:
+    """Refuse a unit that is off line, or was lost in the event, unless the power that is told says otherwise."""
+    check_voltage(quantities, grid.before, 0.0)
     current = np.abs(quantities.current)
+    told_pu = [abs(told or 0.0) / (rated_power_mva * 1e6) for told in (grid.told_power_w, grid.told_after_w)]
     first = float(np.median(current[: grid.before]))
     last = float(np.median(current[grid.time_s > grid.time_s[-1] - 0.5]))
     largest = float(np.median(np.sort(current[grid.time_s > 0.0])[-10:]))
-    if max(first, largest) < NO_CURRENT_PU:
-        raise RefusedError("offline", f"its current is {largest:.2g} pu at most; a unit at the grid has more")
+    if max(first, largest) < NO_CURRENT_PU and _has_no_phase(quantities):
+        _refuse_dead_current(max(told_pu), largest)
+        raise RefusedError("offline", f"its current is {largest:.2g} pu at most, and noise")
     if first > 0.05 and last < FALLS_TO * first:
+        _refuse_dead_current(told_pu[1] - FALLS_TO * told_pu[0], last)
         fell_s = float(grid.time_s[(grid.time_s > -ONSET_MARGIN_S) & (current < FALLS_TO * first)][0])
         power_pu = float(np.median(quantities.power[: grid.before])) if fell_s <= TRIPS_WITHIN_S else None
         raise RefusedError(
             "tripped",
             f"its current fell from {first:.2f} to {last:.2f} pu {fell_s:.1f} s after the onset",
             power_before_pu=power_pu,
+        )
+
+
+def _has_no_phase(quantities: PerUnit) -> bool:
+    turned = quantities.current * np.exp(-1j * np.angle(quantities.voltage))
+    return bool(abs(turned.mean()) <= (1.0 - NO_PHASE) * np.abs(turned).mean())
+
+
+def _refuse_dead_current(told_pu: float, current_pu: float) -> None:
+    """A current of none beside power is a meter's fault, not a unit that is off line."""
+    if told_pu > SMALL_POWER_PU:
+        raise RefusedError(
+            "implausible",
+            f"its current is {current_pu:.2g} pu, yet active_power_w tells of {told_pu:.2f} pu more; is the current "
+            "transformer connected?",
         )

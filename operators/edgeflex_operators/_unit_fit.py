@@ -16,7 +16,7 @@ from edgeflex_operators import _swing as swing
 from edgeflex_operators._terminals import Grid, PerUnit, RefusedError, check_base, check_connected, on_grid, per_unit
 from edgeflex_operators._units import GeneratingUnit
 
-METHOD_VERSION = "4"
+METHOD_VERSION = "5"
 """Changes whenever the same window may give another estimate."""
 
 PLAUSIBLE_H_S = (0.2, 120.0)
@@ -201,7 +201,7 @@ def _rocof(grid: Grid, angle_rad: NDArray[np.float64]) -> float:
 
 def _fit(grid: Grid, unit: GeneratingUnit, limits: Limits, nominal_hz: float, assumptions: Assumptions) -> UnitFit:
     quantities = per_unit(grid, unit, nominal_hz)
-    check_connected(quantities, grid)
+    check_connected(quantities, grid, unit.rated_power)
     check_base(quantities, grid, unit.rated_power)
     power = quantities.power
     power_before = float(power[: grid.before].mean())

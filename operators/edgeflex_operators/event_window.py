@@ -164,7 +164,7 @@ def _window(config: EventWindowConfig, state: EventWindowState, told: list[Frequ
     begin_ns, end_ns = onset_ns - before_ns, onset_ns + round(config.after * NS)
     samples = _between(state, begin_ns, end_ns)
     return EventWindow(
-        event=told[0],
+        event=min(told, key=lambda event: (event.detected_time_ns, event.device)),  # however they came
         onset_time_ns=onset_ns,
         begin_ns=begin_ns,
         end_ns=end_ns,

@@ -16,7 +16,16 @@ from edgeflex_flow import __version__
 from edgeflex_flow.kernel import kernel
 from edgeflex_flow.messages import EstimateStatus, InertiaEstimate, Quality, Samples
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
-from edgeflex_operators._devices import RESTARTS, AcceptTest, DeviceClock, RowRules, grown, read_only, row_rules
+from edgeflex_operators._devices import (
+    RESTARTS,
+    AcceptTest,
+    DeviceClock,
+    RowRules,
+    grown,
+    near_nominal,
+    read_only,
+    row_rules,
+)
 from edgeflex_operators._units import GeneratingUnit, UnitTable, digest, fill_rated_w, without_data
 
 REFUSED_QUALITY = int(Quality.BAD_DATA | Quality.SYNC_LOST)
@@ -386,7 +395,9 @@ def step(config: InertiaAmbientConfig, state: InertiaAmbientState, samples: Samp
     state.config = config
     frequency_hz, power_w = samples.columns["frequency_hz"], samples.columns["active_power_w"]
     both_there = np.where(np.isfinite(power_w), frequency_hz, np.nan)
+    both_there, strange = near_nominal(samples, both_there, config.nominal)
     slot, verdict, letters = state.clock.follow(samples, both_there, state.rules)
+    letters += strange
     messages: list[WireMessage] = []
     if state.clock.used > state.known:
         state.grow()

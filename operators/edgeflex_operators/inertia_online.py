@@ -23,6 +23,7 @@ from edgeflex_operators._devices import (
     RowRules,
     grown,
     grown_rings,
+    near_nominal,
     read_only,
     row_rules,
 )
@@ -486,7 +487,9 @@ def step(config: InertiaOnlineConfig, state: InertiaOnlineState, samples: Sample
     state.config = config
     frequency_hz, power_w = samples.columns["frequency_hz"], samples.columns["active_power_w"]
     both_there = np.where(np.isfinite(power_w), frequency_hz, np.nan)
+    both_there, strange = near_nominal(samples, both_there, config.nominal)
     slot, verdict, letters = state.clock.follow(samples, both_there, state.rules)
+    letters += strange
     messages: list[WireMessage] = []
     if state.clock.used > state.known:
         state.grow()

@@ -12,12 +12,15 @@ from msgspec.structs import replace
 
 from edgeflex_flow.messages import InertiaEstimate, SystemInertia
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
+from edgeflex_operators._unit_fit import BUS_FREQUENCY_DEVIATION, TYPICAL_REACTANCE_DEVIATION
 from edgeflex_operators._units import GeneratingUnit, UnitTable, digest
 
 NORMAL_95 = 1.959964
 COMMON_DEVIATION = 0.012
 """Relative error that all units of a system share. `benchmarks.inertia_choice` asks for less, but not on every network
 that it had left out."""
+SHARED_ERRORS = {"bus_frequency": BUS_FREQUENCY_DEVIATION, "typical_reactance": TYPICAL_REACTANCE_DEVIATION}
+"""Of units that lack the same: what it costs goes the same way in all of them."""
 KNOWN_DEVIATION = 0.05
 """Relative standard deviation of a constant that the unit's data give."""
 LEAST_ESTIMATED_SHARE = 0.5
@@ -89,6 +92,8 @@ class _Sum:
 
     energy_mws: float = 0.0
     variance: float = 0.0
+    shared_mws: dict[str, float] = field(default_factory=dict)
+    """By remark: one standard deviation of an error that all units with this remark share."""
     believed_mws: float = 0.0
     """The part that is estimated or known."""
     weighted_rocof: float = 0.0
@@ -119,6 +124,8 @@ class _Sum:
         energy_mws = h_s * unit.rated_power
         self.energy_mws += energy_mws
         self.variance += (energy_mws * deviation) ** 2
+        for remark in SHARED_ERRORS.keys() & set(estimate.remarks):
+            self.shared_mws[remark] = self.shared_mws.get(remark, 0.0) + energy_mws * SHARED_ERRORS[remark]
         (self.assumed if estimate.h_s is None else self.estimated).append(estimate.device)
         if estimate.h_s is not None or unit.inertia_constant is not None:
             self.believed_mws += energy_mws
@@ -163,11 +170,13 @@ def system_inertia(
     if not total.estimated:
         return replace(found, reason="no unit could be estimated")
     if total.unknown:
-        return replace(found, reason=f"nothing is known of {', '.join(total.unknown)}")
+        names = ", ".join(total.unknown)
+        return replace(found, reason=f"nothing is known of {names}; give `inertia_constant` in the units' data")
     if total.believed_mws < LEAST_ESTIMATED_SHARE * total.energy_mws:
         share = 100.0 * total.believed_mws / total.energy_mws
         return replace(found, reason=f"only {share:.0f} % of the sum is estimated or known")
-    half = NORMAL_95 * math.hypot(math.sqrt(total.variance), COMMON_DEVIATION * total.energy_mws)
+    shared = (COMMON_DEVIATION * total.energy_mws, *total.shared_mws.values())
+    half = NORMAL_95 * math.hypot(math.sqrt(total.variance), *shared)
     return replace(
         found,
         kinetic_energy_mws=total.energy_mws,

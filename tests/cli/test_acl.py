@@ -239,7 +239,7 @@ def test_each_entry_has_a_salt_of_its_own() -> None:
 
 
 def test_both_files_are_printed_with_the_topics_of_the_flow(tmp_path: Path) -> None:
-    access, _, passwords = printed(write_site(tmp_path, 8883)).partition("\n\n# password_file")
+    access, _, passwords = printed(write_site(tmp_path, 8883)).rpartition("\n\n")
     assert access.splitlines() == [
         "# acl_file of mosquitto for the flows limits of site yard",
         "",
@@ -249,14 +249,21 @@ def test_both_files_are_printed_with_the_topics_of_the_flow(tmp_path: Path) -> N
         "topic write yard/dead_letter/+",
         "topic read yard/measured/+",
     ]
-    assert passwords.splitlines()[1].startswith("grid:$7$10000$")
+    assert passwords.startswith("grid:$7$10000$")
     assert "hunter2" not in access + passwords
 
 
 def test_password_that_is_not_there_is_left_out_with_a_note(tmp_path: Path) -> None:
-    text = printed(write_site(tmp_path, 8883), "--only", "passwords", password=None)
-    assert text.splitlines()[1] == "# grid: its password is not there; add it: mosquitto_passwd FILE 'grid'"
-    assert "(missing)" not in text
+    result = told(write_site(tmp_path, 8883), "--only", "passwords", password=None)
+    assert result.stderr == "note: grid: its password is not there; add it: mosquitto_passwd FILE 'grid'\n"
+    assert result.stdout.strip() == ""
+
+
+def test_mosquittos_own_tool_adds_users_to_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "passwords"
+    file.write_text(printed(write_site(tmp_path, 8883), "--only", "passwords"))
+    subprocess.run(["mosquitto_passwd", "-b", str(file), "other", "secret"], check=True)
+    assert [line.partition(":")[0] for line in file.read_text().splitlines()] == ["grid", "other"]
 
 
 def test_json_holds_the_same(tmp_path: Path) -> None:

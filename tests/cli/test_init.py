@@ -45,7 +45,9 @@ def test_the_file_has_all_that_the_flows_need(folder: Path) -> None:
     assert re.search(r"  history:\n    kind: sqlite", text)
     assert "  # port: 4713  # watch\n" in text
     assert f"  file: {UNKNOWN_VALUE}  # watch\n" in text
-    assert "# Password of the user.\n    # password: null\n" in text
+    assert '# Password of the user.\n    # password: "${file:/run/secrets/databus}"\n' in text
+    assert '    # username: "${DATABUS_USER}"\n' in text
+    assert '    path: "history.db"\n' in text
 
 
 def test_once_what_is_missing_is_filled_in_the_check_finds_nothing_wrong(folder: Path) -> None:
@@ -60,7 +62,7 @@ def test_settings_in_comments_are_right_when_they_are_uncommented(folder: Path) 
     """Those that are null stay so: they depend on each other."""
     invoke("site", "s12")
     file = folder / "sites" / "s12.yaml"
-    text = re.sub(r"(?m)^    # (\w+: (?!null)\S+)$", r"    \1", file.read_text())
+    text = re.sub(r"(?m)^    # (\w+: (?!null|\"\$\{)\S+)$", r"    \1", file.read_text())
     file.write_text(text.replace(UNKNOWN_VALUE, "out.jsonl"))
     result = invoke("check", "watch.yaml", str(file), "--site", "s12")
     assert "keepalive: 30s" in re.sub(r"(?m)^ *#.*$", "", text)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from inertia_cases import Case, load_case, window_of, with_column
 from msgspec.structs import replace
@@ -87,6 +88,7 @@ def test_an_event_that_few_units_show_is_none(case: Case) -> None:
         samples = with_column(samples, device, "voltage_angle_rad", lambda a: a * 0.0)
         samples = with_column(samples, device, "current_angle_rad", lambda a: a * 0.0 - 0.3)
         samples = with_column(samples, device, "current_a", lambda a: a * 0.0 + 2e4)
+        samples = with_column(samples, device, "active_power_w", lambda p: p * np.nan)
     found = estimate(case, samples=window_of(case, samples).samples)
     assert {each.status for each in found} == {"not_excited"}
     assert "1 of 4 units" in found[0].reason

@@ -374,3 +374,12 @@ def test_values_that_no_grid_has_make_no_estimate(value: float) -> None:
     for name in ("frequency_hz", "active_power_w"):
         samples.columns[name][[90, 120]] = value
     assert "ok" not in {estimate.status for estimate in estimates(samples)}
+
+
+def test_a_grid_of_another_nominal_frequency_gives_no_estimate_but_a_letter() -> None:
+    samples = falling(seconds=6.0)
+    samples.columns["frequency_hz"][:] += 10.0
+    given = inertia_online.step(CONFIG, inertia_online.start(CONFIG), samples)
+    assert [each.reason for each in letters(given)] == ["not_nominal"]
+    assert "nominal is 50 Hz; is `nominal` right?" in letters(given)[0].text
+    assert not any(isinstance(each, InertiaEstimate) and each.status == "ok" for each in given)

@@ -62,7 +62,7 @@ def refused(found: list[InertiaEstimate], device: str, **changes: object) -> lis
 def test_there_is_no_sum_when_nothing_is_known_of_a_unit(case: Case) -> None:
     total = sum_of(case, refused(estimate(case), "GENROU_3"))
     assert total.kinetic_energy_mws is None
-    assert total.reason == "nothing is known of GENROU_3"
+    assert total.reason.startswith("nothing is known of GENROU_3; give `inertia_constant`")
 
 
 def test_a_known_constant_stands_in_for_an_estimate(case: Case) -> None:
@@ -161,7 +161,7 @@ def test_a_unit_that_is_off_line_adds_nothing_though_its_constant_is_known() -> 
 
 
 def test_a_guess_that_is_all_but_unknown_is_none() -> None:
-    assert two(status="ill_conditioned", guess_h_s=3.0, deviation=0.8).reason == "nothing is known of G2"
+    assert two(status="ill_conditioned", guess_h_s=3.0, deviation=0.8).reason.startswith("nothing is known of G2;")
 
 
 def test_a_sum_that_is_mostly_guessed_is_none() -> None:

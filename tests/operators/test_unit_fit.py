@@ -263,24 +263,65 @@ def test_data_of_a_unit_that_can_hardly_be_right_are_remarked(
     assert remark in fit(kundur, unit=replace(kundur.units[UNIT], **changes), limits=tolerant).remarks
 
 
+def with_current(samples: Samples, share: NDArray[np.float64]) -> Samples:
+    """The unit's current, and with it its power, changed by this factor."""
+    for name in ("current_a", "active_power_w"):
+        samples = with_column(samples, UNIT, name, lambda values: values * share)
+    return samples
+
+
 def test_a_unit_that_trips_is_none_to_estimate_but_tells_what_it_gave(kundur: Case) -> None:
     after = kundur.samples.time_ns[kundur.samples.device == 1] > kundur.onset_ns
-    found = fit(kundur, samples=with_column(kundur.samples, UNIT, "current_a", lambda a: np.where(after, 0.0, a)))
+    found = fit(kundur, samples=with_current(kundur.samples, np.where(after, 0.0, 1.0)))
     assert found.status == "tripped"
     assert found.power_before_pu == pytest.approx(0.778, abs=0.01)
 
 
 def test_a_unit_that_trips_after_the_event_did_not_make_it(kundur: Case) -> None:
     after = kundur.samples.time_ns[kundur.samples.device == 1] > kundur.onset_ns + NS
-    found = fit(kundur, samples=with_column(kundur.samples, UNIT, "current_a", lambda a: np.where(after, 0.0, a)))
+    found = fit(kundur, samples=with_current(kundur.samples, np.where(after, 0.0, 1.0)))
     assert (found.status, found.power_before_pu) == ("tripped", None)
     assert "1.0 s after the onset" in found.reason
 
 
 def test_a_unit_without_current_is_off_line(kundur: Case) -> None:
     noise = np.random.default_rng(1).normal(0.0, 1e-4, int((kundur.samples.device == 1).sum()))
-    found = fit(kundur, samples=with_column(kundur.samples, UNIT, "current_a", lambda a: a * noise))
+    found = fit(kundur, samples=with_current(kundur.samples, noise))
     assert (found.status, found.guess_h_s) == ("offline", None)
+
+
+def test_a_current_of_none_beside_power_is_a_fault_of_the_meter(kundur: Case) -> None:
+    dead = with_column(kundur.samples, UNIT, "current_a", lambda a: 0.0 * a)
+    after = kundur.samples.time_ns[kundur.samples.device == 1] > kundur.onset_ns
+    dying = with_column(kundur.samples, UNIT, "current_a", lambda a: np.where(after, 0.0, a))
+    for samples in (dead, dying):
+        found = fit(kundur, samples=samples)
+        assert found.status == "implausible"
+        assert "is the current transformer connected?" in found.reason
+
+
+@pytest.mark.parametrize("changes", [{"rated_voltage": 0.02}, {"rated_power": 900_000.0}])
+def test_a_wrong_base_is_not_taken_for_a_unit_that_is_off_line(kundur: Case, changes: dict[str, float]) -> None:
+    without_power = {name: each for name, each in kundur.samples.columns.items() if name != "active_power_w"}
+    unit = replace(kundur.units[UNIT], **changes)
+    for samples in (kundur.samples, kundur.samples.with_columns(without_power)):
+        assert fit(kundur, unit=unit, samples=samples).status not in {"offline", "ok"}
+
+
+def test_a_condenser_without_load_is_not_off_line(kundur: Case) -> None:
+    """Its current is less than noise until frequency moves, and then what inertia asks for."""
+    mine = kundur.samples.device == 1
+    slope = np.gradient(kundur.samples.columns["frequency_hz"][mine], 1.0 / 60.0) / 60.0
+    noise = np.random.default_rng(2).normal(0.0, 1e-4, len(slope))
+    per_pu_a = 900e6 / (3.0 * 20e3 / np.sqrt(3.0))
+    current = -2.0 * 3.0 * slope + noise
+    columns = dict(kundur.samples.columns)
+    del columns["active_power_w"]
+    samples = with_column(kundur.samples.with_columns(columns), UNIT, "current_a", lambda _: per_pu_a * np.abs(current))
+    angle = np.where(current > 0.0, 0.0, np.pi)
+    volt = kundur.samples.columns["voltage_angle_rad"][mine]
+    floating = with_column(samples, UNIT, "current_angle_rad", lambda _: volt + angle)
+    assert fit(kundur, samples=floating).status != "offline"
 
 
 def test_a_condenser_that_idles_at_the_grid_is_not_off_line(kundur: Case) -> None:
@@ -354,7 +395,7 @@ def test_currents_lose_their_noise_but_keep_their_steps() -> None:
     time_s = np.arange(-2.0, 5.0, 1.0 / 60.0)
     truth = 0.8 + 0.01 * np.sin(5.0 * time_s) + np.where(time_s > 0.0, 0.05, 0.0)
     noisy = truth + rng.normal(0.0, 1e-3, len(truth))
-    grid = Grid(1.0 / 60.0, time_s, np.ones(len(truth), dtype=np.bool_), 105, {}, len(truth), 0, None)
+    grid = Grid(1.0 / 60.0, time_s, np.ones(len(truth), dtype=np.bool_), 105, {}, len(truth), 0, None, None)
     found = without_noise(noisy, grid, 0.2)
     near = np.abs(time_s) < 0.1
     assert np.std((found - truth)[~near]) < 0.6 * np.std((noisy - truth)[~near])
