@@ -292,7 +292,12 @@ class Outbox:
             self._lock_file = -1
             text = f"the outbox '{folder}' is in use by another process: does this flow run twice?"
             raise RetryableError(text) from error
-        self._read_left_behind(folder)
+        try:
+            self._read_left_behind(folder)
+        except BaseException:
+            os.close(self._lock_file)  # so that it is read whole when it is tried again, before anything is written
+            self._lock_file = -1
+            raise
 
     def _read_left_behind(self, folder: Path) -> None:
         """Count what is held in each segment, cut off what was not written whole, set aside what is damaged."""

@@ -223,10 +223,12 @@ def set_rest_aside(segment: Segment, place: int) -> None:
     aside = segment.file.with_suffix(CORRUPT_ENDING)
     try:
         aside.write_bytes(os.pread(segment.open(), segment.size - place, place))
-        for old in sorted(segment.file.parent.glob(f"*{CORRUPT_ENDING}"))[:-MOST_CORRUPT_FILES]:
-            old.unlink()
-    finally:
-        cut_off(segment, place)
+    except OSError:
+        aside.unlink(missing_ok=True)  # a full disk must not cost what may still be read by hand
+        raise
+    for old in sorted(segment.file.parent.glob(f"*{CORRUPT_ENDING}"))[:-MOST_CORRUPT_FILES]:
+        old.unlink()
+    cut_off(segment, place)
 
 
 def cut_off(segment: Segment, place: int) -> None:

@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import httpx
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+HIDDEN = "***"
 GZIP_WINDOW = 16 + zlib.MAX_WBITS
 SHOWN_BYTES = 200
 """Of an answer, in texts for people."""
@@ -58,10 +59,15 @@ class Answer:
         return 200 <= self.status < 300
 
     def __str__(self) -> str:
-        """Status and how the answer begins, for people."""
-        text = self.body[:SHOWN_BYTES].decode("utf-8", "replace")
+        return self.shown()
+
+    def shown(self, secrets: Iterable[str] = ()) -> str:
+        """Status and how the answer begins, for people, without these texts, which the service may have sent back."""
+        body, where = self.body, self.headers.get("location", "") if 300 <= self.status < 400 else ""
+        for secret in secrets:  # before anything is cut off, or a part of one would stay
+            body, where = body.replace(secret.encode(), HIDDEN.encode()), where.replace(secret, HIDDEN)
+        text = body[:SHOWN_BYTES].decode("utf-8", "replace")
         shown = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-        where = self.headers.get("location", "") if 300 <= self.status < 400 else ""
         parts = [f"{self.status} {self.reason}".strip(), f"to {where[:SHOWN_BYTES]}" if where else "", shown]
         return ": ".join(part for part in parts if part)
 

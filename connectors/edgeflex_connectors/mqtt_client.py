@@ -220,7 +220,10 @@ class MqttClient(Client):
             return super()._handle_pubrec()
         # paho would go on with a message that the broker has refused, and learn nothing of why.
         mid = self._message_id()
-        reason = ReasonCode(PacketTypes.PUBREC, identifier=packet[2])
+        try:
+            reason = ReasonCode(PacketTypes.PUBREC, identifier=packet[2])
+        except ValueError:  # brokers use some that the standard does not name for this packet
+            reason = ReasonCode(PacketTypes.PUBREC, identifier=FAILURE)
         with self._out_message_mutex:
             if mid in self._out_messages:
                 return self._do_on_publish(mid, reason, new_properties(PacketTypes.PUBREC))

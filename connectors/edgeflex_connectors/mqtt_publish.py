@@ -310,7 +310,8 @@ class MqttPublish:
         self._context.dead_letter("not_encodable", f"a message of type '{_type(message)}': {error}", b"")
 
     def _enqueue(self, topic: str, payload: bytes, valid_s: float) -> None:
-        problem = topic_problem(topic)
+        assert self._session is not None
+        problem = topic_problem(topic) or topic_problem(self._session.broker.topics.outward(topic))
         if problem is not None:
             self._context.dead_letter("bad_topic", problem, payload)
             return

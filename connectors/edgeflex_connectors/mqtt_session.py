@@ -53,6 +53,7 @@ REFUSED_FOR_NOW = frozenset(
         "Implementation specific error",
     }
 )
+OTHER_REASONS = {0x95: "packet too large", 0x97: "quota exceeded", 0x99: "payload format invalid"}
 REFUSED_THE_USER = frozenset({"Bad user name or password", "Not authorized", "Banned"})
 REFUSED_THE_VERSION = "Unsupported protocol version"
 TAKEN_OVER = "Session taken over"
@@ -127,6 +128,14 @@ def refusal(reason: str, broker: Broker) -> EdgeflexError:
         other = "3.1.1" if broker.is_v5 else "5"
         return FatalError(f"{broker}: the broker refused the version of MQTT: set `version: {other}`")
     return FatalError(f"{broker}: the broker refused client '{broker.client_id}': {reason.lower()}")
+
+
+def reason_of(packet_type: int, code: int) -> str:
+    """What a broker's reason code means; brokers use some that paho does not know for this packet."""
+    try:
+        return ReasonCode(packet_type, identifier=code).getName().lower()
+    except (KeyError, ValueError):
+        return OTHER_REASONS.get(code, f"reason code 0x{code:02x}")
 
 
 def who(broker: Broker) -> str:
@@ -571,7 +580,7 @@ class MqttSession:
         assert self.on_answer is not None
         problem = None
         if code >= FAILURE:
-            problem = ReasonCode(PacketTypes.PUBACK, identifier=code).getName().lower()
+            problem = reason_of(PacketTypes.PUBACK, code)
         return self.on_answer(mid, problem)
 
     def _message_went(self, _client: Client, _userdata: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:

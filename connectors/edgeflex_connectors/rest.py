@@ -31,7 +31,6 @@ from edgeflex_flow.node import url as http_url
 PemFile: TypeAlias = Annotated[str, path("A file in PEM format.")]
 
 THIS_COMPUTER = frozenset({"localhost", "127.0.0.1", "::1"})
-HIDDEN = "***"
 UNAUTHORIZED = 401
 
 
@@ -197,6 +196,8 @@ class RestSession:
         self._client = client
         self._credentials = credentials
         self._granting = granting
+        self.also_hidden: tuple[str, ...] = ()
+        """Texts of requests that no message may show, such as keys in a query."""
 
     def request(
         self,
@@ -226,10 +227,7 @@ class RestSession:
 
     def shown(self, answer: Answer) -> str:
         """An answer for people, without credentials that the service may have sent back."""
-        text = str(answer)
-        for secret in self._credentials.hidden():
-            text = text.replace(secret, HIDDEN)
-        return text
+        return answer.shown((*self._credentials.hidden(), *self.also_hidden))
 
     def abort(self) -> None:
         """Give up the request that is on its way, and refuse all later ones."""

@@ -42,6 +42,9 @@ LONGEST_KIND = 60
 LONGEST_CLOSE_S = 2.0
 """How long `close` waits for the thread, which may be in an attempt to connect that nothing can break off."""
 
+SHORTEST_SECRET = 6
+"""Values of a query that are shorter hide too much of a message, and are no keys."""
+
 
 class RestPollConfig(NodeConfig, frozen=True, kw_only=True):
     """Ask an HTTP service again and again for what it has: measurements, forecasts, messages.
@@ -296,6 +299,7 @@ class RestPoll:
             self._context.fail(failure)
 
     def _ask_again_and_again(self, session: RestSession) -> None:
+        session.also_hidden = tuple(text for text in self._config.query.values() if len(text) >= SHORTEST_SECRET)
         due_s = time.monotonic()
         while not self._stop.wait(max(0.0, due_s - time.monotonic())):
             asked_s = time.monotonic()

@@ -749,3 +749,30 @@ def test_what_the_broker_has_acknowledged_is_durable_and_what_waits_is_not(
         assert opened.progress() == (3, 2)
         broker.start()
         wait_until(lambda: opened.progress() == (3, 3))
+
+
+def test_a_topic_that_only_the_prefix_makes_too_long_costs_its_own_message(
+    tmp_path: Path, make_context: ContextMaker
+) -> None:
+    with (
+        Mosquitto(tmp_path) as broker,
+        Listener(broker, "#") as listener,
+        sink(make_context, broker, {"topic_prefix": "utility/"}, topic="{device}") as (opened, _),
+    ):
+        opened.write([msgspec.structs.replace(alarm(0), device="x" * 65_530), alarm(1)])
+        wait_until(lambda: numbers(listener.received) == [1])
+    assert [reason for reason, _, _ in make_context.dead_letters] == ["bad_topic"]
+
+
+def test_a_payload_that_the_broker_finds_too_large_is_a_dead_letter(tmp_path: Path, make_context: ContextMaker) -> None:
+    with (
+        Mosquitto(tmp_path, more=["message_size_limit 3000"]) as broker,
+        Listener(broker, "t") as listener,
+        sink(make_context, broker, {"version": "5"}) as (opened, _),
+    ):
+        opened.write([msgspec.structs.replace(alarm(0), text="x" * 5000), alarm(1)])
+        wait_until(lambda: numbers(listener.received) == [1])
+        wait_until(lambda: make_context.dead_letters)
+    [(reason, text, _)] = make_context.dead_letters
+    assert (reason, "too large" in text) == ("refused", True)
+    assert make_context.failures == []

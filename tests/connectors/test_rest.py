@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from http_service import HOST, HttpService, Reply, Request, json_reply
 
 from edgeflex_connectors import http_client, rest, rest_auth
-from edgeflex_connectors.http_client import NotSentError
+from edgeflex_connectors.http_client import Answer, NotSentError
 from edgeflex_connectors.rest import RestConfig, RestSession
 from edgeflex_connectors.rest_auth import Bearer, ClientCredentials, SignedJwt
 from edgeflex_flow.clock import VirtualClock
@@ -586,3 +586,10 @@ def test_how_an_answer_begins_is_told_on_one_line() -> None:
     answer = http_client.Answer(422, "Unprocessable Content", {}, b"<p>\n too \x1b[31m much" + b"x" * 500)
     assert str(answer).startswith("422 Unprocessable Content: <p> too [31m much")
     assert len(str(answer)) < 240
+
+
+def test_a_secret_that_a_service_sends_back_is_hidden_though_the_answer_is_cut() -> None:
+    token = "t" * 40
+    for before in range(0, 260, 7):
+        answer = Answer(400, "Bad Request", {}, b"x" * before + token.encode() + b"y" * 300)
+        assert "tt" not in answer.shown((token,))
