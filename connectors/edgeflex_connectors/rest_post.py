@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 import threading
 import time
@@ -69,6 +70,7 @@ class RestPostConfig(NodeConfig, frozen=True, kw_only=True):
     Up to `queue` messages and rows wait; beyond that the oldest are dropped and counted under `overflow`. What waits
     longer than `expires` when a request would begin is not sent any more and counted under `expired`, a batch that is
     to be sent again as soon as its oldest has waited so long: give it for what must not come late, such as set-points.
+    Messages of types that are valid only for some time need none.
 
     Input:
         in: any message, or Samples with any columns.
@@ -145,8 +147,8 @@ class Item:
 
     path: str
     body: bytes
-    taken_s: float
-    """When it was handed over, in monotonic seconds."""
+    until_s: float
+    """Until when it may be sent, in monotonic seconds."""
     tells_of: str | None = None
     """The node that a dead letter is of; None for all others."""
 
@@ -156,6 +158,7 @@ class Encoder:
 
     def __init__(self, config: RestPostConfig) -> None:
         self._pattern = config.path
+        self._valid_s = math.inf if config.expires is None else config.expires
         self._samples = PayloadEncoder(config.format)
 
     @property
@@ -165,22 +168,23 @@ class Encoder:
 
     def items(self, message: WireMessage, now_s: float) -> Iterator[Item]:
         """What one message becomes. Raises ValueError or OverflowError for one that JSON cannot hold."""
+        until_s = now_s + min(self._valid_s, getattr(message, "valid_for_s", None) or math.inf)
         if not isinstance(message, Samples):
             path = _path(self._pattern, getattr(message, "device", None) or "", str(message.__struct_config__.tag))
             tells_of = message.node if isinstance(message, DeadLetter) else None
-            yield Item(path, encode_message(message), now_s, tells_of)
+            yield Item(path, encode_message(message), until_s, tells_of)
         elif "{device}" not in self._pattern:
-            yield from self._rows(message, _path(self._pattern, "", Samples.tag), now_s)
+            yield from self._rows(message, _path(self._pattern, "", Samples.tag), until_s)
         else:
             for code in np.unique(message.device).tolist():
                 path = _path(self._pattern, message.devices[code], Samples.tag)
-                yield from self._rows(message.take(message.device == code), path, now_s)
+                yield from self._rows(message.take(message.device == code), path, until_s)
 
-    def _rows(self, samples: Samples, path: str, now_s: float) -> Iterator[Item]:
+    def _rows(self, samples: Samples, path: str, until_s: float) -> Iterator[Item]:
         for payload in self._samples.encode(samples):
             listed = payload[:1] == b"["
             for row in msgspec.json.decode(payload, type=list[msgspec.Raw]) if listed else (payload,):
-                yield Item(path, bytes(row), now_s)
+                yield Item(path, bytes(row), until_s)
 
 
 def _path(pattern: str, device: str, message_type: str) -> str:
@@ -349,13 +353,11 @@ class RestPost:
         if expired:
             self._context.counters.add("expired", len(expired))
             with self._condition:
-                self._batch = self._batch[len(expired) :]  # the oldest stand first
+                self._batch = [item for item in self._batch if item not in expired]
 
     def _expired(self) -> list[Item]:
-        if self._config.expires is None:
-            return []
-        oldest_s = time.monotonic() - self._config.expires
-        return [item for item in self._batch if item.taken_s < oldest_s]
+        now_s = time.monotonic()
+        return [item for item in self._batch if item.until_s < now_s]
 
     def _send(self, session: RestSession, key: str) -> float | None:
         """Send the batch once. Gives how long to wait before it is sent again; None if it will not be."""

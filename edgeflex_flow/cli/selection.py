@@ -42,10 +42,12 @@ def work_to_run(files: Sequence[Path], site: Path | None, wanted: Labels) -> Wor
         return Work(chosen(files, site, wanted), site)
     if site is not None or len(sites) < len(outlines):
         raise click.UsageError("a site file stands for its flows: give it alone, or flow files and --site")
-    own = [each for each in sites if _fits(each.labels, wanted)] if len(sites) > 1 else sites
+    # A label that no site has is one of flows.
+    of_sites = {name: text for name, text in wanted.items() if any(name in each.labels for each in sites)}
+    own = [each for each in sites if _fits(each.labels, of_sites)] if len(sites) > 1 else sites
     if len(own) != 1:
         names = ", ".join(each.name for each in own or sites)
-        many = "several sites are left" if own else f"no site has {_told(wanted)}"
+        many = "several sites are left" if own else f"no site has {_told(of_sites)}"
         raise click.UsageError(f"{many}: {names}; one runs at a time; --select LABEL=VALUE chooses")
     found = _flows_of(own[0])
     return Work(tuple(each.file for each in _matching(found, wanted, own[0].labels)), own[0].file)

@@ -59,6 +59,11 @@ def test_labels_choose_among_the_flows_of_a_site(repository: Path) -> None:
     assert names(work) == ["events"]
 
 
+def test_labels_of_sites_and_of_flows_choose_together(repository: Path) -> None:
+    work = work_to_run(sites(repository), None, {"region": "north", "priority": "low"})
+    assert (work.site, names(work)) == (sites(repository)[0], ["limits"])
+
+
 def test_a_label_of_the_flow_goes_before_that_of_its_site(repository: Path) -> None:
     (repository / "limits.yaml").write_text("flow: limits\nlabels: {region: everywhere}\nnodes: {}\n")
     work = work_to_run(sites(repository)[:1], None, {"region": "north"})

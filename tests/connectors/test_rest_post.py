@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from broker import free_port, wait_until
@@ -21,7 +21,7 @@ from edgeflex_connectors.payload_formats.channels import Channel
 from edgeflex_connectors.rest import RestConfig
 from edgeflex_connectors.rest_auth import Bearer
 from edgeflex_connectors.rest_post import Encoder, RestPost, RestPostConfig
-from edgeflex_flow.messages import Alarm, DeadLetter, decode_message, samples_from_rows
+from edgeflex_flow.messages import Alarm, DeadLetter, Message, decode_message, samples_from_rows
 from edgeflex_flow.node import Context, OpenConnection
 
 if TYPE_CHECKING:
@@ -366,3 +366,20 @@ def test_what_is_lost_at_the_end_is_not_done(make_context: ContextMaker) -> None
             opened.write([alarm(0), alarm(1)])
             wait_until(lambda: context.counters.get("retries"))
         assert opened.progress() == (2, 0)
+
+
+class Setpoint(Message, frozen=True, kw_only=True, tag="test_rest_setpoint"):
+    valid_for_s: ClassVar[float | None] = 0.2
+    time_ns: int
+
+
+def test_a_message_of_a_type_that_is_valid_for_some_time_is_not_sent_later(make_context: ContextMaker) -> None:
+    service = HttpService()
+    service.port = free_port()
+    service.answers("/e", TAKEN)
+    with sink(make_context, service.url) as (opened, context):
+        opened.write([Setpoint(time_ns=0), alarm(1)])
+        wait_until(lambda: context.counters.get("expired") == 1)
+        with service:
+            assert opened.flush(10.0)
+            assert numbers(service) == [1]
