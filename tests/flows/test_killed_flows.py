@@ -92,14 +92,34 @@ def publisher(port: int) -> Iterator[Publisher]:
         made.stop()
 
 
-def started(folder: Path) -> subprocess.Popen[bytes]:
-    with (folder / "flow.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "edgeflex_flow", "run", "keep.yaml", "--site", "yard"],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-        )
+class Runs:
+    """One run of the flow after the other; none outlives the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self._folder / "flow.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "edgeflex_flow", "run", "keep.yaml", "--site", "yard"],
+                cwd=self._folder,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
+
+    def end(self, number: signal.Signals) -> int:
+        assert self._process is not None
+        self._process.send_signal(number)
+        return self._process.wait(30.0)
+
+    def __enter__(self) -> Runs:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.end(signal.SIGKILL)
 
 
 def wait_until_connected(folder: Path, times: int) -> None:
@@ -121,18 +141,16 @@ def test_a_flow_that_is_killed_fifty_times_loses_nothing_and_stores_nothing_twic
     (tmp_path / "sites").mkdir()
     with Mosquitto(tmp_path, more=["max_inflight_messages 500"]) as broker:
         (tmp_path / "sites" / "yard.yaml").write_text(SITE.format(url=broker.url))
-        first = started(tmp_path)  # so that the broker knows the session before anything is published
-        wait_until_connected(tmp_path, 1)
-        with publisher(broker.port) as sent:
-            for kill in range(1, KILLS + 1):
-                time.sleep(chance.uniform(0.0, 0.5))
-                first.send_signal(signal.SIGKILL)
-                first.wait()
-                first = started(tmp_path)
-                wait_until_connected(tmp_path, kill + 1)
-        wait_until(lambda: sum(map(len, stored(tmp_path))) >= len(sent.taken), 60.0)
-        first.send_signal(signal.SIGTERM)
-        assert first.wait(30.0) == 0
+        with Runs(tmp_path) as runs:
+            wait_until_connected(tmp_path, 1)  # so that the broker knows the session before anything is published
+            with publisher(broker.port) as sent:
+                for kill in range(1, KILLS + 1):
+                    time.sleep(chance.uniform(0.0, 0.5))
+                    runs.end(signal.SIGKILL)
+                    runs.start()
+                    wait_until_connected(tmp_path, kill + 1)
+            wait_until(lambda: sum(map(len, stored(tmp_path))) >= len(sent.taken), 60.0)
+            assert runs.end(signal.SIGTERM) == 0
     rows, alarms = stored(tmp_path)
     assert rows == sorted(number for number in sent.taken if number % 10)
     assert alarms == sorted(number for number in sent.taken if number % 10 == 0)
