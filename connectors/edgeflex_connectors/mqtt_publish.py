@@ -44,6 +44,8 @@ FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cn", "Cs"})
 """Control characters, no characters, surrogates: brokers may end the connection of who sends them (MQTT-1.5.3)."""
 
 MOST_IN_FLIGHT = {1: 100, 2: 20}
+MOST_OVERHEAD_BYTES = 40
+"""Of a packet, beside topic and payload, properties included."""
 """Payloads on their way, by QoS, that are not answered yet. Brokers limit them (20 in mosquitto for QoS 2, 100 in some
 clouds) and drop or disconnect beyond; the rest waits in the outbox."""
 MOST_AT_ONCE, MOST_AT_ONCE_BYTES = 1000, 64 << 10
@@ -100,7 +102,8 @@ class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
 
     Errors:
         Dead letter `bad_topic` for a message whose device makes a topic too long to publish to, `not_encodable` for
-        one that JSON or the format cannot hold, `refused` for one that the broker does not let the user publish (MQTT
+        one that JSON or the format cannot hold, `too_large` for one larger than the broker says it takes (MQTT 5),
+        `refused` for one that the broker does not let the user publish (MQTT
         5; brokers of 3.1.1 drop it and say nothing).
         RetryableError while another process has the folder of the outbox. Those of the connection: see `mqtt`.
 
@@ -281,6 +284,7 @@ class MqttPublish:
             self._session = bus.node.open(bus.config, self._context)
         session = self._session
         session.on_connecting = self._take_back
+        session.on_up = self._check_limits
         session.on_turn = self._publish_waiting
         if self._config.qos == 1:
             session.on_answer = self._answered
@@ -363,13 +367,15 @@ class MqttPublish:
         """Write what may go out with QoS 0 or 1 as one; how many payloads that were and their bytes."""
         qos, length, size = self._config.qos, 0, 0
         packets: list[bytes] = []
-        most = MOST_IN_FLIGHT[1] - len(self._under_way) if qos else MOST_AT_ONCE
+        most = self._most_in_flight() - len(self._under_way) if qos else MOST_AT_ONCE
         while len(packets) < most and length < MOST_AT_ONCE_BYTES:
             entry = self._outbox.take()
             if entry is None:
                 break
             topic, payload, properties = self._dressed(entry)
             packet, mid = client.packet_of(topic, payload, qos, retain=self._config.retain, properties=properties)
+            if self._is_too_large(entry, len(packet)):
+                continue
             if qos:
                 self._under_way[mid] = entry
             else:
@@ -385,12 +391,38 @@ class MqttPublish:
             return 0, 0
         return len(packets), size
 
+    def _most_in_flight(self) -> int:
+        assert self._session is not None
+        return min(MOST_IN_FLIGHT[self._config.qos], self._session.limits.in_flight)
+
+    def _is_too_large(self, entry: Entry, size: int) -> bool:
+        """Whether the broker takes no packet so large; then the entry is over, since sending it ends the connection."""
+        assert self._session is not None
+        most = self._session.limits.packet_bytes
+        if most is None or size <= most:
+            return False
+        self._outbox.done(entry)
+        text = f"{self._session.broker}: a packet of {size} bytes for '{entry.key}'; the broker takes {most}"
+        self._context.dead_letter("too_large", text, entry.payload)
+        return True
+
+    def _check_limits(self) -> None:
+        """FatalError to the flow where the broker cannot do what the config asks for."""
+        assert self._session is not None
+        limits, broker = self._session.limits, self._session.broker
+        if self._config.qos > limits.qos:
+            self._context.fail(FatalError(f"{broker}: the broker takes `qos` up to {limits.qos}"))
+        elif self._config.retain and not limits.retains:
+            self._context.fail(FatalError(f"{broker}: the broker does not `retain`"))
+
     def _publish_qos_2(self, client: MqttClient) -> tuple[int, int]:
         """Hand one payload to paho, which keeps it, under its id, until the broker has it for good."""
-        entry = self._outbox.take() if len(self._under_way) < MOST_IN_FLIGHT[2] else None
+        entry = self._outbox.take() if len(self._under_way) < self._most_in_flight() else None
         if entry is None:
             return 0, 0
         topic, payload, properties = self._dressed(entry)
+        if self._is_too_large(entry, len(payload) + len(topic.encode()) + MOST_OVERHEAD_BYTES):
+            return 0, 0
         qos = 1 if entry.valid_ns else 2
         mid = client.publish(topic, payload, qos, self._config.retain, properties).mid
         self._under_way[mid] = entry

@@ -91,6 +91,27 @@ class Broker:
         return f"{self.name} {self.url}"
 
 
+@dataclass(frozen=True, slots=True)
+class BrokerLimits:
+    """What a broker takes, as far as it says so (MQTT 5, section 3.2.2.3); brokers of 3.1.1 say nothing."""
+
+    packet_bytes: int | None = None
+    in_flight: int = 65_535
+    """Messages of QoS 1 and 2 without acknowledgement."""
+    qos: int = 2
+    retains: bool = True
+
+
+def limits_of(properties: Any) -> BrokerLimits:
+    """The limits in the properties of a CONNACK."""
+    return BrokerLimits(
+        packet_bytes=getattr(properties, "MaximumPacketSize", None),
+        in_flight=getattr(properties, "ReceiveMaximum", 65_535),
+        qos=getattr(properties, "MaximumQoS", 2),
+        retains=bool(getattr(properties, "RetainAvailable", 1)),
+    )
+
+
 def connect_problem(error: OSError | UnicodeError, broker: Broker) -> EdgeflexError:
     """What a failed attempt to connect means: FatalError where trying again cannot help."""
     if isinstance(error, ssl.SSLError):
@@ -225,6 +246,7 @@ class MqttSession:
         """MQTT 5: how many messages may be under way to this client without acknowledgement."""
         self.subscriptions: list[str] = []
         """What was asked for, in the names of the broker."""
+        self.limits = BrokerLimits()
         self._context = context
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -534,6 +556,8 @@ class MqttSession:
         if not flags.session_present:
             self._known.clear()
             self._unacknowledged.clear()
+        if self.broker.is_v5:
+            self.limits = limits_of(_properties)
         if self._was_up:
             self._context.counters.add("reconnects")
         self._up = self._was_up = self._accepted = True

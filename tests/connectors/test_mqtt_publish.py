@@ -776,3 +776,47 @@ def test_a_payload_that_the_broker_finds_too_large_is_a_dead_letter(tmp_path: Pa
     [(reason, text, _)] = make_context.dead_letters
     assert (reason, "too large" in text) == ("refused", True)
     assert make_context.failures == []
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_a_packet_larger_than_the_broker_takes_is_a_dead_letter(
+    tmp_path: Path, make_context: ContextMaker, qos: int
+) -> None:
+    with (
+        Mosquitto(tmp_path, more=["max_packet_size 3000"]) as broker,
+        Listener(broker, "t") as listener,
+        sink(make_context, broker, {"version": "5"}, qos=qos) as (opened, context),
+    ):
+        wait_until(lambda: opened._session is not None and opened._session.is_up)
+        opened.write([msgspec.structs.replace(alarm(0), text="x" * 5000), alarm(1)])
+        opened.write([alarm(2)])
+        wait_until(lambda: numbers(listener.received) == [1, 2])
+        assert context.counters.get("reconnects") == 0
+        assert opened.flush(5.0)
+    [(reason, text, _)] = make_context.dead_letters
+    assert (reason, "the broker takes 3000" in text) == ("too_large", True)
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_no_more_is_under_way_than_the_broker_takes(tmp_path: Path, make_context: ContextMaker, qos: int) -> None:
+    with (
+        Mosquitto(tmp_path, more=["max_inflight_messages 3"]) as broker,
+        Listener(broker, "t") as listener,
+        sink(make_context, broker, {"version": "5"}, qos=qos) as (opened, context),
+    ):
+        wait_until(lambda: opened._session is not None and opened._session.is_up)
+        opened.write([alarm(number) for number in range(300)])
+        wait_until(lambda: numbers(listener.received) == list(range(300)))
+        assert context.counters.get("reconnects") == 0
+
+
+@pytest.mark.parametrize(("setting", "words"), [("max_qos 0", "`qos` up to 0"), ("retain_available false", "`retain`")])
+def test_a_broker_that_cannot_do_what_is_asked_for_ends_the_flow(
+    tmp_path: Path, make_context: ContextMaker, setting: str, words: str
+) -> None:
+    with (
+        Mosquitto(tmp_path, more=[setting]) as broker,
+        sink(make_context, broker, {"version": "5"}, qos=1, retain=True),
+    ):
+        wait_until(lambda: make_context.failures)
+    assert words in str(make_context.failures[0])
