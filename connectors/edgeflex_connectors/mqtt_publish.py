@@ -401,9 +401,9 @@ class MqttPublish:
         most = self._session.limits.packet_bytes
         if most is None or size <= most:
             return False
-        self._outbox.done(entry)
         text = f"{self._session.broker}: a packet of {size} bytes for '{entry.key}'; the broker takes {most}"
         self._context.dead_letter("too_large", text, entry.payload)
+        self._outbox.done(entry)
         return True
 
     def _check_limits(self) -> None:
@@ -463,14 +463,14 @@ class MqttPublish:
         entry = self._under_way.pop(mid, None)
         if entry is None:
             return False  # a status message of the session
-        self._outbox.done(entry)
-        self._context.progressed()
         if problem is None:
             self._context.counters.add("acknowledged")
         else:
             assert self._session is not None
             text = f"{self._session.broker}: the broker refused to take '{entry.key}': {problem}"
             self._context.dead_letter("refused", text, entry.payload)
+        self._outbox.done(entry)  # after the dead letter, which has to be kept before a source is told
+        self._context.progressed()
         return True
 
     def _take_back(self) -> None:

@@ -551,6 +551,8 @@ class PostgresStore:
         timeout_ms = round(1000 * config.answer_timeout)
         connection.execute("SELECT set_config('search_path', %s, false)", [config.schema])
         connection.execute("SELECT set_config('statement_timeout', %s, false)", [str(timeout_ms)])
+        # Whatever the server's default: what is committed is on its disk, since a source may be told so.
+        connection.execute("SELECT set_config('synchronous_commit', 'on', false)")
         return connection
 
     def _problem(self, error: psycopg.Error) -> FatalError | RetryableError:
