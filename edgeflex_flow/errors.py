@@ -121,6 +121,13 @@ class FatalError(EdgeflexError):
     """The flow cannot go on (a port in use, a wrong password). It stops with exit code 3."""
 
 
+def unforeseen(what: str, error: BaseException) -> FatalError:
+    """The FatalError of a thread that ended by an error of another kind: what it could not do, and why."""
+    failure = FatalError(f"{what}: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that `word` most likely meant, or None.
 

@@ -411,7 +411,7 @@ class Probe:
     peer: str = ""
     """What the far side says of itself: its version, what is there."""
     certificate_until_s: float | None = None
-    """When the certificate that the far side shows, or our own if that is earlier, ends; seconds since 1970."""
+    """When the certificate that the far side shows ends, seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)

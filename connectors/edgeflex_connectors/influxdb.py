@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 import msgspec
 import numpy as np
@@ -35,6 +35,8 @@ from edgeflex_connectors.store import (
     probe_store,
 )
 from edgeflex_connectors.store_rows import Stored, Values, table_of, values_of
+from edgeflex_connectors.tls import default_tls
+from edgeflex_connectors.urls import split_url
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import ConnectionNode, Context, Probe, path, quantity
@@ -134,23 +136,7 @@ class InfluxdbConfig(StoreConfig, frozen=True, kw_only=True):
 
 
 def _split(url: str) -> SplitResult:
-    """The parts of an url that is known to be good. The text of the ValueError never holds user or password."""
-    split = urlsplit(url)
-    if split.scheme not in {"http", "https"}:
-        raise ValueError(f"`url` must begin with http:// or https://; got '{split.scheme}'")
-    if "@" in split.netloc:
-        raise ValueError("`url` must not hold a user; use `username` and `password`")
-    if not split.hostname:
-        raise ValueError(f"`url` names no host; got '{url}'")
-    if split.path.strip("/") or split.query or split.fragment:
-        raise ValueError(f"`url` ends after the port; got '{url}'")
-    try:
-        port = split.port
-    except ValueError:
-        port = 0
-    if port == 0:
-        raise ValueError(f"`url`: the port is a number from 1 to 65535; got '{url}'")
-    return split
+    return split_url(url, DEFAULT_PORTS, "http:// or https://")
 
 
 class _Part(msgspec.Struct):
@@ -303,11 +289,7 @@ class InfluxdbStore:
     def _tls(self) -> ssl.SSLContext | bool:
         if _split(self._config.url).scheme != "https":
             return False
-        ca = None if self._config.ca is None else str(self._context.resolve(self._config.ca))
-        try:
-            return ssl.create_default_context(cafile=ca)
-        except OSError as error:
-            raise FatalError(f"{self._name}: ca '{ca}' cannot be read: {error.strerror or error}") from error
+        return default_tls(self._config.ca, self._context, self._name)
 
     def certificate_until_s(self) -> float | None:
         """When the server's certificate ends, seconds since 1970; None without TLS."""

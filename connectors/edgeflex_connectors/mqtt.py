@@ -6,13 +6,16 @@ import ssl
 import string
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeAlias
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 from msgspec import Meta, field
 
+from edgeflex_connectors.mqtt_broker import Broker
 from edgeflex_connectors.mqtt_probe import try_broker
-from edgeflex_connectors.mqtt_session import Broker, MqttSession
+from edgeflex_connectors.mqtt_session import MqttSession
+from edgeflex_connectors.tls import load_client_certificate
 from edgeflex_connectors.topics import TopicMap
+from edgeflex_connectors.urls import split_url
 from edgeflex_flow.errors import FatalError, FieldError
 from edgeflex_flow.node import ConnectionNode, Context, NodeConfig, Probe, login, path, quantity
 from edgeflex_flow.node import url as broker_url
@@ -164,23 +167,7 @@ class MqttConfig(NodeConfig, frozen=True, kw_only=True):
 
 
 def _split(url: str) -> SplitResult:
-    """The parts of an url that is known to be good. The text of the ValueError never holds user or password."""
-    split = urlsplit(url)
-    if split.scheme not in DEFAULT_PORTS:
-        raise ValueError(f"`url` must begin with mqtt:// or mqtts://; got '{split.scheme}'")
-    if "@" in split.netloc:
-        raise ValueError("`url` must not hold a user; use `username` and `password`")
-    if not split.hostname:
-        raise ValueError(f"`url` names no host; got '{url}'")
-    if split.path.strip("/") or split.query or split.fragment:
-        raise ValueError(f"`url` ends after the port; got '{url}'")
-    try:
-        port = split.port
-    except ValueError:
-        port = 0
-    if port == 0:
-        raise ValueError(f"`url`: the port is a number from 1 to 65535; got '{url}'")
-    return split
+    return split_url(url, DEFAULT_PORTS, "mqtt:// or mqtts://")
 
 
 class _TlsSocket(ssl.SSLSocket):
@@ -205,11 +192,6 @@ class _TlsContext(ssl.SSLContext):
         return super().wrap_socket(*arguments, **options)
 
 
-def _no_passphrase() -> str:
-    """Stands for a passphrase that nobody is there to type: without it OpenSSL would ask on the terminal."""
-    return ""
-
-
 def tls_context(config: MqttConfig, context: Context, name: str) -> ssl.SSLContext:
     """TLS as the config wants it. FatalError names the file that cannot be used."""
     ca = None if config.ca is None else str(context.resolve(config.ca))
@@ -224,14 +206,7 @@ def tls_context(config: MqttConfig, context: Context, name: str) -> ssl.SSLConte
     except OSError as error:
         raise FatalError(f"{name}: ca '{ca}' cannot be read: {error.strerror or error}") from error
     tls.sslsocket_class = _TlsSocket
-    if config.certificate is not None and config.key is not None:
-        certificate, key = str(context.resolve(config.certificate)), str(context.resolve(config.key))
-        try:
-            tls.load_cert_chain(certificate, key, password=_no_passphrase)
-        except OSError as error:
-            raise FatalError(
-                f"{name}: certificate '{certificate}' with key '{key}' cannot be used: {error.strerror or error}"
-            ) from error
+    load_client_certificate(tls, config.certificate, config.key, context, name)
     return tls
 
 

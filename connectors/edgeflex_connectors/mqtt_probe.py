@@ -10,7 +10,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edgeflex_connectors.certificate_end import certificate_until_s
-from edgeflex_connectors.mqtt_session import Broker, connect_problem, refusal
+from edgeflex_connectors.mqtt_broker import Broker, connect_problem, refusal
 from edgeflex_flow.errors import RetryableError
 from edgeflex_flow.node import Probe
 

@@ -19,7 +19,7 @@ from edgeflex_connectors.mqtt_client import MqttClient, new_properties
 from edgeflex_connectors.mqtt_session import MqttSession
 from edgeflex_connectors.payload_formats import AnyFormat, JsonEdgeflex
 from edgeflex_connectors.payloads import PayloadEncoder, mark_late
-from edgeflex_flow.errors import FatalError, FieldError, nearest
+from edgeflex_flow.errors import FatalError, FieldError, nearest, unforeseen
 from edgeflex_flow.messages import Samples, encode_message
 from edgeflex_flow.node import (
     ANY,
@@ -273,9 +273,7 @@ class MqttPublish:
         """Payloads go out as fast as the broker takes them anyway."""
 
     def _outbox_failed(self, error: BaseException) -> None:
-        failure = FatalError(f"node '{self._context.node}': the outbox failed: {type(error).__name__}: {error}")
-        failure.__cause__ = error
-        self._context.fail(failure)
+        self._context.fail(unforeseen(f"node '{self._context.node}': the outbox failed", error))
 
     def open(self) -> None:
         self._outbox.open()

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal, LiteralString, NamedTuple
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, unquote
 
 import numpy as np
 from msgspec import Meta
@@ -27,6 +27,7 @@ from edgeflex_connectors.store import (
     probe_store,
 )
 from edgeflex_connectors.store_rows import table_of_rows, values_of
+from edgeflex_connectors.urls import split_url
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import ConnectionNode, Context, Probe, path, quantity
@@ -190,23 +191,7 @@ class PostgresConfig(StoreConfig, frozen=True, kw_only=True):
 
 
 def _split(url: str) -> SplitResult:
-    """The parts of an url that is known to be good. The text of the ValueError never holds user or password."""
-    split = urlsplit(url)
-    if split.scheme not in {"postgresql", "postgres"}:
-        raise ValueError(f"`url` must begin with postgresql://; got '{split.scheme}'")
-    if "@" in split.netloc:
-        raise ValueError("`url` must not hold a user; use `username` and `password`")
-    if not split.hostname:
-        raise ValueError(f"`url` names no host; got '{url}'")
-    if not split.path.strip("/") or "/" in split.path[1:] or split.query or split.fragment:
-        raise ValueError(f"`url` ends with one database; got '{url}'")
-    try:
-        port = split.port
-    except ValueError:
-        port = 0
-    if port == 0:
-        raise ValueError(f"`url`: the port is a number from 1 to 65535; got '{url}'")
-    return split
+    return split_url(url, {"postgresql", "postgres"}, "postgresql://", ends_with_database=True)
 
 
 def _row_type(fields: Sequence[tuple[str, str]]) -> np.dtype[Any]:

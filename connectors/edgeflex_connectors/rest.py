@@ -23,6 +23,7 @@ from edgeflex_connectors.rest_auth import (
     SignedJwt,
     SignedToken,
 )
+from edgeflex_connectors.tls import default_tls, load_client_certificate
 from edgeflex_flow.clock import SystemClock
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.node import ConnectionNode, Context, NodeConfig, Probe, path, quantity
@@ -242,26 +243,10 @@ class RestSession:
         return (self._client,) if self._granting is None else (self._client, self._granting)
 
 
-def _no_passphrase() -> str:
-    """Stands for a passphrase that nobody is there to type: without it OpenSSL would ask on the terminal."""
-    return ""
-
-
 def _tls_context(config: RestConfig, context: Context, name: str) -> ssl.SSLContext:
     """TLS as the config wants it. FatalError names the file that cannot be used."""
-    ca = None if config.ca is None else str(context.resolve(config.ca))
-    try:
-        tls = ssl.create_default_context(cafile=ca)
-    except OSError as error:
-        raise FatalError(f"{name}: ca '{ca}' cannot be read: {error.strerror or error}") from error
-    if config.certificate is not None and config.key is not None:
-        certificate, key = str(context.resolve(config.certificate)), str(context.resolve(config.key))
-        try:
-            tls.load_cert_chain(certificate, key, password=_no_passphrase)
-        except OSError as error:
-            raise FatalError(
-                f"{name}: certificate '{certificate}' with key '{key}' cannot be used: {error.strerror or error}"
-            ) from error
+    tls = default_tls(config.ca, context, name)
+    load_client_certificate(tls, config.certificate, config.key, context, name)
     return tls
 
 

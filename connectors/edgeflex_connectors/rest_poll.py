@@ -22,7 +22,7 @@ from edgeflex_connectors.payload_formats.codec import Decoder
 from edgeflex_connectors.payloads import subscription_columns, subscription_refusals
 from edgeflex_connectors.rest import RestSession, path_problem
 from edgeflex_connectors.rest_retry import RETRIED_STATUSES, Status, retry_after_s
-from edgeflex_flow.errors import BadMessageError, FatalError, FieldError, RetryableError
+from edgeflex_flow.errors import BadMessageError, FieldError, RetryableError, unforeseen
 from edgeflex_flow.messages import BUILT_IN_MESSAGES, decode_message
 from edgeflex_flow.node import (
     Context,
@@ -292,8 +292,7 @@ class RestPoll:
             self._session.close()
 
     def _broken(self, error: Exception) -> None:
-        failure = FatalError(f"node '{self._context.node}' cannot ask: {type(error).__name__}: {error}")
-        failure.__cause__ = error
+        failure = unforeseen(f"node '{self._context.node}' cannot ask", error)
         self._context.log.error("%s", failure)
         if not self._stop.is_set():
             self._context.fail(failure)

@@ -23,7 +23,7 @@ from edgeflex_connectors.payload_formats import JsonEdgeflex, JsonFields
 from edgeflex_connectors.payloads import PayloadEncoder
 from edgeflex_connectors.rest import RestSession, path_problem
 from edgeflex_connectors.rest_retry import RETRIED_STATUSES, UNHANDLED_STATUSES, Status, retry_after_s
-from edgeflex_flow.errors import BadMessageError, FatalError, FieldError, RetryableError, nearest
+from edgeflex_flow.errors import BadMessageError, FieldError, RetryableError, nearest, unforeseen
 from edgeflex_flow.messages import DeadLetter, Samples, encode_message
 from edgeflex_flow.node import (
     ANY,
@@ -311,8 +311,7 @@ class RestPost:
             self._session.close()
 
     def _broken(self, error: Exception) -> None:
-        failure = FatalError(f"node '{self._context.node}' cannot send: {type(error).__name__}: {error}")
-        failure.__cause__ = error
+        failure = unforeseen(f"node '{self._context.node}' cannot send", error)
         self._context.log.error("%s", failure)
         if not self._stopping:
             self._context.fail(failure)

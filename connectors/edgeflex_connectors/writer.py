@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from edgeflex_connectors.backoff import Backoff
-from edgeflex_flow.errors import FatalError, RetryableError
+from edgeflex_flow.errors import FatalError, RetryableError, unforeseen
 from edgeflex_flow.node import Context, Progress
 
 T = TypeVar("T")
@@ -157,9 +157,7 @@ class Writer(Generic[T]):
             self._give_up(error)
         except Exception as error:
             self._context.log.debug("the writer ended", exc_info=True)
-            failure = FatalError(f"node '{self._context.node}' cannot write: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            self._give_up(failure)
+            self._give_up(unforeseen(f"node '{self._context.node}' cannot write", error))
         finally:
             with self._condition:
                 self._dead = True

@@ -236,10 +236,7 @@ def shares(system: SystemInertia) -> tuple[tuple[tuple[str, ...], str], ...]:
         (system.estimated, "estimated"),
         (system.assumed, "assumed"),
         (system.tripped, "tripped"),
-        (
-            system.offline,
-            "off line",
-        ),
+        (system.offline, "off line"),
     )
 
 

@@ -16,7 +16,7 @@ from edgeflex_flow.cli.manual import Setting, page
 from edgeflex_flow.errors import FlowFileError
 from edgeflex_flow.flowfile.document import Value, read_document
 from edgeflex_flow.flowfile.fields import ConfigField, config_fields
-from edgeflex_flow.flowfile.outline import outline
+from edgeflex_flow.flowfile.outline import Outline, outline
 from edgeflex_flow.flowfile.shape import NAME, NAME_WORDS, SITE_KEYS
 from edgeflex_flow.node import AnyNode, ConnectionNode
 from edgeflex_flow.registry import Registry
@@ -52,11 +52,12 @@ def site(registry: Registry, *, name: str, folder: Path | None, only: tuple[str,
     if not NAME.fullmatch(name):
         raise click.BadParameter(f"a site's name is {NAME_WORDS}; got '{name}'", param_hint="NAME")
     folder = folder or (Path("flows") if Path("flows").is_dir() else Path())
-    needs = [_needs(file, registry) for file in sorted(folder.glob("*.yaml")) if not outline(file).is_site]
+    outlines = [outline(file) for file in sorted(folder.glob("*.yaml"))]
+    needs = [_needs(each, registry) for each in outlines if not each.is_site]
     needs = [each for each in needs if each.flow and (not only or each.flow in only)]
     unknown = set(only) - {each.flow for each in needs}
     if unknown or not needs:
-        known = ", ".join(each.name for each in map(outline, sorted(folder.glob("*.yaml"))) if each.name) or "none"
+        known = ", ".join(each.name for each in outlines if each.name) or "none"
         what = f"no flow '{min(unknown)}'" if unknown else "no flow file"
         raise click.UsageError(f"{what} in {folder.absolute()}; known: {known}")
     file = folder / "sites" / f"{name}.yaml"
@@ -81,11 +82,11 @@ class Needs:
     params: dict[str, Value] = field(default_factory=dict)
 
 
-def _needs(file: Path, registry: Registry) -> Needs:
+def _needs(flow: Outline, registry: Registry) -> Needs:
     """What stands in the file; what is wrong in it is left to the check."""
-    found = Needs(outline(file).name)
+    found = Needs(flow.name)
     try:
-        root = read_document(file).root
+        root = read_document(flow.file).root
     except FlowFileError:
         return found
     top: Mapping[str, Value] = (root.mapping() if root else None) or {}

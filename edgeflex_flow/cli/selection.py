@@ -64,7 +64,7 @@ def _flows_of(site: Outline) -> list[Outline]:
             )
     if not site.flows:
         raise click.UsageError(f"{site.file} lists no flows under 'flows'")
-    return [outline(known[name]) for name in site.flows]
+    return [known[name] for name in site.flows]
 
 
 def _matching(outlines: Iterable[Outline], wanted: Labels, around: Labels) -> list[Outline]:

@@ -53,7 +53,7 @@ def flow_folder(site: Path) -> Path:
     return folder.parent if folder.name == "sites" else folder
 
 
-def flows_beside(site: Path) -> dict[str, Path]:
+def flows_beside(site: Path) -> dict[str, Outline]:
     """The flow files of a site's folder by the names of their flows."""
     outlines = [outline(file) for file in sorted(flow_folder(site).glob("*.yaml"))]
-    return {each.name: each.file for each in outlines if each.name and not each.is_site}
+    return {each.name: each for each in outlines if each.name and not each.is_site}

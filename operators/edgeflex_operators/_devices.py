@@ -48,6 +48,7 @@ NEW, STEADY, BEHIND = range(3)
 NAMES_IN_A_LETTER = 5
 NOMINALS_HZ = (50.0, 60.0)
 NEAR_NOMINAL_HZ = 4.5
+"""A frequency farther from both is no grid's, or in another unit; and with the wrong nominal H is wrong by a fifth."""
 TUPLES_KNOWN = 16
 
 AcceptTest: TypeAlias = Annotated[

@@ -52,15 +52,17 @@ class Senders:
 
     def follow(self, samples: Samples) -> None:
         """Move the clocks by the tags of a batch."""
+        heard: list[_Sender] = []
         for name, oldest_ns, newest_ns in _spans(samples):
             sender = self.of.get(name)
             if sender is None:
-                self.of[name] = _Sender(newest_ns, self.now_ns)
+                sender = self.of[name] = _Sender(newest_ns, self.now_ns)
             else:
                 sender.follow(oldest_ns, newest_ns, self.now_ns)
+            heard.append(sender)
         self.now_ns = self._middle_ns(self.of)
-        for code in np.unique(samples.device).tolist():
-            self.of[samples.devices[code]].heard_at_ns = self.now_ns
+        for sender in heard:
+            sender.heard_at_ns = self.now_ns
 
     def forget_silent(self, keep_ns: int) -> None:
         """Let go of devices that have not sent for so long."""

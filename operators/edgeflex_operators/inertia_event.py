@@ -13,13 +13,10 @@ from msgspec.structs import replace
 from edgeflex_flow import __version__
 from edgeflex_flow.messages import EventWindow, InertiaEstimate
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
+from edgeflex_operators._devices import NEAR_NOMINAL_HZ, NOMINALS_HZ
 from edgeflex_operators._power_steps import CLOCKS_AGREE_NS
 from edgeflex_operators._unit_fit import METHOD_VERSION, Limits, UnitFit, fit_unit
 from edgeflex_operators._units import GeneratingUnit, UnitTable, digest
-
-NOMINALS_HZ = (50.0, 60.0)
-NEAR_NOMINAL_HZ = 4.5
-"""A frequency farther from both is no grid's, or in another unit; and with the wrong nominal H is wrong by a fifth."""
 
 
 class InertiaEventConfig(NodeConfig, frozen=True, kw_only=True):

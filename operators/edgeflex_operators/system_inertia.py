@@ -12,10 +12,9 @@ from msgspec.structs import replace
 
 from edgeflex_flow.messages import InertiaEstimate, SystemInertia
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
-from edgeflex_operators._unit_fit import BUS_FREQUENCY_DEVIATION, TYPICAL_REACTANCE_DEVIATION
+from edgeflex_operators._unit_fit import BUS_FREQUENCY_DEVIATION, NORMAL_95, TYPICAL_REACTANCE_DEVIATION
 from edgeflex_operators._units import GeneratingUnit, UnitTable, digest
 
-NORMAL_95 = 1.959964
 COMMON_DEVIATION = 0.012
 """Relative error that all units of a system share. `benchmarks.inertia_choice` asks for less, but not on every network
 that it had left out."""

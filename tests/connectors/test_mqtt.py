@@ -18,7 +18,7 @@ import pytest
 from broker import HOST, Amqtt, BrokerProcess, Listener, Mosquitto, MosquittoWithRights, cut, free_port, wait_until
 from certificates import Authority
 
-from edgeflex_connectors import mqtt, mqtt_session
+from edgeflex_connectors import mqtt, mqtt_broker, mqtt_session
 from edgeflex_connectors.mqtt import MqttConfig
 from edgeflex_connectors.mqtt_session import MqttSession
 from edgeflex_flow import __version__
@@ -412,8 +412,8 @@ def test_wrong_password_is_fatal_in_both_versions(tmp_path: Path, make_context: 
     ],
 )
 def test_refusal_is_tried_again_only_where_that_helps(reason: str, kind: type[Exception]) -> None:
-    broker = mqtt_session.Broker(name="databus", url="mqtt://bus", host="bus", port=1883, client_id="me")
-    assert isinstance(mqtt_session.refusal(reason, broker), kind)
+    broker = mqtt_broker.Broker(name="databus", url="mqtt://bus", host="bus", port=1883, client_id="me")
+    assert isinstance(mqtt_broker.refusal(reason, broker), kind)
 
 
 @pytest.mark.needs("mosquitto")

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -306,23 +304,6 @@ def test_killed_writer_leaves_every_acknowledged_batch_once_and_none_by_halves(p
     rows = place.read().rows
     assert rows % 100 == 0
     assert 0 <= rows // 100 - len(acknowledged) <= 1
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    mount = shutil.which("mount")
-    if os.geteuid() != 0 or mount is None:
-        pytest.skip("mounting a small file system needs root; a full disk is also tested by errors of fsync")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"mounting a small file system is not allowed here: {mounted.stderr.decode()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def test_disk_that_is_full_is_retryable_until_there_is_room(small_disk: Path, make_context: ContextMaker) -> None:
