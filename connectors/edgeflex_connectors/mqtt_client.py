@@ -4,7 +4,8 @@ paho acknowledges by hand with QoS 1 only: with QoS 2 it says PUBREC at once, af
 message again. Here PUBREC waits as PUBACK does.
 
 paho reads each packet in four calls of the operating system, and writes each acknowledgement in one; here it reads from
-a buffer, and acknowledgements go out together.
+a buffer, and acknowledgements go out together. Messages of QoS 0 and 1 that stand whole in the buffer are taken out of
+it without paho, which spends three times as long on each as all the rest that is done with it.
 
 What paho keeps of sent messages it sends again on every connection, whether they have expired or not, and it writes
 each by itself. `packet_of` and `write_packets` publish with QoS 0 and 1 without that: who calls them keeps the
@@ -18,15 +19,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, Client
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 PUBLISH, PUBACK = 0x30, 0x40
+KIND_BITS, QOS_BITS, DUP_BIT = 0xF0, 0x06, 0x08
+QOS_2 = 2 << 1
+LONGEST_LENGTH_BYTES = 4
 READ_BYTES = 64 << 10
 FAILURE = 0x80
 """Reason codes from here on are failures."""
@@ -50,6 +54,35 @@ def _variable_length(length: int) -> bytes:
     return bytes([*digits, length])
 
 
+def _length_at(data: bytes, place: int) -> tuple[int, int]:
+    """A length as MQTT writes it, and where it ends. The end is 0 if `data` holds no whole one.
+
+    >>> _length_at(bytes.fromhex("ffc102"), 1), _length_at(bytes.fromhex("ffc1"), 1)
+    ((321, 3), (0, 0))
+    """
+    length = 0
+    for count, digit in enumerate(data[place : place + LONGEST_LENGTH_BYTES]):
+        length |= (digit & 0x7F) << 7 * count
+        if digit < 0x80:
+            return length, place + count + 1
+    return 0, 0
+
+
+class Incoming(NamedTuple):
+    """A message from the broker."""
+
+    topic: bytes
+    payload: bytes
+    qos: int
+    mid: int
+    dup: bool
+    """The broker may have sent it before."""
+
+
+def _ignore(_message: Incoming) -> None:
+    return None
+
+
 class MqttClient(Client):
     """A client of MQTT 3.1.1 or, with `is_v5`, 5."""
 
@@ -67,6 +100,8 @@ class MqttClient(Client):
         self._read_to = 0
         self._gathers = False
         self._gathered = bytearray()
+        self.on_incoming: Callable[[Incoming], None] = _ignore
+        self.on_message = self._came_by_paho
         self.on_answer: Callable[[int, int], bool] | None = None
         """`on_answer(mid, code)`: the broker has answered a message of QoS 1; whether it was one of `packet_of`."""
 
@@ -108,7 +143,36 @@ class MqttClient(Client):
             for _ in range(most):
                 if not self.has_read:
                     break
-                self.loop_read()
+                if not self._take_message():
+                    self.loop_read()
+
+    def _take_message(self) -> bool:
+        """Take a message of QoS 0 or 1 out of what was read; False if something else comes next, or a part of one."""
+        data, place = self._read, self._read_to
+        head = data[place]
+        if self._in_packet["command"] or head & KIND_BITS != PUBLISH or head & QOS_BITS >= QOS_2:
+            return False
+        length, place = _length_at(data, place + 1)
+        end, begin = place + length, place + 2
+        if not place or end > len(data) or begin > end:
+            return False  # not all of it is there, or it is malformed, which paho says
+        middle = begin + (data[place] << 8 | data[place + 1])
+        qos, mid, payload = (head & QOS_BITS) >> 1, 0, middle
+        if qos and middle + 2 <= end:
+            mid, payload = data[middle] << 8 | data[middle + 1], middle + 2
+        if self.is_v5:
+            length, payload = _length_at(data, payload)
+            payload += length
+        if not begin < middle <= payload <= end or (qos and not mid):
+            return False
+        self._read_to = end
+        self.on_incoming(Incoming(data[begin:middle], data[payload:end], qos, mid, bool(head & DUP_BIT)))
+        if qos and not self._holds:
+            self._send_puback(mid)
+        return True
+
+    def _came_by_paho(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
+        self.on_incoming(Incoming(message._topic, bytes(message.payload), message.qos, message.mid, message.dup))
 
     @contextmanager
     def together(self) -> Iterator[None]:

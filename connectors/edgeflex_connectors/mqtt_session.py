@@ -35,7 +35,7 @@ from edgeflex_connectors.mqtt_broker import (
     refusal,
     who,
 )
-from edgeflex_connectors.mqtt_client import FAILURE, MqttClient
+from edgeflex_connectors.mqtt_client import FAILURE, Incoming, MqttClient
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import EdgeflexError, FatalError, RetryableError, unforeseen
 from edgeflex_flow.node import Context
@@ -169,7 +169,7 @@ class MqttSession:
         client.on_connect = self._connect_answered
         client.on_disconnect = self._disconnected
         client.on_subscribe = self._subscribe_answered
-        client.on_message = self._message_came
+        client.on_incoming = self._message_came
         if broker.status_topic is not None:
             client.will_set(broker.status_topic, self._status("lost"), STATUS_QOS, retain=True)
         return client
@@ -464,17 +464,16 @@ class MqttSession:
         self.subscriptions = [self.broker.topics.filter_outward(each) for each in filters]
         self.client.subscribe([(each, qos) for each in self.subscriptions])
 
-    def _message_came(self, _client: Client, _userdata: Any, message: Any) -> None:
-        payload = bytes(message.payload)
-        receipt = self._receive(message, payload) if self._holds and message.qos else 0
+    def _message_came(self, message: Incoming) -> None:
+        receipt = self._receive(message) if self._holds and message.qos else 0
         if receipt is None:
             return
         try:
-            topic: str = message.topic
+            topic = message.topic.decode()
         except UnicodeDecodeError as error:
-            self._context.dead_letter("bad_topic", f"{self.broker}: a topic is not UTF-8: {error}", payload)
+            self._context.dead_letter("bad_topic", f"{self.broker}: a topic is not UTF-8: {error}", message.payload)
             return
-        self.on_message(self.broker.topics.inward(topic), payload, receipt)
+        self.on_message(self.broker.topics.inward(topic), message.payload, receipt)
 
     def _answer_came(self, mid: int, code: int) -> bool:
         assert self.on_answer is not None
@@ -488,9 +487,9 @@ class MqttSession:
 
     # Receipts, under the lock of the client -------------------------------------------------------------------------
 
-    def _receive(self, message: Any, payload: bytes) -> int | None:
+    def _receive(self, message: Incoming) -> int | None:
         """The receipt of a message; None if it is one that the broker sends again and that was given already."""
-        mid, content = message.mid, hash((message.qos, bytes(message._topic), payload))
+        mid, content = message.mid, hash((message.qos, message.topic, message.payload))
         known = self._known.get(mid)
         if message.dup and known is not None and known.content == content:
             known.connection = self._connection

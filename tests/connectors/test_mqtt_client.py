@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import select
+import socket
+import struct
 import time
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from broker import HOST, BrokerProcess, Listener, Mosquitto
-from paho.mqtt.client import MQTTMessage
+from hypothesis import given
+from hypothesis import strategies as st
 
-from edgeflex_connectors.mqtt_client import MqttClient
+from edgeflex_connectors.mqtt_client import Incoming, MqttClient
 
 each_version = pytest.mark.parametrize("is_v5", [False, True], ids=["3.1.1", "5"])
 
@@ -26,13 +30,13 @@ class Held:
     """A client that acknowledges nothing by itself, in a session that the broker keeps."""
 
     def __init__(self, broker: BrokerProcess, *, is_v5: bool, qos: int, clean: bool) -> None:
-        self.messages: list[MQTTMessage] = []
+        self.messages: list[Incoming] = []
         self.subscribed = False
         self.session_present: bool | None = None
         self.client = MqttClient("held", is_v5=is_v5)
         self.client.hold_acknowledgements()
         self.client.aim_at(HOST, broker.port, 30, clean=clean, keep_session_s=60, receive_most=100)
-        self.client.on_message = lambda _client, _userdata, message: self.messages.append(message)
+        self.client.on_incoming = self.messages.append
         self.client.on_subscribe = lambda *_: setattr(self, "subscribed", True)
         self.client.on_connect = lambda _client, _userdata, flags, _reason, _properties: setattr(
             self, "session_present", flags.session_present
@@ -175,3 +179,68 @@ def test_packets_without_a_connection_are_not_taken() -> None:
     client = MqttClient("x", is_v5=False)
     packet, _ = client.packet_of("t", b"", 0, retain=False)
     assert not client.write_packets(packet)
+
+
+def packet(qos: int, topic: bytes, payload: bytes, *, is_v5: bool, mid: int = 7, dup: bool = False) -> bytes:
+    """A message as brokers send it."""
+    body = struct.pack("!H", len(topic)) + topic + (struct.pack("!H", mid) if qos else b"")
+    body += (b"\x05\x02\x00\x00\x00\x3c" if qos else b"\x00") if is_v5 else b""  # with and without a property
+    body += payload
+    length, rest = b"", len(body)
+    while rest > 127:
+        length, rest = length + bytes([rest & 0x7F | 0x80]), rest >> 7
+    return bytes([0x30 | dup << 3 | qos << 1]) + length + bytes([rest]) + body
+
+
+def taken_from(pieces: list[bytes], *, is_v5: bool, by_paho: bool) -> tuple[list[Incoming], bool]:
+    """What a client that holds acknowledgements gives of these pieces, and whether it keeps the connection."""
+    client = MqttClient("x", is_v5=is_v5)
+    client.hold_acknowledgements()
+    taken: list[Incoming] = []
+    client.on_incoming = taken.append
+    if by_paho:
+        client._take_message = lambda: False  # type: ignore[method-assign]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        client._sock = cast("Any", ours)
+        for piece in pieces:
+            theirs.sendall(piece)
+            while client.socket() is not None and (client.has_read or select.select([ours], [], [], 0)[0]):
+                client.read_packets(100)
+        kept = client.socket() is not None
+        client._sock = None
+    return taken, kept
+
+
+messages = st.lists(
+    st.tuples(st.integers(0, 2), st.sampled_from([b"t", b"pmu/G1/\xc3\xa9"]), st.binary(max_size=300), st.booleans()),
+    min_size=1,
+    max_size=8,
+)
+
+
+@each_version
+@given(messages=messages, cuts=st.lists(st.integers(0, 600), max_size=6))
+def test_messages_come_as_paho_reads_them_wherever_the_stream_is_cut(
+    messages: list[tuple[int, bytes, bytes, bool]], cuts: list[int], *, is_v5: bool
+) -> None:
+    stream = b"".join(
+        packet(qos, topic, payload, is_v5=is_v5, mid=place + 1, dup=dup and qos > 0)
+        for place, (qos, topic, payload, dup) in enumerate(messages)
+    )
+    edges = [0, *sorted(cut % len(stream) for cut in cuts), len(stream)]
+    pieces = [stream[begin:end] for begin, end in pairwise(edges) if begin < end]
+    ours = taken_from(pieces, is_v5=is_v5, by_paho=False)
+    assert ours == taken_from(pieces, is_v5=is_v5, by_paho=True)
+    assert [(each.qos, each.topic, each.payload) for each in ours[0]] == [each[:3] for each in messages]
+
+
+@each_version
+@pytest.mark.parametrize(
+    "broken",
+    ["3000", "320100", "30020000", "30020009", "3203000174", "320400017400", "310400017480", "30ffffffff01"],
+)
+def test_malformed_message_ends_as_paho_has_it(broken: str, *, is_v5: bool) -> None:
+    pieces = [packet(0, b"t", b"before", is_v5=is_v5) + bytes.fromhex(broken) + packet(0, b"t", b"x", is_v5=is_v5)]
+    assert taken_from(pieces, is_v5=is_v5, by_paho=False) == taken_from(pieces, is_v5=is_v5, by_paho=True)
