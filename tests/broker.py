@@ -27,6 +27,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from programs import find_program
 
 from edgeflex_connectors.mqtt_session import MqttSession
+from edgeflex_flow.messages import Alarm
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 20.0
@@ -272,6 +273,16 @@ def cut(session: MqttSession) -> None:
     if isinstance(connection, socket.socket):
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
+
+
+def alarm(number: int) -> Alarm:
+    """A message that is known by its number."""
+    return Alarm(source="test", severity="info", text=str(number), time_ns=number)
+
+
+def numbers(received: Sequence[tuple[str, bytes]]) -> list[int]:
+    """The numbers of such messages, as they came."""
+    return [json.loads(payload)["time_ns"] for _, payload in received]
 
 
 class Listener:

@@ -155,7 +155,7 @@ class TwoHosts:
     def mend(self) -> None:
         self.call("-n", self.names[0], "link", "set", "wire0", "up")
 
-    def on(self, host: int, work: Callable[[], None]) -> threading.Thread:
+    def on(self, host: int, work: Callable[[], object]) -> threading.Thread:
         """A thread that works on a host: its sockets are there."""
 
         def target() -> None:
@@ -199,7 +199,8 @@ def two_hosts() -> Iterator[TwoHosts]:
         )
         for name, end, address in zip(hosts.names, ends, hosts.addresses, strict=True):
             hosts.call("-n", name, "address", "add", f"{address}/24", "dev", end)
-            hosts.call("-n", name, "link", "set", end, "up")
+            for link in ("lo", end):
+                hosts.call("-n", name, "link", "set", link, "up")
         yield hosts
     finally:
         for name in hosts.names:

@@ -17,6 +17,7 @@ from paho.mqtt.properties import Properties
 from edgeflex_connectors.mqtt import MqttConfig
 from edgeflex_connectors.mqtt_client import MqttClient, new_properties
 from edgeflex_connectors.mqtt_session import MqttSession
+from edgeflex_connectors.mqtt_suspect import Suspect
 from edgeflex_connectors.payload_formats import AnyFormat, JsonEdgeflex
 from edgeflex_connectors.payloads import PayloadEncoder, mark_late
 from edgeflex_flow.errors import FatalError, FieldError, nearest, unforeseen
@@ -43,11 +44,11 @@ NO_DEVICE = "_"
 FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cn", "Cs"})
 """Control characters, no characters, surrogates: brokers may end the connection of who sends them (MQTT-1.5.3)."""
 
-MOST_IN_FLIGHT = {1: 100, 2: 20}
+MOST_IN_FLIGHT = {1: 100, 2: 10}
+"""Payloads on their way, by QoS, that are not answered yet. Brokers limit them (10 in some for QoS 2, 20 in mosquitto,
+100 in some clouds for QoS 1) and drop or disconnect beyond; the rest waits in the outbox."""
 MOST_OVERHEAD_BYTES = 40
 """Of a packet, beside topic and payload, properties included."""
-"""Payloads on their way, by QoS, that are not answered yet. Brokers limit them (20 in mosquitto for QoS 2, 100 in some
-clouds) and drop or disconnect beyond; the rest waits in the outbox."""
 MOST_AT_ONCE, MOST_AT_ONCE_BYTES = 1000, 64 << 10
 """Payloads are written together up to these limits."""
 
@@ -84,8 +85,8 @@ class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
 
     Set-points must never come late: with `expires`, or where the type of message says how long it is valid, a payload
     that waited longer is not sent but counted under `expired`, also after a reconnect, and none outlives the program.
-    With MQTT 5 the broker is told how long it may pass it on. Such payloads go out with QoS 1 at most, since one of QoS
-    2 cannot be taken back.
+    With MQTT 5 the broker is told how long it may pass it on; with 3.1.1, where the broker would retain it for ever, it
+    is not asked to `retain` it. Such payloads go out with QoS 1 at most: one of QoS 2 cannot be taken back.
 
     With QoS 1 and 2 every payload is sent again until the broker acknowledges it; the order of each topic is kept. With
     QoS 1 a connection that breaks may cause duplicates, after a restart of the program also QoS 2. With QoS 0 what the
@@ -103,8 +104,8 @@ class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
     Errors:
         Dead letter `bad_topic` for a message whose device makes a topic too long to publish to, `not_encodable` for
         one that JSON or the format cannot hold, `too_large` for one larger than the broker says it takes (MQTT 5),
-        `refused` for one that the broker does not let the user publish (MQTT
-        5; brokers of 3.1.1 drop it and say nothing).
+        `refused` for one that the broker does not let the user publish (MQTT 5; brokers of 3.1.1 drop it and say
+        nothing), and with QoS 1 for one at which the broker has ended the connection four times while it took the next.
         RetryableError while another process has the folder of the outbox. Those of the connection: see `mqtt`.
 
     Source:
@@ -231,6 +232,7 @@ class MqttPublish:
         self._encoder = PayloadEncoder(config.format)
         self._outbox = self._make_outbox()
         self._late_after_ns = round(config.late_after * 1e9)
+        self._suspect = Suspect()
         self._under_way: dict[int, Entry] = {}
         """By message id, what is not answered yet. This and what follows change only under the lock of the client."""
         self._sizes: list[tuple[Entry, int]] = []
@@ -367,11 +369,12 @@ class MqttPublish:
         packets: list[bytes] = []
         most = self._most_in_flight() - len(self._under_way) if qos else MOST_AT_ONCE
         while len(packets) < most and length < MOST_AT_ONCE_BYTES:
-            entry = self._outbox.take()
+            entry = self._next()
             if entry is None:
                 break
             topic, payload, properties = self._dressed(entry)
-            packet, mid = client.packet_of(topic, payload, qos, retain=self._config.retain, properties=properties)
+            retain = self._retains(entry)
+            packet, mid = client.packet_of(topic, payload, qos, retain=retain, properties=properties)
             if self._is_too_large(entry, len(packet)):
                 continue
             if qos:
@@ -389,8 +392,20 @@ class MqttPublish:
             return 0, 0
         return len(packets), size
 
+    def _next(self) -> Entry | None:
+        entry = self._outbox.take()
+        if entry is None or not self._suspect.is_due(entry):
+            return entry
+        other = self._outbox.take()
+        if other is None:
+            return entry
+        self._suspect.pass_over(entry)
+        return other
+
     def _most_in_flight(self) -> int:
         assert self._session is not None
+        if self._suspect.is_alone:
+            return 1
         return min(MOST_IN_FLIGHT[self._config.qos], self._session.limits.in_flight)
 
     def _is_too_large(self, entry: Entry, size: int) -> bool:
@@ -422,9 +437,13 @@ class MqttPublish:
         if self._is_too_large(entry, len(payload) + len(topic.encode()) + MOST_OVERHEAD_BYTES):
             return 0, 0
         qos = 1 if entry.valid_ns else 2
-        mid = client.publish(topic, payload, qos, self._config.retain, properties).mid
+        mid = client.publish(topic, payload, qos, self._retains(entry), properties).mid
         self._under_way[mid] = entry
         return 1, len(payload)
+
+    def _retains(self, entry: Entry) -> bool:
+        assert self._session is not None
+        return self._config.retain and (self._session.client.is_v5 or not entry.valid_ns)
 
     def _dressed(self, entry: Entry) -> tuple[str, bytes, Properties | None]:
         """Topic, payload and properties as they go out now."""
@@ -463,13 +482,20 @@ class MqttPublish:
             return False  # a status message of the session
         if problem is None:
             self._context.counters.add("acknowledged")
+            self._outbox.done(entry)
         else:
-            assert self._session is not None
-            text = f"{self._session.broker}: the broker refused to take '{entry.key}': {problem}"
-            self._context.dead_letter("refused", text, entry.payload)
-        self._outbox.done(entry)  # after the dead letter, which has to be kept before a source is told
+            self._refused(entry, problem)
+        culprit = self._suspect.answered()
+        if culprit is not None:
+            self._refused(culprit, f"it ended the connection each time, at {len(culprit.payload)} bytes")
         self._context.progressed()
         return True
+
+    def _refused(self, entry: Entry, problem: str) -> None:
+        assert self._session is not None
+        text = f"{self._session.broker}: the broker refused to take '{entry.key}': {problem}"
+        self._context.dead_letter("refused", text, entry.payload)
+        self._outbox.done(entry)  # after the dead letter, which has to be kept before a source is told
 
     def _take_back(self) -> None:
         """Before a new connection: what was under way on the old one goes out again, unless it has expired.
@@ -480,7 +506,8 @@ class MqttPublish:
         self._take_back_unwritten(self._session.client.unwritten(self._packets))
         back = {mid: each for mid, each in self._under_way.items() if self._config.qos == 1 or each.valid_ns}
         self._session.client.forget(back)
-        self._outbox.again(back.values())
+        passed_over = self._suspect.connection_ended(back.values() if self._config.qos == 1 else ())
+        self._outbox.again([*back.values(), *([] if passed_over is None else [passed_over])])
         for mid in back:
             del self._under_way[mid]
 

@@ -42,6 +42,11 @@ class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
     the power fails, what waited in the queue, was on its way through the flow or waited in a sink is lost, whatever the
     QoS. An orderly stop counts what it could not use (`lost`).
 
+    What came of a payload is what it led to at once. Rows that an operator keeps to give later, such as those that
+    `pmu_align` waits with or that stand in a window, are not waited for: a killed program loses them.
+
+    What a broker retains comes at each new connection, again if it came before: brokers do not tell whether it is new.
+
     Input:
         None: payloads of the topics.
 

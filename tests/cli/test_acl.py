@@ -253,6 +253,16 @@ def test_both_files_are_printed_with_the_topics_of_the_flow(tmp_path: Path) -> N
     assert "hunter2" not in access + passwords
 
 
+def test_each_client_may_tell_of_itself_on_its_status_topic(tmp_path: Path) -> None:
+    site = write_site(tmp_path, 8883)
+    site.write_text(site.read_text().replace("ca: authority", 'status_topic: "up/{site}/{flow}/{node}", ca: authority'))
+    lines = printed(site, "--only", "acl").splitlines()
+    assert [line for line in lines if "up/" in line] == [
+        "topic write up/yard/limits/measured",
+        "topic write up/yard/limits/tell",
+    ]
+
+
 def test_password_that_is_not_there_is_left_out_with_a_note(tmp_path: Path) -> None:
     result = told(write_site(tmp_path, 8883), "--only", "passwords", password=None)
     assert result.stderr == "note: grid: its password is not there; add it: mosquitto_passwd FILE 'grid'\n"

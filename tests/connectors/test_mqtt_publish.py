@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 import pytest
-from broker import HOST, Amqtt, BrokerProcess, Listener, Mosquitto, cut, free_port, wait_until
+from broker import HOST, Amqtt, BrokerProcess, Listener, Mosquitto, alarm, cut, free_port, numbers, wait_until
 from certificates import Authority
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -54,14 +54,6 @@ each_broker = pytest.mark.parametrize("kind", [pytest.param(Mosquitto, marks=pyt
 def encoded(config: MqttPublishConfig, message: WireMessage) -> list[tuple[str, bytes]]:
     made = payloads(config, message, PayloadEncoder(config.format))
     return [(topic, payload) for topic, payload in made if isinstance(payload, bytes)]
-
-
-def alarm(number: int) -> Alarm:
-    return Alarm(source="test", severity="info", text=str(number), time_ns=number)
-
-
-def numbers(received: Sequence[tuple[str, bytes]]) -> list[int]:
-    return [json.loads(payload)["time_ns"] for _, payload in received]
 
 
 @contextmanager
@@ -482,6 +474,16 @@ def test_set_points_expire_while_the_broker_is_away(
             assert numbers(listener.received) == [3]
 
 
+def noting(publish: Callable[..., Any], levels: list[int]) -> Callable[..., Any]:
+    """The same, noting the QoS of each call."""
+
+    def noted(topic: str, payload: bytes, qos: int, *rest: Any, **named: Any) -> Any:
+        levels.append(qos)
+        return publish(topic, payload, qos, *rest, **named)
+
+    return noted
+
+
 class Setpoint(Message, frozen=True, kw_only=True, tag="test_setpoint"):
     valid_for_s: ClassVar[float | None] = 0.3
     time_ns: int
@@ -497,6 +499,25 @@ def test_type_of_message_says_how_long_it_is_valid(keeper: Mosquitto, make_conte
             assert publish.flush(10.0)
             assert numbers(kept_by(keeper, 1)) == [2]
     assert context.counters.get("expired") == 1
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize("qos", [1, 2])
+def test_message_that_expires_goes_out_with_qos_1_at_most(
+    tmp_path: Path, make_context: ContextMaker, monkeypatch: pytest.MonkeyPatch, qos: int
+) -> None:
+    with Mosquitto(tmp_path) as broker, sink(make_context, broker, qos=qos, retain=True) as (publish, _):
+        publish.write([msgspec.structs.replace(alarm(0), device="a")])
+        assert publish.flush(10.0)
+        assert publish._session is not None
+        [message] = receive_v5(broker, 1)
+        assert message.qos == 1  # as was subscribed
+        sent: list[int] = []
+        for name in ("packet_of", "publish"):
+            monkeypatch.setattr(publish._session.client, name, noting(getattr(publish._session.client, name), sent))
+        publish.write([Setpoint(time_ns=1), alarm(2)])
+        assert publish.flush(10.0)
+    assert sent == [1, qos]
 
 
 @pytest.mark.needs("mosquitto")
@@ -795,6 +816,62 @@ def test_a_packet_larger_than_the_broker_takes_is_a_dead_letter(
         assert opened.flush(5.0)
     [(reason, text, _)] = make_context.dead_letters
     assert (reason, "the broker takes 3000" in text) == ("too_large", True)
+
+
+def test_a_payload_at_which_a_broker_ends_the_connection_each_time_is_refused_and_the_others_arrive(
+    tmp_path: Path, make_context: ContextMaker
+) -> None:
+    with (
+        Mosquitto(tmp_path, more=["max_packet_size 3000"]) as broker,
+        Listener(broker, "t") as listener,
+        sink(make_context, broker, {"reconnect_min": 0.02, "reconnect_max": 0.02}) as (opened, _),
+    ):
+        opened.write([alarm(number) for number in range(50)])
+        opened.write([msgspec.structs.replace(alarm(50), text="x" * 5000)])
+        opened.write([alarm(number) for number in range(51, 100)])
+        wait_until(lambda: numbers(listener.received)[-1:] == [99], 60.0)
+        assert list(dict.fromkeys(numbers(listener.received))) == [number for number in range(100) if number != 50]
+        assert opened.flush(5.0)
+    [(reason, text, _)] = make_context.dead_letters
+    assert (reason, "ended the connection each time" in text) == ("refused", True)
+
+
+def test_no_payload_is_given_up_while_the_broker_takes_none(tmp_path: Path, make_context: ContextMaker) -> None:
+    endings = 0
+    with (
+        Mosquitto(tmp_path) as broker,
+        Listener(broker, "t") as listener,
+        sink(make_context, broker, {"reconnect_min": 0.02, "reconnect_max": 0.02}) as (opened, _),
+    ):
+        wait_until(lambda: opened._session is not None and opened._session.is_up)
+        session = opened._session
+        assert session is not None
+        write = session.client.write_packets
+
+        def write_and_lose(packets: bytes) -> bool:
+            nonlocal endings
+            endings += 1
+            cut(session)
+            return True
+
+        session.client.write_packets = write_and_lose  # type: ignore[method-assign]
+        opened.write([alarm(0), alarm(1), alarm(2)])
+        wait_until(lambda: endings >= 12)
+        session.client.write_packets = write  # type: ignore[method-assign]
+        wait_until(lambda: numbers(listener.received) == [0, 1, 2])
+    assert make_context.dead_letters == []
+
+
+def test_a_broker_of_3_1_1_is_not_asked_to_retain_what_expires(tmp_path: Path, make_context: ContextMaker) -> None:
+    with Mosquitto(tmp_path) as broker:
+        with sink(make_context, broker, expires=30, retain=True) as (opened, _):
+            opened.write([alarm(0)])
+            assert opened.flush(5.0)
+        with sink(make_context, broker, retain=True) as (opened, _):
+            opened.write([alarm(1)])
+            assert opened.flush(5.0)
+        with Listener(broker, "t") as listener:
+            assert numbers(listener.wait_for(1)) == [1]
 
 
 @pytest.mark.parametrize("qos", [1, 2])

@@ -14,6 +14,7 @@ from broker import Amqtt, BrokerProcess, Listener, Mosquitto, cut, free_port, wa
 
 from edgeflex_connectors import mqtt, mqtt_subscribe
 from edgeflex_connectors.mqtt import MqttConfig
+from edgeflex_connectors.mqtt_client import Incoming
 from edgeflex_connectors.mqtt_subscribe import MqttSubscribe, MqttSubscribeConfig
 from edgeflex_flow.messages import Alarm, Samples, encode_message
 from edgeflex_flow.node import Context, OpenConnection, WireMessage
@@ -313,6 +314,44 @@ def test_only_what_is_durable_is_acknowledged(
             assert times_ms(gather(opened, 2)) == [4, 5]
             opened.acknowledge(opened.poll_number())
             wait_until(lambda: opened._session is not None and not opened._session._unacknowledged)
+
+
+@pytest.mark.needs("mosquitto")
+@each_version
+@pytest.mark.parametrize("qos", [1, 2])
+def test_message_is_acknowledged_only_on_the_connection_on_which_it_came(
+    tmp_path: Path, make_context: ContextMaker, version: str, qos: int
+) -> None:
+    fields: dict[str, Any] = {"keep_session": 60, "qos": qos, "holds": True}
+    told: list[tuple[int, bool]] = []
+    with (
+        Mosquitto(tmp_path) as broker,
+        Listener(broker, "other") as other,
+        source(make_context, broker, {"version": version}, **fields) as (opened, context, subscribed),
+    ):
+        wait_until(lambda: subscribed)
+        other.publish("pmu/a", payload(row(0)), qos)
+        gather(opened, 1)
+        session = opened._session
+        assert session is not None
+        acknowledge, came = session.client.acknowledge, session.client.on_incoming
+
+        def note(mid: int, qos: int) -> None:
+            told.append((mid, context.counters.get("redelivered") > 0))
+            acknowledge(mid, qos)
+
+        def durable_first(message: Incoming) -> None:
+            # It becomes durable between the new connection and the message's coming again.
+            session._durable_to = max(session._durable_to, 1)
+            session._send_acknowledgements()
+            came(message)
+
+        session.client.acknowledge = note  # type: ignore[method-assign]
+        session.client.on_incoming = durable_first
+        cut(session)
+        wait_until(lambda: told)
+        wait_until(lambda: len(subscribed) == 2)
+    assert told == [(told[0][0], True)]
 
 
 @pytest.mark.needs("mosquitto")

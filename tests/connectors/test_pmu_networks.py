@@ -221,7 +221,7 @@ def test_streams_come_again_after_the_network_was_cut_for_30_s(make_context: Con
             time.sleep(0.05)
 
     with two_hosts() as hosts:
-        threads = [hosts.on(0, lambda each=each: each.run(stop) and None) for each in simulators.values()]  # type: ignore[misc]
+        threads = [hosts.on(0, lambda each=each: each.run(stop)) for each in simulators.values()]  # type: ignore[misc]
         assert all(each.listening.wait(20.0) for each in simulators.values())
         threads += [hosts.on(1, lambda name=name: watch(name)) for name in batches]  # type: ignore[misc]
         try:

@@ -157,6 +157,21 @@ def test_file_is_in_write_ahead_mode_and_syncs(file: Path, synchronous: str) -> 
     assert read(file, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
 
 
+def test_sync_makes_a_commit_that_waits_for_the_disk(file: Path) -> None:
+    statements: list[str] = []
+    log = file.with_name(f"{file.name}-wal")
+    with closing(store_at(file, synchronous="normal")) as store:
+        store.open()
+        store.write([samples_from_rows([(1, "A", {"x_v": 1.0})])], [])
+        assert store._connection is not None
+        store._connection.set_trace_callback(statements.append)
+        before = log.stat().st_size
+        store.sync()
+        assert log.stat().st_size > before, "a transaction that changes nothing waits for nothing"
+    begin, end = statements.index("PRAGMA synchronous=full"), statements.index("PRAGMA synchronous=normal")
+    assert begin < statements.index("BEGIN IMMEDIATE") < statements.index("COMMIT") < end
+
+
 def test_file_of_a_newer_version_is_refused(file: Path) -> None:
     with closing(store_at(file)) as store:
         store.open()
