@@ -316,6 +316,45 @@ class SystemInertia(Message, frozen=True, kw_only=True, tag="system_inertia"):
     """Version of edgeflex-flow and of the method of its units' estimates."""
 
 
+class _SetpointFields(Message, frozen=True, kw_only=True):
+    controller: str
+    """Who decided: the `name` of the controller's config."""
+    time_ns: TimeNs
+    """When it was decided, UTC nanoseconds."""
+    quantity: str
+    """What the values are, ending in their unit: `reactive_power_pu`, `active_power_w`. Positive is into the grid."""
+    values: dict[str, float]
+    """By asset."""
+    valid_for_s: Annotated[float, msgspec.Meta(gt=0)]  # type: ignore[misc]  # of each message, not one for the type
+    """How long after `time_ns` it may be sent and obeyed. Assets that hear no more go to a safe state of their own."""
+    status: Literal["ok", "fallback", "safe"]
+    """`fallback`: what was declared for when the controller cannot see or solve; `safe`: the safe state at the end."""
+    reason: str = ""
+    """Why it is not `ok`, in words with the numbers that decided."""
+    limits: dict[str, tuple[str, ...]] = {}
+    """By asset, what keeps its value from going further: `hardware`, `policy`, `ramp`, `energy`, or a name of what the
+    controller keeps within bounds, such as `voltage_max node_7`."""
+    measured_begin_ns: TimeNs | None = None
+    measured_end_ns: TimeNs | None = None
+    """Time tags of the oldest and newest measurement that was used; None if none was."""
+    missing: tuple[str, ...] = ()
+    """Whose measurements were missing, too old or not plausible."""
+    quality: int = 0
+    """All `Quality` flags of the measurements that were used."""
+    config_digest: str = ""
+    """First 16 hex digits of the SHA-256 of the controller's configuration as JSON, policies in force included."""
+    version: str = ""
+    """Version of edgeflex-flow and of the method."""
+
+
+class Setpoints(_SetpointFields, frozen=True, kw_only=True, tag="setpoints"):
+    """What a controller tells its assets to do from now on, one quantity a message, and why."""
+
+
+class ShadowSetpoints(_SetpointFields, frozen=True, kw_only=True, tag="shadow_setpoints"):
+    """What a controller in shadow mode would have told its assets. A type of its own, so that nothing obeys it."""
+
+
 class Alarm(Message, frozen=True, kw_only=True, tag="alarm"):
     """Something that a person should see."""
 
@@ -373,6 +412,8 @@ BUILT_IN_MESSAGES: tuple[type[Message], ...] = (
     Crossing,
     InertiaEstimate,
     SystemInertia,
+    Setpoints,
+    ShadowSetpoints,
     Alarm,
     DeadLetter,
 )
