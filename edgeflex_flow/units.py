@@ -61,6 +61,8 @@ UNITS: dict[str, Unit] = _table(
     ("kWh", "energy", 1e3),
     ("MWh", "energy", 1e6),
     ("MWs", "energy", 1e6 / 3600.0),
+    ("mohm", "impedance", 1e-3),
+    ("ohm", "impedance", 1.0),
     ("pu", "per_unit", 1.0),
     ("%", "fraction", 0.01),
     ("B", "size", 1.0),

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from edgeflex_connectors.payload_formats import AnyFormat, format_of
-from edgeflex_connectors.payload_formats.codec import Decoded, bad_payload, name_refusals, only_device
+from edgeflex_connectors.payload_formats.codec import (
+    Decoded,
+    SetpointEncoder,
+    bad_payload,
+    name_refusals,
+    only_device,
+)
 from edgeflex_flow.errors import BadMessageError, FieldError
-from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Quality, Samples, decode_message
+from edgeflex_flow.messages import (
+    BUILT_IN_MESSAGES,
+    Message,
+    Quality,
+    Samples,
+    Setpoints,
+    decode_message,
+    encode_message,
+)
 
 DEVICE = "{device}"
 """Stands for the device's name in a pattern of topics."""
@@ -223,6 +238,7 @@ class PayloadEncoder:
         self._encoder = format_of(payload_format).encoder(payload_format)
         self._is_for_one = not payload_format.sends_device
         self._withholds = not payload_format.carries_quality
+        self._takes_setpoints = payload_format.takes_setpoints
         self.withheld = 0
         """Rows so far that were not sent, because readers would have taken them for good ones."""
 
@@ -236,3 +252,11 @@ class PayloadEncoder:
         if self._is_for_one and samples.rows:
             only_device(samples)
         return self._encoder.encode(samples) if samples.rows else []
+
+    def encode_message(self, message: Message) -> list[bytes]:
+        """The payloads of a message: JSON, or in a format that takes set-points these alone. ValueError as above."""
+        if not self._takes_setpoints:
+            return [encode_message(message)]
+        if not isinstance(message, Setpoints):
+            return []
+        return cast("SetpointEncoder", self._encoder).encode_setpoints(message)

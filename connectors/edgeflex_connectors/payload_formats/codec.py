@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeflex_connectors.batching import Row
 from edgeflex_flow.errors import BadMessageError, FieldError
-from edgeflex_flow.messages import Samples
+from edgeflex_flow.messages import Samples, Setpoints
 from edgeflex_flow.node import NodeConfig
 
 LONGEST_GOT = 60
@@ -55,6 +55,11 @@ class FormatConfig(NodeConfig, frozen=True, kw_only=True, tag_field="type"):
         """Whether payloads hold the quality flags of each row."""
         return False
 
+    @property
+    def takes_setpoints(self) -> bool:
+        """Whether set-points are written in this format too, by an encoder with `encode_setpoints`."""
+        return False
+
 
 class Decoded(NamedTuple):
     """What became of a payload: the rows that are right, and one error that speaks for those that are not."""
@@ -80,6 +85,14 @@ class Encoder(Protocol):
 
     def encode(self, samples: Samples) -> list[bytes]:
         """The payloads of a batch, in order. Raises ValueError for what the format cannot hold."""
+        ...
+
+
+class SetpointEncoder(Encoder, Protocol):
+    """What an encoder has besides in a format that takes set-points."""
+
+    def encode_setpoints(self, message: Setpoints) -> list[bytes]:
+        """The payload of a message, none if its quantity is another one. Raises ValueError as `encode` does."""
         ...
 
 
