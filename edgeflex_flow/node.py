@@ -425,8 +425,8 @@ class ConnectionNode(Generic[C]):
     open: Callable[[C, Context], Any]
     probe: Callable[[C, Context], Probe] | None = None
     """Opens a connection, authenticates, closes it; changes nothing on the far side. EdgeflexError if that fails."""
-    topic_of: Callable[[C, str], str] | None = None
-    """Of a bus: what the far side calls a topic, or a topic filter, of the flows."""
+    topics_of: Callable[[C, str], Iterable[str]] | None = None
+    """Of a bus: what the far side calls the topics of a topic filter of the flows, as filters."""
 
 
 AnyNode: TypeAlias = OperatorNode[Any, Any] | SourceNode[Any] | SinkNode[Any] | ConnectionNode[Any]

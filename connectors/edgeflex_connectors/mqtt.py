@@ -253,9 +253,9 @@ def broker_of(config: MqttConfig, context: Context, name: str) -> Broker:
     )
 
 
-def topic_of(config: MqttConfig, topic: str) -> str:
-    """What this broker calls a topic filter of the flows."""
-    return TopicMap(config.topic_prefix, config.topics).filter_outward(topic)
+def topics_of(config: MqttConfig, topic: str) -> tuple[str, ...]:
+    """What this broker calls the topics of a filter of the flows."""
+    return TopicMap(config.topic_prefix, config.topics).filters_outward(topic)
 
 
 def probe(config: MqttConfig, context: Context) -> Probe:
@@ -263,4 +263,4 @@ def probe(config: MqttConfig, context: Context) -> Probe:
     return try_broker(broker_of(config, context, context.node))
 
 
-NODE = ConnectionNode(kind="mqtt", config=MqttConfig, family="bus", open=open_session, probe=probe, topic_of=topic_of)
+NODE = ConnectionNode(kind="mqtt", config=MqttConfig, family="bus", open=open_session, probe=probe, topics_of=topics_of)

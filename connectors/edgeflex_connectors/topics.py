@@ -112,16 +112,20 @@ class TopicMap:
     def _outward(self, topic: str) -> str:
         return self.prefix + _replaced(_NAME_OF_ALIAS.get(topic, topic), self.names.items())
 
-    def filter_outward(self, topic: str) -> str:
-        """A flow's topic filter in the names of the broker.
+    def filters_outward(self, topic_filter: str) -> tuple[str, ...]:
+        """A flow's topic filter in the names of the broker: several where its wildcards cover topics that have another
+        name there. None of them covers another: brokers may send a message once for each that fits.
 
-        >>> TopicMap("u/").filter_outward("$share/pair/edgeflex/+/event")
-        '$share/pair/u/edgeflex/+/event'
+        >>> TopicMap("u/", {"pmu/G1": "gen1"}).filters_outward("$share/pair/pmu/+")
+        ('$share/pair/u/pmu/+', '$share/pair/u/gen1')
         """
-        if not topic.startswith(SHARED):
-            return self._outward(topic)
-        group, _, rest = topic.removeprefix(SHARED).partition("/")
-        return f"{SHARED}{group}/{self._outward(rest)}"
+        share, own = "", topic_filter
+        if topic_filter.startswith(SHARED):
+            group, _, own = topic_filter.removeprefix(SHARED).partition("/")
+            share = f"{SHARED}{group}/"
+        within = (_within(own, first) for first in (*self.names, *_NAME_OF_ALIAS))
+        called = dict.fromkeys(self._outward(each) for each in (own, *within) if each is not None)
+        return tuple(share + one for one in called if not any(_covers(each, one) for each in called if each != one))
 
     def inward(self, topic: str) -> str:
         """A topic of the broker in the names of the flow."""
@@ -158,6 +162,36 @@ def _replaced(topic: str, names: Iterable[tuple[str, str]]) -> str:
         if topic == first or topic.startswith(first + "/"):
             return other + topic[len(first) :]
     return topic
+
+
+def _within(topic_filter: str, first: str) -> str | None:
+    """A filter for those of its topics that begin with these levels; None if there are none.
+
+    >>> _within("+/+/x", "a/b"), _within("a/#", "a/b"), _within("+", "a/b")
+    ('a/b/x', 'a/b/#', None)
+    """
+    levels, wanted = topic_filter.split("/"), first.split("/")
+    for level, own in zip(levels, wanted, strict=False):
+        if level == "#":
+            return f"{first}/#"
+        if level not in ("+", own):
+            return None
+    return "/".join((first, *levels[len(wanted) :])) if len(levels) >= len(wanted) else None
+
+
+def _covers(wide: str, narrow: str) -> bool:
+    """Whether each topic of one filter is one of the other.
+
+    >>> _covers("a/#", "a"), _covers("+/b", "a/b"), _covers("a/+", "a/#")
+    (True, True, False)
+    """
+    levels, others = wide.split("/"), narrow.split("/")
+    for place, level in enumerate(levels):
+        if level == "#":
+            return True
+        if place == len(others) or (level != others[place] and (level != "+" or others[place] == "#")):
+            return False
+    return len(levels) == len(others)
 
 
 def to_markdown() -> str:
@@ -209,7 +243,8 @@ def to_markdown() -> str:
         "`topics` replaces a topic, or its first levels; the longest that fits counts. Then `topic_prefix` is put",
         "before, as it stands: `/voltage_control/measuremnts/pv` becomes `utility/north/vc/measuremnts/pv`. Messages",
         "that come in are given to the flow under its own names, so a pattern in `device` is one of the",
-        "flow's topic. A topic filter with a wildcard in the levels that `topics` would replace gets the prefix only.",
+        "flow's topic. A topic filter whose wildcards cover topics with other names stands for those too: with",
+        "`{pmu/G1: gen1}` a node that subscribes to `pmu/+` gets `gen1` as well, and `edgeflex acl` allows it.",
     ]
     return "\n".join(lines) + "\n"
 

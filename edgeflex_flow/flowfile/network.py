@@ -61,16 +61,18 @@ def bus_users(plans: Iterable[Plan]) -> list[BusUser]:
                 called = _called(node.connections[each.hint.noted("bus")])
                 topics = _texts(getattr(node.config, each.name), f"node '{node.id}': '{each.key}'")
                 if access == "publish":
-                    user.publish.update(called(filter_) for topic in topics for filter_ in _filters(topic, node, plan))
+                    filters = [filter_ for topic in topics for filter_ in _filters(topic, node, plan)]
                 else:
-                    user.subscribe.update(called(_SHARED.sub("", topic, count=1)) for topic in topics)
+                    filters = [_SHARED.sub("", topic, count=1) for topic in topics]
+                used = user.publish if access == "publish" else user.subscribe
+                used.update(name for filter_ in filters for name in called(filter_))
     return list(users.values())
 
 
-def _called(connection: OpenConnection) -> Callable[[str], str]:
-    """What the broker calls a topic of the flows."""
-    topic_of = connection.node.topic_of
-    return (lambda topic: topic) if topic_of is None else partial(topic_of, connection.config)
+def _called(connection: OpenConnection) -> Callable[[str], Iterable[str]]:
+    """What the broker calls the topics of a filter of the flows."""
+    topics_of = connection.node.topics_of
+    return (lambda topic: (topic,)) if topics_of is None else partial(topics_of, connection.config)
 
 
 def _user(node: PlannedNode, bus: str, users: dict[tuple[str, str | None], BusUser], plan: Plan) -> BusUser:
@@ -102,7 +104,7 @@ def _of_client(node: PlannedNode, connection: OpenConnection, plan: Plan) -> Ite
             [text] = _texts(topic, f"connection '{connection.name}': '{each.key}'")
             for name, value in (("site", plan.site), ("flow", plan.name), ("node", node.id)):
                 text = text.replace(f"{{{name}}}", value)
-            yield called(text)
+            yield from called(text)
 
 
 def _texts(value: object, what: str) -> tuple[str, ...]:

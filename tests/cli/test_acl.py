@@ -253,6 +253,19 @@ def test_both_files_are_printed_with_the_topics_of_the_flow(tmp_path: Path) -> N
     assert "hunter2" not in access + passwords
 
 
+def test_topics_of_single_devices_that_the_broker_calls_otherwise_are_allowed(tmp_path: Path) -> None:
+    site = write_site(tmp_path, 8883)
+    renamed = "topics: {yard/crossing/T1: north/t1, yard/measured: field, yard/measured/T1: t1}, ca: authority.pem"
+    site.write_text(site.read_text().replace("ca: authority.pem", renamed))
+    assert [line for line in printed(site).splitlines() if line.startswith("topic")] == [
+        "topic read field/+",
+        "topic write north/t1",
+        "topic read t1",
+        "topic write yard/crossing/+",
+        "topic write yard/dead_letter/+",
+    ]
+
+
 def test_password_that_is_not_there_is_left_out_with_a_note(tmp_path: Path) -> None:
     result = told(write_site(tmp_path, 8883), "--only", "passwords", password=None)
     assert result.stderr == "note: grid: its password is not there; add it: mosquitto_passwd FILE 'grid'\n"
