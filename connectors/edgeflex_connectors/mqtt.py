@@ -43,7 +43,8 @@ class MqttConfig(NodeConfig, frozen=True, kw_only=True):
 
     `outbox` is a folder for what nodes could not publish yet; see `mqtt_publish`. `topics` and `topic_prefix` describe
     a broker whose topics are called otherwise than those of the flows: `topics` replaces a topic or its first levels,
-    then `topic_prefix` is put before as it stands. Sources give the topics in the flow's names again.
+    then `topic_prefix`, which ends with `/`, is put before. A topic that begins with `/` keeps it (`north//a`) unless
+    `topics` gives it a name without (`/a: a`). Sources give the topics in the flow's names again.
 
     Input:
         None: nodes name the connection in their field `bus`.
@@ -102,7 +103,7 @@ class MqttConfig(NodeConfig, frozen=True, kw_only=True):
         ),
     ] = None
     topic_prefix: Annotated[
-        str, Meta(description="What this broker's topics begin with, before those of the flows.")
+        str, Meta(description="What this broker's topics begin with, before those of the flows: `north/`.")
     ] = ""
     topics: Annotated[
         dict[str, str], Meta(description="Names of this broker by the flows' topics, whole or their first levels.")

@@ -88,8 +88,9 @@ class TopicMap:
     """What a broker calls the topics of flows.
 
     `names` replaces whole topics, or their first levels: `{edgeflex: grid/north}` makes `edgeflex/a` to `grid/north/a`;
-    the longest that fits counts. Then `prefix` is put before, as it stands. Shared subscriptions keep `$share/GROUP/`
-    in front.
+    the longest that fits counts. Then `prefix`, which ends with `/`, is put before. A topic that begins with `/` keeps
+    it, since else nobody could tell `/a` from `a` when it comes back. Shared subscriptions keep `$share/GROUP/` in
+    front.
 
     >>> there = TopicMap("utility/", {"edgeflex/demo": "north"})
     >>> there.outward("edgeflex/demo/event"), there.inward("utility/north/event")
@@ -142,6 +143,9 @@ class TopicMap:
         for where, text in texts:
             if any(character in text for character in "+#\0"):
                 yield FieldError(f"`{where}` holds no wildcards", where, got=f"'{text}'")
+        if self.prefix and not self.prefix.endswith("/"):
+            text = f"`topic_prefix` must end with '/': else 'pmu/G1' would be called '{self.prefix}pmu/G1' there"
+            yield FieldError(text, "topic_prefix", got=f"'{self.prefix}'", nearest=f"{self.prefix}/")
         for key, name in self.names.items():
             if not key or not name or key.endswith("/") or name.endswith("/"):
                 text = "`topics` names whole topics or their first levels, without '/' at the end"
@@ -240,9 +244,13 @@ def to_markdown() -> str:
         "    topic_prefix: utility/north/",
         "```",
         "",
-        "`topics` replaces a topic, or its first levels; the longest that fits counts. Then `topic_prefix` is put",
-        "before, as it stands: `/voltage_control/measuremnts/pv` becomes `utility/north/vc/measuremnts/pv`. Messages",
-        "that come in are given to the flow under its own names, so a pattern in `device` is one of the",
+        "`topics` replaces a topic, or its first levels; the longest that fits counts. Then `topic_prefix`, which ends",
+        "with `/`, is put before: `/voltage_control/measuremnts/pv` becomes `utility/north/vc/measuremnts/pv`. A topic",
+        "that begins with `/` keeps it: with the prefix alone that one would be called",
+        "`utility/north//voltage_control/measuremnts/pv`, so give it a name without, such as",
+        "`{/voltage_control: voltage_control}`.",
+        "",
+        "Messages that come in are given to the flow under its own names, so a pattern in `device` is one of the",
         "flow's topic. A topic filter whose wildcards cover topics with other names stands for those too: with",
         "`{pmu/G1: gen1}` a node that subscribes to `pmu/+` gets `gen1` as well, and `edgeflex acl` allows it.",
     ]

@@ -44,7 +44,12 @@ def test_alias_goes_out_under_the_name_of_the_platform() -> None:
     ("names", "topic", "there"),
     [
         (TopicMap("north/"), "edgeflex/a", "north/edgeflex/a"),
-        (TopicMap("north"), "/voltage_control/measuremnts/pv", "north/voltage_control/measuremnts/pv"),
+        (TopicMap("north/"), "/voltage_control/measuremnts/pv", "north//voltage_control/measuremnts/pv"),
+        (
+            TopicMap("north/", {"/voltage_control": "vc"}),
+            "/voltage_control/control/active_power",
+            "north/vc/control/active_power",
+        ),
         (TopicMap(names={"edgeflex/demo": "grid"}), "edgeflex/demo/a", "grid/a"),
         (TopicMap(names={"edgeflex/demo": "grid"}), "edgeflex/demo2/a", "edgeflex/demo2/a"),
         (TopicMap(names={"edgeflex": "e", "edgeflex/demo": "d"}), "edgeflex/demo", "d"),
@@ -105,7 +110,7 @@ def test_filter_covers_the_names_of_all_its_topics(
         assert any(topic_matches_sub(each, there.outward(topic)) for each in there.filters_outward(topic_filter))
 
 
-@given(LEVELS, st.sampled_from(["", "u/", "x"]))
+@given(LEVELS, st.sampled_from(["", "u/", "u/v/", "/"]))
 def test_prefix_is_taken_off_again(topic: str, prefix: str) -> None:
     names = TopicMap(prefix)
     assert names.inward(names.outward(topic)) == topic
@@ -114,7 +119,8 @@ def test_prefix_is_taken_off_again(topic: str, prefix: str) -> None:
 @pytest.mark.parametrize(
     ("names", "complaint"),
     [
-        (TopicMap("a/#"), "holds no wildcards"),
+        (TopicMap("a/#/"), "holds no wildcards"),
+        (TopicMap("north"), "must end with '/': else 'pmu/G1' would be called 'northpmu/G1' there"),
         (TopicMap(names={"a/+": "b"}), "holds no wildcards"),
         (TopicMap(names={"a": "b/+"}), "holds no wildcards"),
         (TopicMap(names={"a/": "b"}), "without '/' at the end"),
