@@ -63,8 +63,6 @@ class CheckedSite:
     notes: tuple[str, ...]
     connections: int
     """Connections in the file."""
-    flows: tuple[str, ...] = ()
-    """Names of the flows that it lists."""
 
 
 def load_flow(
@@ -251,9 +249,7 @@ class _Check:
         site = self._site(self._document)
         self._check_options(site)
         site.note_all_missing()
-        return CheckedSite(
-            self.file, site.name, self._all.problems, self._notes(), len(site.connections), site.flows or ()
-        )
+        return CheckedSite(self.file, site.name, self._all.problems, self._notes(), len(site.connections))
 
     def flow(self) -> CheckedFlow:
         """Check the file as a flow file."""

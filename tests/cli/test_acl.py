@@ -323,7 +323,7 @@ def test_user_that_would_become_another_entry_is_refused(tmp_path: Path) -> None
     ("change", "complaint"),
     [
         (("flows: [limits]", "flows: []"), "lists no flows under 'flows'"),
-        (("flows: [limits]", "flows: [limit]"), "flow 'limit', which the site lists, has no file"),
+        (("flows: [limits]", "flows: [limit]"), "known: limits; did you mean 'limits'?"),
         (("site: yard", "sit: yard"), "is no site file"),
         (("kind: mqtt,", "kind: mqt,"), "unknown kind of connection"),
     ],
@@ -334,6 +334,12 @@ def test_site_that_cannot_be_read_is_told(tmp_path: Path, change: tuple[str, str
     result = told(site)
     assert result.exit_code in (1, 2)
     assert complaint in result.output
+
+
+def test_a_flow_is_found_by_its_name_whatever_its_file_is_called(tmp_path: Path) -> None:
+    site = write_site(tmp_path, 8883)
+    (tmp_path / "limits.yaml").rename(tmp_path / "01-limits.yaml")
+    assert "user grid" in printed(site)
 
 
 def test_files_may_be_named_in_place_of_those_that_the_site_lists(tmp_path: Path) -> None:
