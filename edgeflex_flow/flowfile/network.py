@@ -151,6 +151,11 @@ class Port:
         return ", ".join(self.used_by)
 
 
+def own_ports(node: PlannedNode, plan: Plan) -> list[Port]:
+    """Ports of a node itself, not those of its connections. Raises NotKnownError."""
+    return sorted(set(_ports(node.config, f"{plan.name}/{node.id}")))
+
+
 def ports(plans: Iterable[Plan]) -> list[Port]:
     """All ports of the plans' nodes and of the connections that they use. Raises NotKnownError."""
     found: set[Port] = set()
