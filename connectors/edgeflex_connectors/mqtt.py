@@ -5,11 +5,13 @@ from __future__ import annotations
 import ssl
 import string
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import SplitResult
 
 from msgspec import Meta, field
 
+from edgeflex_connectors.folders import free_bytes
 from edgeflex_connectors.mqtt_broker import Broker
 from edgeflex_connectors.mqtt_probe import try_broker
 from edgeflex_connectors.mqtt_session import MqttSession
@@ -260,8 +262,24 @@ def topics_of(config: MqttConfig, topic: str) -> tuple[str, ...]:
 
 
 def probe(config: MqttConfig, context: Context) -> Probe:
-    """Connect, log in and leave, as a client of its own whose session ends with it."""
-    return try_broker(broker_of(config, context, context.node))
+    """Look at the outbox, then connect, log in and leave, as a client of its own whose session ends with it."""
+    room = "" if config.outbox is None else f", {_room(config.outbox, config, context)}"
+    found = try_broker(broker_of(config, context, context.node))
+    return replace(found, peer=found.peer + room)
+
+
+def _room(outbox: str, config: MqttConfig, context: Context) -> str:
+    """What is free in the outbox. FatalError when it cannot be written, or has less room than a node may need."""
+    folder = context.resolve(outbox) / context.site / context.flow
+    free = free_bytes(folder, f"{context.node}: outbox")
+    if free < config.outbox_size:
+        text = f"{_mib(free)} free, less than the `outbox_size` of {_mib(config.outbox_size)} that one node may need"
+        raise FatalError(f"{context.node}: outbox '{folder}': {text}")
+    return f"{_mib(free)} free for the outbox"
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.0f} MiB"
 
 
 NODE = ConnectionNode(kind="mqtt", config=MqttConfig, family="bus", open=open_session, probe=probe, topics_of=topics_of)
