@@ -247,7 +247,7 @@ def to_markdown() -> str:
         "`topics` replaces a topic, or its first levels; the longest that fits counts. Then `topic_prefix`, which ends",
         "with `/`, is put before: `/voltage_control/measuremnts/pv` becomes `utility/north/vc/measuremnts/pv`. A topic",
         "that begins with `/` keeps it: with the prefix alone that one would be called",
-        "`utility/north//voltage_control/measuremnts/pv`, so give it a name without, such as",
+        "`utility/north//voltage_control/measuremnts/pv`, which the check notes, so give it a name without, such as",
         "`{/voltage_control: voltage_control}`.",
         "",
         "Messages that come in are given to the flow under its own names, so a pattern in `device` is one of the",

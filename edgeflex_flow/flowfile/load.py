@@ -21,6 +21,7 @@ from edgeflex_flow.flowfile.interpolate import (
     fixed_param,
     read_params,
 )
+from edgeflex_flow.flowfile.network import new_empty_levels
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.flowfile.report import FileReport, Report, got
 from edgeflex_flow.flowfile.secrecy import Place, SecretKeys
@@ -268,6 +269,10 @@ class _Check:
                 self._common.claims.take(draft, site.folder, self._report)
             plan = self._plan(shape, site, wired, wires)
         problems = self._all.problems
+        if plan is not None and not problems:
+            for node in plan.nodes:
+                for text in new_empty_levels(node, plan):
+                    self._report.note(drafts[node.id].place, text, node=node.id)
         return CheckedFlow(self.file, None if problems else plan, problems, self._notes(), len(drafts))
 
     @property

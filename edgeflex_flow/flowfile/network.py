@@ -53,20 +53,35 @@ def bus_users(plans: Iterable[Plan]) -> list[BusUser]:
     users: dict[tuple[str, str | None], BusUser] = {}
     for plan in plans:
         for node in plan.nodes:
-            for each in config_fields(type(node.config)):
-                access = each.hint.noted("topics")
-                if access is None or each.hint.noted("bus") not in node.connections:
-                    continue
-                user = _user(node, each.hint.noted("bus"), users, plan)
-                called = _called(node.connections[each.hint.noted("bus")])
-                topics = _texts(getattr(node.config, each.name), f"node '{node.id}': '{each.key}'")
-                if access == "publish":
-                    filters = [filter_ for topic in topics for filter_ in _filters(topic, node, plan)]
-                else:
-                    filters = [_SHARED.sub("", topic, count=1) for topic in topics]
+            for bus, access, topic_filter in _filters_of(node, plan):
+                user = _user(node, bus, users, plan)
                 used = user.publish if access == "publish" else user.subscribe
-                used.update(name for filter_ in filters for name in called(filter_))
+                used.update(_called(node.connections[bus])(topic_filter))
     return list(users.values())
+
+
+def new_empty_levels(node: PlannedNode, plan: Plan) -> Iterator[str]:
+    """Topics of a node that get an empty level (`//`) by the names of their broker: allowed, but seldom meant."""
+    try:
+        for bus, _, topic_filter in _filters_of(node, plan):
+            for name in _called(node.connections[bus])(topic_filter):
+                if "//" in name and "//" not in topic_filter:
+                    called = f"'{topic_filter}' is called '{name}' at '{node.connections[bus].name}'"
+                    yield f"{called}, with an empty level"
+    except NotKnownError:
+        return
+
+
+def _filters_of(node: PlannedNode, plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """The topic filters of a node, in the names of the flow: the field of the connection, "publish" or "subscribe", and
+    the filter. Raises NotKnownError."""
+    for each in config_fields(type(node.config)):
+        access, bus = each.hint.noted("topics"), each.hint.noted("bus")
+        if access is None or bus not in node.connections:
+            continue
+        for topic in _texts(getattr(node.config, each.name), f"node '{node.id}': '{each.key}'"):
+            filters = _filters(topic, node, plan) if access == "publish" else [_SHARED.sub("", topic, count=1)]
+            yield from ((bus, access, topic_filter) for topic_filter in filters)
 
 
 def _called(connection: OpenConnection) -> Callable[[str], Iterable[str]]:
