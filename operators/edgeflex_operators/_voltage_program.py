@@ -23,6 +23,8 @@ CURVATURE = 0.01
 """Share by which the price of curtailment grows up to full power: equals are then treated alike."""
 SLACK_COSTS_MORE = 10.0
 SLACK_DOUBLES_PU = 0.01
+TANGENTS = (0.98, 0.9, 0.75)
+"""Cosines at which tangents always touch the circle of rated power."""
 STEEPEST = 1e-3
 """Nearest to 0 and 1 that cosines of tangents come: matrices of one shape have no zeros."""
 BINDS = 1e-6
@@ -42,13 +44,13 @@ class Situation(NamedTuple):
     """What a step is made from, in pu."""
 
     voltage: Vector
-    """Measured, shape (n,)."""
+    """Measured, shape (n,); NaN where it is not known, which then has no part in the step."""
     applied: Powers
     """What was in force when that was measured."""
     before: Powers
     """What was sent last: ramps begin there."""
     available: Vector
-    """What each inverter could feed in, shape (m,)."""
+    """What each inverter could feed in, shape (m,); NaN where that is not known, which then stays as it was."""
     storage: tuple[Vector, Vector]
     """Least and most that storages can do, each of shape (m,)."""
     voltage_bounds: Bounds
@@ -147,18 +149,21 @@ class VoltageProgram:
         n, m = reactance.shape
         applied = situation.applied
         without = situation.voltage - reactance @ applied.reactive + resistance @ (applied.curtailed - applied.storage)
-        lower, upper = self._bounds(situation)
+        lower, upper = self.bounds(situation)
         circle, within = self._circle(situation)
-        power = self.per_active * np.maximum(situation.available, 0.0)
-        nothing = np.full(n + 4 * m, np.inf)
+        power = self.per_active * _power(situation)
+        power[np.isnan(situation.available)] = np.inf
+        nothing = np.full(n + 2 * m + len(within), np.inf)
+        low = np.nan_to_num(situation.voltage_bounds.low - without, nan=-np.inf)
+        high = np.nan_to_num(situation.voltage_bounds.high - without, nan=np.inf)
         program = Program(
             hessian=self.hessian,
             linear=self.linear,
             equalities=_sparse().csc_matrix((0, len(self.linear))),
             equal_to=np.zeros(0),
             rows=_sparse().vstack([self.rows, circle]).tocsc(),
-            low=np.concatenate([-nothing[:n], situation.voltage_bounds.low - without, -nothing[n:]]),
-            high=np.concatenate([situation.voltage_bounds.high - without, nothing[:n], power, power, within, within]),
+            low=np.concatenate([-nothing[:n], low, -nothing[n:]]),
+            high=np.concatenate([high, nothing[:n], power, power, within]),
             lower=np.concatenate([lower, np.zeros(n)]),
             upper=np.concatenate([upper, nothing[:n]]),
         )
@@ -166,44 +171,72 @@ class VoltageProgram:
 
     def _circle(self, situation: Situation) -> tuple[Any, Vector]:
         """What rated apparent power leaves of reactive power, which is more where active power is curtailed: the circle
-        by its tangent at the active power before, so that a steady state lies on the circle itself."""
-        sparse = _sparse()
-        available = np.maximum(situation.available, 0.0)
-        active = np.minimum((available - situation.before.curtailed) / self.rated, 1.0 - STEEPEST)
-        cosine = np.maximum(active, STEEPEST)
-        sine = np.sqrt(1.0 - cosine**2)
-        nothing = sparse.csc_matrix((len(sine), self.rows.shape[1] - 2 * len(sine)))
-        up, along = sparse.diags(sine), sparse.diags(-cosine)
-        rows = sparse.vstack([sparse.hstack([up, along, nothing]), sparse.hstack([-up, along, nothing])])
-        return rows, self.rated - cosine * available
+        by some tangents, one of them at the active power before, so that a steady state lies on the circle itself."""
+        sparse, available = _sparse(), _power(situation)
+        active = np.clip((available - situation.before.curtailed) / self.rated, STEEPEST, 1.0 - STEEPEST)
+        blocks: list[Any] = []
+        within: list[Vector] = []
+        for cosine in (active, *(np.full(len(active), each) for each in TANGENTS)):
+            up, along = sparse.diags(np.sqrt(1.0 - cosine**2)), sparse.diags(-cosine)
+            nothing = sparse.csc_matrix((len(active), self.rows.shape[1] - 2 * len(active)))
+            blocks += [[up, along, nothing], [-up, along, nothing]]
+            within += 2 * [self.rated - cosine * available]
+        ends = np.array(within)
+        ends[:, np.isnan(situation.available)] = np.inf
+        return sparse.bmat(blocks), ends.ravel()
 
-    def _bounds(self, situation: Situation) -> tuple[Vector, Vector]:
-        """Least and most of each power: the hardware's, and inside it the ramp's."""
-        available = np.maximum(situation.available, 0.0)
+    def bounds(self, situation: Situation) -> tuple[Vector, Vector]:
+        """Least and most of reactive power, curtailment, charging and discharging: the hardware's, in it the ramp's."""
+        available = _power(situation)
         before, ramp = situation.before, situation.ramp
         can = np.array([each.curtailable for each in self.inverters]) * situation.curtailable_share
         curtailed = _ramped(np.zeros_like(available), can * available, before.curtailed, ramp)
         most = np.minimum(self.per_active * (available - curtailed[0]), self.rated)
         reactive = _ramped(-most, most, before.reactive, ramp)
         stored = _ramped(*situation.storage, before.storage, ramp)
-        parts = (reactive, curtailed, (np.maximum(-stored[1], 0.0), np.maximum(-stored[0], 0.0)))
-        discharge = (np.maximum(stored[0], 0.0), np.maximum(stored[1], 0.0))
-        return tuple(np.concatenate([each[end] for each in (*parts, discharge)]) for end in (0, 1))  # type: ignore[return-value]
+        charged = (np.maximum(-stored[1], 0.0), np.maximum(-stored[0], 0.0))
+        discharged = (np.maximum(stored[0], 0.0), np.maximum(stored[1], 0.0))
+        ends = np.array([reactive, curtailed, charged, discharged])
+        unknown = np.isnan(situation.available)
+        held = (before.reactive, before.curtailed, np.maximum(-before.storage, 0.0), np.maximum(before.storage, 0.0))
+        ends[:, :, unknown] = np.array(held)[:, None, unknown]
+        return ends[:, 0].ravel(), ends[:, 1].ravel()
+
+    def within(self, wanted: Powers, situation: Situation) -> Powers:
+        """The nearest powers that can be."""
+        lower, upper = (np.split(each, 4) for each in self.bounds(situation))
+        reactive = np.clip(wanted.reactive, lower[0], upper[0])
+        curtailed = np.clip(wanted.curtailed, lower[1], upper[1])
+        stored = np.clip(wanted.storage, lower[3] - upper[2], upper[3] - lower[2])
+        return self._on_circle(Powers(reactive, curtailed, stored), situation)
+
+    def _on_circle(self, powers: Powers, situation: Situation) -> Powers:
+        """With as much reactive power as active power leaves: tangents lie outside of the circle."""
+        most = self.most_reactive(powers, situation)
+        return powers._replace(reactive=np.clip(powers.reactive, -most, most))
+
+    def most_reactive(self, powers: Powers, situation: Situation) -> Vector:
+        """Largest reactive power beside these active powers, shape (m,); infinite where those are not known."""
+        feeds = np.clip(_power(situation) - powers.curtailed, 0.0, self.rated)
+        most = np.minimum(self.per_active * feeds, np.sqrt(self.rated**2 - feeds**2))
+        return np.where(np.isnan(situation.available), np.inf, most)
 
     def _decision(self, answer: Answer, situation: Situation, lower: Vector, upper: Vector) -> Decision:
         n, m = self.sensitivities.reactance.shape
         reactive, curtailed, charged, discharged = np.split(np.clip(answer.x[: 4 * m], lower, upper), 4)
-        feeds = np.clip(situation.available - curtailed, 0.0, self.rated)
-        most = np.minimum(self.per_active * feeds, np.sqrt(self.rated**2 - feeds**2))
-        reactive = np.clip(reactive, -most, most)  # the tangent lies outside of the circle
         binds = BINDS * self.slack_price
         return Decision(
-            Powers(reactive, curtailed, discharged - charged),
+            self._on_circle(Powers(reactive, curtailed, discharged - charged), situation),
             np.maximum(answer.x[4 * m :], 0.0),
             answer.row_prices[:n] > binds,
             answer.row_prices[n : 2 * n] < -binds,
             answer.residual,
         )
+
+
+def _power(situation: Situation) -> Vector:
+    """What inverters could feed in, nothing where that is not known."""
+    return np.maximum(np.nan_to_num(situation.available, nan=0.0), 0.0)
 
 
 def _ramped(low: Vector, high: Vector, before: Vector, ramp: Vector) -> tuple[Vector, Vector]:
