@@ -47,7 +47,7 @@ class Feeder:
         self.base_pu = base_pu
         self.names = tuple(settings.inverters)
         # What the controller believes, and what is: `error` times as much.
-        resistance, reactance = settings.sensitivities_of_inverters()
+        resistance, reactance = settings.sensitivities_to(settings.feeders)
         self.resistance, self.reactance = error * resistance, error * reactance
         self.applied: dict[str, dict[str, float]] = {}
         self.alarms: list[Alarm] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Literal, NamedTuple
@@ -13,33 +13,29 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from edgeflex_flow import __version__
-from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import Input, OperatorNode, WireMessage, quantity, table
-from edgeflex_operators._controller import ControllerConfig, ControllerState, Decision, controller_wire, reason_of
-from edgeflex_operators._inverters import InverterTable
+from edgeflex_flow.node import Input, OperatorNode, WireMessage, quantity
+from edgeflex_operators._controller import ControllerState, Decision, controller_wire, reason_of
 from edgeflex_operators._latest import Latest, Trust, View
 from edgeflex_operators._limits import Bounds
-from edgeflex_operators._network import (
-    BranchTable,
-    Sensitivities,
-    SensitivityTable,
-    given_sensitivities,
-    nodes_of,
-    problems_of,
-    radial_sensitivities,
-)
 from edgeflex_operators._qp import SolverFailure
 from edgeflex_operators._voltage_dual import DualAscent
+from edgeflex_operators._voltage_grid import (
+    ACTIVE,
+    AVAILABLE,
+    CHARGE,
+    PLAUSIBLE_VOLTAGE,
+    REACTIVE,
+    STORED,
+    VOLTAGE,
+    VoltageGridConfig,
+)
 from edgeflex_operators._voltage_program import Decision as Step
 from edgeflex_operators._voltage_program import Powers, Situation, VoltageProgram, no_powers
 
 Vector = NDArray[np.float64]
 
 VERSION = f"{__version__}/voltage-1"
-VOLTAGE, AVAILABLE, CHARGE = "voltage_pu", "available_power_pu", "state_of_charge_percent"
-REACTIVE, ACTIVE, STORED = "reactive_power_pu", "active_power_pu", "active_power_ess_pu"
-PLAUSIBLE_VOLTAGE = (0.5, 1.5)
 BEYOND_RATED = 2.0
 """Power of more than so many times the rated one is in another unit."""
 KEPT = 64
@@ -54,7 +50,7 @@ FULL_ABSORPTION, NONE_ABOVE, NONE_BELOW, FULL_FEED = 1.06, 1.03, 0.97, 0.94
 """Voltages at which the local characteristic Q(V) ends and begins, per unit."""
 
 
-class VoltageControlConfig(ControllerConfig, frozen=True, kw_only=True):
+class VoltageControlConfig(VoltageGridConfig, frozen=True, kw_only=True):
     """Keeps voltages within limits: by reactive power first, then by storages, and last by curtailing active power.
 
     Each step solves a quadratic program around the last measured voltages (`central`): what each inverter does follows
@@ -119,52 +115,9 @@ class VoltageControlConfig(ControllerConfig, frozen=True, kw_only=True):
     ] = 300.0
     hold_for: Annotated[float, quantity("s", "How long set-points are held; then `safe` holds.", ge=0, le=3600)] = 60.0
     settle: Annotated[float, quantity("s", "How long assets take to follow a set-point.", ge=0, le=60)] = 0.2
-    inverters: Annotated[InverterTable, table("Inverters by the name under which set-points are sent.")]
-    branches: Annotated[BranchTable, table("Branches of a radial grid; or give `sensitivities`.")] | None = None
-    sensitivities: Annotated[SensitivityTable, table("How voltages follow powers, by node.")] | None = None
-    power_base: Annotated[float, quantity("kVA", "What 1 pu of power is.", gt=0, le=1e6)]
-    voltage_base: Annotated[float, quantity("kV", "Rated voltage between phases; for `branches`.", gt=0, le=1000)] = 0.4
-    voltage_min: Annotated[float, quantity("pu", "Lower limit of all voltages.", ge=0.5, le=1.5)] = 0.95
-    voltage_max: Annotated[float, quantity("pu", "Upper limit of all voltages.", ge=0.5, le=1.5)] = 1.05
     needed: Annotated[
         float, Meta(gt=0, le=1, description="Share of all voltages that must be known; with less it is Q(V).")
     ] = 0.8
-    curtailable: Annotated[
-        float, Meta(ge=0, le=1, description="Share of the available power that may be curtailed.")
-    ] = 1.0
-
-    def refusals(self) -> Iterator[FieldError]:
-        yield from super().refusals()
-        if self.voltage_min >= self.voltage_max:
-            text = f"voltage_min ({self.voltage_min:g} pu) is not below voltage_max ({self.voltage_max:g} pu)"
-            yield FieldError(text, "voltage_min", "voltage_max")
-        if (self.branches is None) == (self.sensitivities is None):
-            yield FieldError("give either `branches` or `sensitivities`", "branches", "sensitivities")
-            return
-        for name, text in problems_of(self.branches) if self.branches else ():
-            yield FieldError(f"branch '{name}': {text}", "branches")
-        for name, inverter in self.inverters.items():
-            if (node := inverter.node or name) not in self.nodes:
-                text = f"inverter '{name}' feeds in at node '{node}', which the grid does not have"
-                yield FieldError(text, "inverters", "branches", "sensitivities", known=self.nodes)
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """Nodes whose voltages are kept."""
-        return tuple(self.sensitivities) if self.sensitivities is not None else nodes_of(self.branches or {})
-
-    def sensitivities_of_inverters(self) -> Sensitivities:
-        feeders = [inverter.node or name for name, inverter in self.inverters.items()]
-        if self.sensitivities is not None:
-            return given_sensitivities(self.sensitivities, self.nodes, feeders)
-        assert self.branches is not None
-        return radial_sensitivities(
-            self.branches,
-            self.nodes,
-            feeders,
-            voltage_base_kv=self.voltage_base,
-            power_base_kva=self.power_base,
-        )
 
 
 class Sent(NamedTuple):
@@ -204,7 +157,7 @@ class VoltageControlState:
         """Follow a config, whose grid is another one perhaps."""
         self.config = config
         inverters = tuple(config.inverters.values())
-        self.program = VoltageProgram(config.sensitivities_of_inverters(), inverters, config.power_base)
+        self.program = VoltageProgram(config.sensitivities_to(config.feeders), inverters, config.power_base)
         self.dual = DualAscent(self.program)
 
     def in_force(self, time_ns: int) -> Powers:

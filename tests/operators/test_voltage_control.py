@@ -11,10 +11,10 @@ from voltage_cases import BRANCHES, NODES, STORAGE, Feeder, config, rows
 
 from edgeflex_flow.errors import ConfigError
 from edgeflex_flow.messages import Setpoints, ShadowSetpoints
-from edgeflex_operators import _voltage_program, voltage_control
+from edgeflex_operators import voltage_control
 from edgeflex_operators._inverters import Inverter
 from edgeflex_operators._network import Branch
-from edgeflex_operators._qp import SolverFailure
+from edgeflex_operators._qp import Solver, SolverFailure
 
 each_method = pytest.mark.parametrize(("method", "steps"), [("central", 6), ("distributed", 400)])
 
@@ -180,9 +180,8 @@ def test_held_set_points_end_in_the_safe_state() -> None:
     feeder = Feeder(config(max_age=2.0, hold_for=10.0))
     for _ in range(5):
         feeder.step()
-    nothing = dict.fromkeys(NODES)
     for _ in range(20):
-        feeder.step(**nothing)
+        feeder.step(n1=None, n2=None, n3=None, n4=None)
     assert "4 are in the safe state" in feeder.alarms[-1].text
     assert not feeder.power("reactive_power_pu").any()
     assert not feeder.power("active_power_pu").any()
@@ -207,7 +206,7 @@ def test_solver_that_fails_leaves_the_local_characteristic_and_an_alarm(monkeypa
     def fail(*_: object) -> None:
         raise SolverFailure("no solution after the most iterations allowed")
 
-    monkeypatch.setattr(_voltage_program.Solver, "solve", fail)
+    monkeypatch.setattr(Solver, "solve", fail)
     feeder.step()
     assert "the solver failed: no solution after the most iterations allowed" in feeder.alarms[-1].text
     assert feeder.told[-1].status == "fallback"
