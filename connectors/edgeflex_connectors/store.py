@@ -23,6 +23,27 @@ TIMES = ("time_ns", "onset_time_ns")
 """Where messages hold the time they are about; the first that a message has counts."""
 
 
+MOST_NAME_BYTES = 512
+"""Of the name of a device or column, or the type or id of a message: PostgreSQL's indexes take keys of 2,704 bytes, and
+type and id are one."""
+
+
+def name_refusal(what: str, name: str) -> str | None:
+    """Why not every store can hold a name; None if it can.
+
+    >>> name_refusal("device", "G1")
+    >>> name_refusal("device", 600 * "x")
+    "device 'xxxxxxxxxxxxxxxxxxxx…' has 600 bytes, at most 512 can be stored"
+    """
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return f"{what} {name[:20]!r} holds half of a character"
+    if size <= MOST_NAME_BYTES:
+        return None
+    return f"{what} '{name[:20]}…' has {size} bytes, at most {MOST_NAME_BYTES} can be stored"
+
+
 class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message as stores keep it. Type and id together are its key: written twice it is kept once."""
 

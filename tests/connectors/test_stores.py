@@ -20,11 +20,13 @@ from edgeflex_connectors import influxdb, parquet, postgres, sqlite
 from edgeflex_connectors.store import (
     EARLIEST_NS,
     LATEST_NS,
+    MOST_NAME_BYTES,
     Downsampling,
     Series,
     Span,
     Store,
     StoreConfig,
+    StoredMessage,
     WindowTooLargeError,
 )
 from edgeflex_connectors.store_window import pieces
@@ -245,6 +247,21 @@ def test_message_that_is_hard_to_write_comes_back_as_it_is(place: Place) -> None
     with place.open() as store:
         store.write([], [hard])
         assert store.read_messages(["alarm"], at(0), at(1)) == [hard]
+
+
+def test_longest_names_are_kept(place: Place) -> None:
+    """Letters at random: PostgreSQL compresses others before it finds them too long."""
+    random = np.random.default_rng(1)
+    names = ["".join(map(chr, random.integers(0x21, 0x7F, MOST_NAME_BYTES))) for _ in range(4)]
+    written = samples_from_rows([(1, "\0" * MOST_NAME_BYTES, {names[0]: 1.0}), (1, names[1], {names[0]: 2.0})])
+    message = StoredMessage(type=names[2], id=names[3], time_ns=1, device=names[1], body=b"{}")
+    with place.open() as store:
+        store.write([written], [message])
+        found = store.read()
+        assert found.rows == 2
+        assert names[1] in found.devices
+        assert list(found.columns) == names[:1]
+        assert store.read_messages([names[2]], 0, 2) == [message]
 
 
 def test_history_goes_on_after_reopening(place: Place) -> None:
