@@ -18,7 +18,6 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from edgeflex_connectors.backoff import Backoff
 from edgeflex_connectors.certificate_end import certificate_of_server
 from edgeflex_connectors.http_client import DEFAULT_PORTS
 from edgeflex_connectors.store import (
@@ -27,6 +26,7 @@ from edgeflex_connectors.store import (
     MOST_VALUES,
     NewerStoreError,
     NoStoreError,
+    NotStorable,
     Series,
     Span,
     StoreConfig,
@@ -267,8 +267,8 @@ class InfluxdbStore:
         self._httpx = _library()
         self._client: httpx.Client | None = None
         self._is_open = False
-        self._refusals = Backoff(1.0, 1.0)
         self._name = f"{config.url} database {config.database}"
+        self._not_storable = NotStorable(self._name, context)
 
     # The server -----------------------------------------------------------------------------------------------------
 
@@ -376,12 +376,7 @@ class InfluxdbStore:
         text = response.text.strip()
         self._checked(response.status_code, text)
         dropped = re.search(r"dropped=(\d+)", text)
-        self._not_storable(max(1, int(dropped[1]) if dropped else 1), text)
-
-    def _not_storable(self, count: int, why: str) -> None:
-        self._context.counters.add("not_storable", count)
-        if self._refusals.failed():
-            self._context.log.warning("%s: %d cannot be stored: %s", self._name, count, why)
+        self._not_storable.add(max(1, int(dropped[1]) if dropped else 1), text)
 
     # The store ------------------------------------------------------------------------------------------------------
 
@@ -422,9 +417,9 @@ class InfluxdbStore:
         blocks = self._sample_blocks(samples, None)
         for message in messages:
             if len(message.body) + len(message.id) > LONGEST_BODY:
-                self._not_storable(1, f"a {message.type} of {len(message.body)} bytes")
+                self._not_storable.add(1, f"a {message.type} of {len(message.body)} bytes")
             elif message.time_ns is not None and not OLDEST_NS + SECOND_NS <= message.time_ns <= NEWEST_NS - SECOND_NS:
-                self._not_storable(1, f"a {message.type} at {message.time_ns} ns")
+                self._not_storable.add(1, f"a {message.type} at {message.time_ns} ns")
             else:
                 blocks.append(Block(1, message_line(message)))
         self._send(blocks)
@@ -443,7 +438,7 @@ class InfluxdbStore:
             good = np.isfinite(values.value) & (values.time_ns >= OLDEST_NS) & (values.time_ns <= NEWEST_NS)
             kept = values
             if not good.all():
-                self._not_storable(int((~good).sum()), f"infinite values or times out of range of {values.column}")
+                self._not_storable.add(int((~good).sum()), f"infinite values or times out of range of {values.column}")
                 kept = values.only(good)
             blocks.extend(sample_blocks(kept, devices, series) if len(kept.value) else ())
         return blocks

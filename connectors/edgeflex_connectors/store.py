@@ -13,9 +13,10 @@ from typing import Annotated, Literal, NamedTuple, Protocol, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from edgeflex_connectors.backoff import Backoff
 from edgeflex_flow.errors import FatalError, FieldError
 from edgeflex_flow.messages import FrequencyEvent, Message, Samples, encode_message
-from edgeflex_flow.node import NodeConfig, Probe, quantity
+from edgeflex_flow.node import Context, NodeConfig, Probe, quantity
 
 HOUR_NS = 3_600_000_000_000
 
@@ -159,6 +160,23 @@ class WindowTooLargeError(FatalError):
 
 class NoStoreError(FatalError):
     """There is nothing to read yet: what writes first makes the store."""
+
+
+class NotStorable:
+    """Counts under `not_storable` what a store cannot hold, and says so in the log at growing intervals.
+
+    It makes no dead letters: one that is kept in the same store might be refused for what it tells of, without end.
+    """
+
+    def __init__(self, store: str, context: Context) -> None:
+        self._store = store
+        self._context = context
+        self._lines = Backoff(1.0, 1.0)
+
+    def add(self, count: int, why: str) -> None:
+        self._context.counters.add("not_storable", count)
+        if self._lines.failed():
+            self._context.log.warning("%s: %d cannot be stored: %s", self._store, count, why)
 
 
 class NewerStoreError(FatalError):

@@ -9,15 +9,17 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+import numpy as np
 import pytest
 from broker import wait_until
 from certificates import Authority
 from databases import PASSWORD, Postgres
-from stores import at, grid, table
+from stores import alarm, at, grid, kept, table
 
 from edgeflex_connectors import postgres, store_write
 from edgeflex_connectors.postgres import SCHEMA_VERSION, PostgresConfig, PostgresStore
-from edgeflex_connectors.store import NewerStoreError
+from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS, NewerStoreError
 from edgeflex_connectors.store_write import StoreWriteConfig
 from edgeflex_flow.errors import FatalError, RetryableError
 from edgeflex_flow.messages import samples_from_rows
@@ -108,6 +110,57 @@ def test_nul_in_a_name_is_shown_as_a_symbol(server: Postgres, database: str, mak
         store.write([grid([0], ["a\0b"])], [])
         assert store.read().devices == ("a␀b",)
         assert store.read(devices=["a\0b"]).rows == 1
+
+
+LONG = "".join(map(chr, np.random.default_rng(1).integers(0x61, 0x7B, 10_000)))
+"""Longer than a key may be, also when PostgreSQL has compressed it."""
+
+
+def test_what_the_server_refuses_is_counted_and_everything_else_kept(
+    server: Postgres, database: str, make_context: ContextMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = make_context("archive")
+    messages = kept(*(alarm(str(number)) for number in range(9)))
+    long = [msgspec.structs.replace(messages[number], id=LONG) for number in (3, 4)]
+    with closing(PostgresStore(server.config(database), context)) as store:
+        for second in (0, 1):
+            store.write([grid([second], ["A", LONG, "B"], x_v=1.0, y_a=2.0)], [*messages[:4], *long, *messages[4:]])
+        store.write([samples_from_rows([(at(2), "A", {LONG: 1.0, "x_v": 1.0})])], [])
+        found = store.read()
+        assert (found.devices, list(found.columns), found.rows) == (("A", "B"), ["x_v", "y_a"], 5)
+        stored = store.read_messages(["alarm"], EARLIEST_NS, LATEST_NS)
+        assert sorted(each.id for each in stored) == sorted(each.id for each in messages)
+    # Of the device its name, and two values each time; two messages each time; the column's name and its value.
+    assert context.counters.get("not_storable") == (1 + 2 * 2) + 2 * 2 + (1 + 1)
+    assert "1 cannot be stored: index row requires" in caplog.messages[0]
+
+
+def test_letter_that_the_encoding_of_the_database_lacks_costs_only_what_holds_it(
+    server: Postgres, database: str, make_context: ContextMaker
+) -> None:
+    with server.connect("postgres") as connection:
+        options = "ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'"
+        connection.execute(f'CREATE DATABASE "{database}_latin" {options}'.encode())
+    with sink(make_context, server.config(f"{database}_latin")) as (opened, context):
+        opened.write([grid([0], ["é", "🔌"]), alarm("é"), alarm("🔌")])
+        assert opened.flush(10.0)
+        assert context.counters.get("retries") == 0
+        assert context.counters.get("not_storable") == 3
+    with closing(store_at(make_context, server.config(f"{database}_latin"))) as store:
+        assert store.read().devices == ("é",)
+        assert store.read_messages(["alarm"], EARLIEST_NS, LATEST_NS) == kept(alarm("é"))
+    assert make_context.failures == []
+
+
+def test_limit_that_would_be_exceeded_again_is_fatal(
+    server: Postgres, database: str, make_context: ContextMaker
+) -> None:
+    with (
+        closing(store_at(make_context, server.config(database))) as store,
+        pytest.raises(FatalError, match="requested length too large"),
+        store._transaction() as cursor,
+    ):
+        cursor.execute("SELECT repeat('x', 2000000000)")
 
 
 def test_newer_store_is_refused(server: Postgres, database: str, make_context: ContextMaker) -> None:
