@@ -540,6 +540,12 @@ class InfluxdbStore:
         ]
         return Span(min(ends[0]), max(ends[1])) if all(ends) else None
 
+    def last_message_ns(self) -> int | None:
+        """That of one within a second of the newest: within it messages do not stand at their time."""
+        self._need_store()
+        parts = self._ask(f"SELECT last(time_ns) FROM {MESSAGES}")  # noqa: S608 - ours
+        return int(parts[0].values[0][1]) if parts else None
+
     def made_until(self, series: Series) -> int | None:
         return self._fact(_measurement("made", series))
 

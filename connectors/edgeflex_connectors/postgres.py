@@ -489,6 +489,11 @@ class PostgresStore:
             ).fetchall()
         return None if first_ns is None else Span(first_ns, last_ns)
 
+    def last_message_ns(self) -> int | None:
+        with self._reading() as cursor:
+            [(found,)] = cursor.execute("SELECT max(time_ns) FROM messages").fetchall()
+        return None if found is None else int(found)
+
     def made_until(self, series: Series) -> int | None:
         self.open()
         with self._transaction() as cursor:

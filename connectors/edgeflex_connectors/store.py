@@ -238,6 +238,10 @@ class Store(Protocol):
         """Times of the first and last value in begin_ns <= t < end_ns; None when there is none."""
         ...
 
+    def last_message_ns(self) -> int | None:
+        """The time of the newest message; None when none has a time."""
+        ...
+
     def made_until(self, series: Series) -> int | None:
         """The time up to which this series has been made; None when it never was."""
         ...

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeflex_connectors.backoff import Backoff
 from edgeflex_connectors.downsampling import downsampled
-from edgeflex_connectors.store import EARLIEST_NS, HOUR_NS, Downsampling, Series, Store, StoreConfig
+from edgeflex_connectors.store import EARLIEST_NS, HOUR_NS, Downsampling, Series, Span, Store, StoreConfig
 from edgeflex_flow.errors import FatalError, RetryableError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import Context
@@ -63,11 +63,11 @@ class LateRows:
 class Upkeep:
     """Does it every `PERIOD_S`, with a store of its own. Counts `downsampled` and `deleted` values.
 
-    Samples are never deleted before every rule has seen them. Their age counts from the newest of them, or from now if
-    that is earlier: a clock that runs ahead deletes nothing. Rows that were written late are down-sampled again,
-    as long as all samples of their interval are kept, at the latest when the flow ends, for at most `CLOSE_S`. A kill
-    loses sight of those since the last time, some `PERIOD_S` before: the samples are kept, what was made of their
-    intervals stays as it was.
+    Samples are never deleted before every rule has seen them. Their age counts from the newest of them, that of
+    messages from the newest sample or message, or from now if that is earlier: a clock that runs ahead deletes nothing.
+    Rows that were written late are down-sampled again, as long as all samples of their interval are kept, at the latest
+    when the flow ends, for at most `CLOSE_S`. A kill loses sight of those since the last time, some `PERIOD_S` before:
+    the samples are kept, what was made of their intervals stays as it was.
     """
 
     def __init__(self, store: Store, config: StoreConfig, context: Context) -> None:
@@ -190,18 +190,26 @@ class Upkeep:
 
     def _delete(self, now_ns: int, rules: tuple[Downsampling, ...]) -> None:
         span = self._store.span()
-        newest_ns = now_ns if span is None else min(now_ns, span.last_ns)
+        deleted = 0 if span is None else self._delete_values(span, now_ns, rules)
+        if self._config.keep_messages is not None:
+            last_ns = [self._store.last_message_ns(), None if span is None else span.last_ns]
+            known_ns = [each for each in last_ns if each is not None]
+            if known_ns:
+                newest_ns = min(now_ns, max(known_ns))
+                deleted += self._store.delete("messages", newest_ns - round(self._config.keep_messages * 1e9))
+        self._context.counters.add("deleted", deleted)
+
+    def _delete_values(self, span: Span, now_ns: int, rules: tuple[Downsampling, ...]) -> int:
+        newest_ns = min(now_ns, span.last_ns)
         deleted = 0
-        if self._config.keep is not None and span is not None:
+        if self._config.keep is not None:
             made = [self._store.made_until(rule.series) for rule in rules]
             seen_ns = [span.first_ns if each is None else each for each in made]
             deleted += self._store.delete("samples", _floor(min([self._deleted_before(newest_ns), *seen_ns]), HOUR_NS))
         for rule in rules:
             if rule.keep is not None:
                 deleted += self._store.delete(rule.series, newest_ns - round(rule.keep * 1e9))
-        if self._config.keep_messages is not None:
-            deleted += self._store.delete("messages", newest_ns - round(self._config.keep_messages * 1e9))
-        self._context.counters.add("deleted", deleted)
+        return deleted
 
 
 def _floor(time_ns: int, step_ns: int) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
 from databases import PASSWORD, Influxdb, Postgres
@@ -240,6 +241,16 @@ def test_messages_come_in_order_of_time_by_type_and_window(place: Place) -> None
         found = store.read_messages(["frequency_event"], at(1), at(2))
         assert sorted(each.id for each in found) == sorted(each.id for each in kept(*written[2:]))
         assert store.read_messages(["crossing"], at(0), at(9)) == []
+
+
+def test_newest_message_is_known_and_those_without_a_time_do_not_count(place: Place) -> None:
+    [timeless] = [msgspec.structs.replace(each, time_ns=None) for each in kept(alarm("none"))]
+    with place.open() as store:
+        assert store.last_message_ns() is None
+        store.write([grid([9])], [timeless])
+        assert store.last_message_ns() is None
+        store.write([], kept(alarm("a", at(5)), event(time_ns=at(2)), alarm("b", at(1))))
+        assert store.last_message_ns() == at(5)
 
 
 def test_message_that_is_hard_to_write_comes_back_as_it_is(place: Place) -> None:

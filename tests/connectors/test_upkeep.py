@@ -206,6 +206,15 @@ def test_clock_that_runs_ahead_deletes_nothing(make_kept: Any) -> None:
     assert len(store.store.read_messages(["alarm"], at(-1), at(1))) == 1
 
 
+def test_clock_that_runs_ahead_deletes_nothing_of_a_store_that_holds_messages_only(make_kept: Any) -> None:
+    store = make_kept(keep_messages=3600.0)
+    store.upkeep.run_once(at(0))
+    store.store.write([], kept(alarm("old", at(0)), alarm("a", at(2 * 3600)), alarm("b", at(3 * 3600))))
+    store.upkeep.run_once(at(10**9))
+    left = store.store.read_messages(["alarm"], at(-1), at(10**6))
+    assert left == kept(alarm("a", at(2 * 3600)), alarm("b", at(3 * 3600)))
+
+
 def test_row_from_the_future_deletes_nothing(make_kept: Any) -> None:
     store = make_kept(keep=3600.0)
     store.write(grid([0, 10**9]))
