@@ -86,6 +86,14 @@ MIGRATIONS: tuple[LiteralString, ...] = (
         END IF;
     END $$;
     """,
+    """
+    CREATE VIEW downsampled_readings AS
+        SELECT
+            to_timestamp(time_ns / 1e9) AS time, devices.name AS device, quantities.name AS quantity,
+            (every_ns / 1e9)::double precision AS every_s, how, value, quality
+        FROM downsampled JOIN series ON series.id = series_id
+        JOIN devices ON devices.id = device_id JOIN quantities ON quantities.id = quantity_id;
+    """,
 )
 """The statements that make version n + 1 of version n; version 0 is a schema without a store."""
 SCHEMA_VERSION = len(MIGRATIONS)
@@ -123,12 +131,13 @@ class PostgresConfig(StoreConfig, frozen=True, kw_only=True):
 
     Everything stands in one schema, which is made if it does not exist: `samples` (device_id, quantity_id, time_ns,
     value, quality) with one row for each value, its names in `devices` and `quantities`; `messages` (type, id, time_ns,
-    device, body as JSON); `downsampled` as `samples`, with what each rule in `series` made of them; the view `readings`
-    with names and timestamps, for people. Where the extension TimescaleDB is installed when the schema is made,
-    `samples` is a hypertable of daily chunks.
+    device, body as JSON); `downsampled` as `samples`, with what each rule in `series` made of them; for people, the
+    views `readings` and `downsampled_readings` of these two with names and timestamps. Where the extension TimescaleDB
+    is installed when the schema is made, `samples` is a hypertable of daily chunks. A schema of an older version is
+    brought up to the present one when it is first written to; the user needs the right to make views in it.
 
     A missing value (NaN) makes no row and leaves a value that is stored already as it is. Writing the same device,
-    time and column again replaces the row. Each commit is durable as far as the server's `synchronous_commit` says.
+    time and column again replaces the row. Each commit is on the server's disk, whatever its `synchronous_commit` says.
 
     Input:
         None: nodes name the connection in their field `store`.

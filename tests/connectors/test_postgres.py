@@ -19,7 +19,7 @@ from stores import alarm, at, grid, kept, table
 
 from edgeflex_connectors import postgres, store_write
 from edgeflex_connectors.postgres import SCHEMA_VERSION, PostgresConfig, PostgresStore
-from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS, NewerStoreError
+from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS, How, NewerStoreError, Series
 from edgeflex_connectors.store_write import StoreWriteConfig
 from edgeflex_flow.errors import FatalError, RetryableError
 from edgeflex_flow.messages import samples_from_rows
@@ -77,6 +77,40 @@ def test_people_find_names_and_times_in_the_view(server: Postgres, database: str
         store.write([grid([0.25], x_v=1.0)], [])
     found = query(server, database, "SELECT time AT TIME ZONE 'UTC', device, quantity, value FROM edgeflex.readings")
     assert [(f"{time}", *rest) for time, *rest in found] == [("2023-11-14 22:13:20.250000", "G1", "x_v", 1.00025)]
+
+
+def test_people_find_down_sampled_values_in_a_view_of_their_own(
+    server: Postgres, database: str, make_context: ContextMaker
+) -> None:
+    with closing(store_at(make_context, server.config(database))) as store:
+        rules: list[tuple[How, float]] = [("mean", 1.0), ("max", 2.0)]
+        for how, value in rules:
+            store.write_series(Series(500_000_000, how), [grid([0.5], quality=16, x_v=value)], at(1))
+    shown = "SELECT time AT TIME ZONE 'UTC', device, quantity, every_s, how, value, quality"
+    found = query(server, database, f"{shown} FROM edgeflex.downsampled_readings ORDER BY how DESC")
+    assert [(f"{time}", *rest) for time, *rest in found] == [
+        ("2023-11-14 22:13:20.500000", "G1", "x_v", 0.5, "mean", 1.0005, 16),
+        ("2023-11-14 22:13:20.500000", "G1", "x_v", 0.5, "max", 2.0005, 16),
+    ]
+
+
+def test_store_of_version_1_gets_the_view_of_down_sampled_values_and_loses_nothing(
+    server: Postgres, database: str, make_context: ContextMaker
+) -> None:
+    mean = Series(500_000_000, "mean")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postgres, "MIGRATIONS", postgres.MIGRATIONS[:1])
+        patch.setattr(postgres, "SCHEMA_VERSION", 1)
+        with closing(store_at(make_context, server.config(database))) as store:
+            store.write([grid([0, 1])], kept(alarm()))
+            store.write_series(mean, [grid([0.5])], at(1))
+    with closing(store_at(make_context, server.config(database))) as store:
+        assert table(store.read(series=mean)) == table(grid([0.5]))  # as it is
+        store.open()
+        assert table(store.read()) == table(grid([0, 1]))
+        assert store.read_messages(["alarm"], at(0), at(1)) == kept(alarm())
+    assert query(server, database, "SELECT version FROM edgeflex.store_version") == [(SCHEMA_VERSION,)]
+    assert query(server, database, "SELECT device, how FROM edgeflex.downsampled_readings") == [("G1", "mean")]
 
 
 def test_new_rows_go_straight_into_the_table_and_known_ones_by_another(
@@ -180,7 +214,7 @@ def test_older_store_is_brought_up_in_one_transaction(
     with closing(store_at(make_context, server.config(database))) as store:
         store.write([grid([0])], [])
         before = table(store.read())
-    monkeypatch.setattr(postgres, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(postgres, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
     broken = "ALTER TABLE samples ADD COLUMN more integer; SELECT 1 / 0"
     monkeypatch.setattr(postgres, "MIGRATIONS", (*postgres.MIGRATIONS, broken))
     refused(make_context, server.config(database), "division")
@@ -191,7 +225,7 @@ def test_older_store_is_brought_up_in_one_transaction(
     with closing(store_at(make_context, server.config(database))) as store:
         store.open()
         assert table(store.read()) == before
-    assert query(server, database, "SELECT version FROM edgeflex.store_version") == [(2,)]
+    assert query(server, database, "SELECT version FROM edgeflex.store_version") == [(SCHEMA_VERSION + 1,)]
     assert query(server, database, columns) == [("more",)]
 
 
