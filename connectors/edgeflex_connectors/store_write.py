@@ -53,7 +53,7 @@ class StoreWriteConfig(NodeConfig, frozen=True, kw_only=True):
     `commit_every`, and gets as many messages in that time as its broker sends without acknowledgement.)
 
     A flow that reads a store and writes into the same one would write over what it has read, marked as `replayed`: name
-    in `columns` only what is new.
+    in `columns` only what is new. Without `columns` that is an error of the check.
 
     While the store cannot be written to (disk full, locked, input/output error) rows are kept and tried again with
     growing waits, said in the log at growing intervals. At most `queue` rows wait; beyond that the oldest batches are
@@ -78,7 +78,7 @@ class StoreWriteConfig(NodeConfig, frozen=True, kw_only=True):
     ()
     """
 
-    store: Annotated[str, connection("store", "Connection to the store.")]
+    store: Annotated[str, connection("store", "Connection to the store.", keeps="columns")]
     columns: Annotated[tuple[str, ...], Meta(description="Columns of the samples to keep; all if none are named.")] = ()
     commit_every: Annotated[float, quantity("s", "Shortest time between two transactions.", gt=0, le=60)] = 0.5
     queue: Annotated[

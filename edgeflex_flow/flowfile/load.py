@@ -21,6 +21,7 @@ from edgeflex_flow.flowfile.interpolate import (
     fixed_param,
     read_params,
 )
+from edgeflex_flow.flowfile.overwrites import check_overwrites
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.flowfile.report import FileReport, Report, got
 from edgeflex_flow.flowfile.secrecy import Place, SecretKeys
@@ -391,6 +392,7 @@ class _Check:
         check_references(drafts, self._report)
         ordered = order(drafts, self._report)
         wires = WireCheck(ordered, self._registry, self._report).wires
+        check_overwrites(drafts, wires, self._report)
         note_unread(drafts, self._report)
         return ordered, wires
 
