@@ -88,9 +88,15 @@ def quantity(
     )
 
 
-def connection(family: str, description: str) -> Meta:
-    """Metadata of a str field that names a connection of the site file, of this family (`bus`, `store`)."""
-    return Meta(min_length=1, description=description, extra={"connection": family})
+def connection(family: str, description: str, *, keeps: str = "") -> Meta:
+    """Metadata of a str field that names a connection of the site file, of this family (`bus`, `store`).
+
+    `keeps`: the field of a sink with the columns that it keeps there, all that come in if it names none. The check
+    refuses the latter where some of them come from a source that reads them from the same connection.
+    """
+    return Meta(
+        min_length=1, description=description, extra={"connection": family, **({"keeps": keeps} if keeps else {})}
+    )
 
 
 def path(description: str, *, written: bool = False, parts: str = "", example: str | None = None) -> Meta:

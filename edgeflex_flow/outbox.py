@@ -30,6 +30,7 @@ from itertools import chain
 from pathlib import Path
 
 from edgeflex_flow.clock import Clock, SystemClock
+from edgeflex_flow.disk import sync_folder
 from edgeflex_flow.errors import RetryableError
 from edgeflex_flow.node import Counters
 from edgeflex_flow.segments import (
@@ -549,18 +550,10 @@ class Outbox:
         if self._active is None:
             self._active = Segment(self._folder / f"{number:020d}{ENDING}")
             self._active.open()
-            self._sync_folder()
+            sync_folder(self._folder)
             with self._lock:
                 self._segments.append(self._active)
         return self._active
-
-    def _sync_folder(self) -> None:
-        assert self._folder is not None
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def _drop_old_segments(self) -> None:
         oldest_ns = self._clock.now_ns() - self._most_age_ns

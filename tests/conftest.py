@@ -78,6 +78,20 @@ def make_context(tmp_path: Path) -> ContextMaker:
 
 
 @pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """What is synced to the disk from now on, in this order."""
+    paths: list[Path] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        paths.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return paths
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
     mount = shutil.which("mount")

@@ -118,9 +118,10 @@ class Postgres(BrokerProcess):
 class Influxdb(BrokerProcess):
     """InfluxDB 1 with the administrator `flow`, and `guest` who may nothing."""
 
-    def __init__(self, folder: Path, *, tls: KeyPair | None = None) -> None:
+    def __init__(self, folder: Path, *, tls: KeyPair | None = None, largest_body: int = 25_000_000) -> None:
         super().__init__(folder)
         self._tls = tls
+        self._largest_body = largest_body
         self._rpc_port = free_port()
         self.scheme = "http" if tls is None else "https"
 
@@ -152,6 +153,7 @@ enabled = false
 bind-address = "127.0.0.1:{self.port}"
 auth-enabled = true
 log-enabled = false
+max-body-size = {self._largest_body}
 {tls}
 """)
         return [program, "-config", str(config)]

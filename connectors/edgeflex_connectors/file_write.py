@@ -17,6 +17,7 @@ from msgspec import Meta
 from edgeflex_connectors.folders import make_folder_for, path_refusals
 from edgeflex_connectors.records import encode_lines, part_file, part_files, part_number, write_npz
 from edgeflex_connectors.writer import Target, Writer
+from edgeflex_flow.disk import sync_folder
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import DeadLetter, Message, Samples, encode_message, join_samples
 from edgeflex_flow.node import ANY, DEFAULT_PORT, Context, Counters, Input, NodeConfig, Progress, SinkNode, WireMessage
@@ -99,6 +100,8 @@ class JsonLinesFile:
         self._counters = context.counters
         self._descriptor: int | None = None
         self._end = 0
+        self._is_named = False
+        """Whether the name in its folder survives a power failure."""
 
     def open(self) -> None:
         make_folder_for(self._file)
@@ -148,10 +151,14 @@ class JsonLinesFile:
             return
         try:
             os.fsync(self._descriptor)
+            if not self._is_named:
+                sync_folder(self._file.parent)
+                self._is_named = True
         except OSError as error:
             raise RetryableError(f"{self._file}: {error.strerror}") from error
 
     def close(self) -> None:
+        self._is_named = False
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgeflex_flow.disk import sync_folder
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 
 
@@ -17,13 +18,15 @@ def path_refusals(path: str) -> Iterator[FieldError]:
 
 
 def make_folder_for(file: Path) -> None:
-    """Make the folder of `file` unless it exists.
+    """Make the folder of `file` unless it exists, so that it survives a power failure.
 
     Only this one folder: where its own parent is missing too, the path is mistyped or a drive is not mounted, and a
     folder made there would hide it. FatalError names the file and the reason.
     """
     try:
-        file.parent.mkdir(exist_ok=True)
+        if not file.parent.is_dir():
+            file.parent.mkdir(exist_ok=True)
+            sync_folder(file.parent.parent)
     except FileNotFoundError as error:
         raise FatalError(f"{file}: the folder {file.parent.parent} does not exist") from error
     except (FileExistsError, NotADirectoryError, PermissionError) as error:

@@ -18,7 +18,6 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from edgeflex_connectors.backoff import Backoff
 from edgeflex_connectors.certificate_end import certificate_of_server
 from edgeflex_connectors.http_client import DEFAULT_PORTS
 from edgeflex_connectors.store import (
@@ -27,6 +26,7 @@ from edgeflex_connectors.store import (
     MOST_VALUES,
     NewerStoreError,
     NoStoreError,
+    NotStorable,
     Series,
     Span,
     StoreConfig,
@@ -87,7 +87,7 @@ class InfluxdbConfig(StoreConfig, frozen=True, kw_only=True):
 
     Output:
         None. Counts `not_storable`: infinite values, times beyond what InfluxDB holds, messages of more than 60 kB,
-        and points that the server dropped.
+        and points that the server dropped or that alone are too large for it, or for a proxy before it.
 
     Errors:
         A server that is away, busy or out of room is tried again. FatalError: user, password or certificate refused,
@@ -206,10 +206,14 @@ def _between(begin_ns: int, end_ns: int) -> str:
 
 
 class Block(NamedTuple):
-    """Lines of line protocol."""
+    """Lines of line protocol. Where it is one line, it may hold line feeds, in texts."""
 
     lines: int
     text: str
+
+    def split(self) -> list[Block]:
+        """Each of its lines alone."""
+        return [self] if self.lines == 1 else [Block(1, line) for line in self.text.split("\n")]
 
 
 def sample_blocks(values: Values, devices: Sequence[str], series: Series | None) -> Iterator[Block]:
@@ -267,8 +271,8 @@ class InfluxdbStore:
         self._httpx = _library()
         self._client: httpx.Client | None = None
         self._is_open = False
-        self._refusals = Backoff(1.0, 1.0)
         self._name = f"{config.url} database {config.database}"
+        self._not_storable = NotStorable(self._name, context)
 
     # The server -----------------------------------------------------------------------------------------------------
 
@@ -350,18 +354,39 @@ class InfluxdbStore:
             yield from result.series
 
     def _send(self, blocks: Sequence[Block]) -> None:
-        texts: list[str] = []
+        group: list[Block] = []
         lines = 0
         for block in blocks:
-            if lines + block.lines > LINES_AT_ONCE:
-                self._post("\n".join(texts).encode())
-                texts, lines = [], 0
-            texts.append(block.text)
+            if group and lines + block.lines > LINES_AT_ONCE:
+                self._post(group)
+                group, lines = [], 0
+            group.append(block)
             lines += block.lines
-        if texts:
-            self._post("\n".join(texts).encode())
+        if group:
+            self._post(group)
 
-    def _post(self, body: bytes) -> None:
+    def _post(self, blocks: Sequence[Block]) -> None:
+        status, text = self._answer_to("\n".join(block.text for block in blocks).encode())
+        if status == 204:
+            return
+        self._checked(status, text)
+        if status == 413:
+            self._post_halves(blocks, text)
+            return
+        dropped = re.search(r"dropped=(\d+)", text)
+        self._not_storable.add(max(1, int(dropped[1]) if dropped else 1), text)
+
+    def _post_halves(self, blocks: Sequence[Block], text: str) -> None:
+        """What the server, or a proxy before it, found too large to take at once; a line alone is dropped."""
+        parts = blocks if len(blocks) > 1 else blocks[0].split()
+        if len(parts) == 1:
+            self._not_storable.add(1, f"a line of {len(parts[0].text)} characters: {text}")
+            return
+        middle = len(parts) // 2
+        self._post(parts[:middle])
+        self._post(parts[middle:])
+
+    def _answer_to(self, body: bytes) -> tuple[int, str]:
         headers: dict[str, str] = {}
         if self._config.compress:
             packer = zlib.compressobj(level=1, wbits=GZIP)
@@ -371,17 +396,7 @@ class InfluxdbStore:
             response = self._http().post("/write", params=parameters, content=body, headers=headers)
         except self._httpx.TransportError as error:
             raise self._problem(error) from error
-        if response.status_code == 204:
-            return
-        text = response.text.strip()
-        self._checked(response.status_code, text)
-        dropped = re.search(r"dropped=(\d+)", text)
-        self._not_storable(max(1, int(dropped[1]) if dropped else 1), text)
-
-    def _not_storable(self, count: int, why: str) -> None:
-        self._context.counters.add("not_storable", count)
-        if self._refusals.failed():
-            self._context.log.warning("%s: %d cannot be stored: %s", self._name, count, why)
+        return response.status_code, response.text.strip()
 
     # The store ------------------------------------------------------------------------------------------------------
 
@@ -422,9 +437,9 @@ class InfluxdbStore:
         blocks = self._sample_blocks(samples, None)
         for message in messages:
             if len(message.body) + len(message.id) > LONGEST_BODY:
-                self._not_storable(1, f"a {message.type} of {len(message.body)} bytes")
+                self._not_storable.add(1, f"a {message.type} of {len(message.body)} bytes")
             elif message.time_ns is not None and not OLDEST_NS + SECOND_NS <= message.time_ns <= NEWEST_NS - SECOND_NS:
-                self._not_storable(1, f"a {message.type} at {message.time_ns} ns")
+                self._not_storable.add(1, f"a {message.type} at {message.time_ns} ns")
             else:
                 blocks.append(Block(1, message_line(message)))
         self._send(blocks)
@@ -443,7 +458,7 @@ class InfluxdbStore:
             good = np.isfinite(values.value) & (values.time_ns >= OLDEST_NS) & (values.time_ns <= NEWEST_NS)
             kept = values
             if not good.all():
-                self._not_storable(int((~good).sum()), f"infinite values or times out of range of {values.column}")
+                self._not_storable.add(int((~good).sum()), f"infinite values or times out of range of {values.column}")
                 kept = values.only(good)
             blocks.extend(sample_blocks(kept, devices, series) if len(kept.value) else ())
         return blocks
@@ -524,6 +539,12 @@ class InfluxdbStore:
             for end in ("first", "last")
         ]
         return Span(min(ends[0]), max(ends[1])) if all(ends) else None
+
+    def last_message_ns(self) -> int | None:
+        """That of one within a second of the newest: within it messages do not stand at their time."""
+        self._need_store()
+        parts = self._ask(f"SELECT last(time_ns) FROM {MESSAGES}")  # noqa: S608 - ours
+        return int(parts[0].values[0][1]) if parts else None
 
     def made_until(self, series: Series) -> int | None:
         return self._fact(_measurement("made", series))

@@ -33,6 +33,7 @@ from edgeflex_connectors.store import (
     probe_store,
 )
 from edgeflex_connectors.store_rows import table_of_rows, values_of
+from edgeflex_flow.disk import sync_folder
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import ConnectionNode, Context, Probe
@@ -154,6 +155,8 @@ class ParquetStore:
         self._context = context
         self._arrow, self._parquet = _libraries()
         self._is_open = False
+        self._folders: set[str] = set()
+        """Kinds whose folders are on the disk."""
 
     # Files ----------------------------------------------------------------------------------------------------------
 
@@ -217,11 +220,7 @@ class ParquetStore:
             with unfinished.open("rb") as written:
                 os.fsync(written.fileno())
             unfinished.replace(file)
-            folder = os.open(file.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(file.parent)
         finally:
             unfinished.unlink(missing_ok=True)
 
@@ -301,7 +300,7 @@ class ParquetStore:
         table, time_ns = self._in_order(kind, table)
         days = time_ns // DAY_NS
         edges = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), len(days)]
-        (self._folder / kind).mkdir(exist_ok=True)
+        self._make_folder(kind)
         for start, end in pairwise(edges):
             part, day = table.slice(start, end - start), _day_of(int(time_ns[start]))
             span = Span(int(time_ns[start]), int(time_ns[end - 1]))
@@ -310,6 +309,14 @@ class ParquetStore:
                 number = files[-1].number + 1 if files else 0
                 file = self._folder / kind / f"{day}.{max(number, 0):012d}.0.parquet"
                 self._put(file, lambda place, part=part, span=span: self._write_file(place, [part], span))  # type: ignore[misc]
+
+    def _make_folder(self, kind: str) -> None:
+        """Make the folder of a kind, durably even if a program made it that ended before it could say so."""
+        folder = self._folder / kind
+        if kind not in self._folders or not folder.is_dir():
+            folder.mkdir(exist_ok=True)
+            sync_folder(self._folder)
+            self._folders.add(kind)
 
     def _write_file(self, file: Path, tables: Iterator[Any] | list[Any], span: Span) -> None:
         writer = None
@@ -463,6 +470,9 @@ class ParquetStore:
             if times:
                 return max(times) if last else min(times)
         return None
+
+    def last_message_ns(self) -> int | None:
+        return self._reading(lambda: self._end_of(MESSAGES, EARLIEST_NS, LATEST_NS, last=True))
 
     def made_until(self, series: Series) -> int | None:
         self.open()

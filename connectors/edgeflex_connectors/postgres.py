@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal, LiteralString, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, LiteralString, NamedTuple, TypeVar
 from urllib.parse import SplitResult, unquote
 
 import numpy as np
@@ -19,6 +19,7 @@ from edgeflex_connectors.store import (
     MOST_VALUES,
     NewerStoreError,
     NoStoreError,
+    NotStorable,
     Series,
     Span,
     StoreConfig,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg import Connection, Cursor
     from psycopg.sql import Identifier
+
+T = TypeVar("T")
 
 MIGRATIONS: tuple[LiteralString, ...] = (
     """
@@ -83,6 +86,14 @@ MIGRATIONS: tuple[LiteralString, ...] = (
         END IF;
     END $$;
     """,
+    """
+    CREATE VIEW downsampled_readings AS
+        SELECT
+            to_timestamp(time_ns / 1e9) AS time, devices.name AS device, quantities.name AS quantity,
+            (every_ns / 1e9)::double precision AS every_s, how, value, quality
+        FROM downsampled JOIN series ON series.id = series_id
+        JOIN devices ON devices.id = device_id JOIN quantities ON quantities.id = quantity_id;
+    """,
 )
 """The statements that make version n + 1 of version n; version 0 is a schema without a store."""
 SCHEMA_VERSION = len(MIGRATIONS)
@@ -98,6 +109,11 @@ MOST_DELETED = 1_000_000
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 DEFAULT_PORT = 5432
+
+REFUSED = 0
+"""In place of the id of a name that the server does not take; ids begin at 1."""
+CONTENT_CLASSES = ("22", "54")
+"""Of SQLSTATE: data exceptions (a letter that the database's encoding lacks), limits exceeded (a key too long)."""
 
 REFUSALS = (
     "authentication failed",
@@ -115,18 +131,20 @@ class PostgresConfig(StoreConfig, frozen=True, kw_only=True):
 
     Everything stands in one schema, which is made if it does not exist: `samples` (device_id, quantity_id, time_ns,
     value, quality) with one row for each value, its names in `devices` and `quantities`; `messages` (type, id, time_ns,
-    device, body as JSON); `downsampled` as `samples`, with what each rule in `series` made of them; the view `readings`
-    with names and timestamps, for people. Where the extension TimescaleDB is installed when the schema is made,
-    `samples` is a hypertable of daily chunks.
+    device, body as JSON); `downsampled` as `samples`, with what each rule in `series` made of them; for people, the
+    views `readings` and `downsampled_readings` of these two with names and timestamps. Where the extension TimescaleDB
+    is installed when the schema is made, `samples` is a hypertable of daily chunks. A schema of an older version is
+    brought up to the present one when it is first written to; the user needs the right to make views in it.
 
     A missing value (NaN) makes no row and leaves a value that is stored already as it is. Writing the same device,
-    time and column again replaces the row. Each commit is durable as far as the server's `synchronous_commit` says.
+    time and column again replaces the row. Each commit is on the server's disk, whatever its `synchronous_commit` says.
 
     Input:
         None: nodes name the connection in their field `store`.
 
     Output:
-        None.
+        None. Counts `not_storable`: messages, and values of devices and columns, that the server refuses, such as for a
+        letter that the database's encoding lacks.
 
     Errors:
         A server that is away, is starting, has no room or ends the connection is tried again. FatalError: user,
@@ -242,6 +260,7 @@ class PostgresStore:
         self._upserts = 0
         self._ids: dict[LiteralString, dict[str, int]] = {"devices": {}, "quantities": {}}
         self._name = f"{config.url} schema {config.schema}"
+        self._not_storable = NotStorable(self._name, context)
 
     def open(self) -> None:
         if self._is_open:
@@ -284,17 +303,39 @@ class PostgresStore:
         with self._transaction() as cursor:
             rows = self._rows(cursor, samples, SAMPLE_FIELDS, SAMPLE_ROW)
             self._put(cursor, "samples", rows)
-            if messages:
-                cursor.executemany(
-                    """
-                    INSERT INTO messages VALUES (%s, %s, %s, %s, %s) ON CONFLICT (type, id) DO UPDATE
-                    SET time_ns = excluded.time_ns, device = excluded.device, body = excluded.body
-                    """,
-                    [
-                        (m.type, _without_nul(m.id), m.time_ns, m.device and _without_nul(m.device), m.body.decode())
-                        for m in messages
-                    ],
-                )
+            self._taken(cursor, messages, self._insert_messages)
+
+    def _insert_messages(self, cursor: Cursor, messages: Sequence[StoredMessage]) -> None:
+        cursor.executemany(
+            """
+            INSERT INTO messages VALUES (%s, %s, %s, %s, %s) ON CONFLICT (type, id) DO UPDATE
+            SET time_ns = excluded.time_ns, device = excluded.device, body = excluded.body
+            """,
+            [
+                (m.type, _without_nul(m.id), m.time_ns, m.device and _without_nul(m.device), m.body.decode())
+                for m in messages
+            ],
+        )
+
+    def _taken(self, cursor: Cursor, items: Sequence[T], put: Callable[[Cursor, Sequence[T]], None]) -> Sequence[T]:
+        """Put items in; those that the server took. It refuses all for the sake of one: they are put in halves then."""
+        if not items:
+            return items
+        try:
+            with cursor.connection.transaction():
+                put(cursor, items)
+        except self._psycopg.Error as error:
+            if not _is_of_content(error):
+                raise
+            if len(items) == 1:
+                self._not_storable.add(1, _one_line(error))
+                return ()
+            middle = len(items) // 2
+            return [
+                *self._taken(cursor, items[:middle], put),
+                *self._taken(cursor, items[middle:], put),
+            ]
+        return items
 
     def write_series(self, series: Series, values: Sequence[Samples], until_ns: int) -> None:
         self.open()
@@ -325,16 +366,26 @@ class PostgresStore:
             part["quantity"] = quantity_id
             part["time_ns"], part["value"], part["quality"] = values.time_ns, values.value, values.quality
             start += len(values.value)
+        if REFUSED in device_ids or REFUSED in quantity_ids:
+            named = (rows["device"] != REFUSED) & (rows["quantity"] != REFUSED)
+            self._not_storable.add(int((~named).sum()), "values of a device or column whose name was refused")
+            rows = rows[named]
         return rows
 
     def _lookup(self, cursor: Cursor, table: LiteralString, names: Sequence[str]) -> NDArray[np.int64]:
-        """The id of each name, shape (len(names),)."""
+        """The id of each name, REFUSED for those that the server does not take, shape (len(names),)."""
+
+        def insert(cursor: Cursor, names: Sequence[str]) -> None:
+            insert_names = f"INSERT INTO {table} (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING"
+            cursor.execute(insert_names, [names])
+
         ids = self._ids[table]
         clean = [_without_nul(name) for name in names]
         new = sorted({name for name in clean if name not in ids})
         if new:
-            cursor.execute(f"INSERT INTO {table} (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", [new])
-            found = cursor.execute(f"SELECT name, id FROM {table} WHERE name = ANY(%s)", [new]).fetchall()  # noqa: S608
+            taken = self._taken(cursor, new, insert)
+            ids.update(dict.fromkeys(new, REFUSED))
+            found = cursor.execute(f"SELECT name, id FROM {table} WHERE name = ANY(%s)", [[*taken]]).fetchall()  # noqa: S608
             ids.update((name, number) for name, number in found)
         return np.array([ids[name] for name in clean], dtype=np.int64)
 
@@ -447,6 +498,11 @@ class PostgresStore:
             ).fetchall()
         return None if first_ns is None else Span(first_ns, last_ns)
 
+    def last_message_ns(self) -> int | None:
+        with self._reading() as cursor:
+            [(found,)] = cursor.execute("SELECT max(time_ns) FROM messages").fetchall()
+        return None if found is None else int(found)
+
     def made_until(self, series: Series) -> int | None:
         self.open()
         with self._transaction() as cursor:
@@ -528,6 +584,7 @@ class PostgresStore:
             "sslkey": file(config.key),
             "connect_timeout": round(config.connect_timeout),
             "tcp_user_timeout": round(1000 * config.answer_timeout),
+            "client_encoding": "utf8",
             "application_name": "-".join(("edgeflex", self._context.site, self._context.flow, self._context.node)),
         }
         connection: Connection = self._psycopg.connect(
@@ -542,9 +599,9 @@ class PostgresStore:
 
     def _problem(self, error: psycopg.Error) -> FatalError | RetryableError:
         """What an error of the driver means. A connection that may be broken is closed."""
-        text = f"{self._name}: {' '.join(str(error).split())}"
+        text = f"{self._name}: {_one_line(error)}"
         driver = self._psycopg
-        if isinstance(error, driver.OperationalError | driver.InterfaceError):
+        if isinstance(error, driver.OperationalError | driver.InterfaceError) and not _is_of_content(error):
             self.close()
             refused = error.sqlstate is None and any(reason in str(error) for reason in REFUSALS)
             return FatalError(text) if refused else RetryableError(text)
@@ -566,6 +623,15 @@ def _driver() -> Any:
         return importlib.import_module("psycopg")
     except ImportError as error:
         raise FatalError("postgres needs psycopg: pip install 'edgeflex-flow[postgres]'") from error
+
+
+def _one_line(error: psycopg.Error) -> str:
+    return " ".join(str(error).split())
+
+
+def _is_of_content(error: psycopg.Error) -> bool:
+    """Whether what was written is at fault, so that it would be refused again."""
+    return (error.sqlstate or "")[:2] in CONTENT_CLASSES
 
 
 def _without_nul(name: str) -> str:

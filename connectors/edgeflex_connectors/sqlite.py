@@ -372,6 +372,13 @@ class SqliteStore:
 
         return self._reading(window)
 
+    def last_message_ns(self) -> int | None:
+        def window(connection: sqlite3.Connection) -> int | None:
+            found: int | None = connection.execute("SELECT max(time_ns) FROM messages").fetchone()[0]
+            return found
+
+        return self._reading(window)
+
     def made_until(self, series: Series) -> int | None:
         with self._translated(), self._opened() as connection:
             found = connection.execute(SELECT_SERIES, series).fetchone()

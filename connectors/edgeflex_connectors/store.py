@@ -13,14 +13,36 @@ from typing import Annotated, Literal, NamedTuple, Protocol, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from edgeflex_connectors.backoff import Backoff
 from edgeflex_flow.errors import FatalError, FieldError
 from edgeflex_flow.messages import FrequencyEvent, Message, Samples, encode_message
-from edgeflex_flow.node import NodeConfig, Probe, quantity
+from edgeflex_flow.node import Context, NodeConfig, Probe, quantity
 
 HOUR_NS = 3_600_000_000_000
 
 TIMES = ("time_ns", "onset_time_ns")
 """Where messages hold the time they are about; the first that a message has counts."""
+
+
+MOST_NAME_BYTES = 512
+"""Of the name of a device or column, or the type or id of a message: PostgreSQL's indexes take keys of 2,704 bytes, and
+type and id are one."""
+
+
+def name_refusal(what: str, name: str) -> str | None:
+    """Why not every store can hold a name; None if it can.
+
+    >>> name_refusal("device", "G1")
+    >>> name_refusal("device", 600 * "x")
+    "device 'xxxxxxxxxxxxxxxxxxxx…' has 600 bytes, at most 512 can be stored"
+    """
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return f"{what} {name[:20]!r} holds half of a character"
+    if size <= MOST_NAME_BYTES:
+        return None
+    return f"{what} '{name[:20]}…' has {size} bytes, at most {MOST_NAME_BYTES} can be stored"
 
 
 class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +162,23 @@ class NoStoreError(FatalError):
     """There is nothing to read yet: what writes first makes the store."""
 
 
+class NotStorable:
+    """Counts under `not_storable` what a store cannot hold, and says so in the log at growing intervals.
+
+    It makes no dead letters: one that is kept in the same store might be refused for what it tells of, without end.
+    """
+
+    def __init__(self, store: str, context: Context) -> None:
+        self._store = store
+        self._context = context
+        self._lines = Backoff(1.0, 1.0)
+
+    def add(self, count: int, why: str) -> None:
+        self._context.counters.add("not_storable", count)
+        if self._lines.failed():
+            self._context.log.warning("%s: %d cannot be stored: %s", self._store, count, why)
+
+
 class NewerStoreError(FatalError):
     """A store that a newer version of this program wrote."""
 
@@ -197,6 +236,10 @@ class Store(Protocol):
         self, begin_ns: int = EARLIEST_NS, end_ns: int = LATEST_NS, *, series: Series | None = None
     ) -> Span | None:
         """Times of the first and last value in begin_ns <= t < end_ns; None when there is none."""
+        ...
+
+    def last_message_ns(self) -> int | None:
+        """The time of the newest message; None when none has a time."""
         ...
 
     def made_until(self, series: Series) -> int | None:

@@ -7,9 +7,20 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Annotated
 
+import msgspec
+import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
-from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS, Store, StoreConfig, StoredMessage, stored_message
+from edgeflex_connectors.store import (
+    EARLIEST_NS,
+    LATEST_NS,
+    Store,
+    StoreConfig,
+    StoredMessage,
+    name_refusal,
+    stored_message,
+)
 from edgeflex_connectors.upkeep import Upkeep
 from edgeflex_connectors.writer import QUIET_S, Writer
 from edgeflex_flow.messages import Message, Samples
@@ -42,7 +53,7 @@ class StoreWriteConfig(NodeConfig, frozen=True, kw_only=True):
     `commit_every`, and gets as many messages in that time as its broker sends without acknowledgement.)
 
     A flow that reads a store and writes into the same one would write over what it has read, marked as `replayed`: name
-    in `columns` only what is new.
+    in `columns` only what is new. Without `columns` that is an error of the check.
 
     While the store cannot be written to (disk full, locked, input/output error) rows are kept and tried again with
     growing waits, said in the log at growing intervals. At most `queue` rows wait; beyond that the oldest batches are
@@ -56,7 +67,9 @@ class StoreWriteConfig(NodeConfig, frozen=True, kw_only=True):
         `lost_rows` (still held when the flow ended); `downsampled` and `deleted` values, `upkeep_retries`.
 
     Errors:
-        Dead letter `not_storable` for a message whose time no store can hold. FatalError: those of the store.
+        Dead letter `not_storable` for a message whose time no store can hold, or whose type, id or device has more than
+        512 bytes; and one for each batch with a device or column of such a name, whose rows are counted; the others are
+        kept. FatalError: those of the store.
 
     Source:
         None.
@@ -65,7 +78,7 @@ class StoreWriteConfig(NodeConfig, frozen=True, kw_only=True):
     ()
     """
 
-    store: Annotated[str, connection("store", "Connection to the store.")]
+    store: Annotated[str, connection("store", "Connection to the store.", keeps="columns")]
     columns: Annotated[tuple[str, ...], Meta(description="Columns of the samples to keep; all if none are named.")] = ()
     commit_every: Annotated[float, quantity("s", "Shortest time between two transactions.", gt=0, le=60)] = 0.5
     queue: Annotated[
@@ -101,6 +114,59 @@ class _StoreTarget:
         self._counters.add("messages", len(messages))
 
 
+class _Names:
+    """Takes out of batches what no store can hold because of its name."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._devices: tuple[str, ...] = ()
+        """Those of the last batch; sources keep them the same object."""
+        self._refusals: dict[int, str] = {}
+        """By their code."""
+        self._kept: tuple[str, ...] = ()
+        self._new_code: NDArray[np.int32] = np.empty(0, dtype=np.int32)
+
+    def only_storable(self, samples: Samples) -> Samples:
+        refusals = {name: text for name in samples.columns if (text := name_refusal("column", name))}
+        if refusals:
+            self._refuse(samples.rows, list(refusals.values()))
+            kept = {name: values for name, values in samples.columns.items() if name not in refusals}
+            samples = samples.with_columns(kept)
+        if samples.devices is not self._devices:
+            self._look_at(samples.devices)
+        return self._of_kept_devices(samples) if self._refusals else samples
+
+    def _look_at(self, devices: tuple[str, ...]) -> None:
+        self._devices = devices
+        self._refusals = {code: text for code, name in enumerate(devices) if (text := name_refusal("device", name))}
+        kept = [code for code in range(len(devices)) if code not in self._refusals]
+        self._kept = tuple(devices[code] for code in kept)
+        self._new_code = np.full(len(devices), -1, dtype=np.int32)
+        self._new_code[kept] = np.arange(len(kept))
+
+    def _of_kept_devices(self, samples: Samples) -> Samples:
+        """Without the others' names as well: a store keeps those that no row has, too."""
+        device = self._new_code[samples.device]
+        good = device >= 0
+        refused = samples.device[~good]
+        if len(refused):
+            self._refuse(len(refused), [self._refusals[code] for code in np.unique(refused).tolist()])
+        return msgspec.structs.replace(samples.take(good), device=device[good], devices=self._kept)
+
+    def _refuse(self, rows: int, refusals: Sequence[str]) -> None:
+        more = f", and {len(refusals) - 1} more such names" if len(refusals) > 1 else ""
+        self._context.dead_letter("not_storable", f"{rows} rows: {refusals[0]}{more}", b"")
+        self._context.counters.add("not_storable", rows - 1)  # the dead letter counts for one
+
+
+def _refusal(stored: StoredMessage) -> str | None:
+    """Why not every store can hold a message; None if it can."""
+    if stored.time_ns is not None and not EARLIEST_NS <= stored.time_ns <= LATEST_NS:
+        return f"time {stored.time_ns} ns does not fit into 64 bits"
+    names = {"type": stored.type, "id": stored.id, "device": stored.device or ""}
+    return next((text for what, name in names.items() if (text := name_refusal(what, name))), None)
+
+
 class StoreWrite:
     """The sink. The writer's thread alone uses the store."""
 
@@ -111,6 +177,7 @@ class StoreWrite:
         self._writer: Writer[Item] | None = None
         self._upkeep: Upkeep | None = None
         self._quiet_s = QUIET_S
+        self._names = _Names(context)
 
     def open(self) -> None:
         if self._store is None:
@@ -142,7 +209,8 @@ class StoreWrite:
             if isinstance(message, Message):
                 self._add_message(message, items)
             elif message.rows:
-                items.append(self._wanted(message))
+                wanted = self._names.only_storable(self._wanted(message))
+                items += [wanted] if wanted.rows else []
         self._writer.put(items)
 
     def _wanted(self, samples: Samples) -> Samples:
@@ -156,9 +224,9 @@ class StoreWrite:
         except (ValueError, OverflowError) as error:
             self._context.dead_letter("not_storable", f"a {type(message).__name__}: {error}", b"")
             return
-        if stored.time_ns is not None and not EARLIEST_NS <= stored.time_ns <= LATEST_NS:
-            text = f"a {type(message).__name__}: time {stored.time_ns} ns does not fit into 64 bits"
-            self._context.dead_letter("not_storable", text, stored.body)
+        refusal = _refusal(stored)
+        if refusal is not None:
+            self._context.dead_letter("not_storable", f"a {type(message).__name__}: {refusal}", stored.body)
             return
         items.append(stored)
 

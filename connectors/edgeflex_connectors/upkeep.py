@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 
 import numpy as np
 
 from edgeflex_connectors.backoff import Backoff
 from edgeflex_connectors.downsampling import downsampled
-from edgeflex_connectors.store import EARLIEST_NS, HOUR_NS, Downsampling, Series, Store, StoreConfig
+from edgeflex_connectors.store import EARLIEST_NS, HOUR_NS, Downsampling, Series, Span, Store, StoreConfig
 from edgeflex_flow.errors import FatalError, RetryableError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import Context
@@ -18,6 +20,8 @@ SETTLE_NS = 60_000_000_000
 """How long after its end an interval is down-sampled: rows come late."""
 CHUNK_NS = 60_000_000_000
 """The time that is read at once to be down-sampled, unless the interval is longer."""
+CLOSE_S = 5.0
+"""How long a flow that ends goes on with what came late."""
 LAST_RETRY_S = 300.0
 
 
@@ -47,13 +51,23 @@ class LateRows:
             chunks, self._chunks = self._chunks, set()
         return [chunk * CHUNK_NS for chunk in sorted(chunks)]
 
+    def put_back(self, begins_ns: list[int]) -> None:
+        """Stretches that were taken, but not looked at."""
+        with self._lock:
+            self._chunks.update(begin_ns // CHUNK_NS for begin_ns in begins_ns)
+
+    def __bool__(self) -> bool:
+        return bool(self._chunks)
+
 
 class Upkeep:
     """Does it every `PERIOD_S`, with a store of its own. Counts `downsampled` and `deleted` values.
 
-    Samples are never deleted before every rule has seen them. Their age counts from the newest of them, or from now if
-    that is earlier: a clock that runs ahead deletes nothing. Rows that were written late are down-sampled again,
-    as long as all samples of their interval are kept; if the program is killed, late rows of its last seconds are not.
+    Samples are never deleted before every rule has seen them. Their age counts from the newest of them, that of
+    messages from the newest sample or message, or from now if that is earlier: a clock that runs ahead deletes nothing.
+    Rows that were written late are down-sampled again, as long as all samples of their interval are kept, at the latest
+    when the flow ends, for at most `CLOSE_S`. A kill loses sight of those since the last time, some `PERIOD_S` before:
+    the samples are kept, what was made of their intervals stays as it was.
     """
 
     def __init__(self, store: Store, config: StoreConfig, context: Context) -> None:
@@ -64,6 +78,7 @@ class Upkeep:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._late = LateRows()
+        self._late_until_s = math.inf
 
     def note(self, samples: Samples) -> None:
         """Rows that were written. Any thread."""
@@ -75,6 +90,7 @@ class Upkeep:
         self._thread.start()
 
     def close(self) -> None:
+        self._late_until_s = time.monotonic() + CLOSE_S
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -85,6 +101,7 @@ class Upkeep:
             wait_s = 0.0
             while not self._stop.wait(wait_s):
                 wait_s = PERIOD_S if self._tried() else self._backoff.delay_s()
+            self._finish()
         finally:
             self._store.close()
 
@@ -100,32 +117,53 @@ class Upkeep:
         self._backoff.succeeded()
         return True
 
+    def _finish(self) -> None:
+        """Down-sample again what came late since the last time: nobody else knows of it."""
+        why = f"that takes longer than {CLOSE_S:g} s"
+        try:
+            self._make_again(self._context.clock.now_ns())
+        except (RetryableError, FatalError) as error:
+            why = str(error)
+        if self._late:
+            self._context.log.warning("upkeep: not all rows that came late are down-sampled again: %s", why)
+
     def run_once(self, now_ns: int) -> None:
         """Do what is due at this time."""
         rules = self._config.downsample
         due_ns = [_floor(now_ns - SETTLE_NS, rule.series.every_ns) for rule in rules]
-        late: list[int] = []
         if rules:
             self._late.before(max(due_ns))
-            late = self._late.take()
+        self._make_again(now_ns)
         for rule, until_ns in zip(rules, due_ns, strict=True):
-            self._downsample(rule.series, until_ns, late, now_ns)
+            self._downsample(rule.series, until_ns)
         self._delete(now_ns, rules)
         if not self._stop.is_set():
             self._store.tidy()
 
-    def _downsample(self, series: Series, until_ns: int, late: list[int], now_ns: int) -> None:
+    def _make_again(self, now_ns: int) -> None:
+        """Down-sample the stretches in which rows came late."""
+        late = self._late.take()
+        if not late:
+            return
+        try:
+            span = self._store.span()
+            whole_from_ns = now_ns if span is None else self._deleted_before(min(now_ns, span.last_ns))
+            made = [(rule.series, self._store.made_until(rule.series)) for rule in self._config.downsample]
+            while late and time.monotonic() < self._late_until_s:
+                for series, made_ns in made:
+                    begin_ns = max(_floor(late[0], series.every_ns), whole_from_ns)
+                    end_ns = -_floor(-(late[0] + CHUNK_NS), series.every_ns)
+                    self._make(series, begin_ns, begin_ns if made_ns is None else min(end_ns, made_ns))
+                del late[0]
+        finally:
+            self._late.put_back(late)
+
+    def _downsample(self, series: Series, until_ns: int) -> None:
         span = self._store.span()
         if span is None:
             return
         first_ns = _floor(span.first_ns, series.every_ns)
         made_ns = self._store.made_until(series)
-        if made_ns is not None:
-            whole_from_ns = self._deleted_before(min(now_ns, span.last_ns))
-            for chunk_ns in late:
-                begin_ns = _floor(chunk_ns, series.every_ns)
-                end_ns = -_floor(-(chunk_ns + CHUNK_NS), series.every_ns)
-                self._make(series, max(begin_ns, whole_from_ns), min(end_ns, made_ns))
         at_ns = first_ns if made_ns is None else max(first_ns, made_ns)
         while at_ns < until_ns and not self._stop.is_set():
             left = self._store.span(at_ns, until_ns)
@@ -152,18 +190,26 @@ class Upkeep:
 
     def _delete(self, now_ns: int, rules: tuple[Downsampling, ...]) -> None:
         span = self._store.span()
-        newest_ns = now_ns if span is None else min(now_ns, span.last_ns)
+        deleted = 0 if span is None else self._delete_values(span, now_ns, rules)
+        if self._config.keep_messages is not None:
+            last_ns = [self._store.last_message_ns(), None if span is None else span.last_ns]
+            known_ns = [each for each in last_ns if each is not None]
+            if known_ns:
+                newest_ns = min(now_ns, max(known_ns))
+                deleted += self._store.delete("messages", newest_ns - round(self._config.keep_messages * 1e9))
+        self._context.counters.add("deleted", deleted)
+
+    def _delete_values(self, span: Span, now_ns: int, rules: tuple[Downsampling, ...]) -> int:
+        newest_ns = min(now_ns, span.last_ns)
         deleted = 0
-        if self._config.keep is not None and span is not None:
+        if self._config.keep is not None:
             made = [self._store.made_until(rule.series) for rule in rules]
             seen_ns = [span.first_ns if each is None else each for each in made]
             deleted += self._store.delete("samples", _floor(min([self._deleted_before(newest_ns), *seen_ns]), HOUR_NS))
         for rule in rules:
             if rule.keep is not None:
                 deleted += self._store.delete(rule.series, newest_ns - round(rule.keep * 1e9))
-        if self._config.keep_messages is not None:
-            deleted += self._store.delete("messages", newest_ns - round(self._config.keep_messages * 1e9))
-        self._context.counters.add("deleted", deleted)
+        return deleted
 
 
 def _floor(time_ns: int, step_ns: int) -> int:

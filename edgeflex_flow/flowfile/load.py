@@ -22,6 +22,7 @@ from edgeflex_flow.flowfile.interpolate import (
     read_params,
 )
 from edgeflex_flow.flowfile.network import new_empty_levels
+from edgeflex_flow.flowfile.overwrites import check_overwrites
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.flowfile.report import FileReport, Report, got
 from edgeflex_flow.flowfile.secrecy import Place, SecretKeys
@@ -392,6 +393,7 @@ class _Check:
         check_references(drafts, self._report)
         ordered = order(drafts, self._report)
         wires = WireCheck(ordered, self._registry, self._report).wires
+        check_overwrites(drafts, wires, self._report)
         note_unread(drafts, self._report)
         return ordered, wires
 

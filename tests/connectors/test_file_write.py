@@ -66,6 +66,18 @@ def test_rows_and_messages_become_lines_in_order(tmp_path: Path, make_context: C
         assert counters["bytes"] == (tmp_path / "day.jsonl").stat().st_size
 
 
+def test_file_is_on_the_disk_with_its_name_when_it_was_flushed(
+    tmp_path: Path, make_context: ContextMaker, synced: list[Path]
+) -> None:
+    file = tmp_path / "data" / "day.jsonl"
+    with sink(make_context, "data/day.jsonl") as (opened, _):
+        for first in (0, 5):
+            opened.write([rows(first, 1)])
+            assert opened.flush(10.0)
+    assert synced[:4] == [tmp_path, file, file.parent, file]
+    assert synced.count(file.parent) == 1
+
+
 def test_lines_are_added_to_an_older_recording(tmp_path: Path, make_context: ContextMaker) -> None:
     for first in (0, 5):
         with sink(make_context, "day.jsonl") as (opened, _):

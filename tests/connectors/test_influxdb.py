@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -139,6 +140,25 @@ def test_points_that_the_server_drops_are_counted_and_the_others_kept(
         assert context.counters.get("not_storable") == 2
     assert "2 cannot be stored" in caplog.text
     assert "points beyond retention policy" in caplog.text
+
+
+@needs_server
+@pytest.mark.parametrize("compress", [False, True])
+def test_write_that_is_too_large_goes_out_in_halves_and_only_a_line_that_is_too_large_is_dropped(
+    tmp_path: Path, make_context: ContextMaker, caplog: pytest.LogCaptureFixture, compress: bool
+) -> None:
+    batch = grid(range(500), ["A", "B"], x_v=1.0)
+    large, small = alarm(random.Random(1).randbytes(10_000).hex()), [alarm(f"{number}\n") for number in range(20)]
+    with (
+        Influxdb(tmp_path, largest_body=4_000) as server,
+        store_at(make_context, server.config("grid", compress=compress)) as (store, context),
+    ):
+        store.write([batch], kept(*small[:10], large, *small[10:]))
+        assert table(store.read()) == table(batch)
+        found = store.read_messages(["alarm"], at(0), at(1))
+        assert sorted(each.body for each in found) == sorted(each.body for each in kept(*small))
+        assert context.counters.get("not_storable") == 1
+    assert "1 cannot be stored: a line of 20" in caplog.text
 
 
 @needs_server

@@ -267,6 +267,17 @@ def test_full_disk_is_retryable_and_leaves_no_half_file(place: Place, monkeypatc
     assert place.read().rows == 2
 
 
+def test_new_folders_are_on_the_disk_before_what_is_written_into_them(place: Place, synced: list[Path]) -> None:
+    with closing(place.store()) as store:
+        store.open()
+        assert synced[0] == place.folder.parent
+        for second in (0, 1):
+            synced.clear()
+            store.write([grid([second])], [])
+            part = place.folder / "samples" / f".2023-11-14.{second:012d}.0.parquet.{os.getpid()}"
+            assert synced == [*([] if second else [place.folder]), part, part.parent]
+
+
 def test_values_of_a_rule_stand_in_a_folder_of_their_own(place: Place) -> None:
     with closing(place.store()) as store:
         store.write_series(Series(500_000_000, "max"), [grid([0])], at(1))

@@ -9,15 +9,17 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+import numpy as np
 import pytest
 from broker import wait_until
 from certificates import Authority
 from databases import PASSWORD, Postgres
-from stores import at, grid, table
+from stores import alarm, at, grid, kept, table
 
 from edgeflex_connectors import postgres, store_write
 from edgeflex_connectors.postgres import SCHEMA_VERSION, PostgresConfig, PostgresStore
-from edgeflex_connectors.store import NewerStoreError
+from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS, How, NewerStoreError, Series
 from edgeflex_connectors.store_write import StoreWriteConfig
 from edgeflex_flow.errors import FatalError, RetryableError
 from edgeflex_flow.messages import samples_from_rows
@@ -77,6 +79,40 @@ def test_people_find_names_and_times_in_the_view(server: Postgres, database: str
     assert [(f"{time}", *rest) for time, *rest in found] == [("2023-11-14 22:13:20.250000", "G1", "x_v", 1.00025)]
 
 
+def test_people_find_down_sampled_values_in_a_view_of_their_own(
+    server: Postgres, database: str, make_context: ContextMaker
+) -> None:
+    with closing(store_at(make_context, server.config(database))) as store:
+        rules: list[tuple[How, float]] = [("mean", 1.0), ("max", 2.0)]
+        for how, value in rules:
+            store.write_series(Series(500_000_000, how), [grid([0.5], quality=16, x_v=value)], at(1))
+    shown = "SELECT time AT TIME ZONE 'UTC', device, quantity, every_s, how, value, quality"
+    found = query(server, database, f"{shown} FROM edgeflex.downsampled_readings ORDER BY how DESC")
+    assert [(f"{time}", *rest) for time, *rest in found] == [
+        ("2023-11-14 22:13:20.500000", "G1", "x_v", 0.5, "mean", 1.0005, 16),
+        ("2023-11-14 22:13:20.500000", "G1", "x_v", 0.5, "max", 2.0005, 16),
+    ]
+
+
+def test_store_of_version_1_gets_the_view_of_down_sampled_values_and_loses_nothing(
+    server: Postgres, database: str, make_context: ContextMaker
+) -> None:
+    mean = Series(500_000_000, "mean")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postgres, "MIGRATIONS", postgres.MIGRATIONS[:1])
+        patch.setattr(postgres, "SCHEMA_VERSION", 1)
+        with closing(store_at(make_context, server.config(database))) as store:
+            store.write([grid([0, 1])], kept(alarm()))
+            store.write_series(mean, [grid([0.5])], at(1))
+    with closing(store_at(make_context, server.config(database))) as store:
+        assert table(store.read(series=mean)) == table(grid([0.5]))  # as it is
+        store.open()
+        assert table(store.read()) == table(grid([0, 1]))
+        assert store.read_messages(["alarm"], at(0), at(1)) == kept(alarm())
+    assert query(server, database, "SELECT version FROM edgeflex.store_version") == [(SCHEMA_VERSION,)]
+    assert query(server, database, "SELECT device, how FROM edgeflex.downsampled_readings") == [("G1", "mean")]
+
+
 def test_new_rows_go_straight_into_the_table_and_known_ones_by_another(
     server: Postgres, database: str, make_context: ContextMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +146,57 @@ def test_nul_in_a_name_is_shown_as_a_symbol(server: Postgres, database: str, mak
         assert store.read(devices=["a\0b"]).rows == 1
 
 
+LONG = "".join(map(chr, np.random.default_rng(1).integers(0x61, 0x7B, 10_000)))
+"""Longer than a key may be, also when PostgreSQL has compressed it."""
+
+
+def test_what_the_server_refuses_is_counted_and_everything_else_kept(
+    server: Postgres, database: str, make_context: ContextMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = make_context("archive")
+    messages = kept(*(alarm(str(number)) for number in range(9)))
+    long = [msgspec.structs.replace(messages[number], id=LONG) for number in (3, 4)]
+    with closing(PostgresStore(server.config(database), context)) as store:
+        for second in (0, 1):
+            store.write([grid([second], ["A", LONG, "B"], x_v=1.0, y_a=2.0)], [*messages[:4], *long, *messages[4:]])
+        store.write([samples_from_rows([(at(2), "A", {LONG: 1.0, "x_v": 1.0})])], [])
+        found = store.read()
+        assert (found.devices, list(found.columns), found.rows) == (("A", "B"), ["x_v", "y_a"], 5)
+        stored = store.read_messages(["alarm"], EARLIEST_NS, LATEST_NS)
+        assert sorted(each.id for each in stored) == sorted(each.id for each in messages)
+    # Of the device its name, and two values each time; two messages each time; the column's name and its value.
+    assert context.counters.get("not_storable") == (1 + 2 * 2) + 2 * 2 + (1 + 1)
+    assert "1 cannot be stored: index row requires" in caplog.messages[0]
+
+
+def test_letter_that_the_encoding_of_the_database_lacks_costs_only_what_holds_it(
+    server: Postgres, database: str, make_context: ContextMaker
+) -> None:
+    with server.connect("postgres") as connection:
+        options = "ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'"
+        connection.execute(f'CREATE DATABASE "{database}_latin" {options}'.encode())
+    with sink(make_context, server.config(f"{database}_latin")) as (opened, context):
+        opened.write([grid([0], ["é", "🔌"]), alarm("é"), alarm("🔌")])
+        assert opened.flush(10.0)
+        assert context.counters.get("retries") == 0
+        assert context.counters.get("not_storable") == 3
+    with closing(store_at(make_context, server.config(f"{database}_latin"))) as store:
+        assert store.read().devices == ("é",)
+        assert store.read_messages(["alarm"], EARLIEST_NS, LATEST_NS) == kept(alarm("é"))
+    assert make_context.failures == []
+
+
+def test_limit_that_would_be_exceeded_again_is_fatal(
+    server: Postgres, database: str, make_context: ContextMaker
+) -> None:
+    with (
+        closing(store_at(make_context, server.config(database))) as store,
+        pytest.raises(FatalError, match="requested length too large"),
+        store._transaction() as cursor,
+    ):
+        cursor.execute("SELECT repeat('x', 2000000000)")
+
+
 def test_newer_store_is_refused(server: Postgres, database: str, make_context: ContextMaker) -> None:
     with closing(store_at(make_context, server.config(database))) as store:
         store.open()
@@ -127,7 +214,7 @@ def test_older_store_is_brought_up_in_one_transaction(
     with closing(store_at(make_context, server.config(database))) as store:
         store.write([grid([0])], [])
         before = table(store.read())
-    monkeypatch.setattr(postgres, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(postgres, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
     broken = "ALTER TABLE samples ADD COLUMN more integer; SELECT 1 / 0"
     monkeypatch.setattr(postgres, "MIGRATIONS", (*postgres.MIGRATIONS, broken))
     refused(make_context, server.config(database), "division")
@@ -138,7 +225,7 @@ def test_older_store_is_brought_up_in_one_transaction(
     with closing(store_at(make_context, server.config(database))) as store:
         store.open()
         assert table(store.read()) == before
-    assert query(server, database, "SELECT version FROM edgeflex.store_version") == [(2,)]
+    assert query(server, database, "SELECT version FROM edgeflex.store_version") == [(SCHEMA_VERSION + 1,)]
     assert query(server, database, columns) == [("more",)]
 
 

@@ -10,8 +10,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from broker import wait_until
+from stores import event
 
 from edgeflex_connectors import sqlite, store_write
 from edgeflex_connectors.sqlite import APPLICATION_ID, SqliteConfig
@@ -96,6 +98,49 @@ def test_message_that_no_store_can_hold_is_a_dead_letter(tmp_path: Path, make_co
         assert context.counters.get("messages") == 1
     assert [reason for reason, _, _ in make_context.dead_letters] == ["not_storable"] * 2
     assert "does not fit into 64 bits" in make_context.dead_letters[0][1]
+
+
+@pytest.mark.parametrize("name", ["é" * 256 + "x", "\ud800"])
+def test_rows_whose_device_no_store_can_hold_are_a_dead_letter_and_the_others_kept(
+    tmp_path: Path, make_context: ContextMaker, name: str
+) -> None:
+    batch = samples_from_rows([(time, device, {"x_v": 1.0}) for time in (1, 2) for device in ("A", name, "B")])
+    with sink(make_context) as (opened, context):
+        opened.write([batch, batch.take(batch.device == 1)])
+        assert opened.flush(10.0)
+        assert (context.counters.get("rows"), context.counters.get("not_storable")) == (4, 4)
+    stored = "SELECT time_ns, name FROM samples JOIN devices ON devices.id = device_id ORDER BY time_ns, name"
+    assert read(tmp_path / "history.db", stored) == [(1, "A"), (1, "B"), (2, "A"), (2, "B")]
+    assert read(tmp_path / "history.db", "SELECT name FROM devices ORDER BY name") == [("A",), ("B",)]
+    assert [reason for reason, _, _ in make_context.dead_letters] == ["not_storable"] * 2
+    assert make_context.dead_letters[0][1].startswith("2 rows: device '")
+    assert make_context.failures == []
+
+
+def test_column_that_no_store_can_hold_is_a_dead_letter_and_the_others_are_kept(
+    tmp_path: Path, make_context: ContextMaker
+) -> None:
+    with sink(make_context) as (opened, _):
+        opened.write([samples_from_rows([(1, "A", {"x_v": 1.0, "y" * 513: 2.0, "z" * 513: 3.0})])])
+        assert opened.flush(10.0)
+    assert read(tmp_path / "history.db", "SELECT name FROM quantities") == [("x_v",)]
+    [(reason, text, _)] = make_context.dead_letters
+    longest = "has 513 bytes, at most 512 can be stored"
+    assert (reason, text) == ("not_storable", f"1 rows: column '{'y' * 20}…' {longest}, and 1 more such names")
+
+
+def test_message_with_a_name_that_no_store_can_hold_is_a_dead_letter(
+    tmp_path: Path, make_context: ContextMaker
+) -> None:
+    with sink(make_context) as (opened, context):
+        opened.write([event("G" * 600), msgspec.structs.replace(event(), device="G" * 513), event("G" * 400)])
+        assert opened.flush(10.0)
+        assert context.counters.get("messages") == 1
+    assert [text.split(" '")[0] for _, text, _ in make_context.dead_letters] == [
+        "a FrequencyEvent: id",
+        "a FrequencyEvent: device",
+    ]
+    assert read(tmp_path / "history.db", "SELECT length(device) FROM messages") == [(400,)]
 
 
 def test_several_sinks_share_one_file(tmp_path: Path, make_context: ContextMaker) -> None:

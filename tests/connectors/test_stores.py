@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
 from databases import PASSWORD, Influxdb, Postgres
@@ -20,11 +21,13 @@ from edgeflex_connectors import influxdb, parquet, postgres, sqlite
 from edgeflex_connectors.store import (
     EARLIEST_NS,
     LATEST_NS,
+    MOST_NAME_BYTES,
     Downsampling,
     Series,
     Span,
     Store,
     StoreConfig,
+    StoredMessage,
     WindowTooLargeError,
 )
 from edgeflex_connectors.store_window import pieces
@@ -240,11 +243,36 @@ def test_messages_come_in_order_of_time_by_type_and_window(place: Place) -> None
         assert store.read_messages(["crossing"], at(0), at(9)) == []
 
 
+def test_newest_message_is_known_and_those_without_a_time_do_not_count(place: Place) -> None:
+    [timeless] = [msgspec.structs.replace(each, time_ns=None) for each in kept(alarm("none"))]
+    with place.open() as store:
+        assert store.last_message_ns() is None
+        store.write([grid([9])], [timeless])
+        assert store.last_message_ns() is None
+        store.write([], kept(alarm("a", at(5)), event(time_ns=at(2)), alarm("b", at(1))))
+        assert store.last_message_ns() == at(5)
+
+
 def test_message_that_is_hard_to_write_comes_back_as_it_is(place: Place) -> None:
     [hard] = kept(alarm("quotes \" and ' and \\ and\n, = NUL \0 é 🔌"))
     with place.open() as store:
         store.write([], [hard])
         assert store.read_messages(["alarm"], at(0), at(1)) == [hard]
+
+
+def test_longest_names_are_kept(place: Place) -> None:
+    """Letters at random: PostgreSQL compresses others before it finds them too long."""
+    random = np.random.default_rng(1)
+    names = ["".join(map(chr, random.integers(0x21, 0x7F, MOST_NAME_BYTES))) for _ in range(4)]
+    written = samples_from_rows([(1, "\0" * MOST_NAME_BYTES, {names[0]: 1.0}), (1, names[1], {names[0]: 2.0})])
+    message = StoredMessage(type=names[2], id=names[3], time_ns=1, device=names[1], body=b"{}")
+    with place.open() as store:
+        store.write([written], [message])
+        found = store.read()
+        assert found.rows == 2
+        assert names[1] in found.devices
+        assert list(found.columns) == names[:1]
+        assert store.read_messages([names[2]], 0, 2) == [message]
 
 
 def test_history_goes_on_after_reopening(place: Place) -> None:

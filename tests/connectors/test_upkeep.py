@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import SECOND_NS, alarm, at, grid, kept, table
 
-from edgeflex_connectors import sqlite, store_write
+from edgeflex_connectors import sqlite, store_write, upkeep
 from edgeflex_connectors.downsampling import downsampled
 from edgeflex_connectors.sqlite import SqliteConfig, SqliteStore
 from edgeflex_connectors.store import Downsampling, Series
 from edgeflex_connectors.store_write import StoreWriteConfig
 from edgeflex_connectors.upkeep import Upkeep
 from edgeflex_flow.clock import VirtualClock
+from edgeflex_flow.errors import RetryableError
 from edgeflex_flow.messages import Quality, Samples, join_samples, samples_from_rows
 from edgeflex_flow.node import OpenConnection
 
@@ -106,6 +107,48 @@ def test_rows_that_come_late_are_down_sampled_again(make_kept: Any) -> None:
     assert hour[0]["x_v"] == pytest.approx(2.002)
 
 
+def test_rows_that_come_late_before_the_end_are_down_sampled_again_at_the_end(make_kept: Any) -> None:
+    store = make_kept(downsample=(TEN_S,))
+    store.write(grid([0]))
+    store.upkeep.start()
+    wait_until(lambda: store.seconds(MEAN) == [0], 10.0)
+    store.write(grid([4], x_v=3.0))
+    store.upkeep.close()
+    assert store.values(MEAN)[at(0), "G1"][0]["x_v"] == pytest.approx(2.002)
+
+
+def test_end_waits_a_bounded_time_for_late_rows_and_tells_of_those_left(
+    make_kept: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = make_kept(downsample=(TEN_S,))
+    store.write(grid([0]))
+    store.upkeep.start()
+    wait_until(lambda: store.seconds(MEAN) == [0], 10.0)
+    store.write(grid([4], x_v=3.0))
+    monkeypatch.setattr(upkeep, "CLOSE_S", 0)
+    store.upkeep.close()
+    assert store.values(MEAN)[at(0), "G1"][0]["x_v"] == 1.0
+    told = "upkeep: not all rows that came late are down-sampled again: that takes longer than 0 s"
+    assert caplog.messages == [told]
+
+
+def test_late_rows_are_not_forgotten_while_the_store_is_away(make_kept: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_kept(downsample=(TEN_S,))
+    store.write(grid([0, 100]))
+    store.upkeep.run_once(at(200))
+    store.write(grid([4, 104], x_v=3.0))
+
+    def away(*_: Any) -> None:
+        raise RetryableError("away")
+
+    monkeypatch.setattr(SqliteStore, "write_series", away)
+    with pytest.raises(RetryableError):
+        store.upkeep.run_once(at(201))
+    monkeypatch.undo()
+    store.upkeep.run_once(at(202))
+    assert [row["x_v"] for row, _ in store.values(MEAN).values()] == pytest.approx([2.002, 2.102])
+
+
 def test_upkeep_goes_on_where_another_one_ended(make_kept: Any, make_context: ContextMaker) -> None:
     first = make_kept(downsample=(TEN_S,))
     first.write(grid(range(40)))
@@ -161,6 +204,15 @@ def test_clock_that_runs_ahead_deletes_nothing(make_kept: Any) -> None:
     assert store.seconds() == [0, 60]
     assert store.seconds(MEAN) == [0, 60]
     assert len(store.store.read_messages(["alarm"], at(-1), at(1))) == 1
+
+
+def test_clock_that_runs_ahead_deletes_nothing_of_a_store_that_holds_messages_only(make_kept: Any) -> None:
+    store = make_kept(keep_messages=3600.0)
+    store.upkeep.run_once(at(0))
+    store.store.write([], kept(alarm("old", at(0)), alarm("a", at(2 * 3600)), alarm("b", at(3 * 3600))))
+    store.upkeep.run_once(at(10**9))
+    left = store.store.read_messages(["alarm"], at(-1), at(10**6))
+    assert left == kept(alarm("a", at(2 * 3600)), alarm("b", at(3 * 3600)))
 
 
 def test_row_from_the_future_deletes_nothing(make_kept: Any) -> None:

@@ -47,9 +47,9 @@ class Publisher:
     """Publishes numbered rows and alarms with QoS 1; knows which the broker has taken."""
 
     def __init__(self, port: int) -> None:
-        self.taken: set[int] = set()
         self._numbers: dict[int, int] = {}
-        self._lock = threading.Lock()
+        """By message id, fewer than there are ids."""
+        self._acknowledged: set[int] = set()
         self._stop = threading.Event()
         self._client = Client(CallbackAPIVersion.VERSION2, "publisher", protocol=MQTTv5)
         self._client.on_publish = self._published
@@ -59,8 +59,7 @@ class Publisher:
         self._thread.start()
 
     def _published(self, _client: object, _userdata: object, mid: int, *_: object) -> None:
-        with self._lock:
-            self.taken.add(self._numbers.pop(mid))
+        self._acknowledged.add(mid)  # without a lock: paho holds its own, and `publish` may not be over
 
     def _run(self) -> None:
         number = 0
@@ -72,13 +71,17 @@ class Publisher:
             else:
                 alarm = {"type": "alarm", "source": "x", "severity": "info", "text": str(number), "time_ns": time_ns}
                 payload = json.dumps(alarm)
-            with self._lock:
-                self._numbers[self._client.publish("pmu/G1", payload, qos=1).mid] = number
+            self._numbers[self._client.publish("pmu/G1", payload, qos=1).mid] = number
+
+    @property
+    def taken(self) -> set[int]:
+        """The numbers that the broker has taken."""
+        return {self._numbers[mid] for mid in self._acknowledged}
 
     def stop(self) -> None:
         self._stop.set()
         self._thread.join()
-        wait_until(lambda: not self._numbers)
+        wait_until(lambda: self._acknowledged == self._numbers.keys())
         self._client.disconnect()
         self._client.loop_stop()
 
