@@ -23,10 +23,6 @@ CURVATURE = 0.01
 """Share by which the price of curtailment grows up to full power: equals are then treated alike."""
 SLACK_COSTS_MORE = 10.0
 SLACK_DOUBLES_PU = 0.01
-TANGENTS = (0.98, 0.9, 0.75)
-"""Cosines at which tangents always touch the circle of rated power."""
-STEEPEST = 1e-3
-"""Nearest to 0 and 1 that cosines of tangents come: matrices of one shape have no zeros."""
 BINDS = 1e-6
 """Of the price of slack: a limit with a smaller price decides nothing."""
 
@@ -83,7 +79,8 @@ class VoltageProgram:
 
     Each means costs so much per voltage that at every node the one before it is used up first. Voltages follow from the
     last measured ones by sensitivities, so that errors of the model are corrected with the next measurement. Limits of
-    voltages are soft, at a price beyond all others.
+    voltages are soft, at a price beyond all others. Reactive power stays within min(P·tan φ, √(S² - P²)) of the active
+    power P that is available, whether it is curtailed or not.
 
     Source: feedback optimisation as in S. Bolognani et al., arXiv:1303.7173; exact penalties as in J. Nocedal,
     S. Wright, Numerical Optimization, 2006, section 17.2.
@@ -128,32 +125,19 @@ class VoltageProgram:
         return stored, NEXT_COSTS_MORE * (2.0 * stored if has_storage else last_reactive)
 
     def _rows(self, sparse: Any) -> Any:
-        """Voltages with slack against the upper and the lower limit; reactive power against active power, both ways."""
+        """Voltages with slack against the upper and the lower limit."""
         resistance, reactance = self.sensitivities
-        n, m = reactance.shape
         effect = np.hstack([reactance, -resistance, -resistance, resistance])
-        follows = sparse.diags(self.per_active)
-        one, nothing = sparse.eye(m), sparse.csc_matrix((m, 2 * m + n))
-        return sparse.vstack(
-            [
-                sparse.hstack([effect, -sparse.eye(n)]),
-                sparse.hstack([effect, sparse.eye(n)]),
-                sparse.hstack([one, follows, nothing]),
-                sparse.hstack([-one, follows, nothing]),
-            ]
-        ).tocsc()
+        slack = sparse.eye(len(reactance))
+        return sparse.vstack([sparse.hstack([effect, -slack]), sparse.hstack([effect, slack])]).tocsc()
 
     def decide(self, situation: Situation) -> Decision:
         """The step from here. Raises SolverFailure."""
         resistance, reactance = self.sensitivities
-        n, m = reactance.shape
         applied = situation.applied
         without = situation.voltage - reactance @ applied.reactive + resistance @ (applied.curtailed - applied.storage)
         lower, upper = self.bounds(situation)
-        circle, within = self._circle(situation)
-        power = self.per_active * _power(situation)
-        power[np.isnan(situation.available)] = np.inf
-        nothing = np.full(n + 2 * m + len(within), np.inf)
+        nothing = np.full(len(reactance), np.inf)
         low = np.nan_to_num(situation.voltage_bounds.low - without, nan=-np.inf)
         high = np.nan_to_num(situation.voltage_bounds.high - without, nan=np.inf)
         program = Program(
@@ -161,29 +145,13 @@ class VoltageProgram:
             linear=self.linear,
             equalities=_sparse().csc_matrix((0, len(self.linear))),
             equal_to=np.zeros(0),
-            rows=_sparse().vstack([self.rows, circle]).tocsc(),
-            low=np.concatenate([-nothing[:n], low, -nothing[n:]]),
-            high=np.concatenate([high, nothing[:n], power, power, within]),
-            lower=np.concatenate([lower, np.zeros(n)]),
-            upper=np.concatenate([upper, nothing[:n]]),
+            rows=self.rows,
+            low=np.concatenate([-nothing, low]),
+            high=np.concatenate([high, nothing]),
+            lower=np.concatenate([lower, np.zeros_like(nothing)]),
+            upper=np.concatenate([upper, nothing]),
         )
-        return self._decision(self.solver.solve(program), situation, lower, upper)
-
-    def _circle(self, situation: Situation) -> tuple[Any, Vector]:
-        """What rated apparent power leaves of reactive power, which is more where active power is curtailed: the circle
-        by some tangents, one of them at the active power before, so that a steady state lies on the circle itself."""
-        sparse, available = _sparse(), _power(situation)
-        active = np.clip((available - situation.before.curtailed) / self.rated, STEEPEST, 1.0 - STEEPEST)
-        blocks: list[Any] = []
-        within: list[Vector] = []
-        for cosine in (active, *(np.full(len(active), each) for each in TANGENTS)):
-            up, along = sparse.diags(np.sqrt(1.0 - cosine**2)), sparse.diags(-cosine)
-            nothing = sparse.csc_matrix((len(active), self.rows.shape[1] - 2 * len(active)))
-            blocks += [[up, along, nothing], [-up, along, nothing]]
-            within += 2 * [self.rated - cosine * available]
-        ends = np.array(within)
-        ends[:, np.isnan(situation.available)] = np.inf
-        return sparse.bmat(blocks), ends.ravel()
+        return self._decision(self.solver.solve(program), lower, upper)
 
     def bounds(self, situation: Situation) -> tuple[Vector, Vector]:
         """Least and most of reactive power, curtailment, charging and discharging: the hardware's, in it the ramp's."""
@@ -191,7 +159,8 @@ class VoltageProgram:
         before, ramp = situation.before, situation.ramp
         can = np.array([each.curtailable for each in self.inverters]) * situation.curtailable_share
         curtailed = _ramped(np.zeros_like(available), can * available, before.curtailed, ramp)
-        most = np.minimum(self.per_active * (available - curtailed[0]), self.rated)
+        feeds = np.minimum(available, self.rated)
+        most = np.minimum(self.per_active * feeds, np.sqrt(self.rated**2 - feeds**2))
         reactive = _ramped(-most, most, before.reactive, ramp)
         stored = _ramped(*situation.storage, before.storage, ramp)
         charged = (np.maximum(-stored[1], 0.0), np.maximum(-stored[0], 0.0))
@@ -208,25 +177,14 @@ class VoltageProgram:
         reactive = np.clip(wanted.reactive, lower[0], upper[0])
         curtailed = np.clip(wanted.curtailed, lower[1], upper[1])
         stored = np.clip(wanted.storage, lower[3] - upper[2], upper[3] - lower[2])
-        return self._on_circle(Powers(reactive, curtailed, stored), situation)
+        return Powers(reactive, curtailed, stored)
 
-    def _on_circle(self, powers: Powers, situation: Situation) -> Powers:
-        """With as much reactive power as active power leaves: tangents lie outside of the circle."""
-        most = self.most_reactive(powers, situation)
-        return powers._replace(reactive=np.clip(powers.reactive, -most, most))
-
-    def most_reactive(self, powers: Powers, situation: Situation) -> Vector:
-        """Largest reactive power beside these active powers, shape (m,); infinite where those are not known."""
-        feeds = np.clip(_power(situation) - powers.curtailed, 0.0, self.rated)
-        most = np.minimum(self.per_active * feeds, np.sqrt(self.rated**2 - feeds**2))
-        return np.where(np.isnan(situation.available), np.inf, most)
-
-    def _decision(self, answer: Answer, situation: Situation, lower: Vector, upper: Vector) -> Decision:
+    def _decision(self, answer: Answer, lower: Vector, upper: Vector) -> Decision:
         n, m = self.sensitivities.reactance.shape
         reactive, curtailed, charged, discharged = np.split(np.clip(answer.x[: 4 * m], lower, upper), 4)
         binds = BINDS * self.slack_price
         return Decision(
-            self._on_circle(Powers(reactive, curtailed, discharged - charged), situation),
+            Powers(reactive, curtailed, discharged - charged),
             np.maximum(answer.x[4 * m :], 0.0),
             answer.row_prices[:n] > binds,
             answer.row_prices[n : 2 * n] < -binds,

@@ -325,12 +325,11 @@ def _limits_of(
     ramped = state.program.bounds(situation)
     charged, discharged = np.maximum(-powers.storage, 0.0), np.maximum(powers.storage, 0.0)
     values = np.concatenate([powers.reactive, powers.curtailed, charged, discharged])
-    full = np.abs(powers.reactive) >= state.program.most_reactive(powers, situation) - NEAR
     found: dict[str, tuple[str, ...]] = {}
     for place, name in enumerate(config.inverters):
         at = slice(place, None, len(config.inverters))
         acts = np.abs(values[at]) > NEAR
-        if (acts & _at_an_end(values[at], hardware[0][at], hardware[1][at])).any() or (full[place] and acts[0]):
+        if (acts & _at_an_end(values[at], hardware[0][at], hardware[1][at])).any():
             found[name] = ("hardware",)
         elif (acts & _at_an_end(values[at], ramped[0][at], ramped[1][at])).any():
             found[name] = ("ramp",)
