@@ -46,6 +46,8 @@ UNITS: dict[str, Unit] = _table(
     ("mA", "current", 1e-3),
     ("A", "current", 1.0),
     ("kA", "current", 1e3),
+    ("mohm", "resistance", 1e-3),
+    ("ohm", "resistance", 1.0),
     ("W", "active_power", 1.0),
     ("kW", "active_power", 1e3),
     ("MW", "active_power", 1e6),
