@@ -321,8 +321,8 @@ class Listener:
     def _keep(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
         self.received.append((message.topic, bytes(message.payload)))
 
-    def publish(self, topic: str, payload: bytes, qos: int = 1) -> None:
-        self._client.publish(topic, payload, qos).wait_for_publish(10.0)
+    def publish(self, topic: str, payload: bytes, qos: int = 1, *, retain: bool = False) -> None:
+        self._client.publish(topic, payload, qos, retain).wait_for_publish(10.0)
 
     def wait_for(self, count: int) -> list[tuple[str, bytes]]:
         wait_until(lambda: len(self.received) >= count)

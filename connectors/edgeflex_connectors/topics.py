@@ -76,9 +76,13 @@ OWN: tuple[tuple[str, str], ...] = (
     ("edgeflex/SITE/event/frequency", "messages of the type `frequency_event`"),
     ("edgeflex/SITE/event/limit", "messages of the type `crossing`"),
     ("edgeflex/SITE/inertia/TYPE", "estimates of inertia, by type of message"),
+    (
+        "/voltage_control/measuremnts/soc",
+        'state of charge from a simulated grid: `{"soc_measurements": {"node_7": 55.0}}`, % of the capacity',
+    ),
     ("edgeflex/SITE/status/FLOW/NODE", "whether a node of a flow is connected (`status_topic`)"),
 )
-"""How topics of flows that ship are called; SITE is the site's name."""
+"""How topics of flows that ship, and those that the platform lacks, are called; SITE is the site's name."""
 
 _NAME_OF_ALIAS = {alias: topic.name for topic in PLATFORM for alias in topic.aliases}
 
@@ -223,7 +227,7 @@ def to_markdown() -> str:
         "Sources: edgeFLEX deliverable D4.3, section 6.3; the CoVEE software of RWTH Aachen for edgePMU, flexibility",
         "and the payloads.",
         "",
-        "## Of the flows that ship",
+        "## Of the flows and services that ship",
         "",
         "| topic | what comes there |",
         "| --- | --- |",

@@ -19,3 +19,17 @@ def serve() -> None:
 def pmu(arguments: tuple[str, ...]) -> None:
     """Be ten PMUs, or a PDC: a recorded disturbance of the IEEE 39-bus system (--help tells the options)."""
     sys.exit(pmu_simulator(arguments, prog="edgeflex serve pmu"))
+
+
+@serve.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def powerflow(arguments: tuple[str, ...]) -> None:
+    """Be a grid: publish its voltages over MQTT and obey set-points (--help tells the options)."""
+    try:
+        # Imported here: it takes seconds, and is not everywhere.
+        from edgeflex_services.powerflow_service import main as powerflow_service  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name != "pandapower":
+            raise
+        raise click.UsageError("serve powerflow needs pandapower: pip install 'edgeflex-flow[grid]'") from error
+    sys.exit(powerflow_service(arguments, prog="edgeflex serve powerflow"))

@@ -46,6 +46,9 @@ class Inverter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 0.95
     curtailable: Annotated[bool, Meta(description="Whether its active power may be reduced.")] = True
     storage: Annotated[Storage | None, Meta(description="Its storage, if it has one.")] = None
+    storage_only: Annotated[
+        bool, Meta(description="Whether nothing but its storage feeds in: then it gives no reactive power either.")
+    ] = False
     ramp: Annotated[
         float, Meta(gt=0, le=100, description="Share of its rated power by which a set-point may change in a second.")
     ] = 1.0

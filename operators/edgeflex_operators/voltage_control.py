@@ -234,9 +234,14 @@ def _look(config: VoltageControlConfig, state: VoltageControlState, now_ns: int)
     trust = config.trust(*PLAUSIBLE_VOLTAGE)
     names = tuple(config.inverters)
     with_storage = tuple(name for name, each in config.inverters.items() if each.storage is not None)
+    available = state.available.view(names, now_ns, _steady(trust))
+    for place, (name, inverter) in enumerate(config.inverters.items()):
+        if inverter.storage_only:
+            available.values[place] = 0.0
+            available.missing.pop(name, None)
     return Seen(
         state.voltage.view(config.nodes, now_ns, trust),
-        state.available.view(names, now_ns, _steady(trust)),
+        available,
         state.charge.view(with_storage, now_ns, _steady(trust)),
     )
 
@@ -381,8 +386,8 @@ def _as_decisions(config: VoltageControlConfig, powers: Powers, why: Why) -> Seq
     names = tuple(config.inverters)
     inverters = config.inverters.values()
     parts: list[tuple[str, Vector, list[bool]]] = [
-        (REACTIVE, powers.reactive, [True] * len(names)),
-        (ACTIVE, 0.0 - powers.curtailed, [each.curtailable for each in inverters]),
+        (REACTIVE, powers.reactive, [not each.storage_only for each in inverters]),
+        (ACTIVE, 0.0 - powers.curtailed, [each.curtailable and not each.storage_only for each in inverters]),
         (STORED, powers.storage, [each.storage is not None for each in inverters]),
     ]
     return [

@@ -21,6 +21,7 @@ from edgeflex_flow.units import SUFFIXES, UNITS, Unit, column_unit, conversion_f
         ("16 MiB", "B", 16 * 1024 * 1024),
         ("-3.5e2 kW", "W", -350000.0),
         ("180 deg", "rad", math.pi),
+        ("12.5 mohm", "ohm", 0.0125),
     ],
 )
 def test_a_quantity_is_read_in_the_wanted_unit(text: str, unit: str, value: float) -> None:

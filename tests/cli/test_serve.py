@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from edgeflex_flow.cli import main
+
+
+def test_a_missing_pandapower_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [each for each in sys.modules if each.startswith("edgeflex_services.powerflow")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pandapower", None)
+    result = CliRunner().invoke(main, ["serve", "powerflow"])
+    assert result.exit_code == 2
+    assert "serve powerflow needs pandapower: pip install 'edgeflex-flow[grid]'" in result.stderr
