@@ -36,6 +36,7 @@ from edgeflex_operators import (
     select,
     system_inertia,
     threshold,
+    voltage_control,
 )
 
 SHIPPED: tuple[AnyNode, ...] = (
@@ -57,6 +58,7 @@ SHIPPED: tuple[AnyNode, ...] = (
     system_inertia.NODE,
     convert.NODE,
     select.NODE,
+    voltage_control.NODE,
     mqtt_publish.NODE,
     rest_post.NODE,
     pmu_send.NODE,

@@ -30,8 +30,14 @@ class VoltageGridConfig(ControllerConfig, frozen=True, kw_only=True):
     """Base of the configs of controllers of voltage."""
 
     inverters: Annotated[InverterTable, table("Inverters by the name under which set-points are sent.")]
-    branches: Annotated[BranchTable, table("Branches of a radial grid; or give `sensitivities`.")] | None = None
-    sensitivities: Annotated[SensitivityTable, table("How voltages follow powers, by node.")] | None = None
+    branches: Annotated[
+        Annotated[BranchTable, table("A table.")] | None,
+        Meta(description="Branches of a radial grid; or give `sensitivities`."),
+    ] = None
+    sensitivities: Annotated[
+        Annotated[SensitivityTable, table("A table.")] | None,
+        Meta(description="How voltages follow powers, by node; or give `branches`."),
+    ] = None
     power_base: Annotated[float, quantity("kVA", "What 1 pu of power is.", gt=0, le=1e6)]
     voltage_base: Annotated[float, quantity("kV", "Rated voltage between phases; for `branches`.", gt=0, le=1000)] = 0.4
     voltage_min: Annotated[float, quantity("pu", "Lower limit of all voltages.", ge=0.5, le=1.5)] = 0.95

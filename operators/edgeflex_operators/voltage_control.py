@@ -59,8 +59,10 @@ class VoltageControlConfig(VoltageGridConfig, frozen=True, kw_only=True):
     limit that cannot be kept is missed by as little as can be, and that is told. With `distributed`, prices of voltages
     and answers of inverters take its place (dual ascent), which needs some hundred steps instead of a few.
 
-    A step is made as soon as all voltages have come anew, and at each `period` otherwise. Which set-points were in
-    force when a voltage was measured is told by its time: assets follow within `settle`.
+    A step is made as soon as all voltages have come that were measured once the assets had followed the last one, which
+    takes them `settle`, and at each `period` otherwise. Which set-points were in force when a voltage was measured is
+    told by its time. Where payloads tell no time, `settle` must cover the delay of measurements too: what is taken for
+    the effect of set-points before it can be makes voltages hunt.
 
     Voltages that are missing, too old, frozen, not plausible or flagged have no part in a step, and inverters whose
     available power is not known stay as they are. Where less than the share `needed` of the voltages is known, or the
@@ -114,7 +116,7 @@ class VoltageControlConfig(VoltageGridConfig, frozen=True, kw_only=True):
         quantity("s", "Not relied on: a voltage that stays the same to the last bit for so long.", gt=0, le=86400),
     ] = 300.0
     hold_for: Annotated[float, quantity("s", "How long set-points are held; then `safe` holds.", ge=0, le=3600)] = 60.0
-    settle: Annotated[float, quantity("s", "How long assets take to follow a set-point.", ge=0, le=60)] = 0.2
+    settle: Annotated[float, quantity("s", "How long assets take to follow a set-point.", ge=0, le=60)] = 0.5
     needed: Annotated[
         float, Meta(gt=0, le=1, description="Share of all voltages that must be known; with less it is Q(V).")
     ] = 0.8
@@ -180,7 +182,8 @@ def take_voltage(config: VoltageControlConfig, state: VoltageControlState, sampl
     state.voltage.take(samples, config.trust(*PLAUSIBLE_VOLTAGE), frozenset(config.nodes))
     now_ns = samples.received_ns or int(samples.time_ns.max(initial=0))
     seen = _look(config, state, now_ns)
-    is_new = seen.voltage.begin_ns is not None and seen.voltage.begin_ns > state.used_ns
+    shows_ns = (state.sent[-1].time_ns + round(config.settle * 1e9)) if state.sent else 0
+    is_new = seen.voltage.begin_ns is not None and seen.voltage.begin_ns > max(state.used_ns, shows_ns)
     complete = not seen.voltage.missing and not seen.available.missing
     return _decide(config, state, now_ns, seen) if is_new and complete else []
 

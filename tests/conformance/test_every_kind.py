@@ -150,6 +150,12 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "inertia_ambient": {"units": {"G1": {"rated_power": 100.0}}},
     "inertia_online": {"units": {"G1": {"rated_power": 100.0}}},
     "select": {"columns": ["frequency_hz"]},
+    "voltage_control": {
+        "name": "voltage",
+        "power_base": 100.0,
+        "inverters": {"a": {"rated_power": 10.0}},
+        "sensitivities": {"a": {"voltage_per_active_power": {"a": 0.1}, "voltage_per_reactive_power": {"a": 0.1}}},
+    },
 }
 """The least that each kind's config needs; kinds that are not named need nothing."""
 

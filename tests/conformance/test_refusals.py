@@ -15,10 +15,19 @@ from edgeflex_connectors.store import Downsampling
 from edgeflex_flow.cli.kinds import SHIPPED
 from edgeflex_flow.errors import ConfigError, FieldError
 from edgeflex_flow.node import NodeConfig
+from edgeflex_operators._inverters import Inverter
+from edgeflex_operators._network import Branch
 
 CONFIGS = {node.kind: node.config for node in SHIPPED}
 
 Values = dict[str, Any]
+
+GRID: Values = {
+    "name": "a",
+    "power_base": 1.0,
+    "inverters": {"n": Inverter(rated_power=1.0)},
+    "branches": {"l": Branch(from_="m", to="n", resistance=0.1, reactance=0.1)},
+}
 
 # By kind: configs that it refuses, and ones that it takes.
 GIVEN: dict[str, list[Values]] = {
@@ -30,6 +39,13 @@ GIVEN: dict[str, list[Values]] = {
         {"column": "f_hz", "below": 49.8, "hold": 1.0},
     ],
     "rocof": [{"max_gap": 0.6}, {"window": 0.05}, {"window": 2.0, "max_gap": 1.0}],
+    "voltage_control": [
+        {**GRID, "valid_for": 0.5, "voltage_min": 1.2, "voltage_max": 1.1},
+        {**GRID, "branches": None},
+        {**GRID, "inverters": {"x": Inverter(rated_power=1.0)}, "period": 20.0},
+        {**GRID, "branches": {"l": Branch(from_="n", to="n", resistance=0.1, reactance=0.1)}},
+        GRID,
+    ],
     "select": [{}, {"columns": ("a_v",)}, {"devices": ("a",)}, {"without_quality": ("test",)}],
     "convert": [
         {"columns": {"a_v": "a_v"}},

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from broker import Amqtt, BrokerProcess, Listener, wait_until
 from http_service import HttpService, Reply, Request, json_reply
+from served_grids import running as served_grid
 
 from edgeflex_connectors.payload_formats import JsonEdgeflex
 from edgeflex_connectors.payloads import PayloadEncoder
@@ -484,6 +485,56 @@ def test_flow_that_waits_for_a_service_drains_at_once(tmp_path: Path) -> None:
         with running(run, run_inline):
             wait_until(lambda: service.requests)
         assert run.counters["meters"].get("retries") == 0  # it did not come to the end of the connection's timeout
+
+
+@pytest.mark.long
+@each_runtime
+def test_voltage_control_brings_a_feeder_within_limits_over_the_databus(
+    tmp_path: Path, any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
+) -> None:
+    run = flow_run(
+        "voltage_control.yaml", mqtt_port=any_broker.port, data_folder=tmp_path, log_file=tmp_path / "log.jsonl"
+    )
+    with Listener(any_broker, "edgeflex/local/voltage/#") as listener:
+        with served_grid(any_broker.url, extension=True) as grid:
+            wait_until(lambda: grid.events("state"))
+            before = grid.events("state")[-1]["max_voltage_pu"]
+            with running(run, execute):
+                wait_until(lambda: grid.events("state")[-1]["max_voltage_pu"] < 1.051, 30.0)
+                time.sleep(2.0)
+                controlled = grid.events("state")[-1]["max_voltage_pu"]
+            # The flow has told the safe state, in which nothing is asked of the inverters.
+            wait_until(lambda: grid.events("state")[-1]["max_voltage_pu"] > 1.1, 10.0)
+        received = [json.loads(payload) for _, payload in listener.received]
+    assert before == pytest.approx(1.1189, abs=5e-4)
+    assert controlled == pytest.approx(1.05, abs=1e-3)
+    assert grid.events("refused") == []
+    assert {each["type"] for each in received} <= {"setpoints", "alarm"}
+    reactive = [each for each in received if each.get("quantity") == "reactive_power_pu"]
+    assert (reactive[0]["status"], reactive[-1]["status"]) == ("ok", "safe")
+    assert any("voltage_max" in names for names in reactive[-2]["limits"].values())
+    with closing(sqlite3.connect(tmp_path / "history.db")) as store:
+        kept = store.execute("SELECT count(*) FROM messages WHERE type = 'setpoints'").fetchone()
+    assert kept[0] == sum(each["type"] == "setpoints" for each in received)
+
+
+@pytest.mark.long
+def test_voltage_control_in_shadow_sends_nothing_that_an_asset_obeys(tmp_path: Path, any_broker: BrokerProcess) -> None:
+    run = flow_run(
+        "voltage_control.yaml",
+        mqtt_port=any_broker.port,
+        data_folder=tmp_path,
+        log_file=tmp_path / "log.jsonl",
+        mode="shadow",
+    )
+    with Listener(any_broker) as listener, served_grid(any_broker.url, extension=True) as grid:
+        with running(run, run_bytewax):
+            shadows = "edgeflex/local/voltage/shadow_setpoints"
+            wait_until(lambda: sum(topic == shadows for topic, _ in listener.received) > 5, 30.0)
+        assert not [topic for topic, _ in listener.received if topic.startswith("/voltage_control/control")]
+    assert grid.report is not None
+    assert grid.report.applied == 0
+    assert grid.report.max_voltage_pu > 1.11
 
 
 def probe(listener: Listener, run: FlowRun, topic: str) -> bool:

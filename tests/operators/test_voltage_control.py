@@ -215,16 +215,17 @@ def test_solver_that_fails_leaves_the_local_characteristic_and_an_alarm(monkeypa
 
 
 def test_measurement_from_before_the_last_set_points_is_not_taken_for_their_effect() -> None:
-    prompt, late = Feeder(config()), Feeder(config(settle=0.2))
+    quick = {n: Inverter(rated_power=24.0, min_power_factor=0.9, ramp=100.0) for n in NODES}
+    prompt, late = Feeder(config()), Feeder(config(period=0.1, inverters=quick))
     prompt.step()
     late.step()
     # The voltages come again as they were before anything was done.
     was = dict(zip(NODES, Feeder(config()).voltage.tolist(), strict=True))
     late.now_ns += 100_000_000
     state, settings = late.state, late.config
-    told = voltage_control.take_voltage(
-        settings, state, rows(late.now_ns, {n: {"voltage_pu": v} for n, v in was.items()})
-    )
+    again = rows(late.now_ns, {n: {"voltage_pu": v} for n, v in was.items()})
+    assert voltage_control.take_voltage(settings, state, again) == []  # no step is made of it by itself
+    told = voltage_control.tick(settings, state, late.now_ns)
     [reactive, *_] = [each for each in told if isinstance(each, Setpoints)]
     assert reactive.values == pytest.approx(prompt.applied["reactive_power_pu"], abs=0.01)
 

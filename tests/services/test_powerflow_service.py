@@ -8,18 +8,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from broker import Listener, Mosquitto, wait_until
+from served_grids import GRID, running
 
-from edgeflex_flow.errors import FatalError
 from edgeflex_services.powerflow_bus import LARGEST_PAYLOAD, Bus
-from edgeflex_services.powerflow_grid import make_grid
-from edgeflex_services.powerflow_payloads import QUANTITIES
 from edgeflex_services.powerflow_plant import Plant
 from edgeflex_services.powerflow_service import PowerflowService, ServiceReport, Settings, main
 
@@ -32,47 +29,6 @@ REACTIVE = "/voltage_control/control/reactive_power"
 ACTIVE = "/voltage_control/control/active_power"
 STORAGE = "/voltage_control/control/active_power_ESS"
 LAST = "node_26"
-GRID = make_grid("kerber", storage_kwh=10.0)
-
-
-class Running:
-    """A service in a thread, with what it tells."""
-
-    def __init__(self, url: str, *, prefix: str = "", user: str | None = None, **settings: Any) -> None:
-        self.told: list[dict[str, Any]] = []
-        self.report: ServiceReport | None = None
-        self.error: BaseException | None = None
-        self.stop = threading.Event()
-        self.bus = Bus(url, list(QUANTITIES), tell=self._tell, prefix=prefix, user=user, password="wrong")
-        settings = {"period_s": 0.05} | settings
-        self.service = PowerflowService(Plant(GRID), self.bus, Settings(**settings), self._tell)
-        self.thread = threading.Thread(target=self._run, daemon=True)
-
-    def _tell(self, event: str, **fields: object) -> None:
-        self.told.append({"event": event, **fields})
-
-    def _run(self) -> None:
-        try:
-            self.report = self.service.run(self.stop)
-        except FatalError as error:
-            self.error = error
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        return [each for each in self.told if each["event"] == name]
-
-
-@contextmanager
-def running(url: str, **settings: Any) -> Iterator[Running]:
-    made = Running(url, **settings)
-    made.bus.start()
-    made.thread.start()
-    try:
-        yield made
-    finally:
-        made.stop.set()
-        made.thread.join(10.0)
-        made.bus.close()
-    assert not made.thread.is_alive()
 
 
 @pytest.fixture
