@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated
+import math
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Annotated, NamedTuple
 
+import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.node import quantity, table
-from edgeflex_operators._controller import ControllerConfig
+from edgeflex_operators._controller import ControllerConfig, Decision
 from edgeflex_operators._inverters import InverterTable
+from edgeflex_operators._latest import Trust, View
+from edgeflex_operators._limits import Bounds
 from edgeflex_operators._network import (
     BranchTable,
     Sensitivities,
@@ -20,10 +26,15 @@ from edgeflex_operators._network import (
     problems_of,
     radial_sensitivities,
 )
+from edgeflex_operators._voltage_program import Powers, Situation, VoltageProgram
+
+Vector = NDArray[np.float64]
 
 VOLTAGE, AVAILABLE, CHARGE = "voltage_pu", "available_power_pu", "state_of_charge_percent"
 REACTIVE, ACTIVE, STORED = "reactive_power_pu", "active_power_pu", "active_power_ess_pu"
 PLAUSIBLE_VOLTAGE = (0.5, 1.5)
+NEAR = 1e-6
+"""Powers that differ by less, in pu, are the same."""
 
 
 class VoltageGridConfig(ControllerConfig, frozen=True, kw_only=True):
@@ -83,3 +94,76 @@ class VoltageGridConfig(ControllerConfig, frozen=True, kw_only=True):
             voltage_base_kv=self.voltage_base,
             power_base_kva=self.power_base,
         )
+
+
+class Why(NamedTuple):
+    """What is told of a step; see `Decision`."""
+
+    condition: str = ""
+    reason: str = ""
+    limits: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    seen: tuple[View, ...] = ()
+
+
+def steady(trust: Trust) -> Trust:
+    """For what may well stay the same: power at night, a full storage."""
+    return trust._replace(frozen_after_s=math.inf)
+
+
+def storage_powers(config: VoltageGridConfig, charge: View) -> tuple[Vector, Vector]:
+    """Least and most that the storage of each inverter can hold while a set-point is valid, pu; `charge` is that of the
+    inverters that have one, in their order."""
+    charges = iter(charge.values.tolist())
+    bounds = [
+        Bounds(0.0, 0.0) if each.storage is None else each.storage.power_kw(next(charges) / 100.0, config.valid_for)
+        for each in config.inverters.values()
+    ]
+    base = config.power_base
+    return np.array([each.low for each in bounds]) / base, np.array([each.high for each in bounds]) / base
+
+
+def limits_of(
+    config: VoltageGridConfig, program: VoltageProgram, situation: Situation, powers: Powers
+) -> dict[str, tuple[str, ...]]:
+    """By inverter, what keeps its set-points from going further."""
+    hardware = program.bounds(situation._replace(ramp=np.full(len(situation.ramp), np.inf)))
+    ramped = program.bounds(situation)
+    charged, discharged = np.maximum(-powers.storage, 0.0), np.maximum(powers.storage, 0.0)
+    values = np.concatenate([powers.reactive, powers.curtailed, charged, discharged])
+    found: dict[str, tuple[str, ...]] = {}
+    for place, name in enumerate(config.inverters):
+        at = slice(place, None, len(config.inverters))
+        acts = np.abs(values[at]) > NEAR
+        if (acts & _at_an_end(values[at], hardware[0][at], hardware[1][at])).any():
+            found[name] = ("hardware",)
+        elif (acts & _at_an_end(values[at], ramped[0][at], ramped[1][at])).any():
+            found[name] = ("ramp",)
+    return found
+
+
+def _at_an_end(values: Vector, low: Vector, high: Vector) -> NDArray[np.bool_]:
+    return np.asarray((values <= low + NEAR) | (values >= high - NEAR))
+
+
+def decisions_of(config: VoltageGridConfig, powers: Powers, why: Why, version: str) -> list[Decision]:
+    """A decision for each quantity that the inverters can do something with."""
+    names = tuple(config.inverters)
+    inverters = config.inverters.values()
+    parts: list[tuple[str, Vector, list[bool]]] = [
+        (REACTIVE, powers.reactive, [not each.storage_only for each in inverters]),
+        (ACTIVE, 0.0 - powers.curtailed, [each.curtailable and not each.storage_only for each in inverters]),
+        (STORED, powers.storage, [each.storage is not None for each in inverters]),
+    ]
+    return [
+        Decision(
+            quantity=quantity,
+            values={name: float(value) for name, value, can in zip(names, values, able, strict=True) if can},
+            condition=why.condition,
+            reason=why.reason,
+            limits=why.limits,
+            seen=why.seen,
+            version=version,
+        )
+        for quantity, values, able in parts
+        if any(able)
+    ]

@@ -102,7 +102,7 @@ class VoltageProgram:
         m, n = len(self.inverters), len(self.sensitivities.reactance)
         self.rated = np.array([each.rated_power for each in self.inverters]) / self.power_base_kva
         self.per_active = np.array([each.reactive_per_active for each in self.inverters])
-        stored, curtailed = self._prices()
+        stored, curtailed = self.prices()
         most = curtailed * (1.0 + CURVATURE)
         weakest = self.sensitivities.resistance.max(axis=1, initial=0.0)
         self.slack_price = SLACK_COSTS_MORE * most / max(weakest.min(initial=np.inf), 1e-6)
@@ -112,7 +112,7 @@ class VoltageProgram:
         self.linear = np.concatenate([*(np.full(m, price) for price in prices), np.full(n, self.slack_price)])
         self.rows = self._rows(sparse)
 
-    def _prices(self) -> tuple[float, float]:
+    def prices(self) -> tuple[float, float]:
         """What the first unit of storage and of curtailment costs."""
         resistance, reactance = self.sensitivities
         strongest = resistance.max(axis=1, initial=0.0, keepdims=True)

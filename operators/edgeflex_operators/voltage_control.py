@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -15,20 +13,22 @@ from numpy.typing import NDArray
 from edgeflex_flow import __version__
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import Input, OperatorNode, WireMessage, quantity
-from edgeflex_operators._controller import ControllerState, Decision, controller_wire, reason_of
-from edgeflex_operators._latest import Latest, Trust, View
+from edgeflex_operators._controller import ControllerState, controller_wire, reason_of
+from edgeflex_operators._latest import Latest, View
 from edgeflex_operators._limits import Bounds
 from edgeflex_operators._qp import SolverFailure
 from edgeflex_operators._voltage_dual import DualAscent
 from edgeflex_operators._voltage_grid import (
-    ACTIVE,
     AVAILABLE,
     CHARGE,
     PLAUSIBLE_VOLTAGE,
-    REACTIVE,
-    STORED,
     VOLTAGE,
     VoltageGridConfig,
+    Why,
+    decisions_of,
+    limits_of,
+    steady,
+    storage_powers,
 )
 from edgeflex_operators._voltage_program import Decision as Step
 from edgeflex_operators._voltage_program import Powers, Situation, VoltageProgram, no_powers
@@ -42,8 +42,6 @@ KEPT = 64
 """Sent set-points that are remembered, to know which were in force when a voltage was measured."""
 TOLD_PU = 1e-3
 """A voltage that is expected to stay outside by more is told."""
-NEAR = 1e-6
-"""Powers that differ by less, in pu, are the same."""
 GRID = ("inverters", "branches", "sensitivities", "power_base", "voltage_base", "method")
 """Fields from which the program is made."""
 FULL_ABSORPTION, NONE_ABOVE, NONE_BELOW, FULL_FEED = 1.06, 1.03, 0.97, 0.94
@@ -190,13 +188,13 @@ def take_voltage(config: VoltageControlConfig, state: VoltageControlState, sampl
 
 def take_available(config: VoltageControlConfig, state: VoltageControlState, samples: Samples) -> list[WireMessage]:
     most = BEYOND_RATED * max((each.rated_power for each in config.inverters.values()), default=0.0)
-    trust = _steady(config.trust(-most / config.power_base, most / config.power_base))
+    trust = steady(config.trust(-most / config.power_base, most / config.power_base))
     state.available.take(samples, trust, frozenset(config.inverters))
     return []
 
 
 def take_charge(config: VoltageControlConfig, state: VoltageControlState, samples: Samples) -> list[WireMessage]:
-    state.charge.take(samples, _steady(config.trust(0.0, 100.0)), frozenset(config.inverters))
+    state.charge.take(samples, steady(config.trust(0.0, 100.0)), frozenset(config.inverters))
     return []
 
 
@@ -213,7 +211,7 @@ def tick(config: VoltageControlConfig, state: VoltageControlState, now_ns: int) 
 
 def end(config: VoltageControlConfig, state: VoltageControlState) -> list[WireMessage]:
     """The safe state."""
-    told = _as_decisions(config, no_powers(len(config.inverters)), Why(reason="the flow ends"))
+    told = decisions_of(config, no_powers(len(config.inverters)), Why(reason="the flow ends"), VERSION)
     return [message for each in told for message in state.control.finish(config, each)]
 
 
@@ -228,16 +226,11 @@ def _adopt(config: VoltageControlConfig, state: VoltageControlState) -> None:
         state.adopt(config)
 
 
-def _steady(trust: Trust) -> Trust:
-    """For what may well stay the same: power at night, a full storage."""
-    return trust._replace(frozen_after_s=float("inf"))
-
-
 def _look(config: VoltageControlConfig, state: VoltageControlState, now_ns: int) -> Seen:
     trust = config.trust(*PLAUSIBLE_VOLTAGE)
     names = tuple(config.inverters)
     with_storage = tuple(name for name, each in config.inverters.items() if each.storage is not None)
-    available = state.available.view(names, now_ns, _steady(trust))
+    available = state.available.view(names, now_ns, steady(trust))
     for place, (name, inverter) in enumerate(config.inverters.items()):
         if inverter.storage_only:
             available.values[place] = 0.0
@@ -245,17 +238,8 @@ def _look(config: VoltageControlConfig, state: VoltageControlState, now_ns: int)
     return Seen(
         state.voltage.view(config.nodes, now_ns, trust),
         available,
-        state.charge.view(with_storage, now_ns, _steady(trust)),
+        state.charge.view(with_storage, now_ns, steady(trust)),
     )
-
-
-class Why(NamedTuple):
-    """What is told of a step; see `Decision`."""
-
-    condition: str = ""
-    reason: str = ""
-    limits: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-    seen: tuple[View, ...] = ()
 
 
 def _decide(config: VoltageControlConfig, state: VoltageControlState, now_ns: int, seen: Seen) -> list[WireMessage]:
@@ -274,7 +258,7 @@ def _decide(config: VoltageControlConfig, state: VoltageControlState, now_ns: in
     state.sent.append(Sent(now_ns, powers))
     if seen.voltage.end_ns is not None:
         state.used_ns = seen.voltage.end_ns
-    told = _as_decisions(config, powers, why)
+    told = decisions_of(config, powers, why, VERSION)
     return [message for each in told for message in state.control.tell(config, now_ns, each)]
 
 
@@ -282,22 +266,12 @@ def _situation(config: VoltageControlConfig, state: VoltageControlState, now_ns:
     measured_ns = now_ns if seen.voltage.begin_ns is None else seen.voltage.begin_ns
     ramps = np.array([each.ramp for each in config.inverters.values()]) * state.program.rated
     elapsed_s = state.control.elapsed_s(now_ns) if state.sent else config.period
-    charge = dict(zip((n for n, each in config.inverters.items() if each.storage), seen.charge.values, strict=True))
-    storage = [
-        Bounds(0.0, 0.0)
-        if each.storage is None
-        else each.storage.power_kw(float(charge[name]) / 100.0, config.valid_for)
-        for name, each in config.inverters.items()
-    ]
     return Situation(
         voltage=seen.voltage.values,
         applied=state.in_force(measured_ns - round(config.settle * 1e9)),
         before=state.last,
         available=seen.available.values,
-        storage=(
-            np.array([each.low for each in storage]) / config.power_base,
-            np.array([each.high for each in storage]) / config.power_base,
-        ),
+        storage=storage_powers(config, seen.charge),
         voltage_bounds=Bounds(config.voltage_min, config.voltage_max),
         curtailable_share=config.curtailable,
         ramp=ramps * min(elapsed_s, config.valid_for),
@@ -307,7 +281,7 @@ def _situation(config: VoltageControlConfig, state: VoltageControlState, now_ns:
 def _why(
     config: VoltageControlConfig, state: VoltageControlState, seen: Seen, situation: Situation, decided: Step
 ) -> Why:
-    limits = _limits_of(config, state, situation, decided.powers)
+    limits = limits_of(config, state.program, situation, decided.powers)
     for binds, name in ((decided.binds_high, "voltage_max"), (decided.binds_low, "voltage_min")):
         for place in np.flatnonzero(binds).tolist():
             node = config.nodes[place]
@@ -323,29 +297,6 @@ def _why(
         conditions.append("voltages cannot be kept within limits")
         reasons.append(", ".join(f"{config.nodes[n]} by {1e3 * decided.slack[n]:.1f} mpu" for n in outside))
     return Why("; ".join(conditions), "; ".join(reasons), limits, tuple(seen))
-
-
-def _limits_of(
-    config: VoltageControlConfig, state: VoltageControlState, situation: Situation, powers: Powers
-) -> dict[str, tuple[str, ...]]:
-    """By inverter, what keeps its set-points from going further."""
-    hardware = state.program.bounds(situation._replace(ramp=np.full(len(situation.ramp), np.inf)))
-    ramped = state.program.bounds(situation)
-    charged, discharged = np.maximum(-powers.storage, 0.0), np.maximum(powers.storage, 0.0)
-    values = np.concatenate([powers.reactive, powers.curtailed, charged, discharged])
-    found: dict[str, tuple[str, ...]] = {}
-    for place, name in enumerate(config.inverters):
-        at = slice(place, None, len(config.inverters))
-        acts = np.abs(values[at]) > NEAR
-        if (acts & _at_an_end(values[at], hardware[0][at], hardware[1][at])).any():
-            found[name] = ("hardware",)
-        elif (acts & _at_an_end(values[at], ramped[0][at], ramped[1][at])).any():
-            found[name] = ("ramp",)
-    return found
-
-
-def _at_an_end(values: Vector, low: Vector, high: Vector) -> NDArray[np.bool_]:
-    return np.asarray((values <= low + NEAR) | (values >= high - NEAR))
 
 
 def _without_program(
@@ -382,30 +333,6 @@ def local_share(voltage_pu: float) -> float:
         (voltage_pu - NONE_ABOVE) / (FULL_ABSORPTION - NONE_ABOVE),
     )
     return round(min(max(low, 0.0), 1.0) - min(max(high, 0.0), 1.0), 12)
-
-
-def _as_decisions(config: VoltageControlConfig, powers: Powers, why: Why) -> Sequence[Decision]:
-    """A decision for each quantity that the inverters can do something with."""
-    names = tuple(config.inverters)
-    inverters = config.inverters.values()
-    parts: list[tuple[str, Vector, list[bool]]] = [
-        (REACTIVE, powers.reactive, [not each.storage_only for each in inverters]),
-        (ACTIVE, 0.0 - powers.curtailed, [each.curtailable and not each.storage_only for each in inverters]),
-        (STORED, powers.storage, [each.storage is not None for each in inverters]),
-    ]
-    return [
-        Decision(
-            quantity=quantity,
-            values={name: float(value) for name, value, can in zip(names, values, able, strict=True) if can},
-            condition=why.condition,
-            reason=why.reason,
-            limits=why.limits,
-            seen=why.seen,
-            version=VERSION,
-        )
-        for quantity, values, able in parts
-        if any(able)
-    ]
 
 
 NODE = OperatorNode(
