@@ -1,0 +1,235 @@
+"""Voltage control on the Kerber feeder: steps to the limit, and what a day costs beside the optimal power flow."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.report import Report
+from edgeflex_flow.messages import Setpoints, samples_from_rows
+from edgeflex_operators import voltage_control
+from edgeflex_operators._inverters import Inverter
+from edgeflex_operators._network import NodeSensitivity
+from edgeflex_operators.voltage_control import VoltageControlConfig, local_share
+from edgeflex_services.powerflow_grid import POWER_FACTOR, TAN_PHI, Grid, make_grid
+from edgeflex_services.powerflow_network import sensitivities
+from edgeflex_services.powerflow_optimum import optimum
+from edgeflex_services.powerflow_plant import ACTIVE_POWER, REACTIVE_POWER, V_MAX_PU, Measurements, Plant
+from edgeflex_services.profiles import Inputs, Profiles, make_profiles
+
+DAY = 145
+"""25 May of SimBench's year: its day with the most sun."""
+STEP_S = 15.0
+QUARTER_S = 900.0
+LOAD_PROFILES = ("H0-A", "H0-B", "H0-C")
+SUN_PROFILES = ("PV5", "PV6", "PV8")
+QUANTITIES = {"reactive_power_pu": REACTIVE_POWER, "active_power_pu": ACTIVE_POWER}
+NS = 1_000_000_000
+ABOVE = "mpu above 1 pu"
+
+Controller = Callable[[Plant, Measurements, float], None]
+
+
+class KerberDay:
+    """The houses of the Kerber feeder with SimBench's profiles of households and PV.
+
+    The highest PV of the year is the rated power; a house consumes its nominal power at the highest load of the year.
+    Between the quarters of an hour loads and sun go straight, with 5 % (loads) and 1 % (sun) of noise by the minute.
+    """
+
+    def __init__(self, grid: Grid, day: int = DAY, seed: int = 1) -> None:
+        profiles = importlib.import_module("simbench").get_simbench_net("1-LV-rural1--0-sw").profiles
+        rows = slice((day - 1) * 96, day * 96 + 1)
+        houses = np.flatnonzero(grid.load_w > 0)
+        self._grid = grid
+        self._houses = houses
+
+        def table(frame: Any, columns: list[str], count: int) -> NDArray[np.float64]:
+            values = np.stack([frame[name].to_numpy() / frame[name].max() for name in columns], axis=1)[rows]
+            return values[:, np.arange(count) % len(columns)]
+
+        active = [f"{name}_pload" for name in LOAD_PROFILES]
+        self._load = table(profiles["load"], active, len(houses))
+        self._sun = table(profiles["renewables"], list(SUN_PROFILES), len(grid.inverters.names))
+        random = np.random.default_rng(seed)
+        self._load_noise = 1.0 + random.normal(0.0, 0.05, (1441, len(houses)))
+        self._sun_noise = 1.0 + random.normal(0.0, 0.01, (1441, len(grid.inverters.names)))
+
+    def at(self, time_s: float) -> Inputs:
+        load = _between(self._load, time_s / QUARTER_S) * _between(self._load_noise, time_s / 60.0)
+        sun = _between(self._sun, time_s / QUARTER_S) * _between(self._sun_noise, time_s / 60.0)
+        load_w, load_var = self._grid.load_w.copy(), self._grid.load_var.copy()
+        load_w[self._houses] *= load
+        load_var[self._houses] *= load
+        return Inputs(load_w, load_var, self._grid.inverters.rated_w * np.clip(sun, 0.0, 1.0))
+
+
+def _between(table: NDArray[np.float64], place: float) -> NDArray[np.float64]:
+    first = min(int(place), len(table) - 2)
+    part = place - first
+    row: NDArray[np.float64] = (1.0 - part) * table[first] + part * table[first + 1]
+    return row
+
+
+def config_of(grid: Grid, inputs: Inputs, **fields: Any) -> VoltageControlConfig:
+    """A controller that knows the feeder by sensitivities at these inputs."""
+    found = sensitivities(grid, inputs)
+    table = {
+        node: NodeSensitivity(
+            voltage_per_active_power=dict(zip(found.assets, active, strict=True)),
+            voltage_per_reactive_power=dict(zip(found.assets, reactive, strict=True)),
+        )
+        for node, active, reactive in zip(grid.nodes, found.active.tolist(), found.reactive.tolist(), strict=True)
+    }
+    inverters = {
+        name: Inverter(rated_power=rated_va / 1e3, min_power_factor=POWER_FACTOR)
+        for name, rated_va in zip(grid.inverters.names, grid.inverters.rated_va.tolist(), strict=True)
+    }
+    settings = {"name": "voltage", "power_base": grid.power_base_kva, "settle": 0.0, **fields}
+    return VoltageControlConfig(inverters=inverters, sensitivities=table, **settings)
+
+
+@dataclass
+class Operator:
+    """`voltage_control` as a flow has it: batches in, set-points out."""
+
+    config: VoltageControlConfig
+    state: voltage_control.VoltageControlState = field(init=False)
+    seconds: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.state = voltage_control.start(self.config)
+
+    def __call__(self, plant: Plant, measured: Measurements, time_s: float) -> None:
+        now_ns = round((1.0 + time_s) * NS)
+        grid = plant.grid
+        available = measured.available_w / grid.power_base_w
+        sun = _samples(now_ns, "available_power_pu", grid.inverters.names, available)
+        voltages = _samples(now_ns, "voltage_pu", grid.nodes, measured.voltage_pu)
+        began_s = time.perf_counter()
+        voltage_control.take_available(self.config, self.state, sun)
+        told = voltage_control.take_voltage(self.config, self.state, voltages)
+        self.seconds.append(time.perf_counter() - began_s)
+        for message in told:
+            if isinstance(message, Setpoints) and message.quantity in QUANTITIES:
+                plant.apply(QUANTITIES[message.quantity], message.values)
+
+
+def _samples(time_ns: int, column: str, names: tuple[str, ...], values: NDArray[np.float64]) -> Any:
+    rows = [(time_ns, name, {column: value}) for name, value in zip(names, values.tolist(), strict=True)]
+    return samples_from_rows(rows, received_ns=time_ns)
+
+
+def above_nominal(voltage_pu: float) -> float:
+    return 1e3 * (voltage_pu - 1.0)
+
+
+def nobody(_plant: Plant, _measured: Measurements, _time_s: float) -> None:
+    """No control."""
+
+
+def local(plant: Plant, measured: Measurements, _time_s: float) -> None:
+    """Each inverter by the characteristic Q(V) of its own voltage."""
+    pv, base_w = plant.grid.inverters, plant.grid.power_base_w
+    shares = [local_share(float(measured.voltage_pu[node])) for node in pv.node]
+    reactive = np.array(shares) * TAN_PHI * measured.available_w / base_w
+    plant.apply(REACTIVE_POWER, dict(zip(pv.names, reactive.tolist(), strict=True)))
+
+
+@dataclass
+class Course:
+    """What a controller made of a day."""
+
+    violation_minutes: float
+    max_voltage_pu: float
+    curtailed_kwh: float
+    curtailed_w: NDArray[np.float64]
+    """At each quarter of an hour."""
+
+
+def run_day(grid: Grid, profiles: Profiles, controller: Controller) -> Course:
+    plant = Plant(grid, profiles)
+    curtailed: list[float] = []
+    for number in range(int(86_400 / STEP_S)):
+        time_s = number * STEP_S
+        measured = plant.step(time_s)
+        if time_s % QUARTER_S == 0.0:
+            curtailed.append(float((measured.available_w - measured.active_w).sum()))
+        controller(plant, measured, time_s)
+    report = plant.report
+    return Course(report.violation_minutes, report.max_voltage_pu, report.curtailed_kwh, np.array(curtailed))
+
+
+def measure(report: Report) -> None:
+    """Fill in the rows of voltage control."""
+    grid = make_grid("kerber")
+    _measure_steps(report, grid)
+    _measure_day(report, grid)
+
+
+def _measure_steps(report: Report, grid: Grid) -> None:
+    section = "Kerber feeder, 14 houses with 22 kW of PV each, full sun: voltages after some steps"
+    inputs = make_profiles(grid, "constant").at(0.0)
+    for name, method, steps in (("central", "central", 5), ("distributed", "distributed", 200)):
+        plant = Plant(grid)
+        operator = Operator(config_of(grid, inputs, method=method))
+        measured = plant.step(0.0)
+        if method == "central":
+            report.add(section, "before", ABOVE, [above_nominal(float(measured.voltage_pu.max()))])
+        for number in range(steps):
+            operator(plant, measured, float(number))
+            measured = plant.step(number + 1.0)
+        asked: dict[str, Any] = {"asked": "≤ 51", "good": lambda v: v <= 51.0} if method == "central" else {}
+        highest = above_nominal(float(measured.voltage_pu.max()))
+        report.add(section, f"{name}, {steps} steps: highest voltage", ABOVE, [highest], **asked)
+        report.add(section, f"{name}: curtailed", "kW", [float((inputs.available_w - measured.active_w).sum()) / 1e3])
+        if method == "central":
+            report.add(
+                section, "least possible (AC optimal power flow)", "kW", [optimum(grid, inputs).curtailed_w.sum() / 1e3]
+            )
+            report.add(section, "one step of the operator", "ms", [1e3 * each for each in operator.seconds[1:]])
+
+
+def _measure_day(report: Report, grid: Grid) -> None:
+    section = "A day of SimBench (25 May) on the same feeder, a step each 15 s"
+    profiles = KerberDay(grid)
+    known = config_of(grid, profiles.at(12.5 * 3600.0))
+    controllers: dict[str, Controller] = {
+        "no control": nobody,
+        "Q(V)": local,
+        "dual ascent": Operator(config_of(grid, profiles.at(12.5 * 3600.0), method="distributed")),
+        "voltage_control": Operator(known),
+    }
+    courses = {name: run_day(grid, profiles, controller) for name, controller in controllers.items()}
+    best = [optimum(grid, profiles.at(number * QUARTER_S)) for number in range(96)]
+    best_w = np.array([each.curtailed_w.sum() for each in best])
+    possible = max(float(each.voltage_pu.max()) for each in best) <= V_MAX_PU + 1e-4
+    for name, course in courses.items():
+        report.add(section, f"{name}: highest voltage", ABOVE, [above_nominal(course.max_voltage_pu)])
+        wanted = name == "voltage_control" and possible
+        asked: dict[str, Any] = {"asked": "0", "good": lambda v: v == 0} if wanted else {}
+        report.add(section, f"{name}: minutes beyond 1.051 pu", "min", [course.violation_minutes], **asked)
+        report.add(section, f"{name}: curtailed", "kWh", [course.curtailed_kwh])
+    report.add(section, "optimum: curtailed, at the quarters of an hour", "kWh", [0.25 * best_w.sum() / 1e3])
+    own_w = courses["voltage_control"].curtailed_w
+    report.add(
+        section,
+        "voltage_control: curtailed there, beside the optimum",
+        "%",
+        [100.0 * (own_w.sum() / best_w.sum() - 1.0)],
+        asked="≤ 1",
+        good=lambda value: value <= 1.0,
+    )
+    operator = controllers["voltage_control"]
+    assert isinstance(operator, Operator)
+    report.add(section, "one step of the operator", "ms", [1e3 * float(np.median(operator.seconds))])
+    report.notes.append(
+        "Profiles: SimBench households and PV, each scaled to its highest value of the year; they are read from the "
+        "package simbench (ODbL) and not kept here."
+    )
