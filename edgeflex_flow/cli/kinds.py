@@ -25,8 +25,11 @@ from edgeflex_connectors import (
 from edgeflex_flow.node import AnyNode
 from edgeflex_flow.registry import Registry, third_party_nodes
 from edgeflex_operators import (
+    agc,
     convert,
+    dispatch,
     event_window,
+    frequency_droop,
     frequency_event,
     inertia_ambient,
     inertia_event,
@@ -55,6 +58,9 @@ SHIPPED: tuple[AnyNode, ...] = (
     event_window.NODE,
     inertia_event.NODE,
     system_inertia.NODE,
+    frequency_droop.NODE,
+    agc.NODE,
+    dispatch.NODE,
     convert.NODE,
     select.NODE,
     mqtt_publish.NODE,

@@ -150,6 +150,21 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "inertia_ambient": {"units": {"G1": {"rated_power": 100.0}}},
     "inertia_online": {"units": {"G1": {"rated_power": 100.0}}},
     "select": {"columns": ["frequency_hz"]},
+    "frequency_droop": {
+        "name": "fcr",
+        "asset": "bess",
+        "devices": ["PMU"],
+        "fcr_power": 1e6,
+        "minimum": -1e6,
+        "maximum": 1e6,
+    },
+    "agc": {"name": "agc", "asset": "north", "devices": ["PMU"], "bias": 1e8, "minimum": -1e6, "maximum": 1e6},
+    "dispatch": {
+        "name": "vpp",
+        "area": "north",
+        "controllers": ["agc"],
+        "units": {"bess": {"minimum": -1e6, "maximum": 1e6}},
+    },
 }
 """The least that each kind's config needs; kinds that are not named need nothing."""
 
