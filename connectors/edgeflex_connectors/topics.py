@@ -76,6 +76,11 @@ OWN: tuple[tuple[str, str], ...] = (
     ("edgeflex/SITE/event/frequency", "messages of the type `frequency_event`"),
     ("edgeflex/SITE/event/limit", "messages of the type `crossing`"),
     ("edgeflex/SITE/inertia/TYPE", "estimates of inertia, by type of message"),
+    ("edgeflex/SITE/setpoints/units", "messages of the type `setpoints`: what units are told to do"),
+    ("edgeflex/SITE/setpoints/controllers", "messages of the type `setpoints`: what controllers ask of an area"),
+    ("edgeflex/SITE/shadow_setpoints/units", "the same of controllers in shadow mode; nothing obeys it"),
+    ("edgeflex/SITE/shadow_setpoints/controllers", "the same"),
+    ("edgeflex/SITE/alarm/NAME", "messages of the type `alarm` from units, controllers, or the watchdog"),
     ("edgeflex/SITE/status/FLOW/NODE", "whether a node of a flow is connected (`status_topic`)"),
 )
 """How topics of flows that ship are called; SITE is the site's name."""

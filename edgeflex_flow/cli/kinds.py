@@ -37,8 +37,10 @@ from edgeflex_operators import (
     pmu_align,
     rocof,
     select,
+    setpoint_watchdog,
     system_inertia,
     threshold,
+    virtual_inertia,
 )
 
 SHIPPED: tuple[AnyNode, ...] = (
@@ -59,8 +61,10 @@ SHIPPED: tuple[AnyNode, ...] = (
     inertia_event.NODE,
     system_inertia.NODE,
     frequency_droop.NODE,
+    virtual_inertia.NODE,
     agc.NODE,
     dispatch.NODE,
+    setpoint_watchdog.NODE,
     convert.NODE,
     select.NODE,
     mqtt_publish.NODE,

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from edgeflex_services.frequency_grid import main as frequency_grid_service
 from edgeflex_services.pmu_simulator import main as pmu_simulator
 
 
@@ -19,3 +20,10 @@ def serve() -> None:
 def pmu(arguments: tuple[str, ...]) -> None:
     """Be ten PMUs, or a PDC: a recorded disturbance of the IEEE 39-bus system (--help tells the options)."""
     sys.exit(pmu_simulator(arguments, prog="edgeflex serve pmu"))
+
+
+@serve.command("frequency-grid", context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def frequency_grid(arguments: tuple[str, ...]) -> None:
+    """Be a grid of one or two areas whose frequency can be held: PMU frames out, set-points in over MQTT (--help)."""
+    sys.exit(frequency_grid_service(arguments, prog="edgeflex serve frequency-grid"))

@@ -107,9 +107,15 @@ class ActivePowerState:
         return (float(np.median(known)) if len(known) else math.nan), view
 
     def set_power(
-        self, config: ActivePowerConfig, now_ns: int, wanted_w: float, views: tuple[View, ...], version: str
+        self,
+        config: ActivePowerConfig,
+        now_ns: int,
+        wanted_w: float,
+        views: tuple[View, ...],
+        version: str,
+        limits: tuple[str, ...] = (),
     ) -> list[WireMessage]:
-        """Set the power within all limits; NaN is what a controller wants that cannot see."""
+        """Set the power within all limits; NaN is what a controller wants that cannot see. `limits`: its own ones."""
         controller = self.controller
         condition = reason = ""
         if math.isnan(wanted_w):
@@ -120,9 +126,9 @@ class ActivePowerState:
         ramp_w = math.inf if config.ramp is None else config.ramp * controller.elapsed_s(now_ns)
         before_w = config.scheduled if self.power_w is None else self.power_w
         made = limited(wanted_w, config.hardware, policy=config.policy, before=before_w, ramp=ramp_w)
-        limits = {config.asset: made.by} if made.by else {}
         values = {config.asset: made.value}
-        return controller.tell(config, now_ns, Decision(QUANTITY, values, condition, reason, limits, views, version))
+        by = {config.asset: (*limits, *made.by)} if limits or made.by else {}
+        return controller.tell(config, now_ns, Decision(QUANTITY, values, condition, reason, by, views, version))
 
     def finish(self, config: ActivePowerConfig, version: str) -> list[WireMessage]:
         """The safe state: the hardware's ramp alone leads there."""

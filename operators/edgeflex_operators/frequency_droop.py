@@ -80,7 +80,7 @@ class FrequencyDroopConfig(ActivePowerConfig, frozen=True, kw_only=True):
     area: Annotated[Literal["ce", "gb", "ie_ni", "nordic"], Meta(description="Synchronous area whose rule holds.")] = (
         "ce"
     )
-    fcr_power: Annotated[float, quantity("W", "Reserve; 0: no FCR.", ge=0)] = 0.0
+    fcr_power: Annotated[float, quantity("W", "Reserve; 0: no FCR.", ge=0)]
     dead_band: Annotated[
         Annotated[float, quantity("Hz", "Dead-band.", ge=0, le=0.1)] | None,
         Meta(description="Deviation without answer; the largest that the area allows by default."),
@@ -117,9 +117,6 @@ class FrequencyDroopConfig(ActivePowerConfig, frozen=True, kw_only=True):
                 ends = sorted(self.nominal + sign * each for each in (0.2, 0.5))
                 text = f"{name} ({value:g} Hz) is not within {ends[0]:g} to {ends[1]:g} Hz"
                 yield FieldError(text, name, "nominal")
-        if not self.fcr_power and self.over_threshold is None and self.under_threshold is None:
-            text = "neither fcr_power nor a threshold is given: there is nothing to do"
-            yield FieldError(text, "fcr_power", "over_threshold", "under_threshold")
 
     @property
     def plausible_hz(self) -> tuple[float, float]:

@@ -158,7 +158,23 @@ MINIMAL: dict[str, dict[str, Any]] = {
         "minimum": -1e6,
         "maximum": 1e6,
     },
+    "virtual_inertia": {
+        "name": "inertia",
+        "asset": "bess",
+        "devices": ["PMU"],
+        "inertia": 2.0,
+        "rated_power": 1e6,
+        "minimum": -1e6,
+        "maximum": 1e6,
+    },
     "agc": {"name": "agc", "asset": "north", "devices": ["PMU"], "bias": 1e8, "minimum": -1e6, "maximum": 1e6},
+    "setpoint_watchdog": {
+        "name": "watchdog",
+        "controller": "vpp",
+        "quantity": "active_power_w",
+        "safe": {"bess": 0.0},
+        "timeout": 3.0,
+    },
     "dispatch": {
         "name": "vpp",
         "area": "north",

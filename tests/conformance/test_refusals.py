@@ -22,7 +22,10 @@ CONFIGS = {node.kind: node.config for node in SHIPPED}
 Values = dict[str, Any]
 
 DROOP: Values = {"name": "a", "asset": "b", "devices": ("c",), "fcr_power": 1.0, "minimum": -9.0, "maximum": 9.0}
+BOUNDS: Values = {"minimum": -9.0, "maximum": 9.0}
+INERTIA: Values = {"name": "a", "asset": "b", "devices": ("c",), "inertia": 1.0, "rated_power": 1.0, **BOUNDS}
 AGC: Values = {"name": "a", "asset": "b", "devices": ("c",), "bias": 1.0, "minimum": -9.0, "maximum": 9.0}
+WATCHDOG: Values = {"name": "a", "controller": "b", "quantity": "x_w", "safe": {"c": 0.0}, "timeout": 1.0}
 DISPATCH: Values = {"name": "a", "area": "b", "controllers": ("c",)}
 UNIT = DispatchedUnit(minimum=-9.0, maximum=9.0)
 
@@ -41,10 +44,21 @@ GIVEN: dict[str, list[Values]] = {
         {**DROOP, "lowest": 1.0, "highest": 0.0, "safe": -10.0, "fcr_power": 0.0},
         {**DROOP, "lowest": -10.0, "highest": 10.0},
     ],
+    "virtual_inertia": [
+        {**INERTIA, "valid_for": 0.04, "scheduled": 10.0},
+        {**INERTIA, "block_for": 0.04, "lowest": 1.0, "highest": 0.0},
+        {**INERTIA, "minimum": 9.0},
+    ],
     "agc": [
         {**AGC, "valid_for": 1.0, "tracking_time": 200.0},
         {**AGC, "scheduled": 10.0, "lowest": 1.0, "highest": 0.0},
         {**AGC, "minimum": 9.0},
+    ],
+    "setpoint_watchdog": [
+        {**WATCHDOG, "period": 6.0, "quantity": "x"},
+        {**WATCHDOG, "controller": "a", "safe": {"c": float("inf")}},
+        {**WATCHDOG, "valid_for": 0.1},
+        WATCHDOG,
     ],
     "dispatch": [
         {**DISPATCH, "units": {"d": UNIT}, "highest": 10.0, "lowest": -10.0, "controllers": ("c", "c")},

@@ -143,7 +143,6 @@ def test_power_is_within_policy_bounds_and_hardware_whatever_the_frequency(
         ({"dead_band": 0.02}, "above the 0.01 Hz that the area allows"),
         ({"over_threshold": 51.0}, r"over_threshold \(51 Hz\) is not within 50.2 to 50.5 Hz"),
         ({"under_threshold": 49.9}, "is not within 49.5 to 49.8 Hz"),
-        ({"fcr_power": 0.0}, "there is nothing to do"),
     ],
 )
 def test_settings_that_no_rule_knows_are_refused(values: dict[str, Any], why: str) -> None:
