@@ -72,6 +72,10 @@ class ActivePowerConfig(ControllerConfig, frozen=True, kw_only=True):
             yield FieldError(text, name, "minimum", "maximum")
 
     @property
+    def plausible_hz(self) -> tuple[float, float]:
+        return self.nominal - PLAUSIBLE_HZ, self.nominal + PLAUSIBLE_HZ
+
+    @property
     def hardware(self) -> Bounds:
         return Bounds(self.minimum, self.maximum)
 
@@ -100,9 +104,17 @@ class ActivePowerState:
     def take(self, config: ActivePowerConfig, samples: Samples, lowest: float, highest: float) -> None:
         self.seen.take(samples, config.trust(lowest, highest), frozenset(config.devices))
 
-    def look(self, config: ActivePowerConfig, now_ns: int, lowest: float, highest: float) -> tuple[float, View]:
-        """The median of what can be relied on (NaN if nothing can), and what that was."""
-        view = self.seen.view(config.devices, now_ns, config.trust(lowest, highest))
+    def look(
+        self,
+        config: ActivePowerConfig,
+        now_ns: int,
+        lowest: float,
+        highest: float,
+        devices: tuple[str, ...] | None = None,
+    ) -> tuple[float, View]:
+        """The median of what can be relied on (NaN if nothing can), and what that was. All `devices` by default."""
+        asked = config.devices if devices is None else devices
+        view = self.seen.view(asked, now_ns, config.trust(lowest, highest))
         known = view.values[np.isfinite(view.values)]
         return (float(np.median(known)) if len(known) else math.nan), view
 

@@ -14,7 +14,7 @@ from edgeflex_flow import __version__
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import Input, OperatorNode, WireMessage, quantity
-from edgeflex_operators._active_power import PLAUSIBLE_HZ, ActivePowerConfig, ActivePowerState
+from edgeflex_operators._active_power import ActivePowerConfig, ActivePowerState
 from edgeflex_operators._controller import controller_wire
 from edgeflex_operators._latest import Latest
 
@@ -74,10 +74,6 @@ class AgcConfig(ActivePowerConfig, frozen=True, kw_only=True):
         if self.tracking_time is not None and self.tracking_time > self.integral_time:
             text = f"tracking_time ({self.tracking_time:g} s) is longer than integral_time ({self.integral_time:g} s)"
             yield FieldError(text, "tracking_time", "integral_time")
-
-    @property
-    def plausible_hz(self) -> tuple[float, float]:
-        return self.nominal - PLAUSIBLE_HZ, self.nominal + PLAUSIBLE_HZ
 
 
 @dataclass(slots=True)

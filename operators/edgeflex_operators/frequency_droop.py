@@ -13,7 +13,7 @@ from edgeflex_flow import __version__
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import Input, OperatorNode, WireMessage, quantity
-from edgeflex_operators._active_power import PLAUSIBLE_HZ, ActivePowerConfig, ActivePowerState, without_band
+from edgeflex_operators._active_power import ActivePowerConfig, ActivePowerState, without_band
 from edgeflex_operators._controller import controller_wire
 from edgeflex_operators._latest import Latest
 
@@ -117,10 +117,6 @@ class FrequencyDroopConfig(ActivePowerConfig, frozen=True, kw_only=True):
                 ends = sorted(self.nominal + sign * each for each in (0.2, 0.5))
                 text = f"{name} ({value:g} Hz) is not within {ends[0]:g} to {ends[1]:g} Hz"
                 yield FieldError(text, name, "nominal")
-
-    @property
-    def plausible_hz(self) -> tuple[float, float]:
-        return self.nominal - PLAUSIBLE_HZ, self.nominal + PLAUSIBLE_HZ
 
 
 @dataclass(slots=True)

@@ -34,7 +34,8 @@ class VirtualInertiaConfig(ActivePowerConfig, frozen=True, kw_only=True):
     ROCOF and is none. Choose `block_for` at least as long as the window of the ROCOF plus what the PMU takes to settle.
 
     Input:
-        in: Samples with `rocof_hz_per_s`, as `rocof` gives them; a window of 100 to 500 ms.
+        in: Samples with `frequency_hz` and `rocof_hz_per_s`, as `rocof` gives them; a window of 100 to 500 ms. A ROCOF
+            whose frequency is not plausible, such as one in mHz, is none.
         phasors: Samples of the same devices with `frequency_hz` and, for anything to be found, `voltage_angle_rad`.
     Output:
         `Setpoints` with the quantity `active_power_w` at each `period`; `ShadowSetpoints` in mode `shadow`. `Alarm` and
@@ -49,7 +50,7 @@ class VirtualInertiaConfig(ActivePowerConfig, frozen=True, kw_only=True):
     ...     name="inertia", asset="bess", devices=("PMU",), inertia=2.0, rated_power=10e6, minimum=-5e6, maximum=5e6
     ... )
     >>> state = start(config)
-    >>> step(config, state, samples_from_rows([(0, "PMU", {"rocof_hz_per_s": -0.55})]))
+    >>> step(config, state, samples_from_rows([(0, "PMU", {"frequency_hz": 49.9, "rocof_hz_per_s": -0.55})]))
     []
     >>> [told] = tick(config, state, 20_000_000)
     >>> round(told.values["bess"])
@@ -82,6 +83,7 @@ class Phasor:
 
 @dataclass(slots=True)
 class VirtualInertiaState(ActivePowerState):
+    frequency: Latest = field(default_factory=lambda: Latest("frequency_hz"))
     phasors: dict[str, Phasor] = field(default_factory=dict)
     jumped_ns: dict[str, int] = field(default_factory=dict)
     """Time tag of the last phase jump of each device."""
@@ -95,6 +97,7 @@ def start(_config: VirtualInertiaConfig) -> VirtualInertiaState:
 
 def step(config: VirtualInertiaConfig, state: VirtualInertiaState, samples: Samples) -> list[WireMessage]:
     state.take(config, samples, -PLAUSIBLE_HZ_PER_S, PLAUSIBLE_HZ_PER_S)
+    state.frequency.take(samples, config.trust(*config.plausible_hz), frozenset(config.devices))
     return []
 
 
@@ -126,10 +129,13 @@ def unexplained_rad(before: Phasor, now: Phasor, nominal_hz: float) -> float:
 
 
 def tick(config: VirtualInertiaConfig, state: VirtualInertiaState, now_ns: int) -> list[WireMessage]:
-    rocof_hz_per_s, view = state.look(config, now_ns, -PLAUSIBLE_HZ_PER_S, PLAUSIBLE_HZ_PER_S)
+    frequencies = state.frequency.view(config.devices, now_ns, config.trust(*config.plausible_hz))
+    known = tuple(name for name in config.devices if name not in frequencies.missing)
+    rocof_hz_per_s, view = state.look(config, now_ns, -PLAUSIBLE_HZ_PER_S, PLAUSIBLE_HZ_PER_S, known)
+    views = (frequencies, view)
     if math.isnan(rocof_hz_per_s):
         state.faded_w = 0.0
-        return state.set_power(config, now_ns, math.nan, (view,), VERSION)
+        return state.set_power(config, now_ns, math.nan, views, VERSION)
     jumped = [state.jumped_ns[name] for name in config.devices if name in state.jumped_ns]
     is_blocked = any(abs(now_ns - each) <= config.block_for * 1e9 for each in jumped)
     beyond = 0.0 if is_blocked else without_band(rocof_hz_per_s, config.dead_band)
@@ -137,7 +143,7 @@ def tick(config: VirtualInertiaConfig, state: VirtualInertiaState, now_ns: int) 
     fades = -np.expm1(-state.controller.elapsed_s(now_ns) / config.wash_out)
     state.faded_w += float(fades) * (change_w - state.faded_w)
     wanted_w = config.scheduled + (0.0 if is_blocked else change_w - state.faded_w)
-    return state.set_power(config, now_ns, wanted_w, (view,), VERSION, ("phase_jump",) if is_blocked else ())
+    return state.set_power(config, now_ns, wanted_w, views, VERSION, ("phase_jump",) if is_blocked else ())
 
 
 def end(config: VirtualInertiaConfig, state: VirtualInertiaState) -> list[WireMessage]:
@@ -148,7 +154,7 @@ NODE = OperatorNode(
     kind="virtual_inertia",
     config=VirtualInertiaConfig,
     inputs={
-        "in": Input(accepts=(Samples,), needs=("rocof_hz_per_s",), step=step),
+        "in": Input(accepts=(Samples,), needs=("frequency_hz", "rocof_hz_per_s"), step=step),
         "phasors": Input(accepts=(Samples,), needs=("frequency_hz",), step=look_for_jumps, optional=True),
     },
     output=controller_wire,

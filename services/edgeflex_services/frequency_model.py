@@ -12,7 +12,7 @@ set-point is no longer valid, as it must when its controller falls silent.
 `single_area` answers a load step of 5 % with a nadir of -272 mHz without any control. Its machine is the reheat steam
 turbine of Kundur, Power System Stability and Control (1994), section 11.1: R = 0.05, T_G = 0.2 s, T_CH = 0.3 s,
 T_RH = 7 s, M = 2H = 10 s, D = 1; but for the share of the high-pressure section, 0.36 instead of 0.3, which gives that
-nadir. A plant of 0.4 of the area's rating whose power follows within 0.1 s gives those with droop and virtual inertia.
+nadir. A plant of 0.4 of the area's rating whose power follows within 60 ms gives those with droop and virtual inertia.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Resource:
     minimum_w: float
     maximum_w: float
     scheduled_w: float = 0.0
-    lag_s: float = 0.1
+    lag_s: float = 0.06
     ramp_w_per_s: float = math.inf
     capacity_wh: float | None = None
     """Energy that it stores; None: it is no storage."""
@@ -94,6 +94,8 @@ class Tie:
     end: str
     most_w: float
     """What it carries when the areas are 90 degrees apart."""
+    damping_w_per_hz: float = 100e6
+    """Against swings between the areas: what damper windings and stabilisers do. Governors alone let them grow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,6 +308,11 @@ class FrequencyGrid:
     def now_ns(self) -> int:
         return self.time_ns(self.frame)
 
+    @property
+    def power_w(self) -> float:
+        """What all resources give together."""
+        return sum(each.power_w for each in self._actuators.values())
+
     def time_ns(self, frame: int) -> int:
         return self.start_ns + frame * 1_000_000_000 // FRAMES_PER_S
 
@@ -345,6 +352,7 @@ class FrequencyGrid:
             now_ns = self.now_ns + round(step * h_s * 1e9)
             for begin, end, tie in self._ties:
                 flow_w = tie.most_w * math.sin(begin.angle_rad - end.angle_rad)
+                flow_w += tie.damping_w_per_hz * (begin.frequency_hz - end.frequency_hz)
                 begin.exchange_w += flow_w
                 end.exchange_w -= flow_w
             for state in self._areas:
