@@ -1,5 +1,6 @@
 # make demo   see it work          make test    run all tests
 # make check  the gates of CI      make bench   measure, and write benchmarks/results/
+# make demo-frequency   a load step with and without frequency control, frequency.png
 #                                  make bench-inertia   the same of inertia estimates
 #                                  make bench-mqtt      the same of the MQTT connectors
 #                                  make bench-stores    the same of stores
@@ -10,10 +11,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check bench bench-inertia bench-mqtt bench-stores bench-connectors reference clean
+.PHONY: demo demo-frequency test check bench bench-inertia bench-mqtt bench-stores bench-connectors reference clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/edgeflex demo $(ARGS)
+
+demo-frequency: $(VENV)/.demo
+	@$(BIN)/python -m edgeflex_flow.cli.demo.frequency --picture frequency.png $(ARGS)
 
 test: $(VENV)/.dev
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)

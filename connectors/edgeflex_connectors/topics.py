@@ -80,6 +80,11 @@ OWN: tuple[tuple[str, str], ...] = (
         "/voltage_control/measuremnts/soc",
         'state of charge from a simulated grid: `{"soc_measurements": {"node_7": 55.0}}`, % of the capacity',
     ),
+    ("edgeflex/SITE/setpoints/units", "messages of the type `setpoints`: what units are told to do"),
+    ("edgeflex/SITE/setpoints/controllers", "messages of the type `setpoints`: what controllers ask of an area"),
+    ("edgeflex/SITE/shadow_setpoints/units", "the same of controllers in shadow mode; nothing obeys it"),
+    ("edgeflex/SITE/shadow_setpoints/controllers", "the same"),
+    ("edgeflex/SITE/alarm/NAME", "messages of the type `alarm` from units, controllers, or the watchdog"),
     ("edgeflex/SITE/status/FLOW/NODE", "whether a node of a flow is connected (`status_topic`)"),
 )
 """How topics of flows that ship, and those that the platform lacks, are called; SITE is the site's name."""

@@ -25,8 +25,11 @@ from edgeflex_connectors import (
 from edgeflex_flow.node import AnyNode
 from edgeflex_flow.registry import Registry, third_party_nodes
 from edgeflex_operators import (
+    agc,
     convert,
+    dispatch,
     event_window,
+    frequency_droop,
     frequency_event,
     inertia_ambient,
     inertia_event,
@@ -34,8 +37,10 @@ from edgeflex_operators import (
     pmu_align,
     rocof,
     select,
+    setpoint_watchdog,
     system_inertia,
     threshold,
+    virtual_inertia,
     voltage_control,
 )
 
@@ -56,6 +61,11 @@ SHIPPED: tuple[AnyNode, ...] = (
     event_window.NODE,
     inertia_event.NODE,
     system_inertia.NODE,
+    frequency_droop.NODE,
+    virtual_inertia.NODE,
+    agc.NODE,
+    dispatch.NODE,
+    setpoint_watchdog.NODE,
     convert.NODE,
     select.NODE,
     voltage_control.NODE,

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from edgeflex_services.frequency_grid import main as frequency_grid_service
 from edgeflex_services.pmu_simulator import main as pmu_simulator
 
 
@@ -33,3 +34,10 @@ def powerflow(arguments: tuple[str, ...]) -> None:
             raise
         raise click.UsageError("serve powerflow needs pandapower: pip install 'edgeflex-flow[grid]'") from error
     sys.exit(powerflow_service(arguments, prog="edgeflex serve powerflow"))
+
+
+@serve.command("frequency-grid", context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def frequency_grid(arguments: tuple[str, ...]) -> None:
+    """Be a grid of one or two areas whose frequency can be held: PMU frames out, set-points in over MQTT (--help)."""
+    sys.exit(frequency_grid_service(arguments, prog="edgeflex serve frequency-grid"))

@@ -149,7 +149,7 @@ class ControllerState:
             limits=dict(decision.limits),
             measured_begin_ns=min((view.begin_ns for view in seen if view.begin_ns is not None), default=None),
             measured_end_ns=max((view.end_ns for view in seen if view.end_ns is not None), default=None),
-            missing=tuple(name for view in seen for name in view.missing),
+            missing=tuple(dict.fromkeys(name for view in seen for name in view.missing)),
             quality=quality,
             config_digest=self.known[1],
             version=decision.version,

@@ -156,6 +156,37 @@ MINIMAL: dict[str, dict[str, Any]] = {
         "inverters": {"a": {"rated_power": 10.0}},
         "sensitivities": {"a": {"voltage_per_active_power": {"a": 0.1}, "voltage_per_reactive_power": {"a": 0.1}}},
     },
+    "frequency_droop": {
+        "name": "fcr",
+        "asset": "bess",
+        "devices": ["PMU"],
+        "fcr_power": 1e6,
+        "minimum": -1e6,
+        "maximum": 1e6,
+    },
+    "virtual_inertia": {
+        "name": "inertia",
+        "asset": "bess",
+        "devices": ["PMU"],
+        "inertia": 2.0,
+        "rated_power": 1e6,
+        "minimum": -1e6,
+        "maximum": 1e6,
+    },
+    "agc": {"name": "agc", "asset": "north", "devices": ["PMU"], "bias": 1e8, "minimum": -1e6, "maximum": 1e6},
+    "setpoint_watchdog": {
+        "name": "watchdog",
+        "controller": "vpp",
+        "quantity": "active_power_w",
+        "safe": {"bess": 0.0},
+        "timeout": 3.0,
+    },
+    "dispatch": {
+        "name": "vpp",
+        "area": "north",
+        "controllers": ["agc"],
+        "units": {"bess": {"minimum": -1e6, "maximum": 1e6}},
+    },
 }
 """The least that each kind's config needs; kinds that are not named need nothing."""
 

@@ -17,6 +17,7 @@ from edgeflex_flow.errors import ConfigError, FieldError
 from edgeflex_flow.node import NodeConfig
 from edgeflex_operators._inverters import Inverter
 from edgeflex_operators._network import Branch
+from edgeflex_operators.dispatch import DispatchedUnit
 
 CONFIGS = {node.kind: node.config for node in SHIPPED}
 
@@ -28,6 +29,13 @@ GRID: Values = {
     "inverters": {"n": Inverter(rated_power=1.0)},
     "branches": {"l": Branch(from_="m", to="n", resistance=0.1, reactance=0.1)},
 }
+DROOP: Values = {"name": "a", "asset": "b", "devices": ("c",), "fcr_power": 1.0, "minimum": -9.0, "maximum": 9.0}
+BOUNDS: Values = {"minimum": -9.0, "maximum": 9.0}
+INERTIA: Values = {"name": "a", "asset": "b", "devices": ("c",), "inertia": 1.0, "rated_power": 1.0, **BOUNDS}
+AGC: Values = {"name": "a", "asset": "b", "devices": ("c",), "bias": 1.0, "minimum": -9.0, "maximum": 9.0}
+WATCHDOG: Values = {"name": "a", "controller": "b", "quantity": "x_w", "safe": {"c": 0.0}, "timeout": 1.0}
+DISPATCH: Values = {"name": "a", "area": "b", "controllers": ("c",)}
+UNIT = DispatchedUnit(minimum=-9.0, maximum=9.0)
 
 # By kind: configs that it refuses, and ones that it takes.
 GIVEN: dict[str, list[Values]] = {
@@ -37,6 +45,33 @@ GIVEN: dict[str, list[Values]] = {
         {"column": "f_hz", "above": 49.0, "below": 51.0, "hysteresis": 3.0},
         {"column": "f_hz", "above": 50.2, "below": 49.8, "hysteresis": 0.5},
         {"column": "f_hz", "below": 49.8, "hold": 1.0},
+    ],
+    "frequency_droop": [
+        {**DROOP, "valid_for": 0.1, "scheduled": 10.0, "over_threshold": 51.0},
+        {**DROOP, "minimum": 9.0, "dead_band": 0.05, "under_threshold": 51.0},
+        {**DROOP, "lowest": 1.0, "highest": 0.0, "safe": -10.0, "fcr_power": 0.0},
+        {**DROOP, "lowest": -10.0, "highest": 10.0},
+    ],
+    "virtual_inertia": [
+        {**INERTIA, "valid_for": 0.04, "scheduled": 10.0},
+        {**INERTIA, "block_for": 0.04, "lowest": 1.0, "highest": 0.0},
+        {**INERTIA, "minimum": 9.0},
+    ],
+    "agc": [
+        {**AGC, "valid_for": 1.0, "tracking_time": 200.0},
+        {**AGC, "scheduled": 10.0, "lowest": 1.0, "highest": 0.0},
+        {**AGC, "minimum": 9.0},
+    ],
+    "setpoint_watchdog": [
+        {**WATCHDOG, "period": 6.0, "quantity": "x"},
+        {**WATCHDOG, "controller": "a", "safe": {"c": float("inf")}},
+        {**WATCHDOG, "valid_for": 0.1},
+        WATCHDOG,
+    ],
+    "dispatch": [
+        {**DISPATCH, "units": {"d": UNIT}, "highest": 10.0, "lowest": -10.0, "controllers": ("c", "c")},
+        {**DISPATCH, "units": {"d": DispatchedUnit(minimum=9.0, maximum=-9.0)}, "period": 3.0},
+        {**DISPATCH, "units": {"d": UNIT}},
     ],
     "rocof": [{"max_gap": 0.6}, {"window": 0.05}, {"window": 2.0, "max_gap": 1.0}],
     "voltage_control": [

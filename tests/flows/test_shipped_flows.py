@@ -28,13 +28,15 @@ from edgeflex_flow.cli.inertia_pipeline import estimate_record
 from edgeflex_flow.cli.kinds import shipped_registry
 from edgeflex_flow.cli.places import shipped_flows
 from edgeflex_flow.flowfile import check_flows, load_flow, load_table
-from edgeflex_flow.messages import Quality, Samples, join_samples
+from edgeflex_flow.messages import Quality, Samples, Setpoints, encode_message, join_samples
 from edgeflex_flow.runtime.bytewax import run_bytewax
 from edgeflex_flow.runtime.inline import run_inline
 from edgeflex_flow.runtime.policies import apply_policies
 from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_operators._units import GeneratingUnit
 from edgeflex_services.broker import free_tcp_port, free_udp_port
+from edgeflex_services.frequency_grid import FrequencyGridService, Inbox
+from edgeflex_services.frequency_model import LoadStep as StepOfArea
 from edgeflex_services.pmu_simulator import PmuSimulator
 from edgeflex_services.swing_grid import Unit, two_areas
 from edgeflex_services.swing_record import PmuNoise, measure
@@ -535,6 +537,67 @@ def test_voltage_control_in_shadow_sends_nothing_that_an_asset_obeys(tmp_path: P
     assert grid.report is not None
     assert grid.report.applied == 0
     assert grid.report.max_voltage_pu > 1.11
+
+
+@pytest.mark.long
+@each_runtime
+def test_frequency_control_holds_a_grid_over_the_databus(
+    tmp_path: Path, any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
+) -> None:
+    port, topic = free_udp_port(), "edgeflex/local/setpoints/units"
+    run = flow_run("frequency_control.yaml", pmu_port=port, mqtt_port=any_broker.port, data_folder=tmp_path)
+    step = StepOfArea(at_s=2.0, area="north", power_w=50e6)
+    with closing(Inbox("127.0.0.1", any_broker.port, topic)) as inbox, Listener(any_broker, "edgeflex/#") as listener:
+        service = FrequencyGridService("127.0.0.1", port, events=[step], inbox=inbox)
+        with running(run, execute):
+            report = service.run(seconds=7.0)
+        wait_until(lambda: any(json.loads(payload).get("status") == "safe" for _, payload in listener.received))
+    assert report.obeyed > 100
+    assert (report.late, report.expired, report.unreadable, service.grid.counts.unknown) == (0, 0, 0, 0)
+    assert -0.15 < report.nadir_hz < -0.1  # -272 mHz without the flow
+    assert abs(report.last_deviation_hz) < 0.07
+    told = [json.loads(payload) for topic, payload in listener.received if "/setpoints/" in topic]
+    assert {each["controller"] for each in told} == {"droop", "inertia", "agc", "dispatch"}
+    assert [each for each in listener.received if "/alarm/" in each[0]] == []
+    with closing(sqlite3.connect(tmp_path / "history.db")) as store:
+        stored = store.execute("SELECT count(*) FROM messages WHERE type = 'setpoints'").fetchone()
+    assert stored == (len(told),)
+
+
+@pytest.mark.long
+@each_runtime
+def test_setpoint_watchdog_sends_the_safe_state_while_dispatch_is_silent(
+    tmp_path: Path, any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
+) -> None:
+    run = flow_run("setpoint_watchdog.yaml", mqtt_port=any_broker.port, data_folder=tmp_path)
+    topic = "edgeflex/local/setpoints/units"
+
+    def publish() -> None:
+        told = Setpoints(
+            controller="dispatch",
+            time_ns=time.time_ns(),
+            quantity="active_power_w",
+            values={"north_bess": 1e6},
+            valid_for_s=2.0,
+            status="ok",
+        )
+        listener.publish(topic, encode_message(told))
+
+    def received(kind: str) -> list[dict[str, Any]]:
+        told = [json.loads(payload) for name, payload in list(listener.received) if f"/{kind}/" in name]
+        return [each for each in told if each.get("controller", "watchdog") == "watchdog"]
+
+    with Listener(any_broker, "edgeflex/#") as listener, running(run, execute):
+        while run.counters["heard"].get("messages_out") < 3:
+            publish()
+            time.sleep(0.1)
+        assert received("setpoints") == []
+        wait_until(lambda: len(received("setpoints")) >= 3)
+        publish()
+        wait_until(lambda: len(received("alarm")) >= 2)
+    assert [each["severity"] for each in received("alarm")] == ["critical", "info"]
+    first = received("setpoints")[0]
+    assert (first["values"], first["status"]) == ({"north_bess": 0.0, "north_chp": 200e6}, "safe")
 
 
 def probe(listener: Listener, run: FlowRun, topic: str) -> bool:

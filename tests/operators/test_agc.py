@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from control_cases import Bench, seen, setpoints
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from edgeflex_flow.errors import ConfigError
+from edgeflex_operators.agc import NODE, AgcConfig
+
+
+def config(**values: Any) -> AgcConfig:
+    given: dict[str, Any] = {
+        "name": "agc",
+        "asset": "north",
+        "devices": ("PMU",),
+        "bias": 100e6,
+        "gain": 0.5,
+        "integral_time": 50.0,
+        "minimum": -80e6,
+        "maximum": 80e6,
+        "frozen_after": 86_400.0,  # tests hold the frequency for long
+        **values,
+    }
+    return AgcConfig(**given)
+
+
+def at(bench: Bench, time_s: float, frequency_hz: float, tie_w: float = math.nan) -> float:
+    bench.take(seen(time_s, frequency_hz=frequency_hz))
+    if not math.isnan(tie_w):
+        bench.take(seen(time_s, "tie", frequency_hz=math.nan, active_power_w=tie_w))
+    return bench.power_w(time_s)
+
+
+def test_area_control_error_counts_exchange_and_frequency() -> None:
+    bench = Bench(NODE, config(ties=("tie",), programme=20e6))
+    # 30 - 20 MW too much out, and 0.1 Hz too low: the area gives what the other one lacks.
+    assert at(bench, 0.0, 49.9, 30e6) == pytest.approx(0.0, abs=1.0)
+    assert at(Bench(NODE, config(ties=("tie",))), 0.0, 50.0, 30e6) == pytest.approx(-15e6)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.floats(49.95, 50.05), min_size=2, max_size=60))
+def test_within_limits_it_is_the_plain_proportional_integral_law(course_hz: list[float]) -> None:
+    bench, integral_w = Bench(NODE, config()), 0.0
+    for k, frequency_hz in enumerate(course_hz):
+        ace_w = 100e6 * (frequency_hz - 50.0)
+        integral_w -= ace_w * (2.0 if k else 0.0) / 50.0
+        assert at(bench, 2.0 * k, frequency_hz) == pytest.approx(integral_w - 0.5 * ace_w, abs=10.0)
+
+
+def test_integral_does_not_wind_up_while_the_power_is_at_its_limit() -> None:
+    bench = Bench(NODE, config(maximum=10e6, tracking_time=5.0))
+    for k in range(300):
+        assert at(bench, 2.0 * k, 49.5) == 10e6 or k == 0
+    # Once the deviation is over it leaves the limit at the next cycle or two, not after as long as it was there.
+    assert at(bench, 600.0, 50.05) < 10e6
+    assert at(bench, 602.0, 50.05) < 9.9e6
+
+
+def test_integral_does_not_wind_up_while_the_ramp_is_followed() -> None:
+    bench = Bench(NODE, config(ramp=0.1e6, tracking_time=5.0))
+    course = [at(bench, 2.0 * k, 49.6) for k in range(100)]
+    assert course[-1] == pytest.approx(99 * 0.2e6)
+    after = [at(bench, 200.0 + 2.0 * k, 50.0 + 1e-4 * k) for k in range(5)]
+    assert max(after) <= course[-1] + 0.2e6
+    assert after[-1] < after[0]
+
+
+@given(st.floats(-60e6, 60e6), st.floats(-60e6, 60e6))
+def test_new_bounds_come_without_a_jump(one: float, other: float) -> None:
+    bench = Bench(NODE, config(ramp=1e6))
+    before = [at(bench, 2.0 * k, 49.9) for k in range(40)][-1]
+    bench.config = replace(bench.config, lowest=min(one, other), highest=max(one, other))
+    after = at(bench, 80.0, 49.9)
+    assert abs(after - before) <= 2e6 + 1.0
+    if min(one, other) <= before <= max(one, other):
+        assert after == pytest.approx(before, abs=1.0)
+
+
+def test_wider_bounds_are_entered_from_where_it_was() -> None:
+    bench = Bench(NODE, config(highest=5e6))
+    for k in range(50):
+        at(bench, 2.0 * k, 49.8)
+    bench.config = replace(bench.config, highest=50e6)
+    assert at(bench, 100.0, 49.8) == pytest.approx(5e6)
+    assert 5e6 < at(bench, 102.0, 49.8) < 7e6
+
+
+def test_after_a_fallback_it_goes_on_from_the_set_point_in_force() -> None:
+    bench = Bench(NODE, config(hold_for=1.0, safe=1e6))
+    for k in range(30):
+        at(bench, 2.0 * k, 49.9)
+    assert bench.power_w(70.0) == 1e6
+    assert at(bench, 72.0, 49.9) == pytest.approx(1e6)
+
+
+def test_unknown_exchange_is_a_fallback_though_the_frequency_is_known() -> None:
+    bench = Bench(NODE, config(ties=("tie", "other")))
+    bench.take(seen(0.0, frequency_hz=50.0))
+    bench.take(seen(0.0, "tie", frequency_hz=math.nan, active_power_w=1e6))
+    assert bench.tick(0.0) == []
+    bench.take(seen(4.5, frequency_hz=50.0))
+    bench.take(seen(4.5, "tie", frequency_hz=math.nan, active_power_w=1e6))
+    [told] = setpoints(bench.tick(5.0))
+    assert (told.status, told.missing, told.reason) == ("fallback", ("other",), "other: nothing came")
+
+
+def test_tracking_that_is_slower_than_the_integral_is_refused() -> None:
+    with pytest.raises(ConfigError, match="tracking_time"):
+        config(tracking_time=60.0)

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from control_cases import Bench, S, alarms, seen, setpoints, shadows
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeflex_flow.errors import BadMessageError, ConfigError
+from edgeflex_flow.messages import Setpoints, ShadowSetpoints
+from edgeflex_operators.dispatch import NODE, DispatchConfig, DispatchedUnit, Storage, water_filled
+
+UNITS = {
+    "chp": DispatchedUnit(minimum=0.0, maximum=10e6, scheduled=4e6),
+    "pv": DispatchedUnit(minimum=0.0, maximum=5e6, scheduled=5e6),
+    "bess": DispatchedUnit(minimum=-3e6, maximum=3e6, storage=Storage(capacity=1e6)),
+}
+
+
+def bench(**values: Any) -> Bench:
+    given: dict[str, Any] = {"name": "vpp", "area": "north", "controllers": ("droop", "agc"), "units": UNITS, **values}
+    return Bench(NODE, DispatchConfig(**given))
+
+
+def asked(controller: str, time_s: float, change_w: float, **values: Any) -> Setpoints:
+    given: dict[str, Any] = {
+        "controller": controller,
+        "time_ns": round(time_s * S),
+        "quantity": "active_power_w",
+        "values": {"north": change_w},
+        "valid_for_s": 10.0,
+        "status": "ok",
+        **values,
+    }
+    return Setpoints(**given)
+
+
+def ready(droop_w: float = 0.0, agc_w: float = 0.0, *, charge: float = 50.0, **values: Any) -> Bench:
+    made = bench(**values)
+    made.take(asked("droop", 0.0, droop_w))
+    made.take(asked("agc", 0.0, agc_w))
+    made.take(seen(0.0, "bess", state_of_charge_percent=charge), "measurements")
+    return made
+
+
+def shares(made: Bench, now_s: float) -> dict[str, float]:
+    [told] = setpoints(made.tick(now_s))
+    return told.values
+
+
+def change_w(made: Bench, now_s: float) -> float:
+    return sum(shares(made, now_s).values()) - 9e6
+
+
+def test_sum_of_what_is_asked_is_split_by_headroom() -> None:
+    # Headroom up: 6, 0 and of the battery 1.6 MW, which 40 % of 1 MWh give for 15 min.
+    assert shares(ready(1e6, 2e6), 0.0) == pytest.approx(
+        {"chp": 4e6 + 3e6 * 6.0 / 7.6, "pv": 5e6, "bess": 3e6 * 1.6 / 7.6}
+    )
+
+
+def test_participation_weighs_the_headroom_and_0_takes_a_unit_out() -> None:
+    units = {
+        "a": DispatchedUnit(minimum=-1e6, maximum=1e6, participation=3.0),
+        "b": DispatchedUnit(minimum=-1e6, maximum=1e6),
+        "c": DispatchedUnit(minimum=-1e6, maximum=1e6, participation=0.0),
+    }
+    made = bench(units=units, controllers=("agc",))
+    made.take(asked("agc", 0.0, -0.8e6))
+    assert shares(made, 0.0) == pytest.approx({"a": -0.6e6, "b": -0.2e6, "c": 0.0})
+    made.take(asked("agc", 1.0, 1.8e6))
+    assert shares(made, 1.0) == pytest.approx({"a": 1e6, "b": 0.8e6, "c": 0.0})
+
+
+@pytest.mark.parametrize(("charge", "low_w", "high_w"), [
+    (10.0, -3e6, 0.0), (12.0, -3e6, 0.08e6), (90.0, 0.0, 3e6), (5.0, -3e6, 0.0), (99.0, 0.0, 3e6),
+])  # fmt: skip
+def test_storage_is_limited_by_its_energy(charge: float, low_w: float, high_w: float) -> None:
+    assert shares(ready(100e6, charge=charge), 0.0)["bess"] == pytest.approx(high_w)
+    assert shares(ready(-100e6, charge=charge), 0.0)["bess"] == pytest.approx(low_w)
+
+
+def test_limits_that_were_met_are_named() -> None:
+    [told] = setpoints(ready(100e6).tick(0.0))
+    assert told.limits == {"chp": ("hardware",), "bess": ("energy",)}
+    [told] = setpoints(ready(100e6, highest=2e6).tick(0.0))
+    assert told.limits == {"chp": ("policy",), "pv": ("policy",), "bess": ("policy",)}
+
+
+def test_shortfall_is_told_once_and_so_is_its_end() -> None:
+    made = ready(100e6)
+    for k in range(5):
+        made.tick(0.1 * k)
+    [alarm] = alarms(made.told)
+    assert alarm.text == "asked to change the power of north by 1e+08 W, the units can give 7.6e+06 W"
+    made.take(asked("droop", 1.0, 1e6))
+    [alarm] = alarms(made.tick(1.0))
+    assert alarm.severity == "info"
+    assert alarms(made.tick(1.1)) == []
+
+
+def test_policy_bounds_what_is_asked_of_all_together() -> None:
+    assert change_w(ready(7e6, highest=2e6), 0.0) == pytest.approx(2e6)
+    assert change_w(ready(-7e6, lowest=-3e6), 0.0) == pytest.approx(-3e6)
+
+
+def test_ramp_of_a_unit_is_kept() -> None:
+    units = {"a": DispatchedUnit(minimum=-1e6, maximum=1e6, ramp=1e5)}
+    made = bench(units=units, controllers=("agc",))
+    made.take(asked("agc", 0.0, 1e6))
+    assert [shares(made, float(k))["a"] for k in range(3)] == pytest.approx([0.0, 1e5, 2e5])
+
+
+def test_silent_controller_is_held_then_counts_as_0_and_the_others_go_on() -> None:
+    made = ready(1e6, 2e6, hold_for=5.0, max_age=60.0)
+    made.tick(0.0)
+    made.take(asked("droop", 12.0, 1e6))
+    [told] = setpoints(made.tick(12.0))
+    assert sum(told.values.values()) == pytest.approx(12e6)
+    assert (told.status, told.missing) == ("fallback", ("agc",))
+    assert told.reason == "agc: expired 2.0 s ago"
+    assert change_w(made, 15.1) == pytest.approx(1e6)
+    assert [each.text.split(": ")[1] for each in alarms(made.told)] == [
+        "agc is silent, its last value holds",
+        "agc is silent, it counts as 0",
+    ]
+
+
+def test_fallback_safe_counts_a_silent_controller_as_0_at_once() -> None:
+    made = ready(1e6, 2e6, fallback="safe", max_age=60.0)
+    made.tick(0.0)
+    made.take(asked("droop", 10.5, 1e6))
+    assert change_w(made, 10.5) == pytest.approx(1e6)
+
+
+def test_unknown_state_of_charge_keeps_the_storage_safe_and_others_take_over() -> None:
+    made = ready(3e6)
+    made.tick(0.0)
+    for name in ("droop", "agc"):
+        made.take(asked(name, 40.0, 3e6 * (name == "droop")))
+    [told] = setpoints(made.tick(40.0))
+    assert told.values == pytest.approx({"chp": 7e6, "pv": 5e6, "bess": 0.0})
+    assert (told.status, told.missing) == ("fallback", ("bess",))
+
+
+def test_controller_in_fallback_shows_in_what_follows() -> None:
+    made = ready()
+    made.take(asked("agc", 1.0, 0.0, status="fallback", reason="PMU: 3.2 s old"))
+    [told] = setpoints(made.tick(1.0))
+    assert (told.status, told.reason) == ("fallback", "agc: PMU: 3.2 s old")
+
+
+def test_older_set_points_change_nothing_and_those_of_others_do_not_count() -> None:
+    made = ready(1e6)
+    made.take(asked("droop", -1.0, 5e6))
+    made.take(asked("stranger", 1.0, 5e6))
+    made.take(asked("droop", 1.0, 5e6, values={"south": 5e6}))
+    assert change_w(made, 1.0) == pytest.approx(1e6)
+
+
+def test_shadow_is_not_obeyed_in_control_and_counts_in_shadow() -> None:
+    ask = asked("droop", 0.0, 1e6)
+    shadow = ShadowSetpoints(**{name: getattr(ask, name) for name in ask.__struct_fields__})
+    made = ready()
+    made.take(ShadowSetpoints(**{name: getattr(shadow, name) for name in shadow.__struct_fields__}))
+    assert change_w(made, 0.0) == pytest.approx(0.0)
+    made = ready(mode="shadow")
+    made.take(shadow)
+    [told] = shadows(made.tick(0.0))
+    assert sum(told.values.values()) == pytest.approx(10e6)
+
+
+@pytest.mark.parametrize("values", [{"quantity": "active_power_kw"}, {"values": {"north": float("nan")}}])
+def test_set_points_in_another_quantity_are_dead_letters(values: dict[str, Any]) -> None:
+    with pytest.raises(BadMessageError, match="known: active_power_w"):
+        bench().take(asked("agc", 0.0, 1.0, **values))
+
+
+def test_end_leaves_each_unit_in_its_safe_state() -> None:
+    units = {"a": DispatchedUnit(minimum=0.0, maximum=1e6, scheduled=5e5, safe=1e5), "b": UNITS["chp"]}
+    made = bench(units=units, controllers=("agc",))
+    made.take(asked("agc", 0.0, 1e6))
+    made.tick(0.0)
+    [last] = setpoints(made.end())
+    assert (last.values, last.status) == ({"a": 1e5, "b": 4e6}, "safe")
+
+
+numbers = st.floats(-1e3, 1e3)
+bounds = st.tuples(numbers, numbers).map(sorted)
+
+
+@given(st.floats(-5e3, 5e3), st.lists(st.tuples(st.floats(0.0, 10.0), bounds), min_size=1, max_size=8))
+def test_water_filling_keeps_all_bounds_and_places_all_that_can_be_placed(
+    total: float, given_units: list[tuple[float, list[float]]]
+) -> None:
+    weight = np.array([unit[0] for unit in given_units])
+    low = np.array([unit[1][0] for unit in given_units])
+    high = np.array([unit[1][1] for unit in given_units])
+    share = water_filled(total, weight, low, high)
+    assert (share >= low).all()
+    assert (share <= high).all()
+    forced = np.clip(0.0, low, high)
+    able = forced.sum() + ((high - forced)[weight > 1e-6].sum() if total > forced.sum() else 0.0)
+    able -= (forced - low)[weight > 1e-6].sum() if total < forced.sum() else 0.0
+    reached = min(total, able) if total > forced.sum() else max(total, able)
+    if not ((weight > 0.0) & (weight <= 1e-6)).any():
+        assert share.sum() == pytest.approx(reached, abs=1e-6)
+
+
+@given(st.floats(-20e6, 20e6), st.floats(0.0, 100.0))
+def test_no_unit_is_asked_for_more_than_its_hardware(asked_w: float, charge: float) -> None:
+    for name, value in shares(ready(asked_w, charge=charge), 0.0).items():
+        assert UNITS[name].minimum <= value <= UNITS[name].maximum
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"highest": 50e6}, r"highest \(5e\+07 W\) is outside what the units can: -1.2e\+07 to 9e\+06 W"),
+        ({"controllers": ("a", "a")}, "a controller is named twice"),
+        ({"units": {"a": DispatchedUnit(minimum=1.0, maximum=0.0)}}, "unit 'a': minimum"),
+        ({"units": {"a": DispatchedUnit(minimum=0.0, maximum=1.0, scheduled=2.0)}}, "scheduled"),
+        (
+            {"units": {"a": DispatchedUnit(minimum=1.0, maximum=2.0, scheduled=1.0, storage=Storage(capacity=1.0))}},
+            "a storage can be at rest",
+        ),
+        (
+            {
+                "units": {
+                    "a": DispatchedUnit(
+                        minimum=-1.0, maximum=2.0, storage=Storage(capacity=1.0, least_percent=9.0, most_percent=8.0)
+                    )
+                }
+            },
+            "least_percent is not less",
+        ),
+    ],
+)
+def test_units_and_bounds_that_contradict_each_other_are_refused(values: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        bench(**values)
