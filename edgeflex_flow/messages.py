@@ -355,6 +355,43 @@ class ShadowSetpoints(_SetpointFields, frozen=True, kw_only=True, tag="shadow_se
     """What a controller in shadow mode would have told its assets. A type of its own, so that nothing obeys it."""
 
 
+class Forecast(Message, frozen=True, kw_only=True, tag="forecast"):
+    """What one quantity of an asset will be, step by step, and how sure that is."""
+
+    device: str
+    quantity: str
+    """What the values are, ending in their unit: `active_power_w`, `price_eur_per_mwh`."""
+    time_ns: TimeNs
+    """When it was made, UTC nanoseconds: the end of the last step that was measured."""
+    begin_ns: TimeNs
+    """When its first step begins; step k begins k times `step_s` later and its value is the mean over it."""
+    step_s: Annotated[float, msgspec.Meta(gt=0)]
+    values: tuple[float, ...] = ()
+    """What is expected, a value a step; empty with `status` `none`."""
+    quantiles: dict[str, tuple[float, ...]] = {}
+    """By probability (`0.1`, `0.5`, `0.9`) the values that the true ones stay below so often; empty if unknown."""
+    method: str
+    """How it was made: `persistence`, `daily`, `regression`, or another forecaster's word."""
+    status: Literal["ok", "fallback", "none"]
+    """`fallback`: by a simpler method than was asked for; `none`: there is no forecast."""
+    reason: str = ""
+    """Why it is not `ok`, in words with the numbers that decided."""
+    rows: int = 0
+    """Measurements that its method rests on."""
+    missing_steps: int = 0
+    """Steps of the history that hold no measurement."""
+    coverage: float | None = None
+    """Share of held-out history between quantiles 0.1 and 0.9 before these were calibrated on it; 0.8 is perfect."""
+    skill: float | None = None
+    """1 minus the mean absolute error over that of persistence, on held-out history."""
+    quality: int = 0
+    """All `Quality` flags of the measurements from which it goes on; `estimated` where gaps among them were bridged."""
+    config_digest: str = ""
+    """First 16 hex digits of the SHA-256 of the forecaster's configuration as JSON."""
+    version: str = ""
+    """Version of edgeflex-flow and of the method."""
+
+
 class Alarm(Message, frozen=True, kw_only=True, tag="alarm"):
     """Something that a person should see."""
 
@@ -414,6 +451,7 @@ BUILT_IN_MESSAGES: tuple[type[Message], ...] = (
     SystemInertia,
     Setpoints,
     ShadowSetpoints,
+    Forecast,
     Alarm,
     DeadLetter,
 )

@@ -27,6 +27,7 @@ from edgeflex_flow.registry import Registry, third_party_nodes
 from edgeflex_operators import (
     convert,
     event_window,
+    forecast,
     frequency_event,
     inertia_ambient,
     inertia_event,
@@ -55,6 +56,7 @@ SHIPPED: tuple[AnyNode, ...] = (
     event_window.NODE,
     inertia_event.NODE,
     system_inertia.NODE,
+    forecast.NODE,
     convert.NODE,
     select.NODE,
     mqtt_publish.NODE,

@@ -15,10 +15,13 @@ from edgeflex_connectors.store import Downsampling
 from edgeflex_flow.cli.kinds import SHIPPED
 from edgeflex_flow.errors import ConfigError, FieldError
 from edgeflex_flow.node import NodeConfig
+from edgeflex_operators.forecast import ForecastAsset
 
 CONFIGS = {node.kind: node.config for node in SHIPPED}
 
 Values = dict[str, Any]
+
+PV = ForecastAsset(kind="pv")
 
 # By kind: configs that it refuses, and ones that it takes.
 GIVEN: dict[str, list[Values]] = {
@@ -35,6 +38,12 @@ GIVEN: dict[str, list[Values]] = {
         {"columns": {"a_v": "a_v"}},
         {"columns": {"a_v": "a_s", "b_v": "c_kv", "d_v": "c_kv"}},
         {"columns": {"a_v": "a_kv"}},
+    ],
+    "forecast": [
+        {"column": "power", "assets": {"a": PV}, "weather": "wind"},
+        {"column": "a_w", "assets": {"a": PV}, "step": 7.0},
+        {"column": "b_w", "assets": {"b": PV}, "least_history": 20 * 86400.0, "history": 10 * 86400.0},
+        {"column": "c_w", "assets": {"c": ForecastAsset(kind="wind")}},
     ],
     "pmu_udp": [
         {"port": 1, "channels": {"A": "frequency_hz", "B": "b", "C": "c_v", "D": "c_v"}},
