@@ -392,6 +392,50 @@ class Forecast(Message, frozen=True, kw_only=True, tag="forecast"):
     """Version of edgeflex-flow and of the method."""
 
 
+class DispatchPlan(Message, frozen=True, kw_only=True, tag="dispatch_plan"):
+    """What a virtual power plant means to do, step by step, and what that is worth. Positive power is into the grid."""
+
+    controller: str
+    """Who planned: the `name` of the controller's config."""
+    time_ns: TimeNs
+    """When it was planned, UTC nanoseconds."""
+    begin_ns: TimeNs
+    """When its first step begins."""
+    step_s: Annotated[float, msgspec.Meta(gt=0)]
+    status: Literal["ok", "fallback"]
+    """`fallback`: planned without what `missing` names."""
+    reason: str = ""
+    """Why it is not `ok`, in words."""
+    powers_w: dict[str, tuple[float, ...]]
+    """By asset, a value a step: generators, storage (charging is negative) and renewables."""
+    energies_wh: dict[str, tuple[float, ...]] = {}
+    """By storage, at the end of each step."""
+    available_w: dict[str, tuple[float, ...]] = {}
+    """By renewable, what it could give, as forecast."""
+    loads_w: tuple[float, ...] = ()
+    """Sum of the loads, as forecast."""
+    exchange_w: tuple[float, ...]
+    """Power into the grid at the connection."""
+    prices_eur_per_mwh: tuple[float, ...]
+    profit_eur: float
+    """Revenue less costs over all steps, if all comes as forecast."""
+    shortfalls: dict[str, float] = {}
+    """What could not be kept, and by how much at most: `reserve_w`, `import_limit_w`, `energy_wh NAME`."""
+    solver: Literal["lp", "milp"]
+    """`lp`: the linear relaxation was a plan already, within `gap`."""
+    solver_status: Literal["optimal", "time_limit"]
+    gap: float
+    """How far the plan may be from the best one, relative to its cost."""
+    solver_s: float
+    """How long the solver took."""
+    missing: tuple[str, ...] = ()
+    """Whose forecasts or measurements were missing or too old."""
+    config_digest: str = ""
+    """First 16 hex digits of the SHA-256 of the controller's configuration as JSON, policies in force included."""
+    version: str = ""
+    """Version of edgeflex-flow and of the method."""
+
+
 class Alarm(Message, frozen=True, kw_only=True, tag="alarm"):
     """Something that a person should see."""
 
@@ -452,6 +496,7 @@ BUILT_IN_MESSAGES: tuple[type[Message], ...] = (
     Setpoints,
     ShadowSetpoints,
     Forecast,
+    DispatchPlan,
     Alarm,
     DeadLetter,
 )

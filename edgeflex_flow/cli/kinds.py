@@ -37,6 +37,7 @@ from edgeflex_operators import (
     select,
     system_inertia,
     threshold,
+    vpp_dispatch,
 )
 
 SHIPPED: tuple[AnyNode, ...] = (
@@ -57,6 +58,7 @@ SHIPPED: tuple[AnyNode, ...] = (
     inertia_event.NODE,
     system_inertia.NODE,
     forecast.NODE,
+    vpp_dispatch.NODE,
     convert.NODE,
     select.NODE,
     mqtt_publish.NODE,

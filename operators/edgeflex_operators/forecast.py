@@ -323,13 +323,12 @@ def _weather(config: ForecastConfig, state: ForecastState, name: str, first: int
     if config.weather is None:
         return None
     known = state.weather.get(config.assets[name].weather or name, {})
-    wanted_ns = (np.arange(first, end + config.steps) + 0.5) * config.step_ns
+    wanted_ns = np.arange(first, end + config.steps) * config.step_ns + config.step_ns // 2
     if not known:
         return np.full(len(wanted_ns), np.nan)
-    times_ns = np.array(sorted(known), dtype=np.float64)
-    found = np.interp(
-        wanted_ns, times_ns, [known[round(each)] for each in times_ns.tolist()], left=np.nan, right=np.nan
-    )
+    times_ns = np.array(sorted(known), dtype=np.int64)
+    values = np.array([known[time_ns] for time_ns in times_ns.tolist()])
+    found: Array = np.interp(wanted_ns, times_ns, values, left=np.nan, right=np.nan)
     after = np.searchsorted(times_ns, wanted_ns).clip(1, max(len(times_ns) - 1, 1))
     if len(times_ns) > 1:
         found[times_ns[after] - times_ns[after - 1] > WEATHER_BRIDGED_NS] = np.nan

@@ -15,6 +15,7 @@ from edgeflex_connectors.store import Downsampling
 from edgeflex_flow.cli.kinds import SHIPPED
 from edgeflex_flow.errors import ConfigError, FieldError
 from edgeflex_flow.node import NodeConfig
+from edgeflex_operators._dispatch_program import Generator, Storage
 from edgeflex_operators.forecast import ForecastAsset
 
 CONFIGS = {node.kind: node.config for node in SHIPPED}
@@ -44,6 +45,17 @@ GIVEN: dict[str, list[Values]] = {
         {"column": "a_w", "assets": {"a": PV}, "step": 7.0},
         {"column": "b_w", "assets": {"b": PV}, "least_history": 20 * 86400.0, "history": 10 * 86400.0},
         {"column": "c_w", "assets": {"c": ForecastAsset(kind="wind")}},
+    ],
+    "vpp_dispatch": [
+        {"name": "v", "connection": 1e6, "valid_for": 10.0},
+        {
+            "name": "v",
+            "connection": 1e6,
+            "storages": {"b": Storage(power=1.0, energy=1.0, lowest=0.9)},
+            "loads": ("b",),
+        },
+        {"name": "v", "connection": 1e6, "generators": {"g": Generator(power=1.0, minimum=2.0, cost=1.0)}},
+        {"name": "v", "connection": 1e6, "loads": ("a", "a"), "market": "a", "period": 2000.0},
     ],
     "pmu_udp": [
         {"port": 1, "channels": {"A": "frequency_hz", "B": "b", "C": "c_v", "D": "c_v"}},

@@ -18,8 +18,8 @@ def primal(features: Array, values: Array, probability: float) -> float:
     cost = np.concatenate([np.zeros(columns), np.full(rows, probability), np.full(rows, 1.0 - probability)])
     matrix = np.hstack([features, np.eye(rows), -np.eye(rows)])
     bounds = [(None, None)] * columns + [(0.0, None)] * (2 * rows)
-    least: float = linprog(cost, A_eq=matrix, b_eq=values, bounds=bounds).fun
-    return least / rows
+    least = float(linprog(cost, A_eq=matrix, b_eq=values, bounds=bounds).fun)
+    return least / len(values)
 
 
 @settings(deadline=None, max_examples=40)
