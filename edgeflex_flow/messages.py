@@ -436,6 +436,48 @@ class DispatchPlan(Message, frozen=True, kw_only=True, tag="dispatch_plan"):
     """Version of edgeflex-flow and of the method."""
 
 
+Node: TypeAlias = int | Annotated[str, msgspec.Meta(min_length=1)]
+"""A node of the grid, as both sides call it."""
+
+
+class _FlexFields(Message, frozen=True, kw_only=True):
+    variable: Literal["active_power", "reactive_power"]
+    nodes: tuple[Node, ...]
+    """Whose values stand in each list, in this order."""
+    unit: Literal["kW", "kvar"]
+    """Of the values. Positive is into the grid."""
+
+
+class FlexRequest(_FlexFields, frozen=True, kw_only=True, tag="flex_request"):
+    """Flexibility that is asked for, by node and step, as the edgeFLEX platform writes it."""
+
+    flex_request: dict[str, tuple[float, ...]]
+    """By step, from `prediction 1` on, a value for each node."""
+    id: str = ""
+    """Names it in the answer."""
+    time_ns: TimeNs | None = None
+    """When it was asked, UTC nanoseconds."""
+    begin_ns: TimeNs | None = None
+    """When the first step begins."""
+    step_s: float | None = None
+
+
+class FlexResponse(_FlexFields, frozen=True, kw_only=True, tag="flex_response"):
+    """The flexibility that is given, in the shape of the request."""
+
+    flex_response: dict[str, tuple[float, ...]]
+    """By step, from `prediction 1` on, a value for each node."""
+    positions: tuple[int, ...] = ()
+    """In place of `nodes`: their places among those of the request, from 0 on."""
+    request_id: str = ""
+    """`id` of the request; empty if the other side does not say which one it answers."""
+    time_ns: TimeNs | None = None
+    status: Literal["full", "changed", "none"] = "full"
+    """`changed`: parts were missing or cut; `none`: nobody answered, and what was declared for that holds."""
+    reason: str = ""
+    """Why it is not `full`, in words."""
+
+
 class Alarm(Message, frozen=True, kw_only=True, tag="alarm"):
     """Something that a person should see."""
 
@@ -497,6 +539,8 @@ BUILT_IN_MESSAGES: tuple[type[Message], ...] = (
     ShadowSetpoints,
     Forecast,
     DispatchPlan,
+    FlexRequest,
+    FlexResponse,
     Alarm,
     DeadLetter,
 )

@@ -387,22 +387,6 @@ class ProgressingSink(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SourceNode(Generic[C]):
-    kind: str
-    config: type[C]
-    output: Output
-    open: Callable[[C, Context], Source]
-
-
-@dataclass(frozen=True, slots=True)
-class SinkNode(Generic[C]):
-    kind: str
-    config: type[C]
-    inputs: Mapping[str, Input]
-    open: Callable[[C, Context], Sink]
-
-
-@dataclass(frozen=True, slots=True)
 class Probe:
     """What trying a connection found."""
 
@@ -412,6 +396,25 @@ class Probe:
     """What the far side says of itself: its version, what is there."""
     certificate_until_s: float | None = None
     """When the certificate that the far side shows ends, seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceNode(Generic[C]):
+    kind: str
+    config: type[C]
+    output: Output
+    open: Callable[[C, Context], Source]
+    probe: Callable[[C, Context], Probe] | None = None
+    """Of a source that calls a device by itself: asks it something, and leaves; changes nothing there. EdgeflexError if
+    that fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class SinkNode(Generic[C]):
+    kind: str
+    config: type[C]
+    inputs: Mapping[str, Input]
+    open: Callable[[C, Context], Sink]
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,8 +428,8 @@ class ConnectionNode(Generic[C]):
     open: Callable[[C, Context], Any]
     probe: Callable[[C, Context], Probe] | None = None
     """Opens a connection, authenticates, closes it; changes nothing on the far side. EdgeflexError if that fails."""
-    topic_of: Callable[[C, str], str] | None = None
-    """Of a bus: what the far side calls a topic, or a topic filter, of the flows."""
+    topics_of: Callable[[C, str], Iterable[str]] | None = None
+    """Of a bus: what the far side calls the topics of a topic filter of the flows, as filters."""
 
 
 AnyNode: TypeAlias = OperatorNode[Any, Any] | SourceNode[Any] | SinkNode[Any] | ConnectionNode[Any]

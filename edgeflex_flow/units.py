@@ -67,6 +67,8 @@ UNITS: dict[str, Unit] = _table(
     ("EUR/kWh", "energy_price", 1e3),
     ("m/s", "speed", 1.0),
     ("W/m²", "irradiance", 1.0),
+    ("mohm", "impedance", 1e-3),
+    ("ohm", "impedance", 1.0),
     ("pu", "per_unit", 1.0),
     ("%", "fraction", 0.01),
     ("B", "size", 1.0),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from edgeflex_connectors.batching import SamplesBuilder
+from edgeflex_connectors.batching import AT_ARRIVAL, SamplesBuilder
 from edgeflex_connectors.payload_formats import AnyFormat, format_of
 from edgeflex_connectors.payload_formats.codec import Decoded, Decoder, Encoder
 from edgeflex_flow.errors import BadMessageError
@@ -161,7 +161,7 @@ def assert_makes_a_batch(decoded: Decoded, columns: Sequence[str]) -> None:
     assert (decoded.error is None) == (decoded.bad_rows == 0)
     builder = SamplesBuilder(columns)
     for row in decoded.rows:
-        assert 0 <= row[0] <= LATEST_NS
+        assert row[0] == AT_ARRIVAL or 0 <= row[0] <= LATEST_NS
         assert row[1]
         builder.add(*row)
     assert list(builder.take(0).problems()) == []

@@ -11,6 +11,9 @@ from edgeflex_flow.errors import FieldError, nearest
 from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Samples
 from edgeflex_flow.units import names_its_unit
 
+AT_ARRIVAL = -(2**63)
+"""The time of a row whose payload tells none."""
+
 Row = tuple[int, str, int, tuple[float, ...]]
 """time_ns, device, quality, values in the order of the columns (NaN where there is none)."""
 
@@ -63,8 +66,10 @@ class SamplesBuilder:
     def take(self, received_ns: int) -> Samples:
         """The rows so far as one batch; the builder is empty afterwards."""
         table = np.array(self._values, dtype=np.float64).reshape(len(self), len(self._columns))
+        time_ns = np.array(self._time_ns, dtype=np.int64)
+        time_ns[time_ns == AT_ARRIVAL] = received_ns
         samples = Samples(
-            time_ns=np.array(self._time_ns, dtype=np.int64),
+            time_ns=time_ns,
             device=np.array(self._codes, dtype=np.int32),
             devices=self._devices.freeze(),
             columns={name: np.ascontiguousarray(table[:, place]) for place, name in enumerate(self._columns)},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,3 +32,20 @@ def make_folder_for(file: Path) -> None:
         raise RetryableError(f"{file}: the folder cannot be made: {error.strerror}") from error
     if file.is_dir():
         raise FatalError(f"{file}: a folder, not a file")
+
+
+def free_bytes(folder: Path, name: str) -> int:
+    """What is free where a folder stands, or would be made with its parents. Makes nothing.
+
+    FatalError, which begins with `name`, when no file can be written there.
+    """
+    try:
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        if not there.is_dir():
+            raise FatalError(f"{name} '{folder}': {there} is no folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            what = "cannot be written to" if there == folder else f"cannot be made: {there} cannot be written to"
+            raise FatalError(f"{name} '{folder}': {what}")
+        return shutil.disk_usage(there).free
+    except OSError as error:
+        raise FatalError(f"{name} '{folder}': {error.strerror or error}") from error

@@ -39,7 +39,7 @@ from edgeflex_connectors.tls import default_tls
 from edgeflex_connectors.urls import split_url
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import ConnectionNode, Context, Probe, path, quantity
+from edgeflex_flow.node import ConnectionNode, Context, Probe, login, path, quantity
 from edgeflex_flow.node import url as url_of
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ class InfluxdbConfig(StoreConfig, frozen=True, kw_only=True):
     database: Annotated[
         str, Meta(pattern=r"^[A-Za-z0-9_.-]+$", max_length=200, description="Database, made if it does not exist.")
     ]
-    username: Annotated[str | None, Meta(description="User name for the server.")] = None
-    password: Annotated[str | None, Meta(description="Password of the user.", extra={"secret": True})] = None
+    username: Annotated[str | None, login("user", "User name for the server.")] = None
+    password: Annotated[str | None, login("password", "Password of the user.")] = None
     ca: Annotated[str | None, path("Certificates of the authorities to trust, PEM; the system's if not given.")] = None
     compress: Annotated[bool, Meta(description="Whether lines and answers are compressed (gzip) on their way.")] = False
     connect_timeout: Annotated[float, quantity("s", "How long an attempt to connect may take.", gt=0, le=60)] = 5

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ssl
 import string
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import SplitResult
 
 from msgspec import Meta, field
 
+from edgeflex_connectors.folders import free_bytes
 from edgeflex_connectors.mqtt_broker import Broker
 from edgeflex_connectors.mqtt_probe import try_broker
 from edgeflex_connectors.mqtt_session import MqttSession
@@ -43,7 +45,8 @@ class MqttConfig(NodeConfig, frozen=True, kw_only=True):
 
     `outbox` is a folder for what nodes could not publish yet; see `mqtt_publish`. `topics` and `topic_prefix` describe
     a broker whose topics are called otherwise than those of the flows: `topics` replaces a topic or its first levels,
-    then `topic_prefix` is put before as it stands. Sources give the topics in the flow's names again.
+    then `topic_prefix`, which ends with `/`, is put before. A topic that begins with `/` keeps it (`north//a`) unless
+    `topics` gives it a name without (`/a: a`). Sources give the topics in the flow's names again.
 
     Input:
         None: nodes name the connection in their field `bus`.
@@ -102,7 +105,7 @@ class MqttConfig(NodeConfig, frozen=True, kw_only=True):
         ),
     ] = None
     topic_prefix: Annotated[
-        str, Meta(description="What this broker's topics begin with, before those of the flows.")
+        str, Meta(description="What this broker's topics begin with, before those of the flows: `north/`.")
     ] = ""
     topics: Annotated[
         dict[str, str], Meta(description="Names of this broker by the flows' topics, whole or their first levels.")
@@ -253,14 +256,30 @@ def broker_of(config: MqttConfig, context: Context, name: str) -> Broker:
     )
 
 
-def topic_of(config: MqttConfig, topic: str) -> str:
-    """What this broker calls a topic filter of the flows."""
-    return TopicMap(config.topic_prefix, config.topics).filter_outward(topic)
+def topics_of(config: MqttConfig, topic: str) -> tuple[str, ...]:
+    """What this broker calls the topics of a filter of the flows."""
+    return TopicMap(config.topic_prefix, config.topics).filters_outward(topic)
 
 
 def probe(config: MqttConfig, context: Context) -> Probe:
-    """Connect, log in and leave, as a client of its own whose session ends with it."""
-    return try_broker(broker_of(config, context, context.node))
+    """Look at the outbox, then connect, log in and leave, as a client of its own whose session ends with it."""
+    room = "" if config.outbox is None else f", {_room(config.outbox, config, context)}"
+    found = try_broker(broker_of(config, context, context.node))
+    return replace(found, peer=found.peer + room)
 
 
-NODE = ConnectionNode(kind="mqtt", config=MqttConfig, family="bus", open=open_session, probe=probe, topic_of=topic_of)
+def _room(outbox: str, config: MqttConfig, context: Context) -> str:
+    """What is free in the outbox. FatalError when it cannot be written, or has less room than a node may need."""
+    folder = context.resolve(outbox) / context.site / context.flow
+    free = free_bytes(folder, f"{context.node}: outbox")
+    if free < config.outbox_size:
+        text = f"{_mib(free)} free, less than the `outbox_size` of {_mib(config.outbox_size)} that one node may need"
+        raise FatalError(f"{context.node}: outbox '{folder}': {text}")
+    return f"{_mib(free)} free for the outbox"
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.0f} MiB"
+
+
+NODE = ConnectionNode(kind="mqtt", config=MqttConfig, family="bus", open=open_session, probe=probe, topics_of=topics_of)

@@ -21,7 +21,7 @@ from edgeflex_connectors.mqtt_suspect import Suspect
 from edgeflex_connectors.payload_formats import AnyFormat, JsonEdgeflex
 from edgeflex_connectors.payloads import PayloadEncoder, mark_late
 from edgeflex_flow.errors import FatalError, FieldError, nearest, unforeseen
-from edgeflex_flow.messages import Samples, encode_message
+from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import (
     ANY,
     DEFAULT_PORT,
@@ -63,7 +63,8 @@ KEEP_SESSION_S = 3600.0
 class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
     """Publish every message and every batch of samples on a topic of an MQTT broker.
 
-    Messages go out as JSON objects with their meaning in the key `type`. Samples go out in `format`, by default as
+    Messages go out as JSON objects with their meaning in the key `type`; in the format `covee` those alone that are
+    set-points of its column. Samples go out in `format`, by default as
     `json.edgeflex`, a batch as one payload where the format allows it: in the units and under the names that it
     declares, or with all columns by their names. Values that are not finite are null. A format without quality flags
     has no rows flagged `bad_data` or `test`, which readers would take for good ones.
@@ -204,7 +205,8 @@ def payloads(
     """Topic and payload of everything that one message becomes, or why a part of it cannot be encoded."""
     if not isinstance(message, Samples):
         device: str = getattr(message, "device", None) or ""
-        yield topic_of(config.topic, device, _type(message)), encode_message(message)
+        topic = topic_of(config.topic, device, _type(message))
+        yield from ((topic, payload) for payload in encoder.encode_message(message))
     elif "{device}" not in config.topic:
         yield from _samples(topic_of(config.topic, "", Samples.tag), message, encoder)
     else:

@@ -461,7 +461,8 @@ class MqttSession:
 
     def subscribe(self, filters: list[str], qos: int) -> None:
         """Ask for topics, in the names of the flow. From `on_up`."""
-        self.subscriptions = [self.broker.topics.filter_outward(each) for each in filters]
+        topics = self.broker.topics
+        self.subscriptions = list(dict.fromkeys(name for each in filters for name in topics.filters_outward(each)))
         self.client.subscribe([(each, qos) for each in self.subscriptions])
 
     def _message_came(self, message: Incoming) -> None:

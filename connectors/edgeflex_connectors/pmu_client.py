@@ -9,10 +9,10 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from edgeflex_connectors.backoff import Backoff
-from edgeflex_connectors.c37118 import Command, CommandFrame, ConfigFrame, FrameHeader, encode_command
+from edgeflex_connectors.c37118 import Command, ConfigFrame
 from edgeflex_connectors.c37118_columns import FIXED_COLUMNS
 from edgeflex_connectors.pmu_decoder import FrameDecoder, PmuSourceConfig
-from edgeflex_connectors.pmu_dialogue import NS, Dialogue
+from edgeflex_connectors.pmu_dialogue import NS, Dialogue, command_frame
 from edgeflex_connectors.pmu_frames import Block
 from edgeflex_connectors.pmu_links import (
     PEER,
@@ -25,16 +25,16 @@ from edgeflex_connectors.pmu_links import (
     listen,
     only_stream,
 )
+from edgeflex_connectors.pmu_probe import Device, try_device
 from edgeflex_connectors.speaker import Speaker
 from edgeflex_connectors.udp_drops import DropCounter
 from edgeflex_connectors.udp_receive import BLOCK, group_problem
 from edgeflex_flow.errors import FieldError, RetryableError
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import Context, NetworkPort, SourceNode, Wire, quantity, samples_wire, udp_port
+from edgeflex_flow.node import Context, NetworkPort, Probe, SourceNode, Wire, quantity, samples_wire, udp_port
 
 ASKS: Final = {"cfg1": Command.SEND_CFG1, "cfg2": Command.SEND_CFG2, "cfg3": Command.SEND_CFG3}
 RECEIVE_BUFFER_BYTES: Final = 4 * 1024 * 1024
-_TIME_BASE: Final = 1_000_000
 
 
 class PmuClientConfig(PmuSourceConfig, frozen=True, kw_only=True):
@@ -292,11 +292,7 @@ class PmuClientSource:
     def _say(self, commands: Sequence[Command]) -> None:
         assert self._link is not None
         for command in commands:
-            seconds, rest_ns = divmod(self._context.clock.now_ns(), NS)
-            header = FrameHeader(
-                idcode=self._config.idcode, soc=seconds & 0xFFFFFFFF, fraction=rest_ns * _TIME_BASE // NS
-            )
-            self._link.send(encode_command(CommandFrame(header=header, command=command)))
+            self._link.send(command_frame(command, self._config.idcode, self._context.clock.now_ns()))
             self._counters.add("commands")
 
     def _failed(self, error: RetryableError) -> None:
@@ -332,4 +328,17 @@ def _output(config: PmuClientConfig, inputs: Mapping[str, Wire]) -> Wire:
     return samples_wire(*FIXED_COLUMNS, *config.channels.values(), more_columns=True)
 
 
-NODE = SourceNode(kind="pmu_client", config=PmuClientConfig, output=_output, open=PmuClientSource)
+def probe(config: PmuClientConfig, context: Context) -> Probe:
+    """Ask the device for its configuration."""
+    device = Device(
+        host=config.host,
+        port=config.port,
+        transport=config.transport,
+        idcode=config.idcode,
+        asks=[ASKS[each] for each in config.ask],
+        answer_s=config.answer_timeout,
+    )
+    return try_device(device, context.clock.now_ns())
+
+
+NODE = SourceNode(kind="pmu_client", config=PmuClientConfig, output=_output, open=PmuClientSource, probe=probe)

@@ -29,12 +29,13 @@ from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import Context, NodeConfig
 from edgeflex_flow.units import names_its_unit
 
+LARGEST_IDCODE: Final = 65_534
 _HEADER_SHOWN: Final = 500
 """Characters of a header's text that the log shows."""
 
 ChannelName: TypeAlias = Annotated[str, Meta(min_length=1)]
 ColumnName: TypeAlias = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)+$")]
-IdcodeText: TypeAlias = Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,4}$")]
+IdcodeText: TypeAlias = Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,4}$", examples=["7"])]
 DeviceName: TypeAlias = Annotated[str, Meta(min_length=1)]
 
 
@@ -51,6 +52,10 @@ class PmuSourceConfig(NodeConfig, frozen=True, kw_only=True):
     max_rows: Annotated[int, Meta(ge=1, le=1_000_000, description="Most rows of one batch.")] = 8192
 
     def refusals(self) -> Iterator[FieldError]:
+        for idcode in self.names:
+            if int(idcode) > LARGEST_IDCODE:
+                text = f"`names`: an IDCODE is a number from 1 to {LARGEST_IDCODE}"
+                yield FieldError(text, f"names.{idcode}", got=f"'{idcode}'")
         for channel, column in self.channels.items():
             at = f"channels.{channel}"
             if not names_its_unit(column):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from edgeflex_connectors.c37118 import Command, ConfigFrame, FrameType
+from edgeflex_connectors.c37118 import Command, CommandFrame, ConfigFrame, FrameHeader, FrameType, encode_command
 from edgeflex_flow.errors import RetryableError
 
 NS: Final = 1_000_000_000
@@ -17,11 +17,19 @@ ROUNDS: Final = 2
 TRIES: Final = 3
 """How often a running stream is asked for its configuration, or turned on again, before the connection is given up."""
 NEVER: Final = 2**62
+_TIME_BASE: Final = 1_000_000
 ANSWERS: Final = {
     FrameType.CFG1: Command.SEND_CFG1,
     FrameType.CFG2: Command.SEND_CFG2,
     FrameType.CFG3: Command.SEND_CFG3,
 }
+
+
+def command_frame(command: Command, idcode: int, now_ns: int) -> bytes:
+    """A command for the stream of a device, sent now."""
+    seconds, rest_ns = divmod(now_ns, NS)
+    header = FrameHeader(idcode=idcode, soc=seconds & 0xFFFFFFFF, fraction=rest_ns * _TIME_BASE // NS)
+    return encode_command(CommandFrame(header=header, command=command))
 
 
 class Dialogue:

@@ -30,7 +30,7 @@ from edgeflex_connectors.store_rows import table_of_rows, values_of
 from edgeflex_connectors.urls import split_url
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import ConnectionNode, Context, Probe, path, quantity
+from edgeflex_flow.node import ConnectionNode, Context, Probe, login, path, quantity
 from edgeflex_flow.node import url as url_of
 
 if TYPE_CHECKING:
@@ -148,8 +148,8 @@ class PostgresConfig(StoreConfig, frozen=True, kw_only=True):
             example="postgresql://127.0.0.1:5432/grid",
         ),
     ]
-    username: Annotated[str | None, Meta(description="User name for the server.")] = None
-    password: Annotated[str | None, Meta(description="Password of the user.", extra={"secret": True})] = None
+    username: Annotated[str | None, login("user", "User name for the server.")] = None
+    password: Annotated[str | None, login("password", "Password of the user.")] = None
     schema: Annotated[
         str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}$", description="Schema that holds the store's tables.")
     ] = "edgeflex"

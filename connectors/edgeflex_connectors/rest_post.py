@@ -24,7 +24,7 @@ from edgeflex_connectors.payloads import PayloadEncoder
 from edgeflex_connectors.rest import RestSession, path_problem
 from edgeflex_connectors.rest_retry import RETRIED_STATUSES, UNHANDLED_STATUSES, Status, retry_after_s
 from edgeflex_flow.errors import BadMessageError, FieldError, RetryableError, nearest, unforeseen
-from edgeflex_flow.messages import DeadLetter, Samples, encode_message
+from edgeflex_flow.messages import DeadLetter, Samples
 from edgeflex_flow.node import (
     ANY,
     DEFAULT_PORT,
@@ -172,7 +172,8 @@ class Encoder:
         if not isinstance(message, Samples):
             path = _path(self._pattern, getattr(message, "device", None) or "", str(message.__struct_config__.tag))
             tells_of = message.node if isinstance(message, DeadLetter) else None
-            yield Item(path, encode_message(message), until_s, tells_of)
+            for payload in self._samples.encode_message(message):
+                yield Item(path, payload, until_s, tells_of)
         elif "{device}" not in self._pattern:
             yield from self._rows(message, _path(self._pattern, "", Samples.tag), until_s)
         else:

@@ -88,8 +88,9 @@ class TopicMap:
     """What a broker calls the topics of flows.
 
     `names` replaces whole topics, or their first levels: `{edgeflex: grid/north}` makes `edgeflex/a` to `grid/north/a`;
-    the longest that fits counts. Then `prefix` is put before, as it stands. Shared subscriptions keep `$share/GROUP/`
-    in front.
+    the longest that fits counts. Then `prefix`, which ends with `/`, is put before. A topic that begins with `/` keeps
+    it, since else nobody could tell `/a` from `a` when it comes back. Shared subscriptions keep `$share/GROUP/` in
+    front.
 
     >>> there = TopicMap("utility/", {"edgeflex/demo": "north"})
     >>> there.outward("edgeflex/demo/event"), there.inward("utility/north/event")
@@ -112,16 +113,20 @@ class TopicMap:
     def _outward(self, topic: str) -> str:
         return self.prefix + _replaced(_NAME_OF_ALIAS.get(topic, topic), self.names.items())
 
-    def filter_outward(self, topic: str) -> str:
-        """A flow's topic filter in the names of the broker.
+    def filters_outward(self, topic_filter: str) -> tuple[str, ...]:
+        """A flow's topic filter in the names of the broker: several where its wildcards cover topics that have another
+        name there. None of them covers another: brokers may send a message once for each that fits.
 
-        >>> TopicMap("u/").filter_outward("$share/pair/edgeflex/+/event")
-        '$share/pair/u/edgeflex/+/event'
+        >>> TopicMap("u/", {"pmu/G1": "gen1"}).filters_outward("$share/pair/pmu/+")
+        ('$share/pair/u/pmu/+', '$share/pair/u/gen1')
         """
-        if not topic.startswith(SHARED):
-            return self._outward(topic)
-        group, _, rest = topic.removeprefix(SHARED).partition("/")
-        return f"{SHARED}{group}/{self._outward(rest)}"
+        share, own = "", topic_filter
+        if topic_filter.startswith(SHARED):
+            group, _, own = topic_filter.removeprefix(SHARED).partition("/")
+            share = f"{SHARED}{group}/"
+        within = (_within(own, first) for first in (*self.names, *_NAME_OF_ALIAS))
+        called = dict.fromkeys(self._outward(each) for each in (own, *within) if each is not None)
+        return tuple(share + one for one in called if not any(_covers(each, one) for each in called if each != one))
 
     def inward(self, topic: str) -> str:
         """A topic of the broker in the names of the flow."""
@@ -138,6 +143,9 @@ class TopicMap:
         for where, text in texts:
             if any(character in text for character in "+#\0"):
                 yield FieldError(f"`{where}` holds no wildcards", where, got=f"'{text}'")
+        if self.prefix and not self.prefix.endswith("/"):
+            text = f"`topic_prefix` must end with '/': else 'pmu/G1' would be called '{self.prefix}pmu/G1' there"
+            yield FieldError(text, "topic_prefix", got=f"'{self.prefix}'", nearest=f"{self.prefix}/")
         for key, name in self.names.items():
             if not key or not name or key.endswith("/") or name.endswith("/"):
                 text = "`topics` names whole topics or their first levels, without '/' at the end"
@@ -158,6 +166,36 @@ def _replaced(topic: str, names: Iterable[tuple[str, str]]) -> str:
         if topic == first or topic.startswith(first + "/"):
             return other + topic[len(first) :]
     return topic
+
+
+def _within(topic_filter: str, first: str) -> str | None:
+    """A filter for those of its topics that begin with these levels; None if there are none.
+
+    >>> _within("+/+/x", "a/b"), _within("a/#", "a/b"), _within("+", "a/b")
+    ('a/b/x', 'a/b/#', None)
+    """
+    levels, wanted = topic_filter.split("/"), first.split("/")
+    for level, own in zip(levels, wanted, strict=False):
+        if level == "#":
+            return f"{first}/#"
+        if level not in ("+", own):
+            return None
+    return "/".join((first, *levels[len(wanted) :])) if len(levels) >= len(wanted) else None
+
+
+def _covers(wide: str, narrow: str) -> bool:
+    """Whether each topic of one filter is one of the other.
+
+    >>> _covers("a/#", "a"), _covers("+/b", "a/b"), _covers("a/+", "a/#")
+    (True, True, False)
+    """
+    levels, others = wide.split("/"), narrow.split("/")
+    for place, level in enumerate(levels):
+        if level == "#":
+            return True
+        if place == len(others) or (level != others[place] and (level != "+" or others[place] == "#")):
+            return False
+    return len(levels) == len(others)
 
 
 def to_markdown() -> str:
@@ -206,10 +244,15 @@ def to_markdown() -> str:
         "    topic_prefix: utility/north/",
         "```",
         "",
-        "`topics` replaces a topic, or its first levels; the longest that fits counts. Then `topic_prefix` is put",
-        "before, as it stands: `/voltage_control/measuremnts/pv` becomes `utility/north/vc/measuremnts/pv`. Messages",
-        "that come in are given to the flow under its own names, so a pattern in `device` is one of the",
-        "flow's topic. A topic filter with a wildcard in the levels that `topics` would replace gets the prefix only.",
+        "`topics` replaces a topic, or its first levels; the longest that fits counts. Then `topic_prefix`, which ends",
+        "with `/`, is put before: `/voltage_control/measuremnts/pv` becomes `utility/north/vc/measuremnts/pv`. A topic",
+        "that begins with `/` keeps it: with the prefix alone that one would be called",
+        "`utility/north//voltage_control/measuremnts/pv`, which the check notes, so give it a name without, such as",
+        "`{/voltage_control: voltage_control}`.",
+        "",
+        "Messages that come in are given to the flow under its own names, so a pattern in `device` is one of the",
+        "flow's topic. A topic filter whose wildcards cover topics with other names stands for those too: with",
+        "`{pmu/G1: gen1}` a node that subscribes to `pmu/+` gets `gen1` as well, and `edgeflex acl` allows it.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -29,7 +29,7 @@ EXIT_WRONG = 1
 @click.option("--site", help="Site file, or the name of one in sites/ beside the flow file.")
 @click.option("-D", "definitions", type=Definition(), multiple=True, help="Set a parameter: -D pmu_port=4713.")
 @click.option("--select", "wanted", type=Definition(), multiple=True, help="Only files with this label: region=north.")
-@click.option("--connect", is_flag=True, help="Also try the connections that the flows use; changes nothing there.")
+@click.option("--connect", is_flag=True, help="Also try the connections and devices of the flows; changes nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_obj
 def check(
@@ -50,7 +50,8 @@ def check(
 
     Opens nothing and needs no secrets: those that are missing are noted. With --connect a site file stands for its
     flows, as for `run`, secrets are needed, and each connection is opened and tried: whether it lets us in, how long it
-    takes to answer, and when its certificate ends.
+    takes to answer, and when its certificate ends. A PMU that obeys commands is asked for its configuration. Ports on
+    which a node only listens are told and not tried.
 
     Exit codes: 0 all is right; 1 something is wrong; 2 wrong usage.
     """

@@ -1,12 +1,17 @@
-"""Whether the connections of flows can be made: opens each, authenticates, changes nothing."""
+"""Whether the connections of flows can be made, and their devices called: opens each, authenticates, changes nothing.
+
+What only listens, or sends to somebody who never answers, cannot be tried without doing its work: that is told.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 import msgspec
 from rich.text import Text
@@ -14,7 +19,9 @@ from rich.text import Text
 from edgeflex_flow.clock import SystemClock
 from edgeflex_flow.errors import EdgeflexError
 from edgeflex_flow.flowfile import Plan
-from edgeflex_flow.node import Context, Counters, OpenConnection
+from edgeflex_flow.flowfile.network import own_ports
+from edgeflex_flow.flowfile.plan import PlannedNode
+from edgeflex_flow.node import Context, Counters, OpenConnection, Probe, SourceNode
 
 AT_ONCE = 16
 SOON_DAYS = 30
@@ -23,15 +30,18 @@ DAY_S = 86_400.0
 
 
 class Reached(msgspec.Struct, frozen=True):
-    """What became of trying one connection."""
+    """What became of trying one connection, or one device that a node calls by itself."""
 
     name: str
+    """Of the connection, or `flow/node`."""
     kind: str
     ok: bool
     latency_ms: float | None = None
     peer: str = ""
     """What the far side says of itself."""
     certificate_until: datetime | None = None
+    not_tried: str = ""
+    """Ports that were left alone."""
     error: str = ""
 
     @property
@@ -42,51 +52,79 @@ class Reached(msgspec.Struct, frozen=True):
 
 
 def reach_all(plans: Iterable[Plan]) -> list[Reached]:
-    """Try every connection that the flows use, each once, side by side."""
-    wanted: dict[tuple[str, str], tuple[Plan, OpenConnection]] = {}
+    """Try every connection that the flows use, each once, and every device that a node calls, side by side."""
+    plans = list(plans)
+    connections: dict[tuple[str, str], Callable[[], Reached]] = {}
     for plan in plans:
         for node in plan.nodes:
             for connection in node.connections.values():
-                wanted.setdefault((plan.site, connection.name), (plan, connection))
+                connections.setdefault((plan.site, connection.name), partial(_reach, plan, connection))
+    nodes = [call for plan in plans for node in plan.nodes for call in _calls_of(node, plan)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(lambda each: _reach(*each), wanted.values()))
+        return list(pool.map(lambda call: call(), [*connections.values(), *nodes]))
 
 
 def _reach(plan: Plan, connection: OpenConnection) -> Reached:
     told = Reached(connection.name, connection.node.kind, ok=False)
     if connection.node.probe is None:
         return msgspec.structs.replace(told, error=f"a connection of kind '{connection.node.kind}' cannot be tried")
-    context = Context(
+    return _try(told, connection.node.probe, connection.config, _context(plan, connection.name))
+
+
+def _calls_of(node: PlannedNode, plan: Plan) -> Iterator[Callable[[], Reached]]:
+    """How to try a node that has to do with the network by itself."""
+    probe = node.node.probe if isinstance(node.node, SourceNode) else None
+    ports = [port for port in own_ports(node, plan) if probe is None or port.direction == "in"]
+    directions = {"in": "listens on", "out": "sends to"}
+    not_tried = ", ".join(
+        f"{directions[port.direction]} {port.protocol.upper()} {port.host}:{port.port}" for port in ports
+    )
+    told = Reached(f"{plan.name}/{node.id}", node.node.kind, ok=True, not_tried=not_tried)
+    if probe is not None:
+        yield partial(_try, told, probe, node.config, _context(plan, node.id))
+    elif not_tried:
+        yield lambda: told
+
+
+def _context(plan: Plan, name: str) -> Context:
+    return Context(
         flow=plan.name,
         site=plan.site,
-        node=connection.name,
+        node=name,
         clock=SystemClock(),
         counters=Counters(),
-        log=logging.getLogger(f"edgeflex.connect.{connection.name}"),
+        log=logging.getLogger(f"edgeflex.connect.{name}"),
         dead_letter=lambda _reason, _text, _payload: None,
         fail=lambda _error: None,
         folder=plan.folder,
     )
+
+
+def _try(told: Reached, probe: Callable[[Any, Context], Probe], config: object, context: Context) -> Reached:
     try:
-        probe = connection.node.probe(connection.config, context)
+        found = probe(config, context)
     except EdgeflexError as error:
-        return msgspec.structs.replace(told, error=str(error))
+        return msgspec.structs.replace(told, ok=False, error=str(error))
     until = None
-    if probe.certificate_until_s is not None:
-        until = datetime.fromtimestamp(probe.certificate_until_s, UTC)
+    if found.certificate_until_s is not None:
+        until = datetime.fromtimestamp(found.certificate_until_s, UTC)
     return msgspec.structs.replace(
-        told, ok=True, latency_ms=1e3 * probe.latency_s, peer=probe.peer, certificate_until=until
+        told, ok=True, latency_ms=1e3 * found.latency_s, peer=found.peer, certificate_until=until
     )
 
 
 def line(reached: Reached) -> Text:
-    """One connection for people."""
+    """One connection or device for people."""
     name = (f"{reached.name}", "bold")
     what = f" ({reached.kind}): "
     if not reached.ok:
         return Text.assemble(("✗ ", "bold red"), name, what, reached.error)
+    not_tried = [f"{reached.not_tried}; not tried"] if reached.not_tried else []
+    if reached.latency_ms is None:
+        return Text.assemble(("- ", "bold"), name, what, *not_tried)
     parts = [f"{reached.latency_ms:.1f} ms"]
     parts += [reached.peer] if reached.peer else []
+    parts += not_tried
     days = reached.certificate_days
     if reached.certificate_until is not None and days is not None:
         parts.append(f"certificate until {reached.certificate_until:%Y-%m-%d}, {days:.0f} days")

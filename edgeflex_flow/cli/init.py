@@ -22,7 +22,7 @@ from edgeflex_flow.node import AnyNode, ConnectionNode
 from edgeflex_flow.registry import Registry
 
 USUAL_KINDS = ("mqtt", "sqlite")
-"""Of several kinds of a family the one to begin with; the others stand in a comment."""
+"""Of several kinds of a family the one to begin with; the others stand in comments."""
 UNKNOWN_VALUE = "CHANGE_ME"
 WIDTH = 118
 
@@ -44,6 +44,8 @@ def init() -> None:
 @click.pass_obj
 def site(registry: Registry, *, name: str, folder: Path | None, only: tuple[str, ...]) -> None:
     """Write sites/NAME.yaml beside flow files: their connections and params, with every setting in a comment.
+
+    The other kinds of brokers, stores and services that can be connected stand there in comments too.
 
     Never writes over a file.
 
@@ -119,15 +121,10 @@ def site_lines(name: str, needs: Sequence[Needs], registry: Registry) -> Iterato
     yield ""
     yield f"# {SITE_KEYS['labels']}"
     yield "# labels: {region: north}"
-    families = {key: family for each in needs for key, family in each.connections.items()}
-    if families:
-        yield ""
-        yield f"# {SITE_KEYS['connections']}"
-        yield '# Secrets come from the environment, "${NAME}", or from a file, "${file:/run/secrets/name}".'
-        yield "connections:"
-    for key, family in sorted(families.items()):
-        users = [each.flow for each in needs if key in each.connections]
-        yield from (f"  {line}".rstrip() for line in _connection_lines(key, family, users, registry))
+    yield ""
+    yield f"# {SITE_KEYS['connections']}"
+    yield '# Secrets come from the environment, "${NAME}", or from a file, "${file:/run/secrets/name}".'
+    yield from _connections_lines(needs, registry)
     if any(each.params for each in needs):
         yield ""
         yield f"# {SITE_KEYS['params']}"
@@ -135,15 +132,31 @@ def site_lines(name: str, needs: Sequence[Needs], registry: Registry) -> Iterato
         yield from (f"  {line}" for line in _param_lines(needs))
 
 
-def _connection_lines(name: str, family: str, users: Sequence[str], registry: Registry) -> Iterator[str]:
-    kinds = [node for node in registry.connections.values() if node.family == family]
-    kinds.sort(key=lambda node: (node.kind not in USUAL_KINDS, node.kind))
-    first, others = kinds[0], kinds[1:]
-    yield from _comment(f"Used by {', '.join(users)}.", "")
+def _connections_lines(needs: Sequence[Needs], registry: Registry) -> Iterator[str]:
+    families = {key: family for each in needs for key, family in each.connections.items()}
+    kinds = sorted(
+        registry.connections.values(), key=lambda node: (node.kind not in USUAL_KINDS, node.family, node.kind)
+    )
+    used: set[str] = set()
+    yield "connections:" if families else "# connections:"
+    for key, family in sorted(families.items()):
+        node = next(each for each in kinds if each.family == family)
+        used.add(node.kind)
+        users = ", ".join(each.flow for each in needs if key in each.connections)
+        yield from (f"  {line}".rstrip() for line in _connection_lines(key, node, f"Used by {users}."))
+    yield "# Other kinds, in comments; `edgeflex nodes KIND` tells more. One that replaces another takes its name."
+    for node in (each for each in kinds if each.kind not in used):
+        name = f"{node.kind}_2" if node.kind in families else node.kind
+        lines = _connection_lines(name, node, page(node).summary)
+        yield from (f"  # {line}".rstrip() for line in lines)
+
+
+def _connection_lines(name: str, node: ConnectionNode[Any], about: str) -> Iterator[str]:
+    yield from _comment(about, "")
     yield f"{name}:"
-    yield f"  kind: {first.kind}" + (f"  # or {', '.join(node.kind for node in others)}" if others else "")
-    for setting in page(first).settings:
-        yield from _setting_lines(setting, _example(first, setting.key, name))
+    yield f"  kind: {node.kind}"
+    for setting in page(node).settings:
+        yield from _setting_lines(setting, _example(node, setting.key, name))
 
 
 def _setting_lines(setting: Setting, example: str | None) -> Iterator[str]:

@@ -49,22 +49,34 @@ def work_to_run(files: Sequence[Path], site: Path | None, wanted: Labels) -> Wor
         names = ", ".join(each.name for each in own or sites)
         many = "several sites are left" if own else f"no site has {_told(of_sites)}"
         raise click.UsageError(f"{many}: {names}; one runs at a time; --select LABEL=VALUE chooses")
-    found = _flows_of(own[0])
+    found = listed_flows(own[0])
     return Work(tuple(each.file for each in _matching(found, wanted, own[0].labels)), own[0].file)
 
 
-def _flows_of(site: Outline) -> list[Outline]:
-    known = flows_beside(site.file)
-    for name in site.flows:
-        if name not in known:
-            close = nearest(name, known)
-            raise click.UsageError(
-                f"site '{site.name}' lists the flow '{name}', and no file in {flow_folder(site.file)} holds it; known: "
-                f"{', '.join(sorted(known))}" + (f"; did you mean '{close}'?" if close else "")
-            )
+def listed_flows(site: Outline) -> list[Outline]:
+    """The files of the flows that a site lists, found by the names of the flows: files may be called otherwise.
+
+    Raises click.UsageError when it lists none, or one that is not in exactly one file.
+    """
     if not site.flows:
         raise click.UsageError(f"{site.file} lists no flows under 'flows'")
-    return [known[name] for name in site.flows]
+    known = flows_beside(site.file)
+    return [_only_file(name, site, known) for name in site.flows]
+
+
+def _only_file(name: str, site: Outline, known: Mapping[str, Sequence[Outline]]) -> Outline:
+    found = known.get(name, ())
+    if len(found) == 1:
+        return found[0]
+    listed, folder = f"site '{site.name}' lists the flow '{name}'", flow_folder(site.file)
+    if found:
+        names = ", ".join(each.file.name for each in found)
+        raise click.UsageError(f"{listed}, and several files in {folder} hold it: {names}")
+    close = nearest(name, known)
+    raise click.UsageError(
+        f"{listed}, and no file in {folder} holds it; known: {', '.join(sorted(known)) or 'none'}"
+        + (f"; did you mean '{close}'?" if close else "")
+    )
 
 
 def _matching(outlines: Iterable[Outline], wanted: Labels, around: Labels) -> list[Outline]:

@@ -10,8 +10,10 @@ import click
 from rich.text import Text
 
 from edgeflex_flow.cli.problems import console, show_problems
+from edgeflex_flow.cli.selection import listed_flows
 from edgeflex_flow.errors import Problem
 from edgeflex_flow.flowfile import CheckedSite, Plan, check_files, check_flows
+from edgeflex_flow.flowfile.outline import outline
 from edgeflex_flow.registry import Registry
 
 EXIT_WRONG = 1
@@ -22,7 +24,8 @@ def site_file(text: str) -> Path:
     places = (Path(text), Path("sites") / f"{text}.yaml", Path("flows/sites") / f"{text}.yaml")
     found = next((place for place in places if place.is_file()), None)
     if found is None:
-        raise click.BadParameter(f"no site file {_listed_places(places)}", param_hint="SITE")
+        text = " or ".join(f"'{place}'" for place in places)
+        raise click.BadParameter(f"no site file {text}", param_hint="SITE")
     return found
 
 
@@ -47,27 +50,12 @@ def plans_of(
 
 
 def _listed(site: Path, registry: Registry, definitions: Sequence[tuple[str, str]]) -> list[Path]:
-    """The files of the flows that a site lists: beside the folder `sites/`, or beside the site file."""
+    """The files of the flows that a site lists."""
     (checked,) = check_files([site], registry, params=dict(definitions))
     if not isinstance(checked, CheckedSite):
         raise click.BadParameter(f"'{site}' is no site file", param_hint="SITE")
     _end_if_wrong(checked.problems)
-    if not checked.flows:
-        raise click.UsageError(f"{site} lists no flows under 'flows': name their files")
-    return [_file_of(name, site) for name in checked.flows]
-
-
-def _file_of(name: str, site: Path) -> Path:
-    places = [folder / f"{name}.yaml" for folder in (site.absolute().parent.parent, site.absolute().parent)]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        text = f"flow '{name}', which the site lists, has no file {_listed_places(places)}"
-        raise click.ClickException(f"{text}; name the files of the flows")
-    return found
-
-
-def _listed_places(places: Sequence[Path]) -> str:
-    return " or ".join(f"'{place}'" for place in places)
+    return [each.file for each in listed_flows(outline(site))]
 
 
 def _end_if_wrong(problems: Iterable[Problem]) -> None:

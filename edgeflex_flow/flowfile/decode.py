@@ -501,7 +501,9 @@ class ConfigDecoder:
             except msgspec.ValidationError:
                 pass
         text = f"'{key}' needs {expectation(hint)}"
-        if hint.bare is str and isinstance(value.data, int | float) and not value.hidden:
+        pattern = hint.constraint("pattern") or ""
+        is_number = isinstance(value.data, int | float)
+        if hint.bare is str and is_number and re.search(pattern, str(value.data)) and not value.hidden:
             text += " (in quotes, or YAML reads it otherwise)"
         close = nearest(data, hint.words) if isinstance(data, str) and not value.hidden else None
         return self._wrong(value.place, text, got=got(value), known=hint.words, close=close)

@@ -21,6 +21,7 @@ from edgeflex_flow.flowfile.interpolate import (
     fixed_param,
     read_params,
 )
+from edgeflex_flow.flowfile.network import new_empty_levels
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.flowfile.report import FileReport, Report, got
 from edgeflex_flow.flowfile.secrecy import Place, SecretKeys
@@ -63,8 +64,6 @@ class CheckedSite:
     notes: tuple[str, ...]
     connections: int
     """Connections in the file."""
-    flows: tuple[str, ...] = ()
-    """Names of the flows that it lists."""
 
 
 def load_flow(
@@ -251,9 +250,7 @@ class _Check:
         site = self._site(self._document)
         self._check_options(site)
         site.note_all_missing()
-        return CheckedSite(
-            self.file, site.name, self._all.problems, self._notes(), len(site.connections), site.flows or ()
-        )
+        return CheckedSite(self.file, site.name, self._all.problems, self._notes(), len(site.connections))
 
     def flow(self) -> CheckedFlow:
         """Check the file as a flow file."""
@@ -272,6 +269,10 @@ class _Check:
                 self._common.claims.take(draft, site.folder, self._report)
             plan = self._plan(shape, site, wired, wires)
         problems = self._all.problems
+        if plan is not None and not problems:
+            for node in plan.nodes:
+                for text in new_empty_levels(node, plan):
+                    self._report.note(drafts[node.id].place, text, node=node.id)
         return CheckedFlow(self.file, None if problems else plan, problems, self._notes(), len(drafts))
 
     @property

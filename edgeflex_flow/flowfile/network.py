@@ -53,24 +53,41 @@ def bus_users(plans: Iterable[Plan]) -> list[BusUser]:
     users: dict[tuple[str, str | None], BusUser] = {}
     for plan in plans:
         for node in plan.nodes:
-            for each in config_fields(type(node.config)):
-                access = each.hint.noted("topics")
-                if access is None or each.hint.noted("bus") not in node.connections:
-                    continue
-                user = _user(node, each.hint.noted("bus"), users, plan)
-                called = _called(node.connections[each.hint.noted("bus")])
-                topics = _texts(getattr(node.config, each.name), f"node '{node.id}': '{each.key}'")
-                if access == "publish":
-                    user.publish.update(called(filter_) for topic in topics for filter_ in _filters(topic, node, plan))
-                else:
-                    user.subscribe.update(called(_SHARED.sub("", topic, count=1)) for topic in topics)
+            for bus, access, topic_filter in _filters_of(node, plan):
+                user = _user(node, bus, users, plan)
+                used = user.publish if access == "publish" else user.subscribe
+                used.update(_called(node.connections[bus])(topic_filter))
     return list(users.values())
 
 
-def _called(connection: OpenConnection) -> Callable[[str], str]:
-    """What the broker calls a topic of the flows."""
-    topic_of = connection.node.topic_of
-    return (lambda topic: topic) if topic_of is None else partial(topic_of, connection.config)
+def new_empty_levels(node: PlannedNode, plan: Plan) -> Iterator[str]:
+    """Topics of a node that get an empty level (`//`) by the names of their broker: allowed, but seldom meant."""
+    try:
+        for bus, _, topic_filter in _filters_of(node, plan):
+            for name in _called(node.connections[bus])(topic_filter):
+                if "//" in name and "//" not in topic_filter:
+                    called = f"'{topic_filter}' is called '{name}' at '{node.connections[bus].name}'"
+                    yield f"{called}, with an empty level"
+    except NotKnownError:
+        return
+
+
+def _filters_of(node: PlannedNode, plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """The topic filters of a node, in the names of the flow: the field of the connection, "publish" or "subscribe", and
+    the filter. Raises NotKnownError."""
+    for each in config_fields(type(node.config)):
+        access, bus = each.hint.noted("topics"), each.hint.noted("bus")
+        if access is None or bus not in node.connections:
+            continue
+        for topic in _texts(getattr(node.config, each.name), f"node '{node.id}': '{each.key}'"):
+            filters = _filters(topic, node, plan) if access == "publish" else [_SHARED.sub("", topic, count=1)]
+            yield from ((bus, access, topic_filter) for topic_filter in filters)
+
+
+def _called(connection: OpenConnection) -> Callable[[str], Iterable[str]]:
+    """What the broker calls the topics of a filter of the flows."""
+    topics_of = connection.node.topics_of
+    return (lambda topic: (topic,)) if topics_of is None else partial(topics_of, connection.config)
 
 
 def _user(node: PlannedNode, bus: str, users: dict[tuple[str, str | None], BusUser], plan: Plan) -> BusUser:
@@ -102,7 +119,7 @@ def _of_client(node: PlannedNode, connection: OpenConnection, plan: Plan) -> Ite
             [text] = _texts(topic, f"connection '{connection.name}': '{each.key}'")
             for name, value in (("site", plan.site), ("flow", plan.name), ("node", node.id)):
                 text = text.replace(f"{{{name}}}", value)
-            yield called(text)
+            yield from called(text)
 
 
 def _texts(value: object, what: str) -> tuple[str, ...]:
@@ -147,6 +164,11 @@ class Port:
     @property
     def users(self) -> str:
         return ", ".join(self.used_by)
+
+
+def own_ports(node: PlannedNode, plan: Plan) -> list[Port]:
+    """Ports of a node itself, not those of its connections. Raises NotKnownError."""
+    return sorted(set(_ports(node.config, f"{plan.name}/{node.id}")))
 
 
 def ports(plans: Iterable[Plan]) -> list[Port]:

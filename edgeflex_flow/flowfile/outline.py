@@ -53,7 +53,10 @@ def flow_folder(site: Path) -> Path:
     return folder.parent if folder.name == "sites" else folder
 
 
-def flows_beside(site: Path) -> dict[str, Outline]:
-    """The flow files of a site's folder by the names of their flows."""
-    outlines = [outline(file) for file in sorted(flow_folder(site).glob("*.yaml"))]
-    return {each.name: each for each in outlines if each.name and not each.is_site}
+def flows_beside(site: Path) -> dict[str, list[Outline]]:
+    """The flow files of a site's folder by the names of their flows: one each, unless two have the same name."""
+    found: dict[str, list[Outline]] = {}
+    for each in (outline(file) for file in sorted(flow_folder(site).glob("*.yaml"))):
+        if each.name and not each.is_site:
+            found.setdefault(each.name, []).append(each)
+    return found

@@ -69,14 +69,22 @@ def expectation(hint: Hint) -> str:
     >>> from edgeflex_flow.flowfile.fields import read_hint
     >>> expectation(read_hint(Annotated[int, Meta(ge=1, le=65535)]))
     'an integer from 1 to 65535'
+    >>> expectation(read_hint(Annotated[str, Meta(pattern="^[0-9] of [0-9]$", examples=["3 of 4"])]))
+    "a text such as '3 of 4'"
     """
     text = _choices_words(hint)
     if hint.noted("table"):
         text += ", or the path of a file that holds it"
     limits = bounds(hint)
-    pattern = hint.constraint("pattern")
     joint = " " if limits.startswith("from") else ", "
-    return f"{text}{joint + limits if limits else ''}{f', matching {pattern}' if pattern else ''}"
+    return f"{text}{joint + limits if limits else ''}{_pattern_words(hint)}"
+
+
+def _pattern_words(hint: Hint) -> str:
+    pattern, examples = hint.constraint("pattern"), hint.constraint("examples")
+    if pattern is None:
+        return ""
+    return f" such as '{examples[0]}'" if examples else f", matching {pattern}"
 
 
 def bounds(hint: Hint) -> str:

@@ -80,6 +80,7 @@ class PmuAlignConfig(NodeConfig, frozen=True, kw_only=True):
         Meta(
             pattern=r"^[1-9][0-9]{0,3} of [1-9][0-9]{0,3}$",
             description="How many devices a time must have to go out, of how many there are: 3 of 4.",
+            examples=["3 of 4"],
         ),
     ]
     devices: Annotated[

@@ -263,6 +263,19 @@ def test_each_client_may_tell_of_itself_on_its_status_topic(tmp_path: Path) -> N
     ]
 
 
+def test_topics_of_single_devices_that_the_broker_calls_otherwise_are_allowed(tmp_path: Path) -> None:
+    site = write_site(tmp_path, 8883)
+    renamed = "topics: {yard/crossing/T1: north/t1, yard/measured: field, yard/measured/T1: t1}, ca: authority.pem"
+    site.write_text(site.read_text().replace("ca: authority.pem", renamed))
+    assert [line for line in printed(site).splitlines() if line.startswith("topic")] == [
+        "topic read field/+",
+        "topic write north/t1",
+        "topic read t1",
+        "topic write yard/crossing/+",
+        "topic write yard/dead_letter/+",
+    ]
+
+
 def test_password_that_is_not_there_is_left_out_with_a_note(tmp_path: Path) -> None:
     result = told(write_site(tmp_path, 8883), "--only", "passwords", password=None)
     assert result.stderr == "note: grid: its password is not there; add it: mosquitto_passwd FILE 'grid'\n"
@@ -320,7 +333,7 @@ def test_user_that_would_become_another_entry_is_refused(tmp_path: Path) -> None
     ("change", "complaint"),
     [
         (("flows: [limits]", "flows: []"), "lists no flows under 'flows'"),
-        (("flows: [limits]", "flows: [limit]"), "flow 'limit', which the site lists, has no file"),
+        (("flows: [limits]", "flows: [limit]"), "known: limits; did you mean 'limits'?"),
         (("site: yard", "sit: yard"), "is no site file"),
         (("kind: mqtt,", "kind: mqt,"), "unknown kind of connection"),
     ],
@@ -331,6 +344,12 @@ def test_site_that_cannot_be_read_is_told(tmp_path: Path, change: tuple[str, str
     result = told(site)
     assert result.exit_code in (1, 2)
     assert complaint in result.output
+
+
+def test_a_flow_is_found_by_its_name_whatever_its_file_is_called(tmp_path: Path) -> None:
+    site = write_site(tmp_path, 8883)
+    (tmp_path / "limits.yaml").rename(tmp_path / "01-limits.yaml")
+    assert "user grid" in printed(site)
 
 
 def test_files_may_be_named_in_place_of_those_that_the_site_lists(tmp_path: Path) -> None:

@@ -7,10 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import Result
+from broker import free_port
+from c37118_cases import plain_config
+from click.testing import CliRunner, Result
 from flow_kinds import FLOW, SITE
 
+from edgeflex_connectors.pmu_server import PmuServer, ServedStream
 from edgeflex_flow.cli.check import check
+from edgeflex_flow.cli.kinds import shipped_registry
 
 Invoke = Callable[..., Result]
 
@@ -84,3 +88,45 @@ def test_a_site_file_stands_for_its_flows(invoke: Invoke, bus_only: None) -> Non
     result = invoke(check, "sites/yard.yaml", "--connect")
     assert result.exit_code == 0
     assert "databus (broker): 2.1 ms" in result.output
+
+
+DEVICES = """\
+flow: devices
+nodes:
+  bay: {kind: pmu_client, host: 127.0.0.1, port: 4712, idcode: 7, transport: tcp_udp, data_port: 4713}
+  unasked: {kind: pmu_udp, port: 4714, host: 127.0.0.1}
+  log: {kind: file_write, from: [bay, unasked], path: log.jsonl}
+  centre: {kind: pmu_send, from: bay, host: 10.0.0.9, port: 4715, idcode: 9, devices: {G7: 7}}
+"""
+
+
+def told_of_devices(folder: Path, port: int, *options: str) -> Result:
+    (folder / "devices.yaml").write_text(DEVICES.replace("4712", str(port)), encoding="utf-8")
+    return CliRunner().invoke(
+        check, [str(folder / "devices.yaml"), "--connect", *options], obj=shipped_registry(), terminal_width=200
+    )
+
+
+def test_devices_are_asked_for_their_configuration_and_what_only_listens_or_sends_is_told(tmp_path: Path) -> None:
+    server = PmuServer("127.0.0.1", 0, [ServedStream(plain_config())], transport="tcp_udp")
+    server.start()
+    try:
+        result = told_of_devices(tmp_path, server.port, "--json")
+    finally:
+        server.close()
+    assert result.exit_code == 0, result.output
+    bay, unasked, centre = json.loads(result.output)["connections"]
+    assert (bay["name"], bay["kind"], bay["peer"]) == ("devices/bay", "pmu_client", "CFG3: 'G7', 50 frames/s")
+    assert bay["latency_ms"] > 0.0
+    assert bay["not_tried"] == "listens on UDP 0.0.0.0:4713"
+    assert (unasked["ok"], unasked["latency_ms"], unasked["not_tried"]) == (True, None, "listens on UDP 127.0.0.1:4714")
+    assert centre["not_tried"] == "sends to UDP 10.0.0.9:4715"
+
+
+def test_a_device_that_is_not_there_fails_the_check(tmp_path: Path) -> None:
+    port = free_port()
+    result = told_of_devices(tmp_path, port)
+    assert result.exit_code == 1
+    output = " ".join(result.output.split())
+    assert f"✗ devices/bay (pmu_client): 127.0.0.1:{port} (tcp_udp): connection refused" in output
+    assert "- devices/unasked (pmu_udp): listens on UDP 127.0.0.1:4714; not tried" in output

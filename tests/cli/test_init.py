@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from ruamel.yaml import YAML
 
 from edgeflex_flow.cli.check import check
 from edgeflex_flow.cli.init import UNKNOWN_VALUE, init
@@ -69,6 +70,29 @@ def test_settings_in_comments_are_right_when_they_are_uncommented(folder: Path) 
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.parametrize("only", ["watch", "other"])
+def test_every_kind_of_connection_stands_there_and_is_right_when_it_is_uncommented(folder: Path, only: str) -> None:
+    (folder / "other.yaml").write_text("flow: other\nnodes:\n  pmu: {kind: pmu_udp, port: 1}\n")
+    invoke("site", "s12", "--only", only)
+    file = folder / "sites" / "s12.yaml"
+    used, heading, others = file.read_text().partition("# Other kinds, in comments;")
+    used, others = used.replace("# connections:", "connections:"), re.sub(r"(?m)^  # ?", "  ", others)
+    file.write_text(used + heading + others)
+    connections = YAML(typ="safe").load(file)["connections"]
+    assert sorted(each["kind"] for each in connections.values()) == sorted(shipped_registry().connections)
+    result = invoke("check", str(file))
+    assert f"site 's12', {len(connections)} connections" in result.output
+    assert result.exit_code == 0, result.output
+
+
+def test_a_kind_whose_name_a_connection_has_already_stands_there_under_another(folder: Path) -> None:
+    (folder / "watch.yaml").write_text(FLOW.replace("history", "parquet"))
+    invoke("site", "s12")
+    text = (folder / "sites" / "s12.yaml").read_text()
+    assert "  parquet:\n    kind: sqlite\n" in text
+    assert "  # parquet_2:\n  #   kind: parquet\n" in text
+
+
 def test_a_file_that_is_there_is_never_written_over(folder: Path) -> None:
     invoke("site", "s12")
     (folder / "sites" / "s12.yaml").write_text("mine")
@@ -83,7 +107,7 @@ def test_only_some_flows_may_be_chosen(folder: Path) -> None:
     invoke("site", "s12", "--only", "other")
     text = (folder / "sites" / "s12.yaml").read_text()
     assert "flows: [other]" in text
-    assert "connections:" not in text
+    assert "\nconnections:" not in text
     result = invoke("site", "s13", "--only", "othr")
     assert result.exit_code == 2
     assert "no flow 'othr'" in result.output

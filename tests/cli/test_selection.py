@@ -90,6 +90,18 @@ def test_a_flow_that_has_no_file_is_named_with_the_nearest(repository: Path) -> 
     assert "known: events, limits; did you mean 'events'?" in text
 
 
+def test_a_flow_is_found_by_its_name_whatever_its_file_is_called(repository: Path) -> None:
+    (repository / "events.yaml").rename(repository / "01.yaml")
+    assert names(work_to_run(sites(repository)[:1], None, {})) == ["01", "limits"]
+
+
+def test_a_flow_in_two_files_is_refused_and_both_are_named(repository: Path) -> None:
+    (repository / "old.yaml").write_text("flow: limits\nnodes: {}\n")
+    text = refusal(sites(repository)[:1], {})
+    assert "lists the flow 'limits'" in text
+    assert "hold it: limits.yaml, old.yaml" in text
+
+
 def test_a_site_without_flows_is_refused(repository: Path) -> None:
     (repository / "sites" / "s12.yaml").write_text("site: s12\n")
     assert "lists no flows" in refusal(sites(repository)[:1], {})

@@ -98,7 +98,7 @@ def test_a_kind_that_uses_a_broker_says_on_which_topics(node: AnyNode) -> None:
     fields = config_fields(config)
     # A connection may publish by itself, such as that a client is there.
     buses = {field.name for field in fields if field.hint.family == "bus"} | (
-        {None} if isinstance(node, ConnectionNode) and node.topic_of is not None else set()
+        {None} if isinstance(node, ConnectionNode) and node.topics_of is not None else set()
     )
     assert {field.hint.noted("bus") for field in fields if field.hint.noted("topics")} == buses
 

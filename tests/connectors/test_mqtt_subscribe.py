@@ -452,3 +452,20 @@ def test_topics_of_another_broker_are_given_under_the_flows_names(
         (samples,) = gather(opened, 1)
         assert isinstance(samples, Samples)
         assert samples.devices == ("G7",)
+
+
+@each_broker
+def test_a_renamed_topic_comes_by_the_wildcard_that_covers_it(
+    tmp_path: Path, make_context: ContextMaker, kind: Callable[[Path], BrokerProcess]
+) -> None:
+    there = {"topic_prefix": "utility/", "topics": {"pmu/G1": "north/gen1"}}
+    with (
+        kind(tmp_path) as broker,
+        Listener(broker, "other") as other,
+        source(make_context, broker, there, topics=("pmu/+",), device="pmu/{device}") as (opened, _, subscribed),
+    ):
+        wait_until(lambda: subscribed)
+        other.publish("utility/north/gen1", payload({"created": 1, "frequency_hz": 50.0}))
+        other.publish("utility/pmu/G2", payload({"created": 2, "frequency_hz": 50.0}))
+        given = [each for each in gather(opened, 2) if isinstance(each, Samples)]
+    assert [each.devices[code] for each in given for code in each.device] == ["G1", "G2"]

@@ -31,8 +31,9 @@ from edgeflex_connectors.c37118_cutter import FrameCutter
 from edgeflex_connectors.c37118_fragments import encode_config_frames
 from edgeflex_connectors.pmu_client import NODE, PmuClientConfig, PmuClientSource
 from edgeflex_connectors.pmu_server import PmuServer, ServedStream
-from edgeflex_flow.errors import FatalError
+from edgeflex_flow.errors import FatalError, RetryableError
 from edgeflex_flow.messages import Samples, join_samples
+from edgeflex_flow.node import Probe
 
 if TYPE_CHECKING:
     from conftest import ContextMaker
@@ -667,3 +668,83 @@ def test_stations_that_share_a_name_are_told_apart_as_in_pmu_udp(bench: MakeBenc
     server.publish(7, [frame(config)])
     pmu.until(lambda: pmu.row_count == 2)
     assert pmu.rows.devices == ("G7", "G7-9")
+
+
+# -- trying it, as `edgeflex check --connect` does --------------------------------------------------------------------
+
+
+def tried(make_context: ContextMaker, port: int, **settings: Any) -> Probe:
+    fields = {"host": "127.0.0.1", "port": port, "idcode": 7, "answer_timeout": 0.2, **settings}
+    assert NODE.probe is not None
+    return NODE.probe(msgspec.convert(fields, PmuClientConfig), make_context("pmu"))
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp", "tcp_udp"])
+def test_trying_asks_for_the_configuration_and_nothing_else(
+    make_context: ContextMaker, serve: Serve, transport: str
+) -> None:
+    data_port = 0 if transport == "tcp" else free_port()
+    server = serve(transport=transport, data_address=(None, data_port))
+    commands: list[int] = []
+    server.on_command = lambda _idcode, command, _extended: commands.append(command)
+    found = tried(make_context, server.port, transport=transport, data_port=data_port, answer_timeout=2.0)
+    assert commands == [Command.SEND_CFG3]
+    assert found.peer == "CFG3: 'G7', 50 frames/s"
+    assert 0.0 < found.latency_s < 2.0
+
+
+def test_trying_leaves_the_data_of_others_on(bench: MakeBench, serve: Serve, make_context: ContextMaker) -> None:
+    server = serve()
+    pmu = bench(server.port)
+    pmu.until(lambda: is_on(server))
+    tried(make_context, server.port, answer_timeout=2.0)
+    assert is_on(server)
+
+
+def test_trying_goes_on_to_the_next_kind_of_configuration(make_context: ContextMaker, serve: Serve) -> None:
+    pmus = tuple(msgspec.structs.replace(CONFIG.pmus[0], station=f"S{n}", idcode=n) for n in range(1, 41))
+    config = msgspec.structs.replace(CONFIG, pmus=pmus, data_rate=-10)
+    server = serve(config, kinds=frozenset({FrameType.CFG2}))
+    assert tried(make_context, server.port).peer == "CFG2: 40 PMUs, a frame each 10 s"
+
+
+def test_trying_a_device_with_another_idcode_asks_whether_it_is_right(make_context: ContextMaker, serve: Serve) -> None:
+    server = serve()
+    text = r"\(tcp\): no answer to SEND_CFG3 nor to SEND_CFG2 within 0.05 s each; is 8 its IDCODE\?"
+    with pytest.raises(RetryableError, match=text):
+        tried(make_context, server.port, idcode=8, answer_timeout=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({}, "connection refused"),
+        ({"host": "no-such-host.invalid"}, "host 'no-such-host.invalid' cannot be resolved"),
+        ({"transport": "udp"}, "no answer to SEND_CFG3 nor to SEND_CFG2"),
+    ],
+)
+def test_trying_a_device_that_is_not_there_says_so(
+    make_context: ContextMaker, settings: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(RetryableError, match=complaint):
+        tried(make_context, free_port(socket.SOCK_STREAM), **settings)
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [(b"", "the peer closed the connection"), (b"\xaa\x01\x00\x12" * 20_000, "no C37.118")],
+)
+def test_trying_what_is_no_pmu_says_so(make_context: ContextMaker, said: bytes, complaint: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(said)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(RetryableError, match=complaint):
+            tried(make_context, server.getsockname()[1], answer_timeout=2.0)
+        thread.join()

@@ -597,6 +597,7 @@ def refusal(**settings: Any) -> str:
         ({"channels": {"V1": "Voltage_v"}}, "matching regex"),
         ({"names": {"7": "a", "8": "a"}}, "device 'a' is given twice"),
         ({"names": {"seven": "a"}}, "matching regex"),
+        ({"names": {"7": "a", "65535": "b"}}, "an IDCODE is a number from 1 to 65534; got '65535'"),
         ({"port": 65536}, "<= 65535"),
         ({"group": "10.0.0.1"}, "`group`: a multicast group is an IPv4 address"),
         ({"group": "239.1.1.1", "host": "::"}, "`group` needs an IPv4 address as `host`"),

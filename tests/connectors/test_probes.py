@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -59,6 +61,29 @@ def test_trying_a_broker_tells_nobody_a_status(tmp_path: Path, make_context: Con
     with Mosquitto(tmp_path) as broker:
         tried(make_context, mqtt.NODE, {"url": broker.url, "status_topic": "status/{flow}/{node}"})
         assert "status/" not in broker.log
+
+
+def test_the_folder_of_an_outbox_is_looked_at_and_not_made(tmp_path: Path, make_context: ContextMaker) -> None:
+    with Mosquitto(tmp_path) as broker:
+        found = tried(make_context, mqtt.NODE, {"url": broker.url, "outbox": "kept/outbox", "outbox_size": 65536.0})
+    assert re.fullmatch(r"MQTT 3\.1\.1, [\d,]+ MiB free for the outbox", found.peer)
+    assert not (make_context.folder / "kept").exists()
+
+
+def test_an_outbox_without_room_says_so(make_context: ContextMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _folder: SimpleNamespace(free=3 << 20))
+    with pytest.raises(FatalError, match="3 MiB free, less than the `outbox_size` of 256 MiB that one node may need"):
+        tried(make_context, mqtt.NODE, {"url": "mqtt://127.0.0.1:1", "outbox": "outbox"})
+
+
+def test_an_outbox_that_cannot_be_written_says_so(make_context: ContextMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"url": "mqtt://127.0.0.1:1", "outbox": "outbox"}
+    (make_context.folder / "outbox").write_text("a file")
+    with pytest.raises(FatalError, match=r"databus: outbox '.*': .*outbox is no folder"):
+        tried(make_context, mqtt.NODE, settings)
+    monkeypatch.setattr("os.access", lambda _path, _mode: False)  # root may write anywhere
+    with pytest.raises(FatalError, match=r"outbox '.*': cannot be made: .* cannot be written to"):
+        tried(make_context, mqtt.NODE, {**settings, "outbox": "other"})
 
 
 @pytest.mark.parametrize("module", [sqlite, parquet])

@@ -95,3 +95,27 @@ def test_ports_are_those_that_nodes_take_and_those_that_connections_call(tmp_pat
         Port("out", "tcp", "other.example", 1999, "mqtt", ("watch/more (other)",)),
         Port("out", "tcp", "proxy.example", 3128, "http", ("watch/ask (api)",)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("names", "noted"),
+    [
+        ("topic_prefix: north/", ["node 'tell': '/vc/pv' is called 'north//vc/pv' at 'databus', with an empty level"]),
+        ("topic_prefix: north/, topics: {/vc: vc}", []),
+        ("topics: {/vc: /north}", []),
+    ],
+)
+def test_a_topic_that_gets_an_empty_level_by_its_brokers_names_is_noted(
+    tmp_path: Path, names: str, noted: list[str]
+) -> None:
+    (tmp_path / "flow.yaml").write_text(
+        "flow: watch\nnodes:\n  pmu: {kind: pmu_udp, port: 4713}\n"
+        "  tell: {kind: mqtt_publish, from: pmu, bus: databus, topic: /vc/pv}\n"
+        "  more: {kind: mqtt_publish, from: pmu, bus: databus, topic: pmu//x}\n"
+    )
+    (tmp_path / "site.yaml").write_text(
+        f'site: yard\nconnections: {{databus: {{kind: mqtt, url: "mqtt://bus.example", {names}}}}}\n'
+    )
+    (checked,) = check_flows([tmp_path / "flow.yaml"], shipped_registry(), site=tmp_path / "site.yaml")
+    assert checked.problems == ()
+    assert [note.partition(": ")[2] for note in checked.notes] == noted

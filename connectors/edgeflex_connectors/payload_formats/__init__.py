@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from edgeflex_connectors.payload_formats import (
+    covee,
     csv_lines,
+    flex,
     json_edgeflex,
     json_fields,
     sogno,
@@ -17,7 +19,9 @@ from edgeflex_connectors.payload_formats import (
     villas_json,
 )
 from edgeflex_connectors.payload_formats.codec import PayloadFormat
+from edgeflex_connectors.payload_formats.covee import Covee
 from edgeflex_connectors.payload_formats.csv_lines import Csv
+from edgeflex_connectors.payload_formats.flex import Flex
 from edgeflex_connectors.payload_formats.json_edgeflex import JsonEdgeflex
 from edgeflex_connectors.payload_formats.json_fields import JsonFields
 from edgeflex_connectors.payload_formats.sogno import Sogno
@@ -27,7 +31,9 @@ from edgeflex_connectors.payload_formats.villas_json import VillasJson
 __all__ = [
     "FORMATS",
     "AnyFormat",
+    "Covee",
     "Csv",
+    "Flex",
     "JsonEdgeflex",
     "JsonFields",
     "Sogno",
@@ -36,11 +42,11 @@ __all__ = [
     "format_of",
 ]
 
-AnyFormat: TypeAlias = JsonEdgeflex | JsonFields | Sogno | VillasJson | VillasBinary | Csv
+AnyFormat: TypeAlias = JsonEdgeflex | JsonFields | Sogno | VillasJson | VillasBinary | Csv | Covee | Flex
 
 FORMATS: dict[str, PayloadFormat] = {
     str(each.FORMAT.config.__struct_config__.tag): each.FORMAT
-    for each in (json_edgeflex, json_fields, sogno, villas_json, villas_binary, csv_lines)
+    for each in (json_edgeflex, json_fields, sogno, villas_json, villas_binary, csv_lines, covee, flex)
 }
 """All formats by name."""
 

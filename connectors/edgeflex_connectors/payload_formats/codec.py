@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeflex_connectors.batching import Row
 from edgeflex_flow.errors import BadMessageError, FieldError
-from edgeflex_flow.messages import Samples
+from edgeflex_flow.messages import Message, Samples, Setpoints
 from edgeflex_flow.node import NodeConfig
 
 LONGEST_GOT = 60
@@ -55,6 +55,11 @@ class FormatConfig(NodeConfig, frozen=True, kw_only=True, tag_field="type"):
         """Whether payloads hold the quality flags of each row."""
         return False
 
+    @property
+    def takes_setpoints(self) -> bool:
+        """Whether set-points are written in this format too, by an encoder with `encode_setpoints`."""
+        return False
+
 
 class Decoded(NamedTuple):
     """What became of a payload: the rows that are right, and one error that speaks for those that are not."""
@@ -83,6 +88,24 @@ class Encoder(Protocol):
         ...
 
 
+class SetpointEncoder(Encoder, Protocol):
+    """What an encoder has besides in a format that takes set-points."""
+
+    def encode_setpoints(self, message: Setpoints) -> list[bytes]:
+        """The payload of a message, none if its quantity is another one. Raises ValueError as `encode` does."""
+        ...
+
+
+class MessageFormat(NamedTuple):
+    """How a format writes messages of some types, instead of JSON with the key `type`."""
+
+    types: tuple[type[Message], ...]
+    decode: Callable[[Any, bytes], Message]
+    """The message in a JSON object without `type`. Raises BadMessageError."""
+    encode: Callable[[Any, Message], bytes]
+    """Raises ValueError for what the format cannot hold."""
+
+
 @dataclass(frozen=True, slots=True)
 class PayloadFormat:
     """A format. `decoder(config, columns, given)`: `columns` are taken under their own names, beside those that the
@@ -91,6 +114,7 @@ class PayloadFormat:
     config: type[FormatConfig]
     decoder: Callable[[Any, tuple[str, ...], bool], Decoder]
     encoder: Callable[[Any], Encoder]
+    messages: MessageFormat | None = None
 
 
 def name_refusals(places: Mapping[str, str]) -> Iterator[FieldError]:

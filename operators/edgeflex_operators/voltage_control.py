@@ -1,0 +1,419 @@
+"""`voltage_control`: keeps the voltages of a grid within limits by inverters and storages."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from edgeflex_flow import __version__
+from edgeflex_flow.messages import Samples
+from edgeflex_flow.node import Input, OperatorNode, WireMessage, quantity
+from edgeflex_operators._controller import ControllerState, Decision, controller_wire, reason_of
+from edgeflex_operators._latest import Latest, Trust, View
+from edgeflex_operators._limits import Bounds
+from edgeflex_operators._qp import SolverFailure
+from edgeflex_operators._voltage_dual import DualAscent
+from edgeflex_operators._voltage_grid import (
+    ACTIVE,
+    AVAILABLE,
+    CHARGE,
+    PLAUSIBLE_VOLTAGE,
+    REACTIVE,
+    STORED,
+    VOLTAGE,
+    VoltageGridConfig,
+)
+from edgeflex_operators._voltage_program import Decision as Step
+from edgeflex_operators._voltage_program import Powers, Situation, VoltageProgram, no_powers
+
+Vector = NDArray[np.float64]
+
+VERSION = f"{__version__}/voltage-1"
+BEYOND_RATED = 2.0
+"""Power of more than so many times the rated one is in another unit."""
+KEPT = 64
+"""Sent set-points that are remembered, to know which were in force when a voltage was measured."""
+TOLD_PU = 1e-3
+"""A voltage that is expected to stay outside by more is told."""
+NEAR = 1e-6
+"""Powers that differ by less, in pu, are the same."""
+GRID = ("inverters", "branches", "sensitivities", "power_base", "voltage_base", "method")
+"""Fields from which the program is made."""
+FULL_ABSORPTION, NONE_ABOVE, NONE_BELOW, FULL_FEED = 1.06, 1.03, 0.97, 0.94
+"""Voltages at which the local characteristic Q(V) ends and begins, per unit."""
+
+
+class VoltageControlConfig(VoltageGridConfig, frozen=True, kw_only=True):
+    """Keeps voltages within limits: by reactive power first, then by storages, and last by curtailing active power.
+
+    Each step solves a quadratic program around the last measured voltages (`central`): what each inverter does follows
+    from how it moves every voltage, by sensitivities. These come from the `branches` of a radial grid, or as a table of
+    `sensitivities` that a power-flow program has made. Errors of the model are corrected with the next measurement. A
+    limit that cannot be kept is missed by as little as can be, and that is told. With `distributed`, prices of voltages
+    and answers of inverters take its place (dual ascent), which needs some hundred steps instead of a few.
+
+    A step is made as soon as all voltages have come anew, and at each `period` otherwise. Which set-points were in
+    force when a voltage was measured is told by its time: assets follow within `settle`.
+
+    Voltages that are missing, too old, frozen, not plausible or flagged have no part in a step, and inverters whose
+    available power is not known stay as they are. Where less than the share `needed` of the voltages is known, or the
+    solver fails, inverters whose own voltage and power are known follow the local characteristic Q(V): all reactive
+    power at 0.94 and 1.06 pu, none between 0.97 and 1.03 pu; their curtailment and storage stay as they are. The others
+    hold what they have for `hold_for`, then go to the safe state, in which nothing is asked of them.
+
+    Input:
+        voltage: Samples with `voltage_pu`, devices being nodes.
+        available: Samples with `available_power_pu`: what each inverter could feed in now.
+        charge: Samples with `state_of_charge_percent` of inverters with storage; one without it is not used.
+    Output:
+        `Setpoints` for each quantity that there is something to do with: `reactive_power_pu`; `active_power_pu`, the
+        change of active power (not above 0); `active_power_ess_pu` (positive is discharge). Per unit of `power_base`.
+        `limits` names beside those of assets the nodes whose `voltage_max` or `voltage_min` decides. In mode `shadow`
+        they are `ShadowSetpoints`. An `Alarm` when voltages cannot be kept, measurements are missing or the solver
+        fails, at each change of that, and when it is over.
+    Errors:
+        A `node` that the grid does not have, a grid that is not radial: errors of the check.
+    Source:
+        S. Bolognani et al., arXiv:1303.7173; M. E. Baran, F. F. Wu, 1989 (LinDistFlow). Q(V) as in EN 50549-1.
+
+    >>> from edgeflex_flow.messages import samples_from_rows
+    >>> from edgeflex_operators._inverters import Inverter
+    >>> from edgeflex_operators._network import NodeSensitivity
+    >>> sensitivity = NodeSensitivity(
+    ...     voltage_per_active_power={"node_2": 0.2}, voltage_per_reactive_power={"node_2": 0.1}
+    ... )
+    >>> config = VoltageControlConfig(
+    ...     name="voltage",
+    ...     power_base=100.0,
+    ...     inverters={"node_2": Inverter(rated_power=30.0)},
+    ...     sensitivities={"node_2": sensitivity},
+    ... )
+    >>> state = start(config)
+    >>> take_available(config, state, samples_from_rows([(0, "node_2", {"available_power_pu": 0.25})]))
+    []
+    >>> told = take_voltage(config, state, samples_from_rows([(0, "node_2", {"voltage_pu": 1.055})]))
+    >>> [(each.quantity, round(each.values["node_2"], 3)) for each in told]
+    [('reactive_power_pu', -0.05), ('active_power_pu', 0.0)]
+    """
+
+    method: Annotated[
+        Literal["central", "distributed"], Meta(description="A program for all, or prices and answers.")
+    ] = "central"
+    period: Annotated[float, quantity("s", "Longest time between two decisions.", gt=0, le=900)] = 1.0
+    valid_for: Annotated[float, quantity("s", "How long set-points may be sent and obeyed.", gt=0, le=3600)] = 10.0
+    max_age: Annotated[float, quantity("s", "Oldest measurement that is relied on.", gt=0, le=3600)] = 5.0
+    frozen_after: Annotated[
+        float,
+        quantity("s", "Not relied on: a voltage that stays the same to the last bit for so long.", gt=0, le=86400),
+    ] = 300.0
+    hold_for: Annotated[float, quantity("s", "How long set-points are held; then `safe` holds.", ge=0, le=3600)] = 60.0
+    settle: Annotated[float, quantity("s", "How long assets take to follow a set-point.", ge=0, le=60)] = 0.2
+    needed: Annotated[
+        float, Meta(gt=0, le=1, description="Share of all voltages that must be known; with less it is Q(V).")
+    ] = 0.8
+
+
+class Sent(NamedTuple):
+    """Set-points that were sent."""
+
+    time_ns: int
+    powers: Powers
+
+
+class Seen(NamedTuple):
+    """What can be relied on at one moment."""
+
+    voltage: View
+    available: View
+    charge: View
+
+
+@dataclass(slots=True)
+class VoltageControlState:
+    """What is known of the grid, and what was sent."""
+
+    config: VoltageControlConfig
+    program: VoltageProgram = field(init=False)
+    dual: DualAscent = field(init=False)
+    control: ControllerState = field(default_factory=ControllerState)
+    voltage: Latest = field(default_factory=lambda: Latest(VOLTAGE))
+    available: Latest = field(default_factory=lambda: Latest(AVAILABLE))
+    charge: Latest = field(default_factory=lambda: Latest(CHARGE))
+    sent: deque[Sent] = field(default_factory=lambda: deque(maxlen=KEPT))
+    used_ns: int = -1
+    """Time of the newest voltage that the last step was made from."""
+
+    def __post_init__(self) -> None:
+        self.adopt(self.config)
+
+    def adopt(self, config: VoltageControlConfig) -> None:
+        """Follow a config, whose grid is another one perhaps."""
+        self.config = config
+        inverters = tuple(config.inverters.values())
+        self.program = VoltageProgram(config.sensitivities_to(config.feeders), inverters, config.power_base)
+        self.dual = DualAscent(self.program)
+
+    def in_force(self, time_ns: int) -> Powers:
+        """The set-points that were sent by then."""
+        before = [each.powers for each in self.sent if each.time_ns <= time_ns]
+        return before[-1] if before else no_powers(len(self.config.inverters))
+
+    @property
+    def last(self) -> Powers:
+        return self.sent[-1].powers if self.sent else no_powers(len(self.config.inverters))
+
+
+def start(config: VoltageControlConfig) -> VoltageControlState:
+    return VoltageControlState(config)
+
+
+def take_voltage(config: VoltageControlConfig, state: VoltageControlState, samples: Samples) -> list[WireMessage]:
+    """A step, once every voltage is newer than all of the last step."""
+    _adopt(config, state)
+    state.voltage.take(samples, config.trust(*PLAUSIBLE_VOLTAGE), frozenset(config.nodes))
+    now_ns = samples.received_ns or int(samples.time_ns.max(initial=0))
+    seen = _look(config, state, now_ns)
+    is_new = seen.voltage.begin_ns is not None and seen.voltage.begin_ns > state.used_ns
+    complete = not seen.voltage.missing and not seen.available.missing
+    return _decide(config, state, now_ns, seen) if is_new and complete else []
+
+
+def take_available(config: VoltageControlConfig, state: VoltageControlState, samples: Samples) -> list[WireMessage]:
+    most = BEYOND_RATED * max((each.rated_power for each in config.inverters.values()), default=0.0)
+    trust = _steady(config.trust(-most / config.power_base, most / config.power_base))
+    state.available.take(samples, trust, frozenset(config.inverters))
+    return []
+
+
+def take_charge(config: VoltageControlConfig, state: VoltageControlState, samples: Samples) -> list[WireMessage]:
+    state.charge.take(samples, _steady(config.trust(0.0, 100.0)), frozenset(config.inverters))
+    return []
+
+
+def tick(config: VoltageControlConfig, state: VoltageControlState, now_ns: int) -> list[WireMessage]:
+    """A step with what is there, where none was made for a period."""
+    _adopt(config, state)
+    decided_ns = state.control.decided_ns
+    if decided_ns is not None and now_ns - decided_ns < 0.99e9 * config.period:
+        return []
+    seen = _look(config, state, now_ns)
+    waits = state.control.is_starting(config, now_ns) and (seen.voltage.missing or seen.available.missing)
+    return [] if waits else _decide(config, state, now_ns, seen)
+
+
+def end(config: VoltageControlConfig, state: VoltageControlState) -> list[WireMessage]:
+    """The safe state."""
+    told = _as_decisions(config, no_powers(len(config.inverters)), Why(reason="the flow ends"))
+    return [message for each in told for message in state.control.finish(config, each)]
+
+
+def _adopt(config: VoltageControlConfig, state: VoltageControlState) -> None:
+    known = state.config
+    if config is known:
+        return
+    same = all(getattr(config, name) == getattr(known, name) for name in GRID)
+    if same:
+        state.config = config
+    else:
+        state.adopt(config)
+
+
+def _steady(trust: Trust) -> Trust:
+    """For what may well stay the same: power at night, a full storage."""
+    return trust._replace(frozen_after_s=float("inf"))
+
+
+def _look(config: VoltageControlConfig, state: VoltageControlState, now_ns: int) -> Seen:
+    trust = config.trust(*PLAUSIBLE_VOLTAGE)
+    names = tuple(config.inverters)
+    with_storage = tuple(name for name, each in config.inverters.items() if each.storage is not None)
+    return Seen(
+        state.voltage.view(config.nodes, now_ns, trust),
+        state.available.view(names, now_ns, _steady(trust)),
+        state.charge.view(with_storage, now_ns, _steady(trust)),
+    )
+
+
+class Why(NamedTuple):
+    """What is told of a step; see `Decision`."""
+
+    condition: str = ""
+    reason: str = ""
+    limits: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    seen: tuple[View, ...] = ()
+
+
+def _decide(config: VoltageControlConfig, state: VoltageControlState, now_ns: int, seen: Seen) -> list[WireMessage]:
+    situation = _situation(config, state, now_ns, seen)
+    known = 1.0 - len(seen.voltage.missing) / max(len(config.nodes), 1)
+    powers, why = no_powers(len(config.inverters)), Why()
+    if known < config.needed:
+        powers, why = _without_program(config, state, now_ns, seen, situation)
+    else:
+        try:
+            decided = (state.program if config.method == "central" else state.dual).decide(situation)
+            powers, why = decided.powers, _why(config, state, seen, situation, decided)
+        except SolverFailure as error:
+            powers, why = _without_program(config, state, now_ns, seen, situation)
+            why = why._replace(condition="the solver failed", reason=f"{error}; {why.reason}")
+    state.sent.append(Sent(now_ns, powers))
+    if seen.voltage.end_ns is not None:
+        state.used_ns = seen.voltage.end_ns
+    told = _as_decisions(config, powers, why)
+    return [message for each in told for message in state.control.tell(config, now_ns, each)]
+
+
+def _situation(config: VoltageControlConfig, state: VoltageControlState, now_ns: int, seen: Seen) -> Situation:
+    measured_ns = now_ns if seen.voltage.begin_ns is None else seen.voltage.begin_ns
+    ramps = np.array([each.ramp for each in config.inverters.values()]) * state.program.rated
+    elapsed_s = state.control.elapsed_s(now_ns) if state.sent else config.period
+    charge = dict(zip((n for n, each in config.inverters.items() if each.storage), seen.charge.values, strict=True))
+    storage = [
+        Bounds(0.0, 0.0)
+        if each.storage is None
+        else each.storage.power_kw(float(charge[name]) / 100.0, config.valid_for)
+        for name, each in config.inverters.items()
+    ]
+    return Situation(
+        voltage=seen.voltage.values,
+        applied=state.in_force(measured_ns - round(config.settle * 1e9)),
+        before=state.last,
+        available=seen.available.values,
+        storage=(
+            np.array([each.low for each in storage]) / config.power_base,
+            np.array([each.high for each in storage]) / config.power_base,
+        ),
+        voltage_bounds=Bounds(config.voltage_min, config.voltage_max),
+        curtailable_share=config.curtailable,
+        ramp=ramps * min(elapsed_s, config.valid_for),
+    )
+
+
+def _why(
+    config: VoltageControlConfig, state: VoltageControlState, seen: Seen, situation: Situation, decided: Step
+) -> Why:
+    limits = _limits_of(config, state, situation, decided.powers)
+    for binds, name in ((decided.binds_high, "voltage_max"), (decided.binds_low, "voltage_min")):
+        for place in np.flatnonzero(binds).tolist():
+            node = config.nodes[place]
+            limits[node] = (*limits.get(node, ()), name)
+    conditions: list[str] = []
+    reasons: list[str] = []
+    missing = [*seen.voltage.missing, *seen.available.missing]
+    if missing:
+        conditions.append(f"measurements of {', '.join(dict.fromkeys(missing))} are missing")
+        reasons.append(reason_of(seen))
+    outside = np.flatnonzero(decided.slack > TOLD_PU).tolist()
+    if outside and config.method == "central":
+        conditions.append("voltages cannot be kept within limits")
+        reasons.append(", ".join(f"{config.nodes[n]} by {1e3 * decided.slack[n]:.1f} mpu" for n in outside))
+    return Why("; ".join(conditions), "; ".join(reasons), limits, tuple(seen))
+
+
+def _limits_of(
+    config: VoltageControlConfig, state: VoltageControlState, situation: Situation, powers: Powers
+) -> dict[str, tuple[str, ...]]:
+    """By inverter, what keeps its set-points from going further."""
+    hardware = state.program.bounds(situation._replace(ramp=np.full(len(situation.ramp), np.inf)))
+    ramped = state.program.bounds(situation)
+    charged, discharged = np.maximum(-powers.storage, 0.0), np.maximum(powers.storage, 0.0)
+    values = np.concatenate([powers.reactive, powers.curtailed, charged, discharged])
+    full = np.abs(powers.reactive) >= state.program.most_reactive(powers, situation) - NEAR
+    found: dict[str, tuple[str, ...]] = {}
+    for place, name in enumerate(config.inverters):
+        at = slice(place, None, len(config.inverters))
+        acts = np.abs(values[at]) > NEAR
+        if (acts & _at_an_end(values[at], hardware[0][at], hardware[1][at])).any() or (full[place] and acts[0]):
+            found[name] = ("hardware",)
+        elif (acts & _at_an_end(values[at], ramped[0][at], ramped[1][at])).any():
+            found[name] = ("ramp",)
+    return found
+
+
+def _at_an_end(values: Vector, low: Vector, high: Vector) -> NDArray[np.bool_]:
+    return np.asarray((values <= low + NEAR) | (values >= high - NEAR))
+
+
+def _without_program(
+    config: VoltageControlConfig, state: VoltageControlState, now_ns: int, seen: Seen, situation: Situation
+) -> tuple[Powers, Why]:
+    """Q(V) where the own voltage and power are known; else what is in force, and in the end nothing."""
+    kind, _ = state.control.fallback(config, now_ns, {})
+    kept = state.last if kind == "hold" else no_powers(len(config.inverters))
+    wanted = kept.reactive.copy()
+    known = dict(zip(config.nodes, seen.voltage.values.tolist(), strict=True))
+    local: list[str] = []
+    for place, (name, inverter) in enumerate(config.inverters.items()):
+        voltage = known[inverter.node or name]
+        if np.isfinite(voltage) and np.isfinite(situation.available[place]):
+            feeds = max(situation.available[place] - kept.curtailed[place], 0.0)
+            wanted[place] = local_share(voltage) * inverter.reactive_per_active * feeds
+            local.append(name)
+    powers = state.program.within(kept._replace(reactive=wanted), situation)
+    unseen = "hold what they had" if kind == "hold" else "are in the safe state"
+    others = len(config.inverters) - len(local)
+    parts = [f"{len(local)} inverters follow Q(V)"] * bool(local) + [f"{others} {unseen}"] * bool(others)
+    condition = f"too few voltages are known: {' and '.join(parts)}"
+    return powers, Why(condition, reason_of(seen), {}, tuple(seen))
+
+
+def local_share(voltage_pu: float) -> float:
+    """Reactive power by the local characteristic Q(V), as a share of the largest; positive is fed in.
+
+    >>> [local_share(v) for v in (0.93, 0.955, 1.0, 1.045, 1.07)]
+    [1.0, 0.5, 0.0, -0.5, -1.0]
+    """
+    low, high = (
+        (NONE_BELOW - voltage_pu) / (NONE_BELOW - FULL_FEED),
+        (voltage_pu - NONE_ABOVE) / (FULL_ABSORPTION - NONE_ABOVE),
+    )
+    return round(min(max(low, 0.0), 1.0) - min(max(high, 0.0), 1.0), 12)
+
+
+def _as_decisions(config: VoltageControlConfig, powers: Powers, why: Why) -> Sequence[Decision]:
+    """A decision for each quantity that the inverters can do something with."""
+    names = tuple(config.inverters)
+    inverters = config.inverters.values()
+    parts: list[tuple[str, Vector, list[bool]]] = [
+        (REACTIVE, powers.reactive, [True] * len(names)),
+        (ACTIVE, 0.0 - powers.curtailed, [each.curtailable for each in inverters]),
+        (STORED, powers.storage, [each.storage is not None for each in inverters]),
+    ]
+    return [
+        Decision(
+            quantity=quantity,
+            values={name: float(value) for name, value, can in zip(names, values, able, strict=True) if can},
+            condition=why.condition,
+            reason=why.reason,
+            limits=why.limits,
+            seen=why.seen,
+            version=VERSION,
+        )
+        for quantity, values, able in parts
+        if any(able)
+    ]
+
+
+NODE = OperatorNode(
+    kind="voltage_control",
+    config=VoltageControlConfig,
+    inputs={
+        "voltage": Input(accepts=(Samples,), needs=(VOLTAGE,), step=take_voltage),
+        "available": Input(accepts=(Samples,), needs=(AVAILABLE,), step=take_available),
+        "charge": Input(accepts=(Samples,), needs=(CHARGE,), step=take_charge, optional=True),
+    },
+    output=controller_wire,
+    start=start,
+    tick=tick,
+    tick_period_s=lambda config: config.period,
+    loose_ticks=True,
+    end=end,
+    scope="site",
+)
