@@ -27,6 +27,8 @@ from edgeflex_flow.registry import Registry, third_party_nodes
 from edgeflex_operators import (
     convert,
     event_window,
+    flex_request,
+    flex_response,
     forecast,
     frequency_event,
     inertia_ambient,
@@ -59,6 +61,8 @@ SHIPPED: tuple[AnyNode, ...] = (
     system_inertia.NODE,
     forecast.NODE,
     vpp_dispatch.NODE,
+    flex_request.NODE,
+    flex_response.NODE,
     convert.NODE,
     select.NODE,
     mqtt_publish.NODE,

@@ -150,6 +150,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "inertia_ambient": {"units": {"G1": {"rated_power": 100.0}}},
     "inertia_online": {"units": {"G1": {"rated_power": 100.0}}},
     "select": {"columns": ["frequency_hz"]},
+    "flex_request": {"nodes": {"battery": 4}},
     "vpp_dispatch": {"name": "vpp", "connection": 1e6},
     "forecast": {"column": "active_power_w", "assets": {"P1": {"kind": "pv"}}},
 }

@@ -77,9 +77,8 @@ def decode(config: Flex, payload: bytes) -> Message:
     factor = _factor(config, found, variable, payload)
     fields: dict[str, Any] = {"variable": variable, "unit": UNIT_OF[variable], "time_ns": found.time_ns}
     if found.flex_request is not UNSET and found.nodes is not UNSET:
-        extra = {"id": found.id, "begin_ns": found.begin_ns, "step_s": found.step_s}
-        values = _scaled(found.flex_request, factor)
-        return FlexRequest(nodes=tuple(found.nodes), flex_request=values, **extra, **fields)
+        fields |= {"id": found.id, "begin_ns": found.begin_ns, "step_s": found.step_s}
+        return FlexRequest(nodes=tuple(found.nodes), flex_request=_scaled(found.flex_request, factor), **fields)
     if found.flex_response is not UNSET and found.nodes is not UNSET:
         values = _scaled(found.flex_response, factor)
         return FlexResponse(nodes=tuple(found.nodes), flex_response=values, request_id=found.request_id, **fields)
