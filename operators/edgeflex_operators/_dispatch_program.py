@@ -336,6 +336,7 @@ class _Dispatch:
         took_s: float,
     ) -> Plan:
         base_w = self._base_w
+        x = x + 0.0  # no -0.0
         powers = {name: x[each.power] * base_w for name, each in self._generators.items()}
         powers |= {name: (x[each.discharge] - x[each.charge]) * base_w for name, each in self._storages.items()}
         powers |= {name: x[each] * base_w for name, each in self._renewables.items()}

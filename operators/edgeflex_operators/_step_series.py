@@ -54,10 +54,17 @@ class StepSeries:
             setattr(self, name, table)
         self.first = first
 
-    def means(self, end: int) -> NDArray[np.float64]:
-        """Means of the steps from `first` up to before `end`, NaN for those without rows."""
-        means = np.full(max(end - self.first, 0), np.nan)
-        known = min(len(means), len(self.sums))
-        counts = self.counts[:known]
-        np.divide(self.sums[:known], counts, out=means[:known], where=counts > 0)
-        return means
+    def means(self, end: int) -> tuple[int, NDArray[np.float64]]:
+        """Means of the last steps before `end`, as many as are kept at most, and the number of the first of them.
+
+        NaN for those without rows; none where nothing is known before.
+        """
+        first = max(self.first, end - self.kept)
+        if not len(self.sums) or first >= end:
+            return end, np.empty(0)
+        means = np.full(end - first, np.nan)
+        begin = first - self.first
+        counts = self.counts[begin : end - self.first]
+        known = len(counts)
+        np.divide(self.sums[begin : begin + known], counts, out=means[:known], where=counts > 0)
+        return first, means

@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from edgeflex_flow.errors import BadMessageError
-from edgeflex_flow.messages import DispatchPlan, FlexRequest, Node
+from edgeflex_flow.messages import Alarm, DispatchPlan, FlexRequest, Message, Node, Setpoints, ShadowSetpoints
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, message_wire
 
 W_PER_KW = 1e3
@@ -20,7 +20,7 @@ class FlexRequestConfig(NodeConfig, frozen=True, kw_only=True):
     The plan's own set-points are its first pass: what `flex_response` makes of the answer is the second.
 
     Input:
-        in: `DispatchPlan`.
+        in: `DispatchPlan`; what else a controller gives is passed over.
     Output:
         `FlexRequest` of active power in kW, positive into the grid, for each plan: a list under `prediction 1`,
         `prediction 2` …, each with a value for every node of `nodes`. `id` is the controller and the time of the plan.
@@ -50,7 +50,9 @@ def start(_config: FlexRequestConfig) -> None:
     """No state: each plan stands for itself."""
 
 
-def step(config: FlexRequestConfig, _state: None, plan: DispatchPlan) -> list[FlexRequest]:
+def step(config: FlexRequestConfig, _state: None, plan: Message) -> list[FlexRequest]:
+    if not isinstance(plan, DispatchPlan):
+        return []
     unknown = sorted(config.nodes.keys() - plan.powers_w.keys())
     if unknown:
         known = ", ".join(sorted(plan.powers_w))
@@ -80,7 +82,7 @@ def _output(_config: FlexRequestConfig, _inputs: Mapping[str, Wire]) -> Wire:
 NODE = OperatorNode(
     kind="flex_request",
     config=FlexRequestConfig,
-    inputs={"in": Input(accepts=(DispatchPlan,), step=step)},
+    inputs={"in": Input(accepts=(DispatchPlan, Setpoints, ShadowSetpoints, Alarm), step=step)},
     output=_output,
     start=start,
     scope="site",

@@ -307,10 +307,10 @@ class _Past(NamedTuple):
 
 def _past(config: ForecastConfig, state: ForecastState, name: str, end: int) -> _Past:
     series, asset = state.series[name], config.assets[name]
-    values = series.means(end)
+    first, values = series.means(end)
     filled, _ = bridged(values, config.bridged_steps)
     per_day = round(DAY_S / config.step)
-    course = Course(filled, series.first, per_day, _weather(config, state, name, series.first, end))
+    course = Course(filled, first, per_day, _weather(config, state, name, first, end))
     zero = ZERO_SHARE * (asset.capacity or float(np.nanmax(np.abs(values), initial=0.0)))
     is_pv = asset.kind == "pv" and len(values)
     night = usual_zero(course._replace(values=values), zero) if is_pv else np.zeros(per_day, dtype=np.bool_)

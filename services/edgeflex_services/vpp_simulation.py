@@ -34,6 +34,8 @@ IMPORT_LIMIT_W = 14e6
 IMPORT_FEE = 30.0
 """EUR/MWh."""
 BEGIN_SHARE = 0.5
+GAP = 1e-3
+"""Of every plan, relative."""
 HISTORY_DAYS = 56
 
 
@@ -50,7 +52,8 @@ class Done(NamedTuple):
     planned_w: Array
     """Of the exchange; NaN where nothing was planned."""
     profit_eur: float
-    """Sales less purchases and costs; what the battery holds more or less at the end counts at the mean price."""
+    """Sales less purchases and costs. What the battery lacks at the end is bought back at the highest price, what it
+    has more is sold at the lowest: nobody gains by what was not asked for."""
 
     @property
     def deviation_mwh(self) -> float:
@@ -89,10 +92,15 @@ def operate(profiles: Profiles, begin: int, steps: int, decide: Callable[[int, f
         money += _worth(exchange_w, price) - _cost(orders.chp_w, battery_w, runs)
         runs = orders.chp_w > 0.0
         rows.append((wind_w, pv_w, load_w, orders.chp_w, battery_w, energy_wh, exchange_w, orders.planned_w))
-    left_wh = energy_wh - BEGIN_SHARE * BATTERY.energy
-    money += left_wh * 1e-6 * float(profiles.prices[begin : begin + steps].mean())
+    money += _worth_of_rest(energy_wh - BEGIN_SHARE * BATTERY.energy, profiles.prices[begin : begin + steps])
     wind, pv, load, chp, battery, energy, exchange, planned = np.array(rows).T
     return Done(wind, pv, load, chp, battery, energy, exchange, planned, money)
+
+
+def _worth_of_rest(left_wh: float, prices: Array) -> float:
+    if left_wh < 0.0:
+        return left_wh * 1e-6 / BATTERY.efficiency * float(prices.max() + IMPORT_FEE)
+    return left_wh * 1e-6 * BATTERY.efficiency * float(prices.min())
 
 
 def _possible(wanted_w: float, energy_wh: float) -> float:
@@ -145,6 +153,7 @@ class Controller:
             },
             loads=("load",),
             steps=self.horizon,
+            gap=GAP,
         )
         self._planner = config, vpp_dispatch.start(config)
         if self.method != "perfect":
@@ -254,7 +263,7 @@ def by_foresight_eur(profiles: Profiles, begin: int, steps: int, *, time_limit_s
         load_w=profiles.load_w[span],
         export_limit_w=EXPORT_LIMIT_W,
         import_limit_w=IMPORT_LIMIT_W,
-        gap=1e-3,
+        gap=GAP,
         time_limit_s=time_limit_s,
     )
     return dispatch(task).profit_eur

@@ -183,6 +183,12 @@ def test_silence_is_told_and_gives_no_values() -> None:
     assert made.reason == "nothing was measured for 14400 s, more than 3600 s are not bridged"
 
 
+def test_device_that_is_silent_for_years_is_told_still() -> None:
+    config, state = told(plant_w(2), method="persistence")
+    made = made_after(config, state, 20 * 365 * PER_DAY)
+    assert (made.status, made.missing_steps) == ("none", 56 * PER_DAY)
+
+
 def test_device_that_never_sent_is_told_too() -> None:
     config = config_of()
     made = made_after(config, start(config), 5)

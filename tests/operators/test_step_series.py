@@ -27,7 +27,7 @@ def test_means_are_those_of_all_rows_of_a_step_in_any_order(rows: list[list[tupl
     by_step: dict[int, list[float]] = {}
     for time_ns, value in (row for batch in rows for row in batch):
         by_step.setdefault(time_ns // 10, []).append(value)
-    means = series.means(series.end)
+    _, means = series.means(series.end)
     expected = [
         sum(by_step[step]) / len(by_step[step]) if step in by_step else np.nan
         for step in range(series.first, series.end)
@@ -51,7 +51,17 @@ def test_never_more_steps_are_kept_than_asked_for_and_they_are_the_last(
 
 def test_steps_beyond_the_rows_have_no_mean() -> None:
     series = series_of([[(0, 1.0), (5, 3.0), (12, 5.0)]], 100)
-    np.testing.assert_array_equal(series.means(4), [2.0, 5.0, np.nan, np.nan])
-    np.testing.assert_array_equal(series.means(1), [2.0])
-    assert series.means(-3).size == 0
+    first, means = series.means(4)
+    assert first == 0
+    np.testing.assert_array_equal(means, [2.0, 5.0, np.nan, np.nan])
+    np.testing.assert_array_equal(series.means(1)[1], [2.0])
+    assert series.means(-3)[1].size == 0
     assert series.flags.tolist() == [4, 4]
+
+
+def test_a_long_silence_and_a_series_without_rows_cost_no_memory() -> None:
+    series = series_of([[(0, 1.0)]], 5)
+    first, means = series.means(10**12)
+    assert (first, len(means)) == (10**12 - 5, 5)
+    assert np.isnan(means).all()
+    assert StepSeries(step_ns=10, kept=5).means(10**12)[1].size == 0
