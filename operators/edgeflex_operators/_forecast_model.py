@@ -207,10 +207,12 @@ def fit(course: Course, horizons: int, counted: NDArray[np.bool_], low: float, h
     ratio = _recent_ratio(course, origins)
     coefficients: list[Array] = []
     of_knots: list[_OfKnot] = []
+    used = 0
     for horizon in range(1, horizons + 1):
         rows = _rows(course, origins, horizon, ratio, counted)
         if min(rows.early.sum(), rows.late.sum()) < LEAST_ERRORS + 2 * rows.table.shape[1]:
             return None
+        used = int(rows.whole.sum())
         weight, first = _best_ridge(rows, low, high)
         coefficients.append(_ridge(rows.table[rows.whole], rows.truth[rows.whole], weight))
         if horizon in knots:
@@ -223,7 +225,7 @@ def fit(course: Course, horizons: int, counted: NDArray[np.bool_], low: float, h
         knots,
         np.stack([each.coefficients for each in of_knots]),
         np.stack([each.shifts for each in of_knots]),
-        rows=int(rows.whole.sum()),
+        rows=used,
         coverage=float(np.mean([each.coverage for each in of_knots])),
         skill=skill(sum(each.error for each in of_knots), sum(each.error_of_persistence for each in of_knots)),
     )

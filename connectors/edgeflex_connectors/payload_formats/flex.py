@@ -155,7 +155,7 @@ class Decoder:
     def __init__(self, _config: Flex, _columns: tuple[str, ...], _given: bool) -> None:
         pass
 
-    def decode(self, payload: bytes, _device: str | None) -> Decoded:
+    def decode(self, payload: bytes, device: str | None) -> Decoded:  # noqa: ARG002 - named as the protocol has it
         raise bad_payload("the format `flex` holds no samples", payload)
 
 
@@ -165,7 +165,7 @@ class Encoder:
     def __init__(self, _config: Flex) -> None:
         pass
 
-    def encode(self, _samples: Samples) -> list[bytes]:
+    def encode(self, samples: Samples) -> list[bytes]:  # noqa: ARG002 - named as the protocol has it
         raise ValueError("the format `flex` holds no samples")
 
 
