@@ -66,8 +66,8 @@ PLATFORM: tuple[PlatformTopic, ...] = (
         ("/voltage_control/control/active_power_ess",),
     ),
     PlatformTopic("/edgeflex/edgepmu0/ch0", "edgePMU", "services", "`json.edgeflex`: an array of flat objects"),
-    PlatformTopic("/edgeflex/goflex/flex_request", "voltage control (MPC)", "flexibility market", "JSON"),
-    PlatformTopic("/edgeflex/goflex/flex_result", "flexibility market", "voltage control (MPC)", "JSON"),
+    PlatformTopic("/edgeflex/goflex/flex_request", "voltage control (MPC)", "flexibility market", "`flex`: a request"),
+    PlatformTopic("/edgeflex/goflex/flex_result", "flexibility market", "voltage control (MPC)", "`flex`: its answer"),
 )
 
 OWN: tuple[tuple[str, str], ...] = (
@@ -76,6 +76,10 @@ OWN: tuple[tuple[str, str], ...] = (
     ("edgeflex/SITE/event/frequency", "messages of the type `frequency_event`"),
     ("edgeflex/SITE/event/limit", "messages of the type `crossing`"),
     ("edgeflex/SITE/inertia/TYPE", "estimates of inertia, by type of message"),
+    ("edgeflex/SITE/vpp/measurement/DEVICE", "active power of the assets of a virtual power plant"),
+    ("edgeflex/SITE/vpp/charge/DEVICE", "state of charge of its storage"),
+    ("edgeflex/SITE/vpp/price/DEVICE", "prices"),
+    ("edgeflex/SITE/vpp/TYPE", "set-points, plans, alarms and answers of its controller, by type of message"),
     ("edgeflex/SITE/status/FLOW/NODE", "whether a node of a flow is connected (`status_topic`)"),
 )
 """How topics of flows that ship are called; SITE is the site's name."""
