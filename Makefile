@@ -1,4 +1,5 @@
 # make demo   see it work          make test    run all tests
+#                                  make demo-vpp        a day of a virtual power plant, drawn
 # make check  the gates of CI      make bench   measure, and write benchmarks/results/
 # make demo-frequency   a load step with and without frequency control, frequency.png
 #                                  make bench-inertia   the same of inertia estimates
@@ -11,13 +12,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo demo-frequency test check bench bench-inertia bench-mqtt bench-stores bench-connectors reference clean
+.PHONY: demo demo-frequency demo-vpp test check bench bench-inertia bench-mqtt bench-stores bench-connectors reference clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/edgeflex demo $(ARGS)
 
 demo-frequency: $(VENV)/.demo
 	@$(BIN)/python -m edgeflex_flow.cli.demo.frequency --picture frequency.png $(ARGS)
+
+demo-vpp: $(VENV)/.demo-vpp
+	@$(BIN)/python -m edgeflex_services.vpp_demo $(ARGS)
 
 test: $(VENV)/.dev
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
@@ -61,7 +65,12 @@ $(VENV)/.demo: $(VENV)/.venv pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo]'
 	@touch $@
 
+$(VENV)/.demo-vpp: $(VENV)/.venv pyproject.toml constraints.txt
+	@echo "installing edgeflex-flow, scipy and matplotlib"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[plot,control]'
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.venv pyproject.toml constraints.txt
 	@echo "installing edgeflex-flow and what its tests need"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@touch $@ $(VENV)/.demo
+	@touch $@ $(VENV)/.demo $(VENV)/.demo-vpp

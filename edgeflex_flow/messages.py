@@ -355,6 +355,129 @@ class ShadowSetpoints(_SetpointFields, frozen=True, kw_only=True, tag="shadow_se
     """What a controller in shadow mode would have told its assets. A type of its own, so that nothing obeys it."""
 
 
+class Forecast(Message, frozen=True, kw_only=True, tag="forecast"):
+    """What one quantity of an asset will be, step by step, and how sure that is."""
+
+    device: str
+    quantity: str
+    """What the values are, ending in their unit: `active_power_w`, `price_eur_per_mwh`."""
+    time_ns: TimeNs
+    """When it was made, UTC nanoseconds: the end of the last step that was measured."""
+    begin_ns: TimeNs
+    """When its first step begins; step k begins k times `step_s` later and its value is the mean over it."""
+    step_s: Annotated[float, msgspec.Meta(gt=0)]
+    values: tuple[float, ...] = ()
+    """What is expected, a value a step; empty with `status` `none`."""
+    quantiles: dict[str, tuple[float, ...]] = {}
+    """By probability (`0.1`, `0.5`, `0.9`) the values that the true ones stay below so often; empty if unknown."""
+    method: str
+    """How it was made: `persistence`, `daily`, `regression`, or another forecaster's word."""
+    status: Literal["ok", "fallback", "none"]
+    """`fallback`: by a simpler method than was asked for; `none`: there is no forecast."""
+    reason: str = ""
+    """Why it is not `ok`, in words with the numbers that decided."""
+    rows: int = 0
+    """Measurements that its method rests on."""
+    missing_steps: int = 0
+    """Steps of the history that hold no measurement."""
+    coverage: float | None = None
+    """Share of held-out history between quantiles 0.1 and 0.9 before these were calibrated on it; 0.8 is perfect."""
+    skill: float | None = None
+    """1 minus the mean absolute error over that of persistence, on held-out history."""
+    quality: int = 0
+    """All `Quality` flags of the measurements from which it goes on; `estimated` where gaps among them were bridged."""
+    config_digest: str = ""
+    """First 16 hex digits of the SHA-256 of the forecaster's configuration as JSON."""
+    version: str = ""
+    """Version of edgeflex-flow and of the method."""
+
+
+class DispatchPlan(Message, frozen=True, kw_only=True, tag="dispatch_plan"):
+    """What a virtual power plant means to do, step by step, and what that is worth. Positive power is into the grid."""
+
+    controller: str
+    """Who planned: the `name` of the controller's config."""
+    time_ns: TimeNs
+    """When it was planned, UTC nanoseconds."""
+    begin_ns: TimeNs
+    """When its first step begins."""
+    step_s: Annotated[float, msgspec.Meta(gt=0)]
+    status: Literal["ok", "fallback"]
+    """`fallback`: planned without what `missing` names."""
+    reason: str = ""
+    """Why it is not `ok`, in words."""
+    powers_w: dict[str, tuple[float, ...]]
+    """By asset, a value a step: generators, storage (charging is negative) and renewables."""
+    energies_wh: dict[str, tuple[float, ...]] = {}
+    """By storage, at the end of each step."""
+    available_w: dict[str, tuple[float, ...]] = {}
+    """By renewable, what it could give, as forecast."""
+    loads_w: tuple[float, ...] = ()
+    """Sum of the loads, as forecast."""
+    exchange_w: tuple[float, ...]
+    """Power into the grid at the connection."""
+    prices_eur_per_mwh: tuple[float, ...]
+    profit_eur: float
+    """Revenue less costs over all steps, if all comes as forecast."""
+    shortfalls: dict[str, float] = {}
+    """What could not be kept, and by how much at most: `reserve_w`, `import_limit_w`, `energy_wh NAME`."""
+    solver: Literal["lp", "milp"]
+    """`lp`: the linear relaxation was a plan already, within `gap`."""
+    solver_status: Literal["optimal", "time_limit"]
+    gap: float
+    """How far the plan may be from the best one, relative to its cost."""
+    solver_s: float
+    """How long the solver took."""
+    missing: tuple[str, ...] = ()
+    """Whose forecasts or measurements were missing or too old."""
+    config_digest: str = ""
+    """First 16 hex digits of the SHA-256 of the controller's configuration as JSON, policies in force included."""
+    version: str = ""
+    """Version of edgeflex-flow and of the method."""
+
+
+Node: TypeAlias = int | Annotated[str, msgspec.Meta(min_length=1)]
+"""A node of the grid, as both sides call it."""
+
+
+class _FlexFields(Message, frozen=True, kw_only=True):
+    variable: Literal["active_power", "reactive_power"]
+    nodes: tuple[Node, ...]
+    """Whose values stand in each list, in this order."""
+    unit: Literal["kW", "kvar"]
+    """Of the values. Positive is into the grid."""
+
+
+class FlexRequest(_FlexFields, frozen=True, kw_only=True, tag="flex_request"):
+    """Flexibility that is asked for, by node and step, as the edgeFLEX platform writes it."""
+
+    flex_request: dict[str, tuple[float, ...]]
+    """By step, from `prediction 1` on, a value for each node."""
+    id: str = ""
+    """Names it in the answer."""
+    time_ns: TimeNs | None = None
+    """When it was asked, UTC nanoseconds."""
+    begin_ns: TimeNs | None = None
+    """When the first step begins."""
+    step_s: float | None = None
+
+
+class FlexResponse(_FlexFields, frozen=True, kw_only=True, tag="flex_response"):
+    """The flexibility that is given, in the shape of the request."""
+
+    flex_response: dict[str, tuple[float, ...]]
+    """By step, from `prediction 1` on, a value for each node."""
+    positions: tuple[int, ...] = ()
+    """In place of `nodes`: their places among those of the request, from 0 on."""
+    request_id: str = ""
+    """`id` of the request; empty if the other side does not say which one it answers."""
+    time_ns: TimeNs | None = None
+    status: Literal["full", "changed", "none"] = "full"
+    """`changed`: parts were missing or cut; `none`: nobody answered, and what was declared for that holds."""
+    reason: str = ""
+    """Why it is not `full`, in words."""
+
+
 class Alarm(Message, frozen=True, kw_only=True, tag="alarm"):
     """Something that a person should see."""
 
@@ -414,6 +537,10 @@ BUILT_IN_MESSAGES: tuple[type[Message], ...] = (
     SystemInertia,
     Setpoints,
     ShadowSetpoints,
+    Forecast,
+    DispatchPlan,
+    FlexRequest,
+    FlexResponse,
     Alarm,
     DeadLetter,
 )

@@ -183,6 +183,7 @@ class PayloadDecoder:
         self._devices = None if device is None else DeviceNames(device)
         self._largest_bytes = largest_bytes
         self._takes_objects = payload_format.takes_objects
+        self._format, self._of_messages = payload_format, format_of(payload_format).messages
         self._decoder = None
         if subscription_columns(columns, payload_format):
             self._decoder = format_of(payload_format).decoder(payload_format, tuple(columns), device is not None)
@@ -211,14 +212,18 @@ class PayloadDecoder:
         return self._decoder.decode(payload, None if self._devices is None else self._devices.of(topic))
 
     def _may_be_message(self, payload: bytes) -> bool:
-        if self._decoder is None or not self._takes_objects:
-            return True
+        return self._decoder is None or not self._takes_objects or self._is_typed(payload)
+
+    def _is_typed(self, payload: bytes) -> bool:
         try:
             return msgspec.json.decode(payload, type=_Peek).type in _TAGS
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return False  # the format says what is wrong
 
     def _message(self, payload: bytes) -> Message | None:
+        if self._of_messages is not None and not self._is_typed(payload):
+            message = self._of_messages.decode(self._format, payload)
+            return message if isinstance(message, self._messages) else None
         try:
             message = decode_message(payload, BUILT_IN_MESSAGES)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -239,6 +244,7 @@ class PayloadEncoder:
         self._is_for_one = not payload_format.sends_device
         self._withholds = not payload_format.carries_quality
         self._takes_setpoints = payload_format.takes_setpoints
+        self._format, self._of_messages = payload_format, format_of(payload_format).messages
         self.withheld = 0
         """Rows so far that were not sent, because readers would have taken them for good ones."""
 
@@ -254,7 +260,12 @@ class PayloadEncoder:
         return self._encoder.encode(samples) if samples.rows else []
 
     def encode_message(self, message: Message) -> list[bytes]:
-        """The payloads of a message: JSON, or in a format that takes set-points these alone. ValueError as above."""
+        """The payloads of a message: JSON, or as the format writes it. ValueError as above.
+
+        In a format that takes set-points, these alone are sent.
+        """
+        if self._of_messages is not None and isinstance(message, self._of_messages.types):
+            return [self._of_messages.encode(self._format, message)]
         if not self._takes_setpoints:
             return [encode_message(message)]
         if not isinstance(message, Setpoints):

@@ -66,8 +66,8 @@ PLATFORM: tuple[PlatformTopic, ...] = (
         ("/voltage_control/control/active_power_ess",),
     ),
     PlatformTopic("/edgeflex/edgepmu0/ch0", "edgePMU", "services", "`json.edgeflex`: an array of flat objects"),
-    PlatformTopic("/edgeflex/goflex/flex_request", "voltage control (MPC)", "flexibility market", "JSON"),
-    PlatformTopic("/edgeflex/goflex/flex_result", "flexibility market", "voltage control (MPC)", "JSON"),
+    PlatformTopic("/edgeflex/goflex/flex_request", "voltage control (MPC)", "flexibility market", "`flex`: a request"),
+    PlatformTopic("/edgeflex/goflex/flex_result", "flexibility market", "voltage control (MPC)", "`flex`: its answer"),
 )
 
 OWN: tuple[tuple[str, str], ...] = (
@@ -85,6 +85,10 @@ OWN: tuple[tuple[str, str], ...] = (
     ("edgeflex/SITE/shadow_setpoints/units", "the same of controllers in shadow mode; nothing obeys it"),
     ("edgeflex/SITE/shadow_setpoints/controllers", "the same"),
     ("edgeflex/SITE/alarm/NAME", "messages of the type `alarm` from units, controllers, or the watchdog"),
+    ("edgeflex/SITE/vpp/measurement/DEVICE", "active power of the assets of a virtual power plant"),
+    ("edgeflex/SITE/vpp/charge/DEVICE", "state of charge of its storage"),
+    ("edgeflex/SITE/vpp/price/DEVICE", "prices"),
+    ("edgeflex/SITE/vpp/TYPE", "set-points, plans, alarms and answers of its controller, by type of message"),
     ("edgeflex/SITE/status/FLOW/NODE", "whether a node of a flow is connected (`status_topic`)"),
 )
 """How topics of flows that ship, and those that the platform lacks, are called; SITE is the site's name."""

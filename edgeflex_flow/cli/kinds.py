@@ -29,6 +29,9 @@ from edgeflex_operators import (
     convert,
     dispatch,
     event_window,
+    flex_request,
+    flex_response,
+    forecast,
     frequency_droop,
     frequency_event,
     inertia_ambient,
@@ -42,6 +45,7 @@ from edgeflex_operators import (
     threshold,
     virtual_inertia,
     voltage_control,
+    vpp_dispatch,
 )
 
 SHIPPED: tuple[AnyNode, ...] = (
@@ -66,6 +70,10 @@ SHIPPED: tuple[AnyNode, ...] = (
     agc.NODE,
     dispatch.NODE,
     setpoint_watchdog.NODE,
+    forecast.NODE,
+    vpp_dispatch.NODE,
+    flex_request.NODE,
+    flex_response.NODE,
     convert.NODE,
     select.NODE,
     voltage_control.NODE,

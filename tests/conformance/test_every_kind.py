@@ -187,6 +187,9 @@ MINIMAL: dict[str, dict[str, Any]] = {
         "controllers": ["agc"],
         "units": {"bess": {"minimum": -1e6, "maximum": 1e6}},
     },
+    "flex_request": {"nodes": {"battery": 4}},
+    "vpp_dispatch": {"name": "vpp", "connection": 1e6},
+    "forecast": {"column": "active_power_w", "assets": {"P1": {"kind": "pv"}}},
 }
 """The least that each kind's config needs; kinds that are not named need nothing."""
 

@@ -15,9 +15,11 @@ from edgeflex_connectors.store import Downsampling
 from edgeflex_flow.cli.kinds import SHIPPED
 from edgeflex_flow.errors import ConfigError, FieldError
 from edgeflex_flow.node import NodeConfig
+from edgeflex_operators._dispatch_program import Generator, Storage
 from edgeflex_operators._inverters import Inverter
 from edgeflex_operators._network import Branch
 from edgeflex_operators.dispatch import DispatchedUnit
+from edgeflex_operators.forecast import ForecastAsset
 
 CONFIGS = {node.kind: node.config for node in SHIPPED}
 
@@ -36,6 +38,7 @@ AGC: Values = {"name": "a", "asset": "b", "devices": ("c",), "bias": 1.0, "minim
 WATCHDOG: Values = {"name": "a", "controller": "b", "quantity": "x_w", "safe": {"c": 0.0}, "timeout": 1.0}
 DISPATCH: Values = {"name": "a", "area": "b", "controllers": ("c",)}
 UNIT = DispatchedUnit(minimum=-9.0, maximum=9.0)
+PV = ForecastAsset(kind="pv")
 
 # By kind: configs that it refuses, and ones that it takes.
 GIVEN: dict[str, list[Values]] = {
@@ -86,6 +89,23 @@ GIVEN: dict[str, list[Values]] = {
         {"columns": {"a_v": "a_v"}},
         {"columns": {"a_v": "a_s", "b_v": "c_kv", "d_v": "c_kv"}},
         {"columns": {"a_v": "a_kv"}},
+    ],
+    "forecast": [
+        {"column": "power", "assets": {"a": PV}, "weather": "wind"},
+        {"column": "a_w", "assets": {"a": PV}, "step": 7.0},
+        {"column": "b_w", "assets": {"b": PV}, "least_history": 20 * 86400.0, "history": 10 * 86400.0},
+        {"column": "c_w", "assets": {"c": ForecastAsset(kind="wind")}},
+    ],
+    "vpp_dispatch": [
+        {"name": "v", "connection": 1e6, "valid_for": 10.0},
+        {
+            "name": "v",
+            "connection": 1e6,
+            "storages": {"b": Storage(power=1.0, energy=1.0, lowest=0.9)},
+            "loads": ("b",),
+        },
+        {"name": "v", "connection": 1e6, "generators": {"g": Generator(power=1.0, minimum=2.0, cost=1.0)}},
+        {"name": "v", "connection": 1e6, "loads": ("a", "a"), "market": "a", "period": 2000.0},
     ],
     "pmu_udp": [
         {"port": 1, "channels": {"A": "frequency_hz", "B": "b", "C": "c_v", "D": "c_v"}},

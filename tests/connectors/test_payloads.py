@@ -10,7 +10,9 @@ from payload_cases import WILD_JSON, assert_makes_a_batch
 from edgeflex_connectors.payload_formats import (
     FORMATS,
     AnyFormat,
+    Covee,
     Csv,
+    Flex,
     JsonEdgeflex,
     JsonFields,
     Sogno,
@@ -42,6 +44,8 @@ WITHOUT_QUALITY: tuple[AnyFormat, ...] = (
     VillasBinary(signals=(Signal(column="frequency_hz"),)),
     Csv(fields=FIELDS, time="t", time_unit="ns"),
 )
+WITH_TESTS_OF_THEIR_OWN = {Covee, Flex}
+"""Without quality in any payload, and without samples."""
 each_format = pytest.mark.parametrize("config", EACH, ids=lambda config: type(config).__name__)
 ALARM = Alarm(source="n", severity="info", text="x", time_ns=1)
 DECODER = PayloadDecoder(JsonEdgeflex(), ("frequency_hz",), (Alarm,), None)
@@ -54,7 +58,7 @@ def rows_of(decoded: object) -> list[tuple[object, ...]]:
 
 
 def test_every_format_is_in_these_tests() -> None:
-    assert {FORMATS[name].config for name in FORMATS} == {type(config) for config in EACH}
+    assert {FORMATS[name].config for name in FORMATS} == {type(config) for config in EACH} | WITH_TESTS_OF_THEIR_OWN
 
 
 @each_format

@@ -22,6 +22,7 @@ from edgeflex_flow.units import SUFFIXES, UNITS, Unit, column_unit, conversion_f
         ("-3.5e2 kW", "W", -350000.0),
         ("180 deg", "rad", math.pi),
         ("12.5 mohm", "ohm", 0.0125),
+        ("0.085 EUR/kWh", "EUR/MWh", 85.0),
     ],
 )
 def test_a_quantity_is_read_in_the_wanted_unit(text: str, unit: str, value: float) -> None:
@@ -51,6 +52,21 @@ def test_the_longest_ending_wins() -> None:
     unit = column_unit("rocof_hz_per_s")
     assert unit is not None
     assert unit.symbol == "Hz/s"
+
+
+@pytest.mark.parametrize(
+    ("column", "symbol"),
+    [
+        ("price_eur_per_mwh", "EUR/MWh"),
+        ("wind_speed_m_per_s", "m/s"),
+        ("irradiance_w_per_m2", "W/m²"),
+        ("cost_eur", "EUR"),
+    ],
+)
+def test_prices_and_weather_state_their_units(column: str, symbol: str) -> None:
+    unit = column_unit(column)
+    assert unit is not None
+    assert unit.symbol == symbol
 
 
 def test_a_bare_unit_is_no_column_name() -> None:

@@ -480,6 +480,53 @@ def test_service_limits_tells_one_service_what_another_measured(
     assert [json.loads(line)["device"] for line in log.read_text().splitlines()] == ["feeder 7"]
 
 
+@pytest.mark.long
+@each_runtime
+def test_vpp_dispatch_plans_orders_and_asks_the_market(
+    tmp_path: Path, any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
+) -> None:
+    run = flow_run("vpp_dispatch.yaml", mqtt_port=any_broker.port, data_folder=tmp_path, step="1s")
+    given, asked = "edgeflex/local/vpp/#", "/edgeflex/goflex/flex_request"
+
+    def row(device: str, column: str, value: float, ago_s: float) -> bytes:
+        created = round((time.time() - ago_s) * 1000)
+        return json.dumps([{"created": created, "device": device, column: value}]).encode()
+
+    def measure() -> None:
+        for device, power_w in {"wind": 4e6, "pv": 2e6, "load": 3e6}.items():
+            for ago_s in (8.0, 7.0, 0.0):
+                topic = f"edgeflex/local/vpp/measurement/{device}"
+                listener.publish(topic, row(device, "active_power_w", power_w, ago_s))
+        listener.publish("edgeflex/local/vpp/price/market", row("market", "price_eur_per_mwh", 120.0, 60.0))
+        listener.publish("edgeflex/local/vpp/charge/battery", row("battery", "state_of_charge_percent", 50.0, 0.0))
+
+    def answered() -> bool:
+        measure()
+        for request in requests.received[-1:]:
+            content = json.loads(request[1])
+            answer = {"variable": content["variable"], "nodes": [4], "flex_response": content["flex_request"]}
+            listener.publish("/edgeflex/goflex/flex_result", json.dumps(answer).encode())
+        time.sleep(0.2)
+        return any(topic.endswith("/flex_response") for topic, _ in listener.received)
+
+    with Listener(any_broker, given) as listener, Listener(any_broker, asked) as requests:
+        with running(run, execute):
+            wait_until(answered, timeout_s=40.0)
+        received = [json.loads(payload) for topic, payload in listener.received if topic.count("/") == 3]
+    content = json.loads(requests.received[-1][1])
+    assert (content["variable"], content["nodes"], content["unit"]) == ("active_power", [4], "kW")
+    assert list(content["flex_request"]) == [f"prediction {step}" for step in range(1, 5)]
+    assert "type" not in content
+    plans = [each for each in received if each["type"] == "dispatch_plan"]
+    assert plans[-1]["status"] == "ok"
+    assert plans[-1]["exchange_w"][0] == pytest.approx(4e6 + 2e6 - 3e6 + plans[-1]["powers_w"]["battery"][0])
+    orders = [each for each in received if each["type"] == "shadow_setpoints"]
+    assert {each["quantity"] for each in orders} == {"active_power_w", "active_power_limit_w"}
+    assert not [each for each in received if each["type"] == "setpoints"]
+    kept = {json.loads(line)["type"] for line in (tmp_path / "vpp_dispatch.jsonl").read_text().splitlines()}
+    assert {"forecast", "dispatch_plan", "shadow_setpoints", "flex_response"} <= kept
+
+
 def test_flow_that_waits_for_a_service_drains_at_once(tmp_path: Path) -> None:
     with HttpService() as service:
         service.answers("/meters", Reply(hangs=True))

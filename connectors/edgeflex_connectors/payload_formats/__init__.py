@@ -11,6 +11,7 @@ from typing import TypeAlias
 from edgeflex_connectors.payload_formats import (
     covee,
     csv_lines,
+    flex,
     json_edgeflex,
     json_fields,
     sogno,
@@ -20,6 +21,7 @@ from edgeflex_connectors.payload_formats import (
 from edgeflex_connectors.payload_formats.codec import PayloadFormat
 from edgeflex_connectors.payload_formats.covee import Covee
 from edgeflex_connectors.payload_formats.csv_lines import Csv
+from edgeflex_connectors.payload_formats.flex import Flex
 from edgeflex_connectors.payload_formats.json_edgeflex import JsonEdgeflex
 from edgeflex_connectors.payload_formats.json_fields import JsonFields
 from edgeflex_connectors.payload_formats.sogno import Sogno
@@ -31,6 +33,7 @@ __all__ = [
     "AnyFormat",
     "Covee",
     "Csv",
+    "Flex",
     "JsonEdgeflex",
     "JsonFields",
     "Sogno",
@@ -39,11 +42,11 @@ __all__ = [
     "format_of",
 ]
 
-AnyFormat: TypeAlias = JsonEdgeflex | JsonFields | Sogno | VillasJson | VillasBinary | Csv | Covee
+AnyFormat: TypeAlias = JsonEdgeflex | JsonFields | Sogno | VillasJson | VillasBinary | Csv | Covee | Flex
 
 FORMATS: dict[str, PayloadFormat] = {
     str(each.FORMAT.config.__struct_config__.tag): each.FORMAT
-    for each in (json_edgeflex, json_fields, sogno, villas_json, villas_binary, csv_lines, covee)
+    for each in (json_edgeflex, json_fields, sogno, villas_json, villas_binary, csv_lines, covee, flex)
 }
 """All formats by name."""
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeflex_connectors.batching import Row
 from edgeflex_flow.errors import BadMessageError, FieldError
-from edgeflex_flow.messages import Samples, Setpoints
+from edgeflex_flow.messages import Message, Samples, Setpoints
 from edgeflex_flow.node import NodeConfig
 
 LONGEST_GOT = 60
@@ -96,6 +96,16 @@ class SetpointEncoder(Encoder, Protocol):
         ...
 
 
+class MessageFormat(NamedTuple):
+    """How a format writes messages of some types, instead of JSON with the key `type`."""
+
+    types: tuple[type[Message], ...]
+    decode: Callable[[Any, bytes], Message]
+    """The message in a JSON object without `type`. Raises BadMessageError."""
+    encode: Callable[[Any, Message], bytes]
+    """Raises ValueError for what the format cannot hold."""
+
+
 @dataclass(frozen=True, slots=True)
 class PayloadFormat:
     """A format. `decoder(config, columns, given)`: `columns` are taken under their own names, beside those that the
@@ -104,6 +114,7 @@ class PayloadFormat:
     config: type[FormatConfig]
     decoder: Callable[[Any, tuple[str, ...], bool], Decoder]
     encoder: Callable[[Any], Encoder]
+    messages: MessageFormat | None = None
 
 
 def name_refusals(places: Mapping[str, str]) -> Iterator[FieldError]:

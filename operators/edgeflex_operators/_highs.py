@@ -1,0 +1,25 @@
+"""Linear and mixed-integer programs by HiGHS, as scipy brings it. Only those need scipy who name such an operator."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from edgeflex_flow.errors import FatalError
+
+
+def load_optimize() -> Any:
+    """`scipy.optimize`. FatalError where scipy is missing."""
+    return _load("scipy.optimize")
+
+
+def load_sparse() -> Any:
+    """`scipy.sparse`. FatalError where scipy is missing."""
+    return _load("scipy.sparse")
+
+
+def _load(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise FatalError("this operator needs scipy: pip install 'edgeflex-flow[control]'") from error

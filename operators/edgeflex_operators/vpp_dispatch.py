@@ -1,0 +1,572 @@
+"""`vpp_dispatch`: plans generators, storage and renewables of a virtual power plant for the highest profit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from edgeflex_flow import __version__
+from edgeflex_flow.errors import FieldError
+from edgeflex_flow.messages import Alarm, DispatchPlan, Forecast, Quality, Samples, Setpoints, ShadowSetpoints
+from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
+from edgeflex_operators._dispatch_program import Generator, NoPlanError, Plan, Storage, Task, dispatch
+from edgeflex_operators._highs import load_optimize
+from edgeflex_operators._latest import Latest, Trust, View
+from edgeflex_operators._limits import Bounds, limited
+from edgeflex_operators._units import digest
+
+VERSION = f"{__version__}/vpp-1"
+
+Array = NDArray[np.float64]
+
+POWER = "active_power_w"
+POWER_LIMIT = "active_power_limit_w"
+PRICE = "price_eur_per_mwh"
+CHARGE = "state_of_charge_percent"
+TICK_S = 1.0
+LEAST_STEPS = 2
+"""Fewer steps to plan are none."""
+NEAR = 1e-4
+"""Of an asset's power: so near to a limit it is at the limit."""
+REFUSED_QUALITY = int(Quality.BAD_DATA | Quality.TEST)
+
+
+class Renewable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A wind farm or photovoltaic plant that can be limited."""
+
+    power: Annotated[float, quantity("W", "Installed power.", gt=0, le=1e12)]
+
+
+class VppDispatchConfig(NodeConfig, frozen=True, kw_only=True):
+    """Plans the next `steps` of a virtual power plant for the highest profit, and sends the first one's set-points.
+
+    A plan minimises what generators cost (energy, running, starts), the wear of storage and what is bought (price and
+    `import_fee`), less what is sold. Generators run between `minimum` and `power` or not at all. Storage stays within
+    `lowest` and `highest`, does not charge and discharge at once, and ends no emptier than it is now. Renewables give
+    what is forecast or less, loads take what is forecast. Power at the connection stays within `connection`, and within
+    `export_limit` and `import_limit`, which a policy may set. `reserve` is power that can be given at once: what
+    running generators hold back, and storage with the energy for one more step.
+
+    What cannot be kept is bought dearly rather than refused: imports beyond their limit, energy outside its band (where
+    it was there already), and reserve, in this order; the plan says how much (`shortfalls`), and an alarm too.
+
+    It is solved with HiGHS as a linear program first; where that leaves binaries open, with those of generators, and
+    with those of storage where it would charge and discharge at once. It is solved when forecasts or prices came, at
+    the beginning of each step and every `period`. The flow waits for the solver, at most `time_limit`.
+
+    With less than it needs, it does this, each with an alarm when it begins and one when it is over:
+
+    - no usable forecast of a renewable: the plan counts on nothing from it, and does not limit it;
+    - no usable state of charge of a storage: the storage stays at 0 W and out of the plan;
+    - no forecast of a load, no prices, or no plan from the solver: the last plan goes on (`status` `fallback`), for
+      `follow` at most;
+    - then the safe state (`status` `safe`): generators and storage at 0 W, renewables limited in proportion so that
+      all together keep the export limit even if nothing is used.
+
+    Forecasts and states of charge older than `max_age` are not used. The horizon ends where prices or a forecast do.
+
+    Input:
+        forecasts: `Forecast` of loads and renewables (`active_power_w`), and of prices (`price_eur_per_mwh`) under the
+            device `market`; their expected values count. Loads are positive.
+        prices: Samples with `price_eur_per_mwh` of the device `market`: each holds from its time on until the next,
+            for `price_step` at most. Where both are known, they come before forecasts.
+        charge: Samples with `state_of_charge_percent` of each storage.
+    Output:
+        `Setpoints`, or in `shadow` mode `ShadowSetpoints`: one message with `active_power_w` of generators and storage,
+        and one with `active_power_limit_w` of renewables, the most that they may give: their installed power unless
+        the plan wants less than their forecast. `DispatchPlan` for each plan. `Alarm` as above. Set-points never leave
+        what the hardware can do, the energy of storage included. `limits` says what holds a value back: `hardware`,
+        `energy`, `policy` (a limit of the connection), `price`.
+    Errors:
+        FatalError when scipy is not installed. The solver's failures are alarms, never errors.
+    Source:
+        Unit commitment with storage as a mixed-integer linear program, in the form that edgeFLEX's virtual power plant
+        has it; a design of this project.
+
+    >>> from edgeflex_flow.messages import samples_from_rows
+    >>> config = VppDispatchConfig(
+    ...     name="vpp", connection=2e6, steps=4, generators={"chp": Generator(power=1e6, minimum=4e5, cost=60.0)}
+    ... )
+    >>> state = start(config)
+    >>> hours = [(hour * 3_600_000_000_000, "market", {"price_eur_per_mwh": 70.0}) for hour in range(2)]
+    >>> take_prices(config, state, samples_from_rows(hours))
+    []
+    >>> setpoints, plan = tick(config, state, 0)
+    >>> setpoints.values, setpoints.limits, plan.profit_eur
+    ({'chp': 1000000.0}, {'chp': ('hardware',)}, 10.0)
+    """
+
+    name: Annotated[str, Meta(min_length=1, description="Name of the controller in what it sends.")]
+    connection: Annotated[float, quantity("W", "Highest power at the connection, both ways.", gt=0, le=1e12)]
+    generators: Annotated[dict[str, Generator], table("Generators by name.")] = msgspec.field(default_factory=dict)
+    storages: Annotated[dict[str, Storage], table("Storage by name.")] = msgspec.field(default_factory=dict)
+    renewables: Annotated[dict[str, Renewable], table("Renewables by name.")] = msgspec.field(default_factory=dict)
+    loads: Annotated[tuple[str, ...], Meta(description="Names of loads, which are forecast and served.")] = ()
+    market: Annotated[str, Meta(min_length=1, description="Device of the prices.")] = "market"
+    mode: Annotated[
+        Literal["control", "shadow"], Meta(description="`shadow`: only tell what would be sent; nothing obeys it.")
+    ] = "control"
+    step: Annotated[float, quantity("s", "Length of a step.", ge=1, le=86_400)] = 900.0
+    steps: Annotated[int, Meta(ge=LEAST_STEPS, le=288, description="How many steps to plan.")] = 96
+    price_step: Annotated[float, quantity("s", "How long a price holds at most.", ge=1, le=86_400)] = 3600.0
+    import_fee: Annotated[float, quantity("EUR/MWh", "What imported energy costs beside its price.", ge=0, le=1e5)] = (
+        0.0
+    )
+    export_limit: Annotated[
+        Annotated[float, quantity("W", "A limit.", ge=0, le=1e12)] | None,
+        Meta(description="Highest power into the grid; by default that of the connection."),
+    ] = None
+    import_limit: Annotated[
+        Annotated[float, quantity("W", "A limit.", ge=0, le=1e12)] | None,
+        Meta(description="Highest power from the grid; by default that of the connection."),
+    ] = None
+    reserve: Annotated[float, quantity("W", "Power that can be given at once.", ge=0, le=1e12)] = 0.0
+    period: Annotated[float, quantity("s", "How often to plan at least.", ge=1, le=86_400)] = 900.0
+    valid_for: Annotated[float, quantity("s", "How long set-points may be obeyed.", gt=0, le=86_400)] = 1200.0
+    max_age: Annotated[float, quantity("s", "Older forecasts and states of charge are not used.", gt=0, le=86_400)] = (
+        1800.0
+    )
+    follow: Annotated[float, quantity("s", "How long the last plan may be followed.", ge=0, le=86_400)] = 7200.0
+    time_limit: Annotated[float, quantity("s", "How long the solver may take.", gt=0, le=60)] = 5.0
+    gap: Annotated[
+        float, Meta(ge=0, le=0.1, description="How far a plan may be from the best one, relative to its cost.")
+    ] = 1e-4
+
+    def refusals(self) -> Iterator[FieldError]:
+        if self.valid_for <= self.period:
+            yield FieldError("set-points are not valid until the next plan", "valid_for", "period")
+        for name, storage in self.storages.items():
+            if storage.lowest >= storage.highest:
+                yield FieldError(f"`storages`: `lowest` of '{name}' is not below `highest`", f"storages.{name}")
+        for name, generator in self.generators.items():
+            if generator.minimum > generator.power:
+                yield FieldError(f"`generators`: `minimum` of '{name}' is above `power`", f"generators.{name}")
+        names = [*self.generators, *self.storages, *self.renewables, *self.loads, self.market]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            fields = ("generators", "storages", "renewables", "loads", "market")
+            yield FieldError("names that stand for two things", *fields, got=", ".join(twice))
+
+    @property
+    def step_ns(self) -> int:
+        return round(self.step * 1e9)
+
+    @property
+    def exchange(self) -> Bounds:
+        """Power at the connection that the policies allow, never more than the connection can carry."""
+        most = self.connection
+        lowest = -most if self.import_limit is None else -self.import_limit
+        return Bounds(lowest, most if self.export_limit is None else self.export_limit).within(Bounds(-most, most))
+
+    @property
+    def trust(self) -> Trust:
+        return Trust(self.max_age, 0.0, 100.0, refused=REFUSED_QUALITY)
+
+
+@dataclass(slots=True)
+class VppDispatchState:
+    """What came last, the plan in force, and what is wrong."""
+
+    config: VppDispatchConfig
+    config_digest: str = field(init=False)
+    forecasts: dict[str, Forecast] = field(default_factory=dict)
+    prices: dict[int, float] = field(default_factory=dict)
+    """By the time from which they hold."""
+    charge: Latest = field(default_factory=lambda: Latest(CHARGE))
+    fresh: bool = True
+    """Whether something came that the last plan did not know."""
+    solved_ns: int | None = None
+    plan: DispatchPlan | None = None
+    running: frozenset[str] = frozenset()
+    """Generators that were told to run."""
+    wrong: dict[str, str] = field(default_factory=dict)
+    """What alarms were raised for and is not over, and the text of each."""
+
+    def __post_init__(self) -> None:
+        self.config_digest = digest(self.config)
+
+
+def start(config: VppDispatchConfig) -> VppDispatchState:
+    load_optimize()
+    return VppDispatchState(config)
+
+
+def take_forecast(_config: VppDispatchConfig, state: VppDispatchState, forecast: Forecast) -> list[WireMessage]:
+    before = state.forecasts.get(forecast.device)
+    if before is None or (forecast.time_ns >= before.time_ns and forecast != before):
+        state.forecasts[forecast.device] = forecast
+        state.fresh = True
+    return []
+
+
+def take_prices(config: VppDispatchConfig, state: VppDispatchState, samples: Samples) -> list[WireMessage]:
+    values = samples.columns[PRICE]
+    usable = np.isfinite(values) & ((samples.quality & REFUSED_QUALITY) == 0)
+    for row in np.flatnonzero(usable).tolist():
+        time_ns, price = int(samples.time_ns[row]), float(values[row])
+        if samples.devices[samples.device[row]] == config.market and state.prices.get(time_ns) != price:
+            state.prices[time_ns] = price
+            state.fresh = True
+    return []
+
+
+def take_charge(config: VppDispatchConfig, state: VppDispatchState, samples: Samples) -> list[WireMessage]:
+    state.charge.take(samples, config.trust, frozenset(config.storages))
+    return []
+
+
+def tick(config: VppDispatchConfig, state: VppDispatchState, now_ns: int) -> list[WireMessage]:
+    if config is not state.config and config != state.config:
+        state.config, state.config_digest, state.fresh = config, digest(config), True
+    if not (state.fresh or _is_due(config, state, now_ns)):
+        return []
+    state.fresh, state.solved_ns = False, now_ns
+    oldest_ns = now_ns - round(config.price_step * 1e9) - config.step_ns
+    for time_ns in [each for each in state.prices if each < oldest_ns]:
+        del state.prices[time_ns]
+    return _decide(config, state, now_ns)
+
+
+def _is_due(config: VppDispatchConfig, state: VppDispatchState, now_ns: int) -> bool:
+    if state.solved_ns is None or now_ns // config.step_ns != state.solved_ns // config.step_ns:
+        return True
+    return now_ns - state.solved_ns >= config.period * 1e9
+
+
+class _Known(NamedTuple):
+    """What a plan may rest on, for the steps from `begin_ns` on; all arrays are of one length."""
+
+    begin_ns: int
+    prices: Array
+    load_w: Array
+    renewables_w: dict[str, Array]
+    energies_wh: dict[str, float]
+    charge: View
+    times_ns: tuple[int, ...]
+    """When what is used was measured or made."""
+    quality: int
+    lacking: dict[str, str]
+    """What is missing that the plan can do without, and why."""
+    needed: dict[str, str]
+    """What is missing without which there is no plan, and why."""
+
+
+def _known(config: VppDispatchConfig, state: VppDispatchState, now_ns: int) -> _Known:
+    begin_ns = now_ns // config.step_ns * config.step_ns
+    times_ns = begin_ns + config.step_ns * np.arange(config.steps, dtype=np.int64)
+    lacking: dict[str, str] = {}
+    needed: dict[str, str] = {}
+    used: list[Forecast] = []
+    courses: dict[str, Array] = {}
+    for name in (*config.loads, *config.renewables):
+        course = _course(config, state, name, POWER, times_ns, now_ns)
+        if isinstance(course, str):
+            (needed if name in config.loads else lacking)[name] = course
+        else:
+            courses[name] = course
+            used.append(state.forecasts[name])
+    prices = _prices(config, state, times_ns, now_ns)
+    if np.isnan(prices[0]):
+        needed[config.market] = "no price is known for now"
+    whole = [_whole(each) for each in (prices, *courses.values())]
+    steps = min(whole) if not needed else 0
+    if not needed and steps < LEAST_STEPS:
+        needed["horizon"] = f"prices and forecasts reach {steps} steps ahead"
+    load_w = np.zeros(steps)
+    for name in config.loads if not needed else ():
+        load_w += np.maximum(courses[name][:steps], 0.0)
+    charge = state.charge.view(list(config.storages), now_ns, config.trust)
+    lacking |= charge.missing
+    quality = charge.quality
+    for each in used:
+        quality |= each.quality
+    return _Known(
+        begin_ns,
+        prices[:steps],
+        load_w,
+        {
+            name: np.clip(courses[name][:steps], 0.0, each.power) if name in courses else np.zeros(steps)
+            for name, each in config.renewables.items()
+        },
+        {
+            name: float(value) / 100.0 * config.storages[name].energy
+            for name, value in zip(config.storages, charge.values, strict=True)
+            if name not in charge.missing
+        },
+        charge,
+        tuple(
+            [each for each in (charge.begin_ns, charge.end_ns) if each is not None] + [each.time_ns for each in used]
+        ),
+        quality,
+        lacking,
+        needed,
+    )
+
+
+def _course(
+    config: VppDispatchConfig, state: VppDispatchState, name: str, column: str, times_ns: NDArray[np.int64], now_ns: int
+) -> Array | str:
+    """The expected values at these times, NaN beyond the forecast's end; or why there are none."""
+    forecast = state.forecasts.get(name)
+    if forecast is None:
+        return "no forecast came"
+    if forecast.quantity != column:
+        return f"its forecast is of `{forecast.quantity}`, not of `{column}`"
+    if not forecast.values:
+        return f"its forecast has no values: {forecast.reason}"
+    age_s = (now_ns - forecast.time_ns) / 1e9
+    if age_s > config.max_age:
+        return f"its forecast is {age_s:.0f} s old, more than {config.max_age:g} s"
+    places = (times_ns - forecast.begin_ns) // round(forecast.step_s * 1e9)
+    inside = (places >= 0) & (places < len(forecast.values))
+    found = np.full(len(times_ns), np.nan)
+    found[inside] = np.array(forecast.values)[places[inside]]
+    return found if np.isfinite(found[0]) else "its forecast does not hold for now"
+
+
+def _prices(config: VppDispatchConfig, state: VppDispatchState, times_ns: NDArray[np.int64], now_ns: int) -> Array:
+    """NaN where unknown."""
+    forecast = _course(config, state, config.market, PRICE, times_ns, now_ns)
+    found = np.full(len(times_ns), np.nan) if isinstance(forecast, str) else forecast
+    if not state.prices:
+        return found
+    known_ns = np.array(sorted(state.prices), dtype=np.int64)
+    values = np.array([state.prices[time_ns] for time_ns in known_ns.tolist()])
+    place = np.searchsorted(known_ns, times_ns, side="right") - 1
+    holds = (place >= 0) & (times_ns - known_ns[place] < config.price_step * 1e9)
+    return np.where(holds, values[place], found)
+
+
+def _whole(course: Array) -> int:
+    """How many of the first values are known."""
+    gaps = np.flatnonzero(np.isnan(course))
+    return int(gaps[0]) if len(gaps) else len(course)
+
+
+def _decide(config: VppDispatchConfig, state: VppDispatchState, now_ns: int) -> list[WireMessage]:
+    known = _known(config, state, now_ns)
+    wrong = {f"no {name}": f"{name}: {reason}" for name, reason in (known.lacking | known.needed).items()}
+    plan: DispatchPlan | None = None
+    if not known.needed:
+        try:
+            plan = _planned(config, state, known, now_ns)
+        except NoPlanError as error:
+            wrong["solver"] = str(error)
+    if plan is not None:
+        state.plan = plan
+        for name, amount in plan.shortfalls.items():
+            wrong[f"shortfall {name}"] = f"the plan falls short of {name} by up to {amount:.6g}"
+        if plan.solver_status == "time_limit":
+            wrong["slow"] = f"the solver took {plan.solver_s:.1f} s and stopped at a gap of {plan.gap:.2%}"
+        orders = _of_plan(config, plan, 0, known)
+        status: Literal["ok", "fallback", "safe"] = plan.status
+    else:
+        orders, status = _without_plan(config, state, known, now_ns)
+    reason = "; ".join(wrong.values()) if status != "ok" else ""
+    state.running = frozenset(name for name in config.generators if orders.values[name] > 0.0)
+    messages: list[WireMessage] = list(_setpoints(config, state, orders, known, status, reason, now_ns))
+    if plan is not None:
+        messages.append(plan)
+    return [*messages, *_alarms(config, state, wrong, status, now_ns)]
+
+
+def _planned(config: VppDispatchConfig, state: VppDispatchState, known: _Known, now_ns: int) -> DispatchPlan:
+    """A plan for what is known. Raises NoPlanError."""
+    storages = {name: each for name, each in config.storages.items() if name in known.energies_wh}
+    plan: Plan = dispatch(
+        Task(
+            step_s=config.step,
+            prices=known.prices,
+            import_fee=config.import_fee,
+            generators=config.generators,
+            running=state.running,
+            storages=storages,
+            energies_wh=known.energies_wh,
+            renewables_w=known.renewables_w,
+            load_w=known.load_w,
+            export_limit_w=max(config.exchange.high, 0.0),
+            import_limit_w=max(-config.exchange.low, 0.0),
+            reserve_w=config.reserve,
+            gap=config.gap,
+            time_limit_s=config.time_limit,
+        )
+    )
+    return DispatchPlan(
+        controller=config.name,
+        time_ns=now_ns,
+        begin_ns=known.begin_ns,
+        step_s=config.step,
+        status="fallback" if known.lacking else "ok",
+        reason="; ".join(f"{name}: {reason}" for name, reason in known.lacking.items()),
+        powers_w={name: tuple(each.tolist()) for name, each in plan.powers_w.items()},
+        energies_wh={name: tuple(each.tolist()) for name, each in plan.energies_wh.items()},
+        available_w={name: tuple(each.tolist()) for name, each in known.renewables_w.items()},
+        loads_w=tuple(known.load_w.tolist()),
+        exchange_w=tuple(plan.exchange_w.tolist()),
+        prices_eur_per_mwh=tuple(known.prices.tolist()),
+        profit_eur=plan.profit_eur,
+        shortfalls=plan.shortfalls,
+        solver=plan.solver,
+        solver_status=plan.solver_status,
+        gap=plan.gap,
+        solver_s=plan.solver_s,
+        missing=tuple(known.lacking),
+        config_digest=state.config_digest,
+        version=VERSION,
+    )
+
+
+class _Orders(NamedTuple):
+    """Set-points of generators and storage, limits of renewables, and what holds each back."""
+
+    values: dict[str, float]
+    limits_w: dict[str, float]
+    by: dict[str, tuple[str, ...]]
+
+
+def _of_plan(config: VppDispatchConfig, plan: DispatchPlan, place: int, known: _Known) -> _Orders:
+    """What a plan says for one of its steps, within what the hardware can do now."""
+    values: dict[str, float] = {}
+    limits_w: dict[str, float] = {}
+    by: dict[str, tuple[str, ...]] = {}
+    for name, generator in config.generators.items():
+        wanted = plan.powers_w[name][place]
+        # What is neither off nor at the minimum comes from the solver's rounding.
+        wanted = 0.0 if wanted < NEAR * generator.power else max(wanted, generator.minimum)
+        values[name], by[name] = _held(wanted, Bounds(0.0, generator.power))
+    for name, storage in config.storages.items():
+        if name not in known.energies_wh or name not in plan.powers_w:
+            values[name], by[name] = 0.0, ()
+            continue
+        hardware = Bounds(-storage.power, storage.power)
+        of_energy = _energy_bounds(config, storage, known.energies_wh[name])
+        wanted = of_energy.nearest(hardware.nearest(plan.powers_w[name][place]))
+        values[name], by[name] = _held(wanted, hardware)
+        if not by[name] and _is_at(wanted, of_energy, storage.power):
+            by[name] = ("energy",)
+    at_limit = plan.exchange_w[place] >= config.exchange.high - NEAR * config.connection
+    for name, renewable in config.renewables.items():
+        planned = plan.powers_w[name][place]
+        curtailed = planned < plan.available_w[name][place] - NEAR * renewable.power
+        limits_w[name], by[name] = _held(planned if curtailed else renewable.power, Bounds(0.0, renewable.power))
+        if curtailed:
+            by[name] = ("policy" if at_limit else "price",)
+    return _Orders(values, limits_w, {name: each for name, each in by.items() if each})
+
+
+def _held(wanted: float, hardware: Bounds) -> tuple[float, tuple[str, ...]]:
+    """A value that the hardware can do, and whether it is at its end."""
+    value, by = limited(wanted, hardware)
+    value += 0.0  # no -0.0
+    return value, by or (("hardware",) if value and _is_at(value, hardware, hardware.high) else ())
+
+
+def _is_at(value: float, bounds: Bounds, size: float) -> bool:
+    return min(abs(value - bounds.low), abs(value - bounds.high)) <= NEAR * size
+
+
+def _energy_bounds(config: VppDispatchConfig, storage: Storage, energy_wh: float) -> Bounds:
+    """Power that the energy allows for a whole step; only the way back where it is outside its band."""
+    hours = config.step / 3600.0
+    down_w = max(energy_wh - storage.lowest_wh, 0.0) * storage.efficiency / hours
+    up_w = max(storage.highest_wh - energy_wh, 0.0) / storage.efficiency / hours
+    return Bounds(-up_w, down_w)
+
+
+def _without_plan(
+    config: VppDispatchConfig, state: VppDispatchState, known: _Known, now_ns: int
+) -> tuple[_Orders, Literal["fallback", "safe"]]:
+    """The last plan, as long as it may be followed, then the safe state."""
+    plan = state.plan
+    if plan is not None and now_ns - plan.time_ns <= config.follow * 1e9 and plan.step_s == config.step:
+        place = (now_ns - plan.begin_ns) // config.step_ns
+        names = {*config.generators, *config.renewables}
+        if 0 <= place < len(plan.exchange_w) and names <= plan.powers_w.keys():
+            return _of_plan(config, plan, place, known), "fallback"
+    power = sum(each.power for each in config.renewables.values())
+    share = min(1.0, max(config.exchange.high, 0.0) / power) if power else 1.0
+    by: dict[str, tuple[str, ...]] = dict.fromkeys(config.renewables, ("policy",)) if share < 1.0 else {}
+    return (
+        _Orders(
+            dict.fromkeys((*config.generators, *config.storages), 0.0),
+            {name: share * each.power for name, each in config.renewables.items()},
+            by,
+        ),
+        "safe",
+    )
+
+
+def _setpoints(
+    config: VppDispatchConfig,
+    state: VppDispatchState,
+    orders: _Orders,
+    known: _Known,
+    status: Literal["ok", "fallback", "safe"],
+    reason: str,
+    now_ns: int,
+) -> Iterator[WireMessage]:
+    kind = Setpoints if config.mode == "control" else ShadowSetpoints
+    for column, values in ((POWER, orders.values), (POWER_LIMIT, orders.limits_w)):
+        if values:
+            yield kind(
+                controller=config.name,
+                time_ns=now_ns,
+                quantity=column,
+                values=values,
+                valid_for_s=config.valid_for,
+                status=status,
+                reason=reason,
+                limits={name: orders.by[name] for name in values if name in orders.by},
+                measured_begin_ns=min(known.times_ns, default=None),
+                measured_end_ns=max(known.times_ns, default=None),
+                missing=(*known.needed, *known.lacking),
+                quality=known.quality,
+                config_digest=state.config_digest,
+                version=VERSION,
+            )
+
+
+def _alarms(
+    config: VppDispatchConfig,
+    state: VppDispatchState,
+    wrong: dict[str, str],
+    status: Literal["ok", "fallback", "safe"],
+    now_ns: int,
+) -> Iterator[Alarm]:
+    """One for each thing that begins to be wrong, and one when it is over."""
+    if status == "safe":
+        wrong = {**wrong, "safe": "no plan to follow: assets are in their safe state"}
+    for key, text in wrong.items():
+        if key not in state.wrong:
+            severity: Literal["warning", "critical"] = "critical" if key in ("safe", "solver") else "warning"
+            yield Alarm(source=config.name, severity=severity, text=text, time_ns=now_ns)
+    for key, text in state.wrong.items():
+        if key not in wrong:
+            yield Alarm(source=config.name, severity="info", text=f"over: {text}", time_ns=now_ns)
+    state.wrong = wrong
+
+
+def _output(config: VppDispatchConfig, _inputs: Mapping[str, Wire]) -> Wire:
+    return message_wire(Setpoints if config.mode == "control" else ShadowSetpoints, DispatchPlan, Alarm)
+
+
+NODE = OperatorNode(
+    kind="vpp_dispatch",
+    config=VppDispatchConfig,
+    inputs={
+        "forecasts": Input(accepts=(Forecast,), step=take_forecast, optional=True),
+        "prices": Input(accepts=(Samples,), needs=(PRICE,), step=take_prices, optional=True),
+        "charge": Input(accepts=(Samples,), needs=(CHARGE,), step=take_charge, optional=True),
+    },
+    output=_output,
+    start=start,
+    tick=tick,
+    tick_period_s=lambda _config: TICK_S,
+    scope="site",
+)
