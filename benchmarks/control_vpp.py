@@ -139,7 +139,7 @@ def measure_vpp(report: Report, *, quick: bool = False) -> None:
         " `vpp_simulation`).",
         "All plans are within 0.1 % of the best ones; who knows all has one for the whole time. What the battery lacks"
         " at the end is bought back at the highest price of the month.",
-        "Two runs shared this machine's cores with others while the solver was timed.",
+        "The solver was timed while two runs at once, and whatever else the machine did, shared its cores.",
     ]
 
 

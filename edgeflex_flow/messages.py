@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -501,6 +502,27 @@ class DeadLetter(Message, frozen=True, kw_only=True, tag="dead_letter"):
     """The first bytes of what was wrong (base64 in JSON)."""
     count: int = 1
     """How many rows or messages it stands for."""
+
+
+def validity_s(message: Samples | Message, now_ns: int, limit_s: float | None) -> float:
+    """For how long from now a message may still be sent: infinite for what may come late, not above 0 when it is over.
+
+    The validity of a message with a `time_ns` counts from there, wherever it has been since; a time in the future, by
+    another clock, gives it no more. `limit_s`, the sender's own, counts from now.
+
+    >>> told = {"controller": "c", "quantity": "x_w", "values": {}, "status": "ok"}
+    >>> validity_s(Setpoints(time_ns=0, valid_for_s=5.0, **told), 2_000_000_000, 60.0)
+    3.0
+    >>> validity_s(Alarm(source="n", severity="info", text="x", time_ns=0), 2_000_000_000, None)
+    inf
+    """
+    limit_s = math.inf if limit_s is None else limit_s
+    own_s: float | None = getattr(message, "valid_for_s", None)
+    if own_s is None:
+        return limit_s
+    time_ns: int | None = getattr(message, "time_ns", None)
+    age_s = 0.0 if time_ns is None else max(now_ns - time_ns, 0) / 1e9
+    return min(limit_s, own_s - age_s)
 
 
 def _plain(value: object) -> object:

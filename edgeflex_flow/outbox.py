@@ -57,6 +57,7 @@ AHEAD = 512
 """Entries from disk that are held in memory, ready to be taken."""
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
 NS_PER_S = 1_000_000_000
+LONGEST_NS = 2**62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +146,8 @@ class Outbox:
         """Take an entry over; with `valid_s` it may be sent only so long."""
         time_ns, put_ns = self._clock.now_ns(), self._clock.monotonic_ns()
         with self._lock:
-            entry = Entry(self._next_number, key, payload, time_ns, put_ns, round(valid_s * NS_PER_S))
+            valid_ns = min(max(1, round(valid_s * NS_PER_S)), LONGEST_NS) if valid_s else 0
+            entry = Entry(self._next_number, key, payload, time_ns, put_ns, valid_ns)
             self._next_number += 1
             self._tail.append(entry)
             self._tail_bytes += RECORD_BYTES + len(key) + len(payload)

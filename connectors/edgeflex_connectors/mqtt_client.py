@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, Client, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MessageState, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -270,6 +270,12 @@ class MqttClient(Client):
             if self.on_answer(self._message_id(), code):
                 return MQTTErrorCode.MQTT_ERR_SUCCESS
         return super()._handle_pubackcomp(cmd)
+
+    def has_arrived(self, mid: int) -> bool:
+        """Whether the broker has confirmed that it got this message of QoS 2, which then is only to be released."""
+        with self._out_message_mutex:
+            message = self._out_messages.get(mid)
+            return message is not None and message.state == MessageState.MQTT_MS_WAIT_FOR_PUBCOMP
 
     def forget(self, mids: Iterable[int]) -> None:
         """Do not send these again on the next connection."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 import time
 import unicodedata
@@ -21,7 +22,7 @@ from edgeflex_connectors.mqtt_suspect import Suspect
 from edgeflex_connectors.payload_formats import AnyFormat, JsonEdgeflex
 from edgeflex_connectors.payloads import PayloadEncoder, mark_late
 from edgeflex_flow.errors import FatalError, FieldError, nearest, unforeseen
-from edgeflex_flow.messages import Samples
+from edgeflex_flow.messages import Samples, validity_s
 from edgeflex_flow.node import (
     ANY,
     DEFAULT_PORT,
@@ -82,10 +83,14 @@ class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
     lost. While the disk is full, payloads wait in memory (`disk_errors`).
 
     What is sent more than `late_after` after it was written is marked: the flag `late` in `quality` where there is one,
-    else the key `"late": true`, and with MQTT 5 the user property `late`.
+    else the key `"late": true` in messages, and with MQTT 5 the user property `late`. Samples in a format without
+    quality have no such place: with MQTT 3.1.1 they are counted under `late_unmarked`.
 
-    Set-points must never come late: with `expires`, or where the type of message says how long it is valid, a payload
-    that waited longer is not sent but counted under `expired`, also after a reconnect, and none outlives the program.
+    Set-points must never come late: a message that says how long it is valid is not sent once that has passed since its
+    `time_ns`, and nothing that waited here longer than `expires`, but counted under `expired`, also after a reconnect;
+    none outlives the program. While a broker has not answered one in time, no other goes out. What a broker that hangs
+    has taken in before, it passes on when it goes on: readers should look at `time_ns` (`covee` sends it with
+    `extension`).
     With MQTT 5 the broker is told how long it may pass it on; with 3.1.1, where the broker would retain it for ever, it
     is not asked to `retain` it. Such payloads go out with QoS 1 at most: one of QoS 2 cannot be taken back.
 
@@ -97,16 +102,17 @@ class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
         in: any message, or Samples with any columns.
 
     Output:
-        None. Counts `published` and `bytes` (handed to the connection), `late` (of these), `acknowledged` (QoS 1 and
-        2), `overflow`, `expired`, `too_old`, `spilled` (to disk), `recovered` (left by an earlier run), `disk_errors`,
-        `corrupt_bytes` (of the outbox, set aside), `reconnects`, `lost` (still in memory when the flow ended),
-        `withheld` (rows that the format cannot mark as bad).
+        None. Counts `published` and `bytes` (handed to the connection), `late` and `late_unmarked` (of these),
+        `acknowledged` (QoS 1 and 2), `overflow`, `expired`, `too_old`, `spilled` (to disk), `recovered` (left by an
+        earlier run), `disk_errors`, `corrupt_bytes` (of the outbox, set aside), `reconnects`, `lost` (still in memory
+        when the flow ended), `withheld` (rows that the format cannot mark as bad).
 
     Errors:
         Dead letter `bad_topic` for a message whose device makes a topic too long to publish to, `not_encodable` for
         one that JSON or the format cannot hold, `too_large` for one larger than the broker says it takes (MQTT 5),
         `refused` for one that the broker does not let the user publish (MQTT 5; brokers of 3.1.1 drop it and say
-        nothing), and with QoS 1 for one at which the broker has ended the connection four times while it took the next.
+        nothing), and with QoS 1 and 2 for one at which the broker has ended the connection five times, though it took
+        the next one.
         RetryableError while another process has the folder of the outbox. Those of the connection: see `mqtt`.
 
     Source:
@@ -297,8 +303,12 @@ class MqttPublish:
         session.start()
 
     def write(self, messages: Sequence[WireMessage]) -> None:
+        now_ns = self._context.clock.now_ns()
         for message in messages:
-            valid_s = self._config.expires or getattr(message, "valid_for_s", None) or 0.0
+            valid_s = validity_s(message, now_ns, self._config.expires)
+            if valid_s <= 0.0:
+                self._context.counters.add("expired")
+                continue
             try:
                 for topic, payload in payloads(self._config, message, self._encoder):
                     if isinstance(payload, ValueError):
@@ -321,7 +331,7 @@ class MqttPublish:
         if problem is not None:
             self._context.dead_letter("bad_topic", problem, payload)
             return
-        self._outbox.put(topic, payload, valid_s)
+        self._outbox.put(topic, payload, 0.0 if valid_s == math.inf else valid_s)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all is out, or, with an outbox on disk and a broker that does not take it, until it is saved."""
@@ -365,9 +375,16 @@ class MqttPublish:
                 break
             self._context.counters.add_all(published=count, bytes=size)
 
+    def _hangs(self) -> bool:
+        """Whether the broker has not answered a payload while it was valid: what is sent now would come late too."""
+        now_ns = time.monotonic_ns()
+        return any(each.valid_ns and now_ns - each.put_ns > each.valid_ns for each in self._under_way.values())
+
     def _publish_some(self, client: MqttClient) -> tuple[int, int]:
         """Write what may go out with QoS 0 or 1 as one; how many payloads that were and their bytes."""
         qos, length, size = self._config.qos, 0, 0
+        if self._hangs():
+            return 0, 0
         packets: list[bytes] = []
         most = self._most_in_flight() - len(self._under_way) if qos else MOST_AT_ONCE
         while len(packets) < most and length < MOST_AT_ONCE_BYTES:
@@ -416,7 +433,8 @@ class MqttPublish:
         most = self._session.limits.packet_bytes
         if most is None or size <= most:
             return False
-        text = f"{self._session.broker}: a packet of {size} bytes for '{entry.key}'; the broker takes {most}"
+        named = self._session.broker.topics.told(entry.key)
+        text = f"{self._session.broker}: a packet of {size} bytes for {named}; the broker takes {most}"
         self._context.dead_letter("too_large", text, entry.payload)
         self._outbox.done(entry)
         return True
@@ -432,7 +450,7 @@ class MqttPublish:
 
     def _publish_qos_2(self, client: MqttClient) -> tuple[int, int]:
         """Hand one payload to paho, which keeps it, under its id, until the broker has it for good."""
-        entry = self._outbox.take() if len(self._under_way) < self._most_in_flight() else None
+        entry = self._next() if len(self._under_way) < self._most_in_flight() and not self._hangs() else None
         if entry is None:
             return 0, 0
         topic, payload, properties = self._dressed(entry)
@@ -455,8 +473,11 @@ class MqttPublish:
             session.limit_unsent(entry.valid_ns / 1e9)
         is_late = entry.age_ns > self._late_after_ns
         if is_late:
-            payload = mark_late(payload)
+            marked = mark_late(payload)
             self._context.counters.add("late")
+            if marked is payload and not session.client.is_v5:
+                self._context.counters.add("late_unmarked")
+            payload = marked
         properties = None
         if session.client.is_v5 and (is_late or entry.valid_ns):
             properties = self._properties(entry, is_late=is_late)
@@ -487,31 +508,40 @@ class MqttPublish:
             self._outbox.done(entry)
         else:
             self._refused(entry, problem)
-        culprit = self._suspect.answered()
-        if culprit is not None:
-            self._refused(culprit, f"it ended the connection each time, at {len(culprit.payload)} bytes")
+        back = self._suspect.answered()
+        if back is not None:
+            self._outbox.again([back])
         self._context.progressed()
         return True
 
     def _refused(self, entry: Entry, problem: str) -> None:
         assert self._session is not None
-        text = f"{self._session.broker}: the broker refused to take '{entry.key}': {problem}"
+        named = self._session.broker.topics.told(entry.key)
+        text = f"{self._session.broker}: the broker refused to take {named}: {problem}"
         self._context.dead_letter("refused", text, entry.payload)
         self._outbox.done(entry)  # after the dead letter, which has to be kept before a source is told
 
     def _take_back(self) -> None:
         """Before a new connection: what was under way on the old one goes out again, unless it has expired.
 
-        Of QoS 2 paho itself sends again what the broker has not acknowledged, under the same ids.
+        Of QoS 2 paho itself sends again what the broker has not acknowledged, under the same ids; unless one of them
+        seems to be what the broker ends connections for.
         """
         assert self._session is not None
         self._take_back_unwritten(self._session.client.unwritten(self._packets))
-        back = {mid: each for mid, each in self._under_way.items() if self._config.qos == 1 or each.valid_ns}
-        self._session.client.forget(back)
-        passed_over = self._suspect.connection_ended(back.values() if self._config.qos == 1 else ())
-        self._outbox.again([*back.values(), *([] if passed_over is None else [passed_over])])
+        client = self._session.client
+        back = {mid: each for mid, each in self._under_way.items() if not client.has_arrived(mid)}
+        verdict = self._suspect.connection_ended(back.values())
+        if self._config.qos == 2 and not self._suspect.is_alone and verdict.guilty is None:
+            back = {mid: each for mid, each in back.items() if each.valid_ns}
+        client.forget(back)
         for mid in back:
             del self._under_way[mid]
+        again = [*back.values(), *([] if verdict.again is None else [verdict.again])]
+        self._outbox.again(each for each in again if each is not verdict.guilty)
+        if verdict.guilty is not None:
+            size = len(verdict.guilty.payload)
+            self._refused(verdict.guilty, f"it ended the connection each time, at {size} bytes")
 
     def _take_back_unwritten(self, left: int) -> None:
         """With QoS 0: of `left` bytes the operating system has taken nothing; what it took in part is lost."""

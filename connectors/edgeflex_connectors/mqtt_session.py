@@ -40,6 +40,7 @@ from edgeflex_flow import __version__
 from edgeflex_flow.errors import EdgeflexError, FatalError, RetryableError, unforeseen
 from edgeflex_flow.node import Context
 
+LONGEST_UNSENT_S = 86_400.0
 LONGEST_WAIT_S = 1.0
 """paho checks its keep-alive when called, so the network thread looks up at least this often."""
 LONGEST_WAIT_FOR_ANSWER_S = 0.1
@@ -219,7 +220,8 @@ class MqttSession:
     def _set_user_timeout(self, connection: Any) -> None:
         option = getattr(socket, "TCP_USER_TIMEOUT", None)  # not on every system
         if option is not None and connection is not None and self._unsent_s is not None:
-            connection.setsockopt(socket.IPPROTO_TCP, option, max(1, round(1e3 * self._unsent_s)))
+            milliseconds = round(1e3 * min(self._unsent_s, LONGEST_UNSENT_S))
+            connection.setsockopt(socket.IPPROTO_TCP, option, max(1, milliseconds))
 
     def acknowledge(self, receipt: int) -> None:
         """Tell the broker, now or in the next turn, that all messages up to this receipt are dealt with. Any thread."""

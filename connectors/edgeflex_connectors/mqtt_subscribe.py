@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta
 
@@ -19,6 +19,10 @@ from edgeflex_flow.messages import Message, Samples
 from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection, quantity
 from edgeflex_flow.node import topic as bus_topics
 
+MOST_HELD_BYTES = 256 << 20
+"""Of all payloads that wait."""
+KEPT_OF_LARGE = 1024
+
 
 class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
     """Receive samples and messages from topics of an MQTT broker.
@@ -28,7 +32,8 @@ class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
     key `type` names their meaning. What came since the last turn of the flow is given in order, samples that follow
     each other as one batch.
 
-    Up to `queue` payloads wait for the flow; beyond that the oldest are dropped and counted under `overflow`.
+    Up to `queue` payloads, and 256 MiB, wait for the flow; beyond that the oldest are dropped and counted under
+    `overflow`.
 
     What others publish while the connection is down arrives later if `keep_session` says for how long the broker keeps
     the subscription and, of QoS 1 and 2, what came meanwhile; else it does not arrive. (Brokers of MQTT 3.1.1 keep
@@ -128,6 +133,16 @@ def filter_problem(topic: str) -> str | None:
     return None
 
 
+class _TooLarge(NamedTuple):
+    """What is kept of a payload that is refused unread."""
+
+    size: int
+    head: bytes
+
+    def __len__(self) -> int:
+        return len(self.head)
+
+
 class MqttSubscribe:
     """The source. The network thread fills the inbox; `poll` decodes in the thread of the runtime."""
 
@@ -140,12 +155,12 @@ class MqttSubscribe:
         self._polls = 0
         self._polled: deque[tuple[int, int]] = deque()
         """Polls that are not acknowledged, with the last receipt of each."""
-        self._inbox: deque[tuple[str, bytes, int]] = deque()
+        self._inbox: deque[tuple[str, bytes | _TooLarge, int]] = deque()
+        # Bytes of payloads, each counted by one thread.
+        self._bytes_in = self._bytes_dropped = self._bytes_out = 0
         self._signalled = False
         self._read, self._write = -1, -1
-        self._decoder = PayloadDecoder(
-            config.format, config.columns, message_types(config.messages), config.device, config.largest_payload
-        )
+        self._decoder = PayloadDecoder(config.format, config.columns, message_types(config.messages), config.device)
         self._builder = SamplesBuilder(subscription_columns(config.columns, config.format))
 
     def open(self) -> None:
@@ -169,10 +184,14 @@ class MqttSubscribe:
         self._session.subscribe([share + topic for topic in self._config.topics], self._config.qos)
 
     def _receive(self, topic: str, payload: bytes, receipt: int) -> None:
-        self._inbox.append((topic, payload, receipt))
-        if len(self._inbox) > self._config.queue:
+        held: bytes | _TooLarge = payload
+        if len(payload) > self._config.largest_payload:
+            held = _TooLarge(len(payload), payload[:KEPT_OF_LARGE])
+        self._inbox.append((topic, held, receipt))
+        self._bytes_in += len(held)
+        while len(self._inbox) > self._config.queue or self._held_bytes() > MOST_HELD_BYTES:
             try:
-                self._inbox.popleft()
+                self._bytes_dropped += len(self._inbox.popleft()[1])
             except IndexError:
                 return  # `poll` took them all meanwhile
             self._context.counters.add("overflow")
@@ -180,6 +199,9 @@ class MqttSubscribe:
             # `poll` clears the flag before it empties the inbox, so no payload stays behind unseen.
             self._signalled = True
             os.write(self._write, b"\0")
+
+    def _held_bytes(self) -> int:
+        return self._bytes_in - self._bytes_dropped - self._bytes_out
 
     def poll(self) -> Sequence[WireMessage]:
         self._clear_signal()
@@ -193,6 +215,7 @@ class MqttSubscribe:
                 topic, payload, receipt = self._inbox.popleft()
             except IndexError:
                 break  # the network thread dropped the last one for a newer that is not there yet
+            self._bytes_out += len(payload)
             count += 1
             last_receipt = max(last_receipt, receipt)
             self._decode(topic, payload, received_ns, given)
@@ -225,7 +248,11 @@ class MqttSubscribe:
             return
         self._signalled = False
 
-    def _decode(self, topic: str, payload: bytes, received_ns: int, given: list[WireMessage]) -> None:
+    def _decode(self, topic: str, payload: bytes | _TooLarge, received_ns: int, given: list[WireMessage]) -> None:
+        if isinstance(payload, _TooLarge):
+            text = f"topic '{topic}': {payload.size} bytes, at most {self._config.largest_payload} are taken"
+            self._context.dead_letter("bad_payload", text, payload.head)
+            return
         try:
             decoded = self._decoder.decode(topic, payload)
         except BadMessageError as error:

@@ -162,8 +162,6 @@ class PayloadDecoder:
         Types of messages that are wanted.
     device
         The device's name or a pattern of topics that holds `{device}`; None if payloads tell it.
-    largest_bytes
-        Larger payloads are refused unread.
 
     >>> from edgeflex_connectors.payload_formats import JsonEdgeflex
     >>> decoder = PayloadDecoder(JsonEdgeflex(), ("frequency_hz",), (), "pmu/{device}")
@@ -177,11 +175,9 @@ class PayloadDecoder:
         columns: Sequence[str],
         messages: Sequence[type[Message]],
         device: str | None,
-        largest_bytes: int = 1 << 20,
     ) -> None:
         self._messages = tuple(messages)
         self._devices = None if device is None else DeviceNames(device)
-        self._largest_bytes = largest_bytes
         self._takes_objects = payload_format.takes_objects
         self._format, self._of_messages = payload_format, format_of(payload_format).messages
         self._decoder = None
@@ -198,13 +194,13 @@ class PayloadDecoder:
             decoded = self._decode(topic, payload)
         except BadMessageError as error:
             raise _at(topic, error, payload) from error
+        except Exception as error:  # what a decoder did not foresee must not end the flow, at each redelivery again
+            raise _at(topic, bad_payload(f"{type(error).__name__}: {error}", payload), payload) from error
         if isinstance(decoded, Decoded) and decoded.error is not None:
             return decoded._replace(error=_at(topic, decoded.error, payload))
         return decoded
 
     def _decode(self, topic: str, payload: bytes) -> Decoded | Message | None:
-        if len(payload) > self._largest_bytes:
-            raise bad_payload(f"{len(payload)} bytes, at most {self._largest_bytes} are taken", payload)
         if payload.lstrip()[:1] == b"{" and self._may_be_message(payload):
             return self._message(payload)
         if self._decoder is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import string
 import threading
 import time
@@ -24,7 +23,7 @@ from edgeflex_connectors.payloads import PayloadEncoder
 from edgeflex_connectors.rest import RestSession, path_problem
 from edgeflex_connectors.rest_retry import RETRIED_STATUSES, UNHANDLED_STATUSES, Status, retry_after_s
 from edgeflex_flow.errors import BadMessageError, FieldError, RetryableError, nearest, unforeseen
-from edgeflex_flow.messages import DeadLetter, Samples
+from edgeflex_flow.messages import DeadLetter, Samples, validity_s
 from edgeflex_flow.node import (
     ANY,
     DEFAULT_PORT,
@@ -158,7 +157,7 @@ class Encoder:
 
     def __init__(self, config: RestPostConfig) -> None:
         self._pattern = config.path
-        self._valid_s = math.inf if config.expires is None else config.expires
+        self._valid_s = config.expires
         self._samples = PayloadEncoder(config.format)
 
     @property
@@ -166,9 +165,9 @@ class Encoder:
         """Rows so far that the format could not mark as bad."""
         return self._samples.withheld
 
-    def items(self, message: WireMessage, now_s: float) -> Iterator[Item]:
+    def items(self, message: WireMessage, now_s: float, now_ns: int) -> Iterator[Item]:
         """What one message becomes. Raises ValueError or OverflowError for one that JSON cannot hold."""
-        until_s = now_s + min(self._valid_s, getattr(message, "valid_for_s", None) or math.inf)
+        until_s = now_s + validity_s(message, now_ns, self._valid_s)
         if not isinstance(message, Samples):
             path = _path(self._pattern, getattr(message, "device", None) or "", str(message.__struct_config__.tag))
             tells_of = message.node if isinstance(message, DeadLetter) else None
@@ -229,11 +228,11 @@ class RestPost:
         self._thread.start()
 
     def write(self, messages: Sequence[WireMessage]) -> None:
-        now_s = time.monotonic()
+        now_s, now_ns = time.monotonic(), self._context.clock.now_ns()
         items: list[Item] = []
         for message in messages:
             try:
-                items.extend(self._encoder.items(message, now_s))
+                items.extend(self._encoder.items(message, now_s, now_ns))
             except (ValueError, OverflowError) as error:
                 node = message.node if isinstance(message, DeadLetter) else None
                 self._refuse("not_encodable", f"a {type(message).__name__}: {error}", b"", node)

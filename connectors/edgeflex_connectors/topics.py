@@ -141,6 +141,15 @@ class TopicMap:
         called = dict.fromkeys(self._outward(each) for each in (own, *within) if each is not None)
         return tuple(share + one for one in called if not any(_covers(each, one) for each in called if each != one))
 
+    def told(self, topic: str) -> str:
+        """A flow's topic for people, with the broker's own name of it where that is another.
+
+        >>> TopicMap("north/").told("pmu/G1"), TopicMap().told("pmu/G1")
+        ("'pmu/G1' ('north/pmu/G1' there)", "'pmu/G1'")
+        """
+        there = self.outward(topic)
+        return f"'{topic}'" if there == topic else f"'{topic}' ('{there}' there)"
+
     def inward(self, topic: str) -> str:
         """A topic of the broker in the names of the flow."""
         known = self._known[1]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +24,15 @@ from edgeflex_connectors import mqtt, mqtt_publish
 from edgeflex_connectors.mqtt import MqttConfig
 from edgeflex_connectors.mqtt_publish import MqttPublish, MqttPublishConfig, payloads, topic_level
 from edgeflex_connectors.payloads import PayloadEncoder
-from edgeflex_flow.messages import Alarm, Crossing, FrequencyEvent, Message, decode_message, samples_from_rows
+from edgeflex_flow.messages import (
+    Alarm,
+    Crossing,
+    FrequencyEvent,
+    Message,
+    Setpoints,
+    decode_message,
+    samples_from_rows,
+)
 from edgeflex_flow.node import Context, OpenConnection, WireMessage
 
 if TYPE_CHECKING:
@@ -493,7 +502,7 @@ class Setpoint(Message, frozen=True, kw_only=True, tag="test_setpoint"):
 @pytest.mark.parametrize("qos", [1, 2])
 def test_type_of_message_says_how_long_it_is_valid(keeper: Mosquitto, make_context: ContextMaker, qos: int) -> None:
     with sink(make_context, keeper, qos=qos) as (publish, context):
-        publish.write([Setpoint(time_ns=1), alarm(2)])
+        publish.write([Setpoint(time_ns=time.time_ns()), alarm(2)])
         time.sleep(0.4)
         with keeper:
             assert publish.flush(10.0)
@@ -515,9 +524,95 @@ def test_message_that_expires_goes_out_with_qos_1_at_most(
         sent: list[int] = []
         for name in ("packet_of", "publish"):
             monkeypatch.setattr(publish._session.client, name, noting(getattr(publish._session.client, name), sent))
-        publish.write([Setpoint(time_ns=1), alarm(2)])
+        publish.write([Setpoint(time_ns=time.time_ns()), alarm(2)])
         assert publish.flush(10.0)
     assert sent == [1, qos]
+
+
+def setpoints(time_ns: int, valid_for_s: float) -> Setpoints:
+    return Setpoints(
+        controller="c",
+        time_ns=time_ns,
+        quantity="active_power_w",
+        values={"a": 1.0},
+        valid_for_s=valid_for_s,
+        status="ok",
+    )
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize("expires", [None, 60.0])
+def test_set_point_that_was_decided_too_long_ago_is_not_sent(
+    tmp_path: Path, make_context: ContextMaker, expires: float | None
+) -> None:
+    fields = {} if expires is None else {"expires": expires}
+    with (
+        Mosquitto(tmp_path) as broker,
+        Listener(broker, "t") as listener,
+        sink(make_context, broker, **fields) as (publish, context),
+    ):
+        now_ns = time.time_ns()
+        publish.write([setpoints(now_ns - 3_600_000_000_000, 1.0), setpoints(now_ns, 30.0)])
+        listener.wait_for(1)
+        assert publish.flush(10.0)
+    assert [each.time_ns for each in told(listener)] == [now_ns]
+    assert context.counters.get("expired") == 1
+
+
+def told(listener: Listener) -> list[Setpoints]:
+    return [msgspec.json.decode(payload, type=Setpoints) for _, payload in listener.received]
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize("valid_s", [0.5, 4e-10])
+def test_what_the_sink_allows_does_not_lengthen_the_validity_of_a_set_point(
+    keeper: Mosquitto, make_context: ContextMaker, valid_s: float
+) -> None:
+    with sink(make_context, keeper, expires=60.0) as (publish, context):
+        publish.write([setpoints(time.time_ns(), valid_s), alarm(2)])
+        time.sleep(0.6)
+        with keeper:
+            assert publish.flush(10.0)
+            assert numbers(kept_by(keeper, 1)) == [2]
+    assert context.counters.get("expired") == 1
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.parametrize("box", [{}, {"outbox": "outbox"}])
+def test_set_point_that_is_valid_for_ages_goes_out_like_any_other(
+    keeper: Mosquitto, make_context: ContextMaker, box: dict[str, str]
+) -> None:
+    with sink(make_context, keeper, box) as (publish, _):
+        publish.write([setpoints(time.time_ns(), 1e12), alarm(2)])
+        with keeper:
+            assert publish.flush(10.0)
+            assert len(kept_by(keeper, 2)) == 2
+    assert make_context.failures == []
+
+
+@pytest.mark.needs("mosquitto")
+def test_no_more_set_points_go_out_while_a_broker_that_hangs_has_not_answered_one_in_time(
+    tmp_path: Path, make_context: ContextMaker
+) -> None:
+    with (
+        Mosquitto(tmp_path) as broker,
+        Listener(broker, "t") as listener,
+        sink(make_context, broker, expires=0.3) as (publish, context),
+    ):
+        publish.write([alarm(0)])
+        listener.wait_for(1)
+        assert broker._process is not None
+        broker._process.send_signal(signal.SIGSTOP)
+        try:
+            for number in range(1, 11):
+                publish.write([alarm(number)])
+                time.sleep(0.2)
+        finally:
+            broker._process.send_signal(signal.SIGCONT)
+        wait_until(lambda: context.counters.get("acknowledged") + context.counters.get("expired") == 11)
+        # What it had got before it was found to hang, it passes on; no more.
+        assert context.counters.get("expired") >= 7
+        assert len(listener.received) <= 4
 
 
 @pytest.mark.needs("mosquitto")
@@ -818,13 +913,14 @@ def test_a_packet_larger_than_the_broker_takes_is_a_dead_letter(
     assert (reason, "the broker takes 3000" in text) == ("too_large", True)
 
 
+@pytest.mark.parametrize("qos", [1, 2])
 def test_a_payload_at_which_a_broker_ends_the_connection_each_time_is_refused_and_the_others_arrive(
-    tmp_path: Path, make_context: ContextMaker
+    tmp_path: Path, make_context: ContextMaker, qos: int
 ) -> None:
     with (
         Mosquitto(tmp_path, more=["max_packet_size 3000"]) as broker,
-        Listener(broker, "t") as listener,
-        sink(make_context, broker, {"reconnect_min": 0.02, "reconnect_max": 0.02}) as (opened, _),
+        Listener(broker, "t", qos=qos) as listener,
+        sink(make_context, broker, {"reconnect_min": 0.02, "reconnect_max": 0.02}, qos=qos) as (opened, _),
     ):
         opened.write([alarm(number) for number in range(50)])
         opened.write([msgspec.structs.replace(alarm(50), text="x" * 5000)])
@@ -834,6 +930,34 @@ def test_a_payload_at_which_a_broker_ends_the_connection_each_time_is_refused_an
         assert opened.flush(5.0)
     [(reason, text, _)] = make_context.dead_letters
     assert (reason, "ended the connection each time" in text) == ("refused", True)
+
+
+@pytest.mark.parametrize("cuts", range(1, 9))
+def test_a_payload_on_which_the_network_was_cut_some_times_is_not_given_up(
+    tmp_path: Path, make_context: ContextMaker, cuts: int
+) -> None:
+    with (
+        Mosquitto(tmp_path) as broker,
+        Listener(broker, "t") as listener,
+        sink(make_context, broker, {"reconnect_min": 0.02, "reconnect_max": 0.02}) as (opened, _),
+    ):
+        wait_until(lambda: opened._session is not None and opened._session.is_up)
+        session = opened._session
+        assert session is not None
+        write, made = session.client.write_packets, 0
+
+        def write_or_lose(packets: bytes) -> bool:
+            nonlocal made
+            made += 1
+            if made <= cuts:
+                cut(session)
+                return True
+            return write(packets)
+
+        session.client.write_packets = write_or_lose  # type: ignore[method-assign]
+        opened.write([alarm(number) for number in range(5)])
+        wait_until(lambda: set(numbers(listener.received)) == set(range(5)))
+    assert make_context.dead_letters == []
 
 
 def test_no_payload_is_given_up_while_the_broker_takes_none(tmp_path: Path, make_context: ContextMaker) -> None:

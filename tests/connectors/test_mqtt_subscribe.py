@@ -290,6 +290,45 @@ def test_session_that_is_not_kept_ends_with_the_connection(tmp_path: Path, make_
 
 
 @pytest.mark.needs("mosquitto")
+def test_payloads_that_are_too_large_are_not_held_but_told(tmp_path: Path, make_context: ContextMaker) -> None:
+    with (
+        Mosquitto(tmp_path) as broker,
+        Listener(broker, "other") as other,
+        source(make_context, broker, {}, largest_payload=1000) as (opened, _, subscribed),
+    ):
+        wait_until(lambda: subscribed)
+        for _ in range(3):
+            other.publish("pmu/a", b"x" * 100_000)
+        other.publish("pmu/a", payload(row(0)))
+        wait_until(lambda: len(opened._inbox) == 4)
+        assert opened._held_bytes() < 10_000
+        assert times_ms(gather(opened, 1)) == [0]
+        assert opened._held_bytes() == 0
+    letters = make_context.dead_letters
+    assert [(reason, text) for reason, text, _ in letters] == [
+        ("bad_payload", "topic 'pmu/a': 100000 bytes, at most 1000 are taken")
+    ] * 3
+
+
+@pytest.mark.needs("mosquitto")
+def test_inbox_holds_no_more_bytes_than_it_may(
+    tmp_path: Path, make_context: ContextMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt_subscribe, "MOST_HELD_BYTES", 10_000)
+    with (
+        Mosquitto(tmp_path) as broker,
+        Listener(broker, "other") as other,
+        source(make_context, broker, {}) as (opened, context, subscribed),
+    ):
+        wait_until(lambda: subscribed)
+        for number in range(6):
+            other.publish("pmu/a", payload(row(number)) + b" " * 3000)
+        wait_until(lambda: opened._bytes_in > 18_000)
+        assert times_ms(gather(opened, 3)) == [3, 4, 5]
+        assert context.counters.get("overflow") == 3
+
+
+@pytest.mark.needs("mosquitto")
 @each_version
 @pytest.mark.parametrize("qos", [1, 2])
 def test_only_what_is_durable_is_acknowledged(

@@ -87,11 +87,15 @@ def test_a_topic_that_does_not_tell_the_device_is_refused(config: AnyFormat) -> 
     assert caught.value.payload == payload
 
 
-@each_format
-def test_a_payload_larger_than_the_limit_is_refused_unread(config: AnyFormat) -> None:
-    decoder = PayloadDecoder(config, (), (), "{device}", largest_bytes=100)
-    with pytest.raises(BadMessageError, match="topic 'G1': 101 bytes, at most 100 are taken"):
-        decoder.decode("G1", b" " * 101)
+def test_what_a_decoder_did_not_foresee_is_a_bad_payload(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = PayloadDecoder(JsonEdgeflex(), ("frequency_hz",), (), None)
+
+    def fail(*_: object) -> None:
+        raise OverflowError("int too large to convert to float")
+
+    monkeypatch.setattr(decoder._decoder, "decode", fail)
+    with pytest.raises(BadMessageError, match="topic 'pmu': OverflowError: int too large to convert to float"):
+        decoder.decode("pmu", b"[]")
 
 
 @each_format

@@ -129,7 +129,7 @@ def test_device_and_type_in_the_path_choose_no_other_path(make_context: ContextM
 
 @given(st.text())
 def test_any_name_of_a_device_is_one_level_of_the_path(name: str) -> None:
-    (item,) = Encoder(RestPostConfig(api="a", path="/d/{device}/x")).items(alarm(1, name), 0.0)
+    (item,) = Encoder(RestPostConfig(api="a", path="/d/{device}/x")).items(alarm(1, name), 0.0, 0)
     assert item.path.count("/") == 3
     assert item.path.isascii()
     assert not {"?", "#", " "} & set(item.path)

@@ -21,6 +21,7 @@ from edgeflex_connectors.payload_formats.codec import (
     name_refusals,
     quoted,
 )
+from edgeflex_connectors.payload_formats.elements import LARGEST_WHOLE
 from edgeflex_connectors.payload_formats.times import LATEST_NS
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Quality, Samples, Setpoints
@@ -76,6 +77,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number that stays the same as a float."""
+    if type(value) is int:
+        return -LARGEST_WHOLE <= value <= LARGEST_WHOLE
+    return type(value) is float and math.isfinite(value)
+
+
 def _no_number(text: str) -> float:
     raise ValueError(f"{text} is no number of JSON")
 
@@ -102,7 +110,7 @@ class Decoder:
         time_ns, quality = self._time(found, payload)
         gathered = Gathered()
         for node, value in values.items():
-            if type(value) not in (int, float) or not math.isfinite(value):
+            if not _is_number(value):
                 gathered.refuse(f"expected a number, got {quoted(value)} - at `$.{field}.{node}`", payload)
             elif not node or (device is not None and len(values) > 1):
                 gathered.refuse(f"a node without a name of its own - at `$.{field}`", payload)

@@ -100,6 +100,11 @@ def test_set_point_that_is_not_a_number_is_not_sent() -> None:
         (b'{"voltage_measurements":[1]}', "expected values by node, got [1] - at `$.voltage_measurements`"),
         (b'{"voltage_measurements":{"a":null}}', "expected a number, got None - at `$.voltage_measurements.a`"),
         (b'{"voltage_measurements":{"a":true}}', "expected a number, got True - at `$.voltage_measurements.a`"),
+        (
+            b'{"voltage_measurements":{"a":9007199254740993}}',
+            "expected a number, got 9007199254740993 - at `$.voltage_measurements.a`",
+        ),
+        (b'{"voltage_measurements":{"a":1e999}}', "expected a number, got inf - at `$.voltage_measurements.a`"),
         (b'{"voltage_measurements":{"a":NaN}}', "no JSON: NaN is no number of JSON"),
         (b'{"voltage_measurements":{"a":1,"a":2}}', "key `a` stands twice"),
         (b'{"voltage_measurements":{"":1}}', "a node without a name of its own - at `$.voltage_measurements`"),
@@ -107,6 +112,11 @@ def test_set_point_that_is_not_a_number_is_not_sent() -> None:
 )
 def test_what_is_wrong_is_named_with_its_place(payload: bytes, text: str) -> None:
     assert str(refusal(DECODER, payload)) == text
+
+
+def test_number_of_hundreds_of_digits_is_refused() -> None:
+    payload = b'{"voltage_measurements":{"a":' + b"9" * 400 + b"}}"
+    assert "expected a number, got 9999" in str(refusal(DECODER, payload))
 
 
 def test_nodes_that_are_right_are_given_beside_those_that_are_not() -> None:
