@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta
@@ -12,7 +13,7 @@ from msgspec import Meta
 from edgeflex_connectors.batching import SamplesBuilder, message_types, promise_refusals
 from edgeflex_connectors.mqtt_session import MqttSession
 from edgeflex_connectors.payload_formats import AnyFormat, JsonEdgeflex
-from edgeflex_connectors.payloads import PayloadDecoder, subscription_columns, subscription_refusals
+from edgeflex_connectors.payloads import DEVICE, PayloadDecoder, subscription_columns, subscription_refusals
 from edgeflex_connectors.topics import SHARED
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import Message, Samples
@@ -113,6 +114,23 @@ class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
             problem = filter_problem(topic)
             if problem is not None:
                 yield FieldError(f"`topics`: {problem}", f"topics[{place}]", got=f"'{topic}'")
+            elif self.device is not None and DEVICE in self.device and not can_match(topic, self.device):
+                text = f"`device`: no topic of '{topic}' matches '{self.device}', which tells the device"
+                yield FieldError(text, "device", f"topics[{place}]")
+
+
+def can_match(topic_filter: str, pattern: str) -> bool:
+    """Whether some topic that comes by a filter matches a pattern of topics.
+
+    >>> can_match("pmu/+", "pmu/{device}"), can_match("pmu/+", "meter/{device}"), can_match("pmu/#", "pmu/{device}/x")
+    (True, False, True)
+    """
+    for level, wanted in zip_longest(topic_filter.split("/"), pattern.replace(DEVICE, "+").split("/")):
+        if "#" in (level, wanted):
+            return True
+        if level is None or wanted is None or ("+" not in (level, wanted) and level != wanted):
+            return False
+    return True
 
 
 def filter_problem(topic: str) -> str | None:

@@ -144,6 +144,7 @@ GIVEN: dict[str, list[Values]] = {
         {"bus": "b", "topics": ("a",), "columns": ("x", "x"), "messages": ("alarn", "alarm", "alarm")},
         {"bus": "b", "topics": ("a",), "columns": ("x_v",), "format": VillasJson(signals=(Signal(column="x_v"),))},
         {"bus": "b", "topics": ("+",), "messages": ("alarm",), "qos": 0},
+        {"bus": "b", "topics": ("x/+", "y/+"), "columns": ("x_v",), "device": "y/{device}"},
         {"bus": "b", "topics": ("+",), "format": Csv(fields={"u": Channel(column="x_v")}, time="t", time_unit="s")},
     ],
     "mqtt_publish": [

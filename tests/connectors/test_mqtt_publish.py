@@ -545,7 +545,7 @@ def setpoints(time_ns: int, valid_for_s: float) -> Setpoints:
 def test_set_point_that_was_decided_too_long_ago_is_not_sent(
     tmp_path: Path, make_context: ContextMaker, expires: float | None
 ) -> None:
-    fields = {} if expires is None else {"expires": expires}
+    fields: dict[str, Any] = {} if expires is None else {"expires": expires}
     with (
         Mosquitto(tmp_path) as broker,
         Listener(broker, "t") as listener,
