@@ -12,7 +12,8 @@ from msgspec import Meta
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Alarm, Setpoints
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
+from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire
+from edgeflex_flow.node import quantity as quantity_in
 from edgeflex_flow.units import names_its_unit
 from edgeflex_operators._latest import AHEAD_NS
 from edgeflex_operators._units import digest
@@ -55,9 +56,9 @@ class SetpointWatchdogConfig(NodeConfig, frozen=True, kw_only=True):
     controller: Annotated[str, Meta(min_length=1, description="Name of the controller that is watched.")]
     quantity: Annotated[str, Meta(min_length=1, description="What the values are, ending in their unit.")]
     safe: Annotated[dict[str, float], Meta(min_length=1, description="The safe state: a value for each asset.")]
-    timeout: Annotated[float, quantity("s", "How long the controller may be silent.", gt=0, le=3600)]
-    period: Annotated[float, quantity("s", "Time between two looks.", gt=0, le=60)] = 0.5
-    valid_for: Annotated[float, quantity("s", "How long its set-points are valid.", gt=0, le=3600)] = 5.0
+    timeout: Annotated[float, quantity_in("s", "How long the controller may be silent.", gt=0, le=3600)]
+    period: Annotated[float, quantity_in("s", "Time between two looks.", gt=0, le=60)] = 0.5
+    valid_for: Annotated[float, quantity_in("s", "How long its set-points are valid.", gt=0, le=3600)] = 5.0
 
     def refusals(self) -> Iterator[FieldError]:
         if self.valid_for <= self.period:

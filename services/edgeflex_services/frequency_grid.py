@@ -67,10 +67,14 @@ class Inbox:
         self._waiting: deque[bytes] = deque(maxlen=MOST_WAITING)
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2)
         self._client.reconnect_delay_set(1, 5)
-        self._client.on_connect = lambda client, *_: client.subscribe(topic, 1)
+        self._topic = topic
+        self._client.on_connect = self._subscribe
         self._client.on_message = lambda _client, _data, message: self._waiting.append(bytes(message.payload))
         self._client.connect_async(host, port)
         self._client.loop_start()
+
+    def _subscribe(self, client: mqtt.Client, *_: object) -> None:
+        client.subscribe(self._topic, 1)
 
     def take(self) -> list[Setpoints]:
         """What came since the last call."""
