@@ -5,6 +5,7 @@
 #                                  make bench-inertia   the same of inertia estimates
 #                                  make bench-mqtt      the same of the MQTT connectors
 #                                  make bench-stores    the same of stores
+#                                  make bench-control   the same of controllers, in closed loops
 
 PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$python && break; done)
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo demo-frequency demo-vpp test check bench bench-inertia bench-mqtt bench-stores bench-connectors reference clean
+.PHONY: demo demo-frequency demo-vpp test check bench bench-inertia bench-mqtt bench-stores bench-connectors bench-control reference clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/edgeflex demo $(ARGS)
@@ -47,6 +48,11 @@ bench-stores: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.stores $(ARGS)
 
 bench-connectors: bench-mqtt bench-stores
+
+bench-control: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.control_voltage
+	@$(BIN)/python -m benchmarks.control_frequency
+	@$(BIN)/python -m benchmarks.control_vpp
 
 reference: $(VENV)/.dev
 	$(BIN)/edgeflex reference

@@ -9,13 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
+from rich.console import Console
 
+from benchmarks.other_solver import by_clarabel
 from benchmarks.report import Report
 from edgeflex_flow.messages import Setpoints, samples_from_rows
 from edgeflex_operators import voltage_control
-from edgeflex_operators._inverters import Inverter
-from edgeflex_operators._network import NodeSensitivity
+from edgeflex_operators._inverters import Inverter, Storage
+from edgeflex_operators._limits import Bounds
+from edgeflex_operators._network import NodeSensitivity, Sensitivities
+from edgeflex_operators._voltage_horizon import HorizonProgram, Outlook
+from edgeflex_operators._voltage_program import VoltageProgram
 from edgeflex_operators.voltage_control import VoltageControlConfig, local_share
 from edgeflex_services.powerflow_grid import POWER_FACTOR, TAN_PHI, Grid, make_grid
 from edgeflex_services.powerflow_network import sensitivities
@@ -170,6 +176,7 @@ def measure(report: Report) -> None:
     """Fill in the rows of voltage control."""
     grid = make_grid("kerber")
     _measure_steps(report, grid)
+    _measure_horizon(report, grid)
     _measure_day(report, grid)
 
 
@@ -194,6 +201,52 @@ def _measure_steps(report: Report, grid: Grid) -> None:
                 section, "least possible (AC optimal power flow)", "kW", [optimum(grid, inputs).curtailed_w.sum() / 1e3]
             )
             report.add(section, "one step of the operator", "ms", [1e3 * each for each in operator.seconds[1:]])
+
+
+def _measure_horizon(report: Report, grid: Grid) -> None:
+    section = "A horizon of 24 quarters of an hour on this feeder, a storage of 10 kWh in each house"
+    profiles = make_profiles(grid, "clear")
+    config = config_of(grid, profiles.at(12.0 * 3600.0))
+    storage = Storage(capacity=10.0, max_charge=5.0, max_discharge=5.0)
+    inverters = tuple(replace(each, storage=storage) for each in config.inverters.values())
+    known = config.sensitivities_to(config.feeders)
+    houses = [config.nodes.index(node) for node in config.feeders]
+    fourteen = Sensitivities(known.resistance[houses], known.reactance[houses])
+    program = HorizonProgram(VoltageProgram(fourteen, inverters, config.power_base), 24, 0.25, 0.5)
+    times: list[float] = []
+    others: list[float] = []
+    apart = residual = 0.0
+    for hour in range(4, 20):
+        outlook = _outlook(program, profiles, 3600.0 * hour, grid.power_base_w)
+        began_s = time.perf_counter()
+        plan = program.plan(outlook)
+        times.append(1e3 * (time.perf_counter() - began_s))
+        stated = program.program(outlook)
+        began_s = time.perf_counter()
+        objective = by_clarabel(stated)
+        others.append(1e3 * (time.perf_counter() - began_s))
+        apart = max(apart, abs(plan.objective - objective) / max(1.0, abs(objective)))
+        residual = max(residual, plan.residual)
+    report.add(section, "plan, by PIQP", "ms", times, asked="≤ 100", good=lambda value: value <= 100.0)
+    report.add(section, "the same program by Clarabel", "ms", others)
+    report.add(section, "objectives apart, relative", "1e-6", [1e6 * apart], asked="≤ 1", good=lambda v: v <= 1.0)
+    report.add(
+        section, "conditions of optimality missed by", "1e-6", [1e6 * residual], asked="≤ 1", good=lambda v: v <= 1
+    )
+
+
+def _outlook(program: HorizonProgram, profiles: Profiles, begin_s: float, base_w: float) -> Outlook:
+    """All that the sun will give from here on, known exactly."""
+    available = np.array([profiles.at(begin_s + QUARTER_S * step).available_w for step in range(24)]) / base_w
+    voltage = 1.0 + available @ program.sensitivities.resistance.T
+    houses = available.shape[1]
+    most = np.full(houses, 0.1)
+    upper = np.concatenate([most, available[0], np.full(2 * houses, 0.05)])
+    lower = np.concatenate([-most, np.zeros(3 * houses)])
+    nothing = np.full(available.shape, np.nan)
+    bounds = Bounds(0.95, 1.05)
+    energy = 0.3 * program.capacity
+    return Outlook(voltage, np.zeros_like(voltage), available, energy, (lower, upper), bounds, 1.0, nothing)
 
 
 def _measure_day(report: Report, grid: Grid) -> None:
@@ -233,3 +286,16 @@ def _measure_day(report: Report, grid: Grid) -> None:
         "Profiles: SimBench households and PV, each scaled to its highest value of the year; they are read from the "
         "package simbench (ODbL) and not kept here."
     )
+
+
+def main() -> None:
+    console = Console()
+    report = Report("control-voltage", command="make bench-control")
+    with console.status("measuring voltage control"):
+        measure(report)
+    report.show(console)
+    report.save()
+
+
+if __name__ == "__main__":
+    main()
