@@ -1,11 +1,11 @@
 # make demo   see it work          make test    run all tests
-#                                  make demo-vpp        a day of a virtual power plant, drawn
 # make check  the gates of CI      make bench   measure, and write benchmarks/results/
-# make demo-frequency   a load step with and without frequency control, frequency.png
-#                                  make bench-inertia   the same of inertia estimates
-#                                  make bench-mqtt      the same of the MQTT connectors
-#                                  make bench-stores    the same of stores
-#                                  make bench-control   the same of controllers, in closed loops
+# make demo-frequency              a load step with and without frequency control, drawn
+# make demo-voltage                a sunny day of a feeder with and without voltage control, drawn
+# make demo-vpp                    a day of a virtual power plant, drawn
+# make bench-inertia               measure estimates of inertia
+# make bench-mqtt, bench-stores    measure connectors; both: bench-connectors
+# make bench-control               measure controllers, in closed loops
 
 PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$python && break; done)
@@ -13,13 +13,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo demo-frequency demo-vpp test check bench bench-inertia bench-mqtt bench-stores bench-connectors bench-control reference clean
+.PHONY: demo demo-frequency demo-voltage demo-vpp test check bench bench-inertia bench-mqtt bench-stores bench-connectors bench-control reference clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/edgeflex demo $(ARGS)
 
 demo-frequency: $(VENV)/.demo
 	@$(BIN)/python -m edgeflex_flow.cli.demo.frequency --picture frequency.png $(ARGS)
+
+demo-voltage: $(VENV)/.demo-voltage
+	@$(BIN)/python -m edgeflex_flow.cli.demo.voltage --picture voltage.png $(ARGS)
 
 demo-vpp: $(VENV)/.demo-vpp
 	@$(BIN)/python -m edgeflex_services.vpp_demo $(ARGS)
@@ -76,7 +79,12 @@ $(VENV)/.demo-vpp: $(VENV)/.venv pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[plot,control]'
 	@touch $@
 
+$(VENV)/.demo-voltage: $(VENV)/.venv pyproject.toml constraints.txt
+	@echo "installing edgeflex-flow, pandapower and matplotlib"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[plot,grid]'
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.venv pyproject.toml constraints.txt
 	@echo "installing edgeflex-flow and what its tests need"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@touch $@ $(VENV)/.demo $(VENV)/.demo-vpp
+	@touch $@ $(VENV)/.demo $(VENV)/.demo-voltage $(VENV)/.demo-vpp

@@ -48,6 +48,11 @@ class FlowInLoop:
         if isinstance(message, Setpoints):
             self._setpoints.append(message)
 
+    def take(self, node: str, samples: Samples) -> None:
+        """Give a source's samples to what reads them; set-points that come of it are those of the next `react`."""
+        self._clock.advance_to(samples.received_ns)
+        self._stage.take(node, [samples])
+
     def react(self, samples: Samples | None, now_ns: int) -> list[Setpoints]:
         """Take what was measured, let all ticks that are due pass, and give the set-points that came of it."""
         self._clock.advance_to(now_ns)

@@ -1,0 +1,137 @@
+"""`make demo-voltage`: a sunny day on the Kerber feeder with and without voltage control, as numbers and as a picture.
+
+    python -m edgeflex_flow.cli.demo.voltage --picture voltage.png
+
+Runs flows/voltage_control.yaml in closed loop with the grid of `edgeflex serve powerflow`, both on the grid's own time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import click
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.progress import track
+
+from edgeflex_flow.cli.closed_loop import FlowInLoop, flow_in_loop
+from edgeflex_flow.cli.kinds import shipped_registry
+from edgeflex_flow.cli.places import shipped_flows
+from edgeflex_flow.flowfile import load_flow
+from edgeflex_flow.messages import Samples, samples_from_rows
+from edgeflex_services.powerflow_grid import make_grid
+from edgeflex_services.powerflow_plant import ACTIVE_POWER, REACTIVE_POWER, STORAGE_POWER, Measurements, Plant
+from edgeflex_services.profiles import make_profiles
+
+START_NS: Final = 1_700_000_000_000_000_000
+STEP_S: Final = 30.0
+DAY_S: Final = 86_400.0
+QUANTITIES: Final = {
+    "reactive_power_pu": REACTIVE_POWER,
+    "active_power_pu": ACTIVE_POWER,
+    "active_power_ess_pu": STORAGE_POWER,
+}
+BEFORE, AFTER, LIMIT = "#c4561a", "#1f6fb4", "#999999"
+
+
+class Course(NamedTuple):
+    """A day, a value for each step."""
+
+    hours: NDArray[np.float64]
+    highest_pu: NDArray[np.float64]
+    available_kw: NDArray[np.float64]
+    fed_in_kw: NDArray[np.float64]
+    reactive_kvar: NDArray[np.float64]
+    violation_minutes: float
+    curtailed_kwh: float
+
+
+def run_day(profile: str, react: Callable[[Plant, Measurements, float], None], told: str) -> Course:
+    """The day with a reaction to each measurement."""
+    grid = make_grid("kerber")
+    plant = Plant(grid, make_profiles(grid, profile))  # type: ignore[arg-type]
+    rows: list[tuple[float, ...]] = []
+    for number in track(range(int(DAY_S / STEP_S)), description=told):
+        time_s = number * STEP_S
+        measured = plant.step(time_s)
+        react(plant, measured, time_s)
+        powers = (measured.available_w.sum(), measured.active_w.sum(), measured.reactive_var.sum())
+        rows.append((time_s / 3600.0, float(measured.voltage_pu.max()), *(float(each) / 1e3 for each in powers)))
+    hours, highest, available, fed_in, reactive = np.array(rows).T
+    minutes, curtailed = plant.report.violation_minutes, plant.report.curtailed_kwh
+    return Course(hours, highest, available, fed_in, reactive, minutes, curtailed)
+
+
+def by_flow(loop: FlowInLoop) -> Callable[[Plant, Measurements, float], None]:
+    """The reaction of a running flow."""
+
+    def react(plant: Plant, measured: Measurements, time_s: float) -> None:
+        now_ns, grid = START_NS + round(time_s * 1e9), plant.grid
+        sun = measured.available_w / grid.power_base_w
+        loop.take("sun", _batch(now_ns, "available_power_pu", grid.inverters.names, sun))
+        loop.take("voltages", _batch(now_ns, "voltage_pu", grid.nodes, measured.voltage_pu))
+        for message in loop.react(None, now_ns):
+            plant.apply(QUANTITIES[message.quantity], message.values, time_s + 2.0 * STEP_S)
+
+    return react
+
+
+def _batch(time_ns: int, column: str, names: tuple[str, ...], values: NDArray[np.float64]) -> Samples:
+    rows = [(time_ns, name, {column: value}) for name, value in zip(names, values.tolist(), strict=True)]
+    return samples_from_rows(rows, received_ns=time_ns)
+
+
+def draw(before: Course, after: Course, file: Path) -> None:
+    """Voltages above, powers below. The file's ending tells the format. Raises OSError."""
+    figure = Figure(figsize=(8.0, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    upper.axhline(1.05, color=LIMIT, linewidth=0.8, linestyle="--", label="limit")
+    for course, color, label in ((before, BEFORE, "without control"), (after, AFTER, "with voltage_control")):
+        upper.plot(course.hours, course.highest_pu, color=color, label=label)
+    lower.plot(after.hours, after.available_kw, color=BEFORE, label="available, kW")
+    lower.plot(after.hours, after.fed_in_kw, color=AFTER, label="fed in, kW")
+    lower.plot(after.hours, after.reactive_kvar, color=LIMIT, label="reactive, kvar")
+    upper.set_ylabel("highest voltage in pu")
+    lower.set_ylabel("power of all houses")
+    lower.set_xlabel("hour of the day")
+    for panel in (upper, lower):
+        _plain_frame(panel)
+    figure.savefig(file, dpi=110)
+
+
+def _plain_frame(panel: Any) -> None:
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(visible=True, axis="y", color="#dddddd", linewidth=0.6)
+    panel.legend(fontsize=8, frameon=False, loc="upper left")
+
+
+def describe(course: Course) -> str:
+    """The measures of one day in words."""
+    beyond = f"{course.violation_minutes:.0f} min above 1.051 pu"
+    return f"highest {course.highest_pu.max():.4f} pu, {beyond}, {course.curtailed_kwh:.1f} kWh curtailed"
+
+
+@click.command()
+@click.option("--picture", type=click.Path(path_type=Path), help="Save a picture: .png, .svg or .pdf.")
+@click.option("--profile", type=click.Choice(["clear", "cloudy"]), default="clear", show_default=True, help="The day.")
+def main(picture: Path | None, profile: str) -> None:
+    """See what voltage control does on a day with much sun."""
+    flows = shipped_flows()
+    plan = load_flow(flows / "voltage_control.yaml", shipped_registry(), site=flows / "sites" / "local.yaml")
+    before = run_day(profile, lambda _plant, _measured, _time_s: None, "without")
+    with flow_in_loop(plan, measuring="voltages", actuating=("control",)) as loop:
+        after = run_day(profile, by_flow(loop), "with")
+    click.echo(f"without control: {describe(before)}")
+    click.echo(f"with control:    {describe(after)}")
+    if picture is not None:
+        draw(before, after, picture)
+        click.echo(f"picture: {picture}")
+
+
+if __name__ == "__main__":
+    main()
