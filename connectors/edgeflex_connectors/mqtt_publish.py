@@ -64,8 +64,8 @@ KEEP_SESSION_S = 3600.0
 class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
     """Publish every message and every batch of samples on a topic of an MQTT broker.
 
-    Messages go out as JSON objects with their meaning in the key `type`; in the format `covee` those alone that are
-    set-points of its column. Samples go out in `format`, by default as
+    Messages go out as JSON objects with their meaning in the key `type`; in the formats `covee` and `flex` those alone
+    that they are for. Samples go out in `format`, by default as
     `json.edgeflex`, a batch as one payload where the format allows it: in the units and under the names that it
     declares, or with all columns by their names. Values that are not finite are null. A format without quality flags
     has no rows flagged `bad_data` or `test`, which readers would take for good ones.

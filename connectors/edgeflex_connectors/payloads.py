@@ -258,10 +258,11 @@ class PayloadEncoder:
     def encode_message(self, message: Message) -> list[bytes]:
         """The payloads of a message: JSON, or as the format writes it. ValueError as above.
 
-        In a format that takes set-points, these alone are sent.
+        In a format that writes messages of some types, such as set-points, these alone are sent.
         """
-        if self._of_messages is not None and isinstance(message, self._of_messages.types):
-            return [self._of_messages.encode(self._format, message)]
+        if self._of_messages is not None:
+            wanted = isinstance(message, self._of_messages.types)
+            return [self._of_messages.encode(self._format, message)] if wanted else []
         if not self._takes_setpoints:
             return [encode_message(message)]
         if not isinstance(message, Setpoints):

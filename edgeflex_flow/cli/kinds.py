@@ -45,6 +45,7 @@ from edgeflex_operators import (
     threshold,
     virtual_inertia,
     voltage_control,
+    voltage_mpc,
     vpp_dispatch,
 )
 
@@ -77,6 +78,7 @@ SHIPPED: tuple[AnyNode, ...] = (
     convert.NODE,
     select.NODE,
     voltage_control.NODE,
+    voltage_mpc.NODE,
     mqtt_publish.NODE,
     rest_post.NODE,
     pmu_send.NODE,

@@ -15,7 +15,7 @@ from edgeflex_flow.errors import FieldError
 from edgeflex_flow.node import quantity, table
 from edgeflex_operators._controller import ControllerConfig, Decision
 from edgeflex_operators._inverters import InverterTable
-from edgeflex_operators._latest import Trust, View
+from edgeflex_operators._latest import Latest, Trust, View
 from edgeflex_operators._limits import Bounds
 from edgeflex_operators._network import (
     BranchTable,
@@ -33,6 +33,8 @@ Vector = NDArray[np.float64]
 VOLTAGE, AVAILABLE, CHARGE = "voltage_pu", "available_power_pu", "state_of_charge_percent"
 REACTIVE, ACTIVE, STORED = "reactive_power_pu", "active_power_pu", "active_power_ess_pu"
 PLAUSIBLE_VOLTAGE = (0.5, 1.5)
+BEYOND_RATED = 2.0
+"""Power of more than so many times the rated one is in another unit."""
 NEAR = 1e-6
 """Powers that differ by less, in pu, are the same."""
 
@@ -78,6 +80,11 @@ class VoltageGridConfig(ControllerConfig, frozen=True, kw_only=True):
         return tuple(self.sensitivities) if self.sensitivities is not None else nodes_of(self.branches or {})
 
     @property
+    def most_power_pu(self) -> float:
+        """Power that is more than any inverter could feed in is in another unit."""
+        return BEYOND_RATED * max((each.rated_power for each in self.inverters.values()), default=0.0) / self.power_base
+
+    @property
     def feeders(self) -> tuple[str, ...]:
         """The node of each inverter."""
         return tuple(inverter.node or name for name, inverter in self.inverters.items())
@@ -108,6 +115,26 @@ class Why(NamedTuple):
 def steady(trust: Trust) -> Trust:
     """For what may well stay the same: power at night, a full storage."""
     return trust._replace(frozen_after_s=math.inf)
+
+
+def seen_powers(config: VoltageGridConfig, available: Latest, now_ns: int, trust: Trust) -> View:
+    """What each inverter could feed in: nothing where there is only a storage."""
+    view = available.view(tuple(config.inverters), now_ns, steady(trust))
+    for place, (name, inverter) in enumerate(config.inverters.items()):
+        if inverter.storage_only:
+            view.values[place] = 0.0
+            view.missing.pop(name, None)
+    return view
+
+
+def named_limits(config: VoltageGridConfig, binding: Mapping[str, NDArray[np.bool_]]) -> dict[str, tuple[str, ...]]:
+    """By node, the names of the limits that decide there."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, binds in binding.items():
+        for place in np.flatnonzero(binds).tolist():
+            node = config.nodes[place]
+            found[node] = (*found.get(node, ()), name)
+    return found
 
 
 def storage_powers(config: VoltageGridConfig, charge: View) -> tuple[Vector, Vector]:

@@ -112,6 +112,11 @@ class VoltageProgram:
         self.linear = np.concatenate([*(np.full(m, price) for price in prices), np.full(n, self.slack_price)])
         self.rows = self._rows(sparse)
 
+    @property
+    def ramps(self) -> Vector:
+        """How far each set-point may move in a second, pu, shape (m,)."""
+        return np.array([each.ramp for each in self.inverters]) * self.rated
+
     def prices(self) -> tuple[float, float]:
         """What the first unit of storage and of curtailment costs."""
         resistance, reactance = self.sensitivities

@@ -27,6 +27,8 @@ from edgeflex_operators._voltage_grid import (
     Why,
     decisions_of,
     limits_of,
+    named_limits,
+    seen_powers,
     steady,
     storage_powers,
 )
@@ -36,8 +38,6 @@ from edgeflex_operators._voltage_program import Powers, Situation, VoltageProgra
 Vector = NDArray[np.float64]
 
 VERSION = f"{__version__}/voltage-1"
-BEYOND_RATED = 2.0
-"""Power of more than so many times the rated one is in another unit."""
 KEPT = 64
 """Sent set-points that are remembered, to know which were in force when a voltage was measured."""
 TOLD_PU = 1e-3
@@ -180,16 +180,15 @@ def take_voltage(config: VoltageControlConfig, state: VoltageControlState, sampl
     state.voltage.take(samples, config.trust(*PLAUSIBLE_VOLTAGE), frozenset(config.nodes))
     now_ns = samples.received_ns or int(samples.time_ns.max(initial=0))
     seen = _look(config, state, now_ns)
-    shows_ns = (state.sent[-1].time_ns + round(config.settle * 1e9)) if state.sent else 0
+    shows_ns = (state.sent[-1].time_ns + round(config.settle * 1e9)) if state.sent else -1
     is_new = seen.voltage.begin_ns is not None and seen.voltage.begin_ns > max(state.used_ns, shows_ns)
     complete = not seen.voltage.missing and not seen.available.missing
     return _decide(config, state, now_ns, seen) if is_new and complete else []
 
 
 def take_available(config: VoltageControlConfig, state: VoltageControlState, samples: Samples) -> list[WireMessage]:
-    most = BEYOND_RATED * max((each.rated_power for each in config.inverters.values()), default=0.0)
-    trust = steady(config.trust(-most / config.power_base, most / config.power_base))
-    state.available.take(samples, trust, frozenset(config.inverters))
+    most = config.most_power_pu
+    state.available.take(samples, steady(config.trust(-most, most)), frozenset(config.inverters))
     return []
 
 
@@ -228,16 +227,10 @@ def _adopt(config: VoltageControlConfig, state: VoltageControlState) -> None:
 
 def _look(config: VoltageControlConfig, state: VoltageControlState, now_ns: int) -> Seen:
     trust = config.trust(*PLAUSIBLE_VOLTAGE)
-    names = tuple(config.inverters)
     with_storage = tuple(name for name, each in config.inverters.items() if each.storage is not None)
-    available = state.available.view(names, now_ns, steady(trust))
-    for place, (name, inverter) in enumerate(config.inverters.items()):
-        if inverter.storage_only:
-            available.values[place] = 0.0
-            available.missing.pop(name, None)
     return Seen(
         state.voltage.view(config.nodes, now_ns, trust),
-        available,
+        seen_powers(config, state.available, now_ns, trust),
         state.charge.view(with_storage, now_ns, steady(trust)),
     )
 
@@ -264,7 +257,6 @@ def _decide(config: VoltageControlConfig, state: VoltageControlState, now_ns: in
 
 def _situation(config: VoltageControlConfig, state: VoltageControlState, now_ns: int, seen: Seen) -> Situation:
     measured_ns = now_ns if seen.voltage.begin_ns is None else seen.voltage.begin_ns
-    ramps = np.array([each.ramp for each in config.inverters.values()]) * state.program.rated
     elapsed_s = state.control.elapsed_s(now_ns) if state.sent else config.period
     return Situation(
         voltage=seen.voltage.values,
@@ -274,7 +266,7 @@ def _situation(config: VoltageControlConfig, state: VoltageControlState, now_ns:
         storage=storage_powers(config, seen.charge),
         voltage_bounds=Bounds(config.voltage_min, config.voltage_max),
         curtailable_share=config.curtailable,
-        ramp=ramps * min(elapsed_s, config.valid_for),
+        ramp=state.program.ramps * min(elapsed_s, config.valid_for),
     )
 
 
@@ -282,10 +274,9 @@ def _why(
     config: VoltageControlConfig, state: VoltageControlState, seen: Seen, situation: Situation, decided: Step
 ) -> Why:
     limits = limits_of(config, state.program, situation, decided.powers)
-    for binds, name in ((decided.binds_high, "voltage_max"), (decided.binds_low, "voltage_min")):
-        for place in np.flatnonzero(binds).tolist():
-            node = config.nodes[place]
-            limits[node] = (*limits.get(node, ()), name)
+    voltages = named_limits(config, {"voltage_max": decided.binds_high, "voltage_min": decided.binds_low})
+    for node, names in voltages.items():
+        limits[node] = (*limits.get(node, ()), *names)
     conditions: list[str] = []
     reasons: list[str] = []
     missing = [*seen.voltage.missing, *seen.available.missing]

@@ -156,6 +156,12 @@ MINIMAL: dict[str, dict[str, Any]] = {
         "inverters": {"a": {"rated_power": 10.0}},
         "sensitivities": {"a": {"voltage_per_active_power": {"a": 0.1}, "voltage_per_reactive_power": {"a": 0.1}}},
     },
+    "voltage_mpc": {
+        "name": "mpc",
+        "power_base": 100.0,
+        "inverters": {"a": {"rated_power": 10.0}},
+        "sensitivities": {"a": {"voltage_per_active_power": {"a": 0.1}, "voltage_per_reactive_power": {"a": 0.1}}},
+    },
     "frequency_droop": {
         "name": "fcr",
         "asset": "bess",

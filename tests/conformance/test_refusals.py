@@ -84,6 +84,13 @@ GIVEN: dict[str, list[Values]] = {
         {**GRID, "branches": {"l": Branch(from_="n", to="n", resistance=0.1, reactance=0.1)}},
         GRID,
     ],
+    "voltage_mpc": [
+        {**GRID, "period": 1000.0, "valid_for": 100.0, "voltage_min": 1.2, "voltage_max": 1.1},
+        {**GRID, "market": {"x": 1}, "answer_within": 900.0},
+        {**GRID, "sensitivities": {}, "period": 200.0},
+        {**GRID, "inverters": {"x": Inverter(rated_power=1.0)}, "step": 30.0},
+        GRID,
+    ],
     "select": [{}, {"columns": ("a_v",)}, {"devices": ("a",)}, {"without_quality": ("test",)}],
     "convert": [
         {"columns": {"a_v": "a_v"}},

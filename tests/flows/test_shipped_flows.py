@@ -568,6 +568,28 @@ def test_voltage_control_brings_a_feeder_within_limits_over_the_databus(
 
 
 @pytest.mark.long
+@each_runtime
+def test_voltage_mpc_asks_the_market_and_keeps_a_feeder_within_limits_over_the_databus(
+    tmp_path: Path, any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
+) -> None:
+    params = {"mqtt_port": any_broker.port, "data_folder": tmp_path, "log_file": tmp_path / "log.jsonl"}
+    run = flow_run("voltage_mpc.yaml", period="1s", **params)
+    with Listener(any_broker, "#") as listener, served_grid(any_broker.url, extension=True) as grid:
+        wait_until(lambda: grid.events("state"))
+        with running(run, execute):
+            asked = "/edgeflex/goflex/flex_request"
+            wait_until(lambda: [topic for topic, _ in listener.received if topic == asked], 30.0)
+            request = next(json.loads(payload) for topic, payload in listener.received if topic == asked)
+            given = {"flex_response": request["flex_request"], "variable": "active_power", "nodes": request["nodes"]}
+            listener.publish("/edgeflex/goflex/flex_result", json.dumps({**given, "unit": request["unit"]}).encode())
+            wait_until(lambda: grid.events("state")[-1]["max_voltage_pu"] < 1.0515, 30.0)
+    told = [json.loads(payload) for topic, payload in listener.received if "/voltage_mpc/" in topic]
+    assert request["nodes"] == [24, 26]
+    assert {each["type"] for each in told} >= {"setpoints", "flex_request", "alarm"}  # nobody sends forecasts here
+    assert grid.events("refused") == []
+
+
+@pytest.mark.long
 def test_voltage_control_in_shadow_sends_nothing_that_an_asset_obeys(tmp_path: Path, any_broker: BrokerProcess) -> None:
     run = flow_run(
         "voltage_control.yaml",

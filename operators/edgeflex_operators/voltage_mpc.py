@@ -1,0 +1,452 @@
+"""`voltage_mpc`: keeps voltages within limits with foresight, and with flexibility that a market gives."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from edgeflex_flow import __version__
+from edgeflex_flow.errors import FieldError
+from edgeflex_flow.messages import Alarm, FlexRequest, FlexResponse, Forecast, Node, Samples, Setpoints, ShadowSetpoints
+from edgeflex_flow.node import Input, OperatorNode, Wire, WireMessage, message_wire, quantity
+from edgeflex_operators import flex_response
+from edgeflex_operators._controller import ControllerState, reason_of
+from edgeflex_operators._latest import Latest, View
+from edgeflex_operators._limits import Bounds
+from edgeflex_operators._network import Sensitivities
+from edgeflex_operators._outlook import Expected, Forecasts
+from edgeflex_operators._qp import SolverFailure
+from edgeflex_operators._voltage_grid import (
+    AVAILABLE,
+    CHARGE,
+    PLAUSIBLE_VOLTAGE,
+    VOLTAGE,
+    VoltageGridConfig,
+    Why,
+    decisions_of,
+    named_limits,
+    seen_powers,
+    steady,
+    storage_powers,
+)
+from edgeflex_operators._voltage_horizon import HorizonProgram, Outlook, Plan
+from edgeflex_operators._voltage_program import Powers, Situation, VoltageProgram, no_powers
+
+VERSION = f"{__version__}/mpc-1"
+LOAD = "load_power_pu"
+TOLD_PU = 1e-3
+KEPT = 64
+LONGEST_TICK_S = 1.0
+"""So often it looks whether the market has answered in time."""
+
+
+class VoltageMpcConfig(VoltageGridConfig, frozen=True, kw_only=True):
+    """Keeps voltages within limits with foresight: storages are empty when the sun comes, and reactive power is ready.
+
+    Every `period` a plan is made for `horizon` steps of `step` by a quadratic program with the prices of
+    `voltage_control`, and its first step is sent. Voltages of later steps follow from the last measured ones, what is
+    forecast to change, and the set-points themselves. Forecasts err: with `caution` voltages keep a distance to their
+    limits in later steps, that share of what the 90 % quantiles of available powers would add.
+
+    With `market`, flexibility is asked for: the plan's first pass goes out as a `FlexRequest` at each `step`, with the
+    change of active power of each node that the market owns, in kW. What is given becomes a target of those nodes, at a
+    weight beyond all costs but that of voltages, and a second pass plans the rest around it. Meanwhile set-points stay.
+    Without an answer within `answer_within` the market's nodes do nothing, and the others what the first pass planned.
+
+    Voltages that are missing hold the set-points for `hold_for`, then the safe state, in which nothing is asked of the
+    inverters; run `voltage_control` where that must not wait. Without a forecast what is available now is to stay.
+
+    Input:
+        voltage: Samples with `voltage_pu`, devices being nodes.
+        available: Samples with `available_power_pu`: what each inverter could feed in now.
+        charge: Samples with `state_of_charge_percent` of inverters with storage; one without it is not used.
+        forecast: `Forecast` of `available_power_pu` by inverter, and of `load_power_pu` (taken from the grid) by node.
+        response: `FlexResponse` to the requests.
+    Output:
+        `Setpoints` as those of `voltage_control`; with a `market` also `FlexRequest`. An `Alarm` when voltages cannot
+        be kept, measurements or forecasts are missing, the solver fails or the market does not answer as asked, at each
+        change of that, and when it is over.
+    Errors:
+        As those of `voltage_control`.
+    Source:
+        edgeFLEX deliverable D4.3, section 6.4; the flexibility loop of the CoVEE software.
+
+    >>> VoltageMpcConfig(name="mpc", power_base=100.0, inverters={}, sensitivities={}).horizon
+    24
+    """
+
+    period: Annotated[float, quantity("s", "Time between two plans.", gt=0, le=3600)] = 60.0
+    valid_for: Annotated[float, quantity("s", "How long set-points may be sent and obeyed.", gt=0, le=7200)] = 180.0
+    max_age: Annotated[float, quantity("s", "Oldest measurement that is relied on.", gt=0, le=3600)] = 30.0
+    frozen_after: Annotated[
+        float,
+        quantity("s", "Not relied on: a voltage that stays the same to the last bit for so long.", gt=0, le=86400),
+    ] = 600.0
+    hold_for: Annotated[float, quantity("s", "How long set-points are held; then `safe` holds.", ge=0, le=7200)] = 300.0
+    settle: Annotated[float, quantity("s", "How long assets take to follow a set-point.", ge=0, le=60)] = 0.5
+    horizon: Annotated[int, Meta(ge=1, le=288, description="Steps of the plan.")] = 24
+    step: Annotated[float, quantity("s", "Length of a step.", gt=0, le=3600)] = 900.0
+    wanted_charge: Annotated[
+        float, Meta(ge=0, le=1, description="State of charge that storages should have at the end of the horizon.")
+    ] = 0.5
+    caution: Annotated[
+        float, Meta(ge=0, le=3, description="How far voltages keep from limits, for wrong forecasts.")
+    ] = 0.5
+    forecast_age: Annotated[float, quantity("s", "Oldest forecast that is relied on.", gt=0, le=172_800)] = 7200.0
+    market: Annotated[
+        dict[str, Node], Meta(description="Node in requests of each inverter whose active power a market gives.")
+    ] = msgspec.field(default_factory=dict)
+    answer_within: Annotated[float, quantity("s", "How long an answer of the market is waited for.", gt=0, le=900)] = (
+        30.0
+    )
+
+    def refusals(self) -> Iterator[FieldError]:
+        yield from super().refusals()
+        if self.period > self.step:
+            yield FieldError(f"period ({self.period:g} s) is longer than step ({self.step:g} s)", "period", "step")
+        unknown = [name for name in self.market if name not in self.inverters]
+        if unknown:
+            text = f"market: no inverter is called '{unknown[0]}'"
+            yield FieldError(text, "market", "inverters", known=tuple(self.inverters))
+        if self.market and self.answer_within >= self.step:
+            text = f"answer_within ({self.answer_within:g} s) is not shorter than step ({self.step:g} s)"
+            yield FieldError(text, "answer_within", "step", "market")
+
+
+class Sent(NamedTuple):
+    """Set-points that were sent."""
+
+    time_ns: int
+    powers: Powers
+
+
+class Seen(NamedTuple):
+    """What can be relied on at one moment."""
+
+    voltage: View
+    available: View
+    charge: View
+
+
+@dataclass(slots=True)
+class Asked:
+    """A plan whose flexibility the market was asked for."""
+
+    plan: Plan
+    outlook: Outlook
+    why: Why
+
+
+@dataclass(slots=True)
+class VoltageMpcState:
+    """What is known of the grid, what is forecast, what was sent, and what the market has given."""
+
+    config: VoltageMpcConfig
+    now: VoltageProgram = field(init=False)
+    program: HorizonProgram = field(init=False)
+    loads: Sensitivities = field(init=False)
+    """How voltages follow what is fed in at each node."""
+    control: ControllerState = field(default_factory=ControllerState)
+    voltage: Latest = field(default_factory=lambda: Latest(VOLTAGE))
+    available: Latest = field(default_factory=lambda: Latest(AVAILABLE))
+    charge: Latest = field(default_factory=lambda: Latest(CHARGE))
+    forecasts: Forecasts = field(default_factory=Forecasts)
+    sent: deque[Sent] = field(default_factory=lambda: deque(maxlen=KEPT))
+    market: flex_response.FlexResponseState = field(default_factory=flex_response.FlexResponseState)
+    asked: Asked | None = None
+    asked_ns: int = 0
+    asked_step: int = -1
+    """Number of the step, since 1970, for which flexibility was asked last."""
+    given: NDArray[np.float64] | None = None
+    """What the market gives, pu, (steps, inverters), from `given_step` on; NaN for inverters that it does not own."""
+    given_step: int = -1
+
+    def __post_init__(self) -> None:
+        self.adopt(self.config)
+
+    def adopt(self, config: VoltageMpcConfig) -> None:
+        """Follow a config, whose grid is another one perhaps."""
+        self.config = config
+        inverters = tuple(config.inverters.values())
+        self.now = VoltageProgram(config.sensitivities_to(config.feeders), inverters, config.power_base)
+        self.program = HorizonProgram(self.now, config.horizon, config.step / 3600.0, config.wanted_charge)
+        self.loads = config.sensitivities_to(config.nodes)
+
+    @property
+    def last(self) -> Powers:
+        return self.sent[-1].powers if self.sent else no_powers(len(self.config.inverters))
+
+    def in_force(self, time_ns: int) -> Powers:
+        """The set-points that were sent by then."""
+        before = [each.powers for each in self.sent if each.time_ns <= time_ns]
+        return before[-1] if before else no_powers(len(self.config.inverters))
+
+
+def start(config: VoltageMpcConfig) -> VoltageMpcState:
+    return VoltageMpcState(config)
+
+
+def take_voltage(config: VoltageMpcConfig, state: VoltageMpcState, samples: Samples) -> list[WireMessage]:
+    state.voltage.take(samples, config.trust(*PLAUSIBLE_VOLTAGE), frozenset(config.nodes))
+    return []
+
+
+def take_available(config: VoltageMpcConfig, state: VoltageMpcState, samples: Samples) -> list[WireMessage]:
+    most = config.most_power_pu
+    state.available.take(samples, steady(config.trust(-most, most)), frozenset(config.inverters))
+    return []
+
+
+def take_charge(config: VoltageMpcConfig, state: VoltageMpcState, samples: Samples) -> list[WireMessage]:
+    state.charge.take(samples, steady(config.trust(0.0, 100.0)), frozenset(config.inverters))
+    return []
+
+
+def take_forecast(_config: VoltageMpcConfig, state: VoltageMpcState, forecast: Forecast) -> list[WireMessage]:
+    state.forecasts.take(forecast)
+    return []
+
+
+def take_response(config: VoltageMpcConfig, state: VoltageMpcState, response: FlexResponse) -> list[WireMessage]:
+    """The second pass, around what the market gives."""
+    held = flex_response.take(_market_of(config), state.market, response)
+    return _after_answer(config, state, held, state.asked_ns)
+
+
+def tick(config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int) -> list[WireMessage]:
+    if config is not state.config:
+        state.adopt(config)
+    told = _after_answer(config, state, flex_response.tick(_market_of(config), state.market, now_ns), now_ns)
+    decided_ns = state.control.decided_ns
+    is_due = decided_ns is None or now_ns - decided_ns >= 0.99e9 * config.period
+    if told or state.asked is not None or not is_due:
+        return told
+    seen = _look(config, state, now_ns)
+    missing = bool(seen.voltage.missing or seen.available.missing)
+    if missing and state.control.is_starting(config, now_ns):
+        return []
+    if missing:
+        return _blind(config, state, now_ns, "measurements are missing", reason_of(seen), seen)
+    return _plan(config, state, now_ns, seen)
+
+
+def end(config: VoltageMpcConfig, state: VoltageMpcState) -> list[WireMessage]:
+    """The safe state."""
+    told = decisions_of(config, no_powers(len(config.inverters)), Why(reason="the flow ends"), VERSION)
+    return [message for each in told for message in state.control.finish(config, each)]
+
+
+def _look(config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int) -> Seen:
+    trust = config.trust(*PLAUSIBLE_VOLTAGE)
+    with_storage = tuple(name for name, each in config.inverters.items() if each.storage is not None)
+    return Seen(
+        state.voltage.view(config.nodes, now_ns, trust),
+        seen_powers(config, state.available, now_ns, trust),
+        state.charge.view(with_storage, now_ns, steady(trust)),
+    )
+
+
+def _plan(config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int, seen: Seen) -> list[WireMessage]:
+    """The first pass: set-points, or a request whose answer is waited for."""
+    outlook, lacking = _outlook(config, state, now_ns, seen)
+    try:
+        plan = state.program.plan(outlook)
+    except SolverFailure as error:
+        return _blind(config, state, now_ns, "the solver failed", str(error), seen)
+    why = _why(config, seen, plan, lacking)
+    step = now_ns // round(config.step * 1e9)
+    if not config.market or step == state.asked_step:
+        return _send(config, state, now_ns, plan.first(), why)
+    state.asked, state.asked_step, state.asked_ns = Asked(plan, outlook, why), step, now_ns
+    request = _request(config, plan, now_ns)
+    return [*flex_response.ask(_market_of(config), state.market, request), request]
+
+
+def _after_answer(
+    config: VoltageMpcConfig, state: VoltageMpcState, held: Sequence[WireMessage], now_ns: int
+) -> list[WireMessage]:
+    """Alarms of the market, and the second pass once it is told what holds."""
+    told: list[WireMessage] = [replace(each, source=config.name) for each in held if isinstance(each, Alarm)]
+    asked = state.asked
+    for answer in held:
+        if asked is None or not isinstance(answer, FlexResponse):
+            continue
+        state.asked = None
+        targets = _targets(config, answer)
+        state.given, state.given_step = targets, state.asked_step
+        try:
+            plan = state.program.plan(asked.outlook._replace(targets=targets))
+            powers, why = plan.first(), asked.why
+        except SolverFailure as error:
+            powers, why = asked.plan.first(), asked.why._replace(condition="the solver failed", reason=str(error))
+        told += _send(config, state, now_ns, powers, why)
+    return told
+
+
+def _send(config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int, powers: Powers, why: Why) -> list[WireMessage]:
+    state.sent.append(Sent(now_ns, powers))
+    told = decisions_of(config, powers, why, VERSION)
+    return [message for each in told for message in state.control.tell(config, now_ns, each)]
+
+
+def _blind(
+    config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int, condition: str, reason: str, seen: Seen
+) -> list[WireMessage]:
+    """What is in force while it may be held, then nothing."""
+    kind, _ = state.control.fallback(config, now_ns, {})
+    powers = state.last if kind == "hold" else no_powers(len(config.inverters))
+    what = "set-points are held" if kind == "hold" else "the safe state holds"
+    return _send(config, state, now_ns, powers, Why(f"{condition}: {what}", reason, {}, tuple(seen)))
+
+
+def _outlook(
+    config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int, seen: Seen
+) -> tuple[Outlook, dict[str, str]]:
+    """What is to come, and whose forecasts are missing, and why."""
+    assert seen.voltage.begin_ns is not None
+    applied = state.in_force(seen.voltage.begin_ns - round(config.settle * 1e9))
+    resistance, reactance = state.now.sensitivities
+    without = seen.voltage.values - reactance @ applied.reactive
+    without += resistance @ (applied.curtailed - applied.storage)
+    available, above, lacking = _powers_to_come(config, state, now_ns, seen)
+    loads = _loads_to_come(config, state, now_ns)
+    voltage = without + (available - available[0]) @ resistance.T - (loads - loads[0]) @ state.loads.resistance.T
+    situation = Situation(
+        voltage=seen.voltage.values,
+        applied=applied,
+        before=state.last,
+        available=available[0],
+        storage=storage_powers(config, seen.charge),
+        voltage_bounds=Bounds(config.voltage_min, config.voltage_max),
+        curtailable_share=config.curtailable,
+        ramp=state.now.ramps * min(state.control.elapsed_s(now_ns) or config.period, config.valid_for),
+    )
+    charge = np.nan_to_num(seen.charge.values / 100.0, nan=0.0)
+    step = now_ns // round(config.step * 1e9)
+    return Outlook(
+        voltage=voltage,
+        margin=config.caution * above @ resistance.T,
+        available=available,
+        energy=charge * state.program.capacity,
+        first=state.now.bounds(situation),
+        voltage_bounds=situation.voltage_bounds,
+        curtailable_share=config.curtailable,
+        targets=_still_given(config, state, step),
+    ), lacking
+
+
+def _powers_to_come(
+    config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int, seen: Seen
+) -> tuple[NDArray[np.float64], NDArray[np.float64], dict[str, str]]:
+    """Available powers and how far they may be above, (steps, inverters); now they are what is measured."""
+    steps, step_ns, age_ns = config.horizon, round(config.step * 1e9), round(config.forecast_age * 1e9)
+    available = np.tile(seen.available.values, (steps, 1))
+    above = np.zeros_like(available)
+    lacking: dict[str, str] = {}
+    for place, (name, inverter) in enumerate(config.inverters.items()):
+        found = state.forecasts.expected(name, AVAILABLE, now_ns, step_ns, steps, age_ns)
+        if isinstance(found, Expected):
+            available[1:, place], above[1:, place] = found.values[1:], found.above[1:]
+        elif not inverter.storage_only:
+            lacking[name] = found
+    return available, above, lacking
+
+
+def _loads_to_come(config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int) -> NDArray[np.float64]:
+    """Forecast loads, (steps, nodes); where there is none it is taken to stay."""
+    steps, step_ns, age_ns = config.horizon, round(config.step * 1e9), round(config.forecast_age * 1e9)
+    loads = np.zeros((steps, len(config.nodes)))
+    for place, node in enumerate(config.nodes):
+        found = state.forecasts.expected(node, LOAD, now_ns, step_ns, steps, age_ns)
+        if isinstance(found, Expected):
+            loads[:, place] = found.values
+    return loads
+
+
+def _why(config: VoltageMpcConfig, seen: Seen, plan: Plan, lacking: dict[str, str]) -> Why:
+    limits = named_limits(config, {"voltage_max": plan.binds_high, "voltage_min": plan.binds_low})
+    conditions: list[str] = []
+    reasons: list[str] = []
+    if lacking:
+        conditions.append(f"forecasts of {', '.join(lacking)} are missing: what is available now is taken to stay")
+        reasons.append("; ".join(f"{name}: {why}" for name, why in lacking.items()))
+    outside = np.flatnonzero(plan.slack[0] > TOLD_PU).tolist()
+    if outside:
+        conditions.append("voltages cannot be kept within limits")
+        reasons.append(", ".join(f"{config.nodes[n]} by {1e3 * plan.slack[0, n]:.1f} mpu" for n in outside))
+    return Why("; ".join(conditions), "; ".join(reasons), limits, tuple(seen))
+
+
+# The market ---------------------------------------------------------------------------------------------------------
+
+
+def _market_of(config: VoltageMpcConfig) -> flex_response.FlexResponseConfig:
+    return flex_response.FlexResponseConfig(timeout=config.answer_within)
+
+
+def _request(config: VoltageMpcConfig, plan: Plan, now_ns: int) -> FlexRequest:
+    """The changes of active power that the plan counts on, in kW."""
+    places = [list(config.inverters).index(name) for name in config.market]
+    changes = config.power_base * (plan.storage - plan.curtailed)[:, places]
+    return FlexRequest(
+        variable="active_power",
+        nodes=tuple(config.market.values()),
+        unit="kW",
+        flex_request={f"prediction {step + 1}": tuple(row) for step, row in enumerate(changes.tolist())},
+        id=f"{config.name}@{now_ns}",
+        time_ns=now_ns,
+        begin_ns=now_ns,
+        step_s=config.step,
+    )
+
+
+def _targets(config: VoltageMpcConfig, answer: FlexResponse) -> NDArray[np.float64]:
+    """What is given, pu, (steps, inverters); NaN for inverters that the market does not own."""
+    targets = np.full((config.horizon, len(config.inverters)), np.nan)
+    places = [list(config.inverters).index(name) for name in config.market]
+    for step in range(config.horizon):
+        targets[step, places] = np.array(answer.flex_response[f"prediction {step + 1}"]) / config.power_base
+    return targets
+
+
+def _still_given(config: VoltageMpcConfig, state: VoltageMpcState, step: int) -> NDArray[np.float64]:
+    """What the market has given for this step and later ones."""
+    nothing = np.full((config.horizon, len(config.inverters)), np.nan)
+    gone = step - state.given_step
+    if state.given is None or not 0 <= gone < config.horizon or step != state.asked_step:
+        return nothing
+    nothing[: config.horizon - gone] = state.given[gone:]
+    return nothing
+
+
+def _output(config: VoltageMpcConfig, _inputs: Mapping[str, Wire]) -> Wire:
+    setpoints = Setpoints if config.mode == "control" else ShadowSetpoints
+    return message_wire(setpoints, Alarm, *([FlexRequest] if config.market else []))
+
+
+NODE = OperatorNode(
+    kind="voltage_mpc",
+    config=VoltageMpcConfig,
+    inputs={
+        "voltage": Input(accepts=(Samples,), needs=(VOLTAGE,), step=take_voltage),
+        "available": Input(accepts=(Samples,), needs=(AVAILABLE,), step=take_available),
+        "charge": Input(accepts=(Samples,), needs=(CHARGE,), step=take_charge, optional=True),
+        "forecast": Input(accepts=(Forecast,), step=take_forecast, optional=True),
+        "response": Input(accepts=(FlexResponse,), step=take_response, optional=True),
+    },
+    output=_output,
+    start=start,
+    tick=tick,
+    tick_period_s=lambda config: min(config.period, LONGEST_TICK_S),
+    loose_ticks=True,
+    end=end,
+    scope="site",
+)

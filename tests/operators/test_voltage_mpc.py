@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from voltage_cases import BRANCHES, NODES, STORAGE, rows
+
+from edgeflex_flow.errors import ConfigError
+from edgeflex_flow.messages import Alarm, FlexRequest, FlexResponse, Forecast, Setpoints, ShadowSetpoints
+from edgeflex_flow.node import WireMessage
+from edgeflex_operators import voltage_mpc
+from edgeflex_operators._inverters import Inverter
+from edgeflex_operators._qp import Solver, SolverFailure
+from edgeflex_operators.voltage_mpc import VoltageMpcConfig
+
+S = 1_000_000_000
+STEP_S = 900.0
+
+
+def config(**fields: Any) -> VoltageMpcConfig:
+    settings: dict[str, Any] = {
+        "name": "mpc",
+        "branches": BRANCHES,
+        "inverters": {n: Inverter(rated_power=24.0, min_power_factor=0.9, storage=STORAGE) for n in NODES},
+        "power_base": 100.0,
+        "horizon": 12,
+        "period": STEP_S,
+        "valid_for": 1800.0,
+        "frozen_after": 80_000.0,
+        "caution": 0.0,
+        "hold_for": 1000.0,
+    }
+    return VoltageMpcConfig(**{**settings, **fields})
+
+
+class Day:
+    """A feeder whose sun follows `sun_pu`, a value for each step, with the controller around it."""
+
+    def __init__(self, settings: VoltageMpcConfig, sun_pu: list[float], *, known: bool = True) -> None:
+        self.config = settings
+        self.state = voltage_mpc.start(settings)
+        self.sun_pu = sun_pu
+        self.known = known
+        self.number = 0
+        self.charge = np.full(len(NODES), 20.0)
+        self.powers: dict[str, dict[str, float]] = {}
+        self.highest: list[float] = []
+        self.curtailed = 0.0
+        self.told: list[WireMessage] = []
+
+    @property
+    def now_ns(self) -> int:
+        return round(1e6 * S + self.number * STEP_S * S)
+
+    def power(self, quantity: str) -> Any:
+        return np.array([self.powers.get(quantity, {}).get(name, 0.0) for name in NODES])
+
+    def voltage(self, sun_pu: float) -> Any:
+        resistance, reactance = self.config.sensitivities_to(NODES)
+        active = sun_pu + self.power("active_power_pu") + self.power("active_power_ess_pu")
+        return 1.0 + resistance @ active + reactance @ self.power("reactive_power_pu")
+
+    def step(self) -> None:
+        """Measure, decide, then let the step pass."""
+        sun_pu, state, settings = self.sun_pu[self.number], self.state, self.config
+        measured = dict(zip(NODES, self.voltage(sun_pu).tolist(), strict=True))
+        now_ns = self.now_ns
+        voltages = {n: {"voltage_pu": v} for n, v in measured.items()}
+        suns = {n: {"available_power_pu": sun_pu} for n in NODES}
+        charges = {n: {"state_of_charge_percent": v} for n, v in zip(NODES, self.charge.tolist(), strict=True)}
+        voltage_mpc.take_voltage(settings, state, rows(now_ns, voltages))
+        voltage_mpc.take_available(settings, state, rows(now_ns, suns))
+        voltage_mpc.take_charge(settings, state, rows(now_ns, charges))
+        for name in NODES if self.known else ():
+            voltage_mpc.take_forecast(settings, state, self.forecast(name))
+        self.take(voltage_mpc.tick(settings, state, now_ns))
+        self.highest.append(float(self.voltage(sun_pu).max()))
+        self.curtailed -= float(self.power("active_power_pu").sum())
+        stored = self.power("active_power_ess_pu") * 100.0
+        hours = STEP_S / 3600.0
+        self.charge -= 100.0 * hours * np.where(stored > 0, stored / 0.95, stored * 0.95) / STORAGE.capacity
+        self.number += 1
+
+    def forecast(self, name: str) -> Forecast:
+        return Forecast(
+            device=name,
+            quantity="available_power_pu",
+            time_ns=self.now_ns,
+            begin_ns=self.now_ns,
+            step_s=STEP_S,
+            values=tuple(self.sun_pu[self.number :]),
+            method="perfect",
+            status="ok",
+        )
+
+    def take(self, messages: list[WireMessage]) -> None:
+        self.told += messages
+        for message in messages:
+            if isinstance(message, Setpoints):
+                self.powers[message.quantity] = message.values
+
+    def alarms(self) -> list[str]:
+        return [each.text for each in self.told if isinstance(each, Alarm)]
+
+
+SUN = [*np.linspace(0.08, 0.22, 8).tolist(), *[0.22] * 8, *np.linspace(0.22, 0.05, 8).tolist()]
+
+
+def run(day: Day, steps: int = 20) -> Day:
+    for _ in range(steps):
+        day.step()
+    return day
+
+
+def test_voltages_stay_within_limits_over_a_day() -> None:
+    day = run(Day(config(), SUN))
+    assert max(day.highest) < 1.0505
+    assert day.alarms() == []
+    assert (day.charge <= 90.0 + 1e-3).all()
+
+
+def test_storages_are_kept_for_when_they_spare_most() -> None:
+    blind = run(Day(config(horizon=1), SUN))
+    foresighted = run(Day(config(), SUN))
+    assert foresighted.curtailed < 0.9 * blind.curtailed
+
+
+def test_without_a_forecast_what_is_available_is_to_stay_and_that_is_told() -> None:
+    day = run(Day(config(), SUN, known=False), 8)
+    assert max(day.highest) < 1.0505
+    assert day.alarms()[0].startswith("not in normal operation: forecasts of n1, n2, n3, n4 are missing")
+
+
+def test_caution_keeps_a_distance_in_later_steps_alone() -> None:
+    day = Day(config(caution=1.0), SUN)
+    forecast = day.forecast("n1")
+    for name in NODES:
+        above = tuple(value + 0.02 for value in forecast.values)
+        uncertain: dict[str, Any] = {"device": name, "quantiles": {"0.9": above}}
+        voltage_mpc.take_forecast(day.config, day.state, replace(forecast, **uncertain))
+    day.known = False
+    day.step()
+    expected = day.state.forecasts.expected("n1", "available_power_pu", day.now_ns, round(STEP_S * S), 12, 10**15)
+    assert not isinstance(expected, str)
+    assert expected.above == pytest.approx(np.full(12, 0.02))
+
+
+def test_missing_voltages_hold_the_set_points_then_the_safe_state() -> None:
+    day = run(Day(config(), SUN), 10)
+    held = dict(day.powers["reactive_power_pu"])
+    for number in range(3):
+        now_ns = day.now_ns + round(number * STEP_S * S)
+        day.take(voltage_mpc.tick(day.config, day.state, now_ns))
+        if number == 0:
+            assert day.powers["reactive_power_pu"] == held
+    assert "set-points are held" in day.alarms()[0]
+    assert "the safe state holds" in day.alarms()[-1]
+    assert set(day.powers["reactive_power_pu"].values()) == {0.0}
+
+
+def test_solver_that_fails_holds_the_set_points_with_an_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    day = run(Day(config(), SUN), 6)
+    held = dict(day.powers["reactive_power_pu"])
+
+    def fail(*_: object) -> None:
+        raise SolverFailure("no solution after the most iterations allowed")
+
+    monkeypatch.setattr(Solver, "solve", fail)
+    day.step()
+    assert day.powers["reactive_power_pu"] == held
+    assert "the solver failed: set-points are held: no solution after" in day.alarms()[-1]
+
+
+def test_in_shadow_nothing_is_told_that_an_asset_would_obey() -> None:
+    day = run(Day(config(mode="shadow"), SUN), 1)
+    assert {type(each) for each in day.told} == {ShadowSetpoints}
+
+
+def test_flow_that_ends_leaves_the_safe_state() -> None:
+    day = run(Day(config(), SUN), 2)
+    assert {each.status for each in voltage_mpc.end(day.config, day.state) if isinstance(each, Setpoints)} == {"safe"}
+
+
+def test_state_passes_to_another_process() -> None:
+    day = run(Day(config(), SUN), 2)
+    day.state = pickle.loads(pickle.dumps(day.state))
+    assert max(run(day, 4).highest) < 1.0505
+
+
+# The market ---------------------------------------------------------------------------------------------------------
+
+
+def asked(**fields: Any) -> tuple[Day, FlexRequest]:
+    """A day at noon whose flexibility of n3 and n4 was asked for."""
+    day = Day(config(market={"n3": 3, "n4": 4}, answer_within=30.0, **fields), [0.22] * 24)
+    day.step()
+    [request] = [each for each in day.told if isinstance(each, FlexRequest)]
+    assert day.powers == {}
+    return day, request
+
+
+def answer(day: Day, request: FlexRequest, values: dict[str, tuple[float, ...]], **fields: Any) -> None:
+    given = {"variable": "active_power", "nodes": (3, 4), "unit": "kW", "request_id": request.id, **fields}
+    day.take(voltage_mpc.take_response(day.config, day.state, FlexResponse(flex_response=values, **given)))
+
+
+def test_market_is_asked_for_what_the_plan_counts_on() -> None:
+    _, request = asked()
+    assert (request.variable, request.nodes, request.unit, request.step_s) == ("active_power", (3, 4), "kW", 900.0)
+    assert len(request.flex_request) == 12
+    assert min(request.flex_request["prediction 1"]) < -1.0
+
+
+def test_what_the_market_gives_holds_and_the_others_do_the_rest() -> None:
+    day, request = asked()
+    half = {name: tuple(0.5 * value for value in values) for name, values in request.flex_request.items()}
+    answer(day, request, half)
+    change = 100.0 * (day.power("active_power_pu") + day.power("active_power_ess_pu"))
+    assert change[2:] == pytest.approx(half["prediction 1"], abs=0.05)
+    assert day.voltage(0.22).max() < 1.051
+    assert day.alarms() == []
+
+
+def test_answer_out_of_bounds_is_cut_and_told() -> None:
+    day, request = asked()
+    answer(day, request, dict.fromkeys(request.flex_request, (-99.0, 99.0)))
+    change = 100.0 * (day.power("active_power_pu") + day.power("active_power_ess_pu"))
+    assert change[2] == pytest.approx(request.flex_request["prediction 1"][0], abs=0.1)
+    assert change[3] == pytest.approx(0.0, abs=0.1)
+    assert day.alarms()
+
+
+def test_without_an_answer_the_market_does_nothing_and_that_is_an_alarm() -> None:
+    day, _ = asked()
+    day.number -= 1
+    at_ns = day.now_ns
+    for second in (1, 10, 40):
+        day.take(voltage_mpc.tick(day.config, day.state, at_ns + second * S))
+    change = 100.0 * (day.power("active_power_pu") + day.power("active_power_ess_pu"))
+    # Only for voltages that the others cannot keep alone.
+    assert change[2:] == pytest.approx([0.0, 0.0], abs=1.0)
+    assert any("no answer within 30 s" in text for text in day.alarms())
+    assert day.powers["reactive_power_pu"]["n1"] < -0.05
+
+
+def test_answer_that_comes_too_late_is_refused_and_told() -> None:
+    day, request = asked()
+    day.number -= 1
+    for second in (1, 40):
+        day.take(voltage_mpc.tick(day.config, day.state, day.now_ns + second * S))
+    before = dict(day.powers["active_power_pu"])
+    answer(day, request, request.flex_request)
+    assert day.powers["active_power_pu"] == before
+    assert any("an answer is refused" in text for text in day.alarms())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"period": 1000.0}, "period \\(1000 s\\) is longer than step"),
+        ({"market": {"n9": 9}}, "market: no inverter is called 'n9'"),
+        ({"market": {"n1": 1}, "answer_within": 900.0}, "is not shorter than step"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(wrong: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        config(**wrong)
