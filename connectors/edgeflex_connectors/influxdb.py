@@ -67,6 +67,12 @@ LONGEST_BODY = 60_000
 """Bytes of a message: the longest text that a field holds, with some room for escapes."""
 GZIP = 16 + zlib.MAX_WBITS
 
+NO_DATABASE = "database not found"
+OF_CONTENT = ("partial write", "unable to parse")
+"""What a server says that kept all points but those it names; any other 400 tells nothing of points."""
+MOST_TOLD = 200
+"""Characters of an answer that is not the server's own, such as a page of a proxy."""
+
 VALUE_ROW = np.dtype([("time_ns", np.int64), ("value", np.float64), ("quality", np.uint16)])
 
 
@@ -90,9 +96,10 @@ class InfluxdbConfig(StoreConfig, frozen=True, kw_only=True):
         and points that the server dropped or that alone are too large for it, or for a proxy before it.
 
     Errors:
-        A server that is away, busy or out of room is tried again. FatalError: user, password or certificate refused,
-        a right that the user lacks, a store of a newer version. In names, %, \ and control characters stand as %25,
-        %5C ….
+        A server that is away, busy or out of room is tried again, and so is whatever else it, or a proxy before it,
+        answers that is no success. FatalError: user, password or certificate refused, a right that the user lacks, a
+        proxy that wants a login, a database that was dropped, a store of a newer version. In names, %, \ and control
+        characters stand as %25, %5C ….
 
     Source:
         https://docs.influxdata.com/influxdb/v1/write_protocols/line_protocol_reference/
@@ -311,14 +318,16 @@ class InfluxdbStore:
             cause = cause.__cause__ or cause.__context__
         return RetryableError(f"{self._name}: {error or type(error).__name__}")
 
-    def _checked(self, status: int, text: str) -> None:
-        """Raise what a status means that is neither success nor a point that the server does not want."""
+    def _refusal(self, status: int, text: str) -> FatalError | RetryableError:
+        """What a status means that is no success. Of one that is not foreseen nobody knows what became of the request:
+        it comes again."""
         if status in (401, 403):
-            raise FatalError(f"{self._name}: the server refused user '{self._config.username}': {text}")
-        if status == 404:
-            raise FatalError(f"{self._name}: {text}")
-        if status >= 500 or status in (408, 429):
-            raise RetryableError(f"{self._name}: {text}")
+            return FatalError(f"{self._name}: the server refused user '{self._config.username}': {text}")
+        if status == 407:
+            return FatalError(f"{self._name}: a proxy before the server wants a login, which there is none for: {text}")
+        if status == 404 and NO_DATABASE in text:
+            return FatalError(f"{self._name}: {text}")
+        return RetryableError(f"{self._name}: answered with HTTP status {status}: {text[:MOST_TOLD]}")
 
     def _ask(self, statement: str, *, most_rows: int = 10**12) -> list[_Part]:
         """Series of an answer. Parts of one series follow each other."""
@@ -329,8 +338,9 @@ class InfluxdbStore:
             with self._http().stream("POST", "/query", params=parameters, data={"q": statement}) as response:
                 if response.status_code != 200:
                     text = response.read().decode(errors="replace").strip()
-                    self._checked(response.status_code, text)
-                    raise FatalError(f"{self._name}: {text}")
+                    if response.status_code == 400:
+                        raise FatalError(f"{self._name}: {text}")
+                    raise self._refusal(response.status_code, text)
                 for line in _lines(response.iter_bytes()):
                     for part in self._parts(line):
                         rows += len(part.values)
@@ -343,10 +353,13 @@ class InfluxdbStore:
         return found
 
     def _parts(self, line: bytes) -> Iterator[_Part]:
-        answer = _decode(line)
+        try:
+            answer = _decode(line)
+        except msgspec.DecodeError as problem:
+            raise RetryableError(f"{self._name}: did not answer as InfluxDB does: {problem}") from problem
         for error in (answer.error, *(result.error for result in answer.results)):
-            if error.startswith(("database not found", "error authorizing")):
-                kind = NoStoreError if error.startswith("database") else FatalError
+            if error.startswith((NO_DATABASE, "error authorizing")):
+                kind = NoStoreError if error.startswith(NO_DATABASE) else FatalError
                 raise kind(f"{self._name}: {error}")
             if error:
                 raise RetryableError(f"{self._name}: {error}")
@@ -369,12 +382,12 @@ class InfluxdbStore:
         status, text = self._answer_to("\n".join(block.text for block in blocks).encode())
         if status == 204:
             return
-        self._checked(status, text)
         if status == 413:
             self._post_halves(blocks, text)
-            return
-        dropped = re.search(r"dropped=(\d+)", text)
-        self._not_storable.add(max(1, int(dropped[1]) if dropped else 1), text)
+        elif status == 400 and any(each in text for each in OF_CONTENT):
+            self._not_storable.add(_dropped(text), text)
+        else:
+            raise self._refusal(status, text)
 
     def _post_halves(self, blocks: Sequence[Block], text: str) -> None:
         """What the server, or a proxy before it, found too large to take at once; a line alone is dropped."""
@@ -406,7 +419,7 @@ class InfluxdbStore:
         try:
             version = self._version()
         except FatalError as error:
-            if "database not found" not in str(error):
+            if NO_DATABASE not in str(error):
                 raise
             self._ask(f"CREATE DATABASE {_identifier(self._config.database)}")
             version = None
@@ -570,6 +583,16 @@ class InfluxdbStore:
         client, self._client = self._client, None
         if client is not None:
             client.close()
+
+
+def _dropped(text: str) -> int:
+    """How many points the server did not take: those that it dropped, and lines that it could not read.
+
+    >>> _dropped("partial write: points beyond retention policy dropped=2"), _dropped("unable to parse 'x': no fields")
+    (2, 1)
+    """
+    dropped = re.search(r"dropped=(\d+)", text)
+    return max(1, int(dropped[1] if dropped else 0) + text.count("unable to parse '"))
 
 
 def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:
