@@ -553,10 +553,11 @@ class InfluxdbStore:
         ]
         return Span(min(ends[0]), max(ends[1])) if all(ends) else None
 
-    def last_message_ns(self) -> int | None:
+    def last_message_ns(self, end_ns: int = LATEST_NS) -> int | None:
         """That of one within a second of the newest: within it messages do not stand at their time."""
         self._need_store()
-        parts = self._ask(f"SELECT last(time_ns) FROM {MESSAGES}")  # noqa: S608 - ours
+        where = _between(EARLIEST_NS, end_ns)
+        parts = self._ask(f"SELECT last(time_ns) FROM {MESSAGES} WHERE {where}")  # noqa: S608 - ours
         return int(parts[0].values[0][1]) if parts else None
 
     def made_until(self, series: Series) -> int | None:

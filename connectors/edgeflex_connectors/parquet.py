@@ -471,8 +471,8 @@ class ParquetStore:
                 return max(times) if last else min(times)
         return None
 
-    def last_message_ns(self) -> int | None:
-        return self._reading(lambda: self._end_of(MESSAGES, EARLIEST_NS, LATEST_NS, last=True))
+    def last_message_ns(self, end_ns: int = LATEST_NS) -> int | None:
+        return self._reading(lambda: self._end_of(MESSAGES, EARLIEST_NS, end_ns, last=True))
 
     def made_until(self, series: Series) -> int | None:
         self.open()

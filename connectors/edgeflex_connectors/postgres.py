@@ -498,9 +498,10 @@ class PostgresStore:
             ).fetchall()
         return None if first_ns is None else Span(first_ns, last_ns)
 
-    def last_message_ns(self) -> int | None:
+    def last_message_ns(self, end_ns: int = LATEST_NS) -> int | None:
         with self._reading() as cursor:
-            [(found,)] = cursor.execute("SELECT max(time_ns) FROM messages").fetchall()
+            newest = "SELECT max(time_ns) FROM messages WHERE time_ns < %s"
+            [(found,)] = cursor.execute(newest, [end_ns]).fetchall()
         return None if found is None else int(found)
 
     def made_until(self, series: Series) -> int | None:

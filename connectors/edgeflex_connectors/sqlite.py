@@ -372,9 +372,10 @@ class SqliteStore:
 
         return self._reading(window)
 
-    def last_message_ns(self) -> int | None:
+    def last_message_ns(self, end_ns: int = LATEST_NS) -> int | None:
         def window(connection: sqlite3.Connection) -> int | None:
-            found: int | None = connection.execute("SELECT max(time_ns) FROM messages").fetchone()[0]
+            newest = "SELECT max(time_ns) FROM messages WHERE time_ns < ?"
+            found: int | None = connection.execute(newest, (end_ns,)).fetchone()[0]
             return found
 
         return self._reading(window)

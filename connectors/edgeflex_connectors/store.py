@@ -238,8 +238,8 @@ class Store(Protocol):
         """Times of the first and last value in begin_ns <= t < end_ns; None when there is none."""
         ...
 
-    def last_message_ns(self) -> int | None:
-        """The time of the newest message; None when none has a time."""
+    def last_message_ns(self, end_ns: int = LATEST_NS) -> int | None:
+        """The time of the newest message before this one; None when none has a time."""
         ...
 
     def made_until(self, series: Series) -> int | None:
