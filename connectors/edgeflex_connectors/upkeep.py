@@ -170,15 +170,21 @@ class Upkeep:
     def run_once(self, now_ns: int) -> None:
         """Do what is due at this time."""
         rules = self._config.downsample
-        due_ns = [_floor(now_ns - SETTLE_NS, rule.series.every_ns) for rule in rules]
+        due_ns = [self._due(rule.series, now_ns) for rule in rules]
         if rules:
-            self._late.before(max(due_ns))
+            self._late.before(max([*due_ns, *(self._store.made_until(rule.series) or EARLIEST_NS for rule in rules)]))
         self._make_again(now_ns)
         for rule, until_ns in zip(rules, due_ns, strict=True):
             self._downsample(rule.series, until_ns)
         self._delete(now_ns, rules)
         if not self._stop.is_set():
             self._store.tidy()
+
+    def _due(self, series: Series, now_ns: int) -> int:
+        """Up to when a series is to be made: not beyond the interval of the newest row, whatever the clock says."""
+        due_ns = _floor(now_ns - SETTLE_NS, series.every_ns)
+        span = self._store.span()
+        return due_ns if span is None else min(due_ns, _floor(span.last_ns, series.every_ns) + series.every_ns)
 
     def _make_again(self, now_ns: int) -> None:
         """Down-sample the stretches in which rows came late."""

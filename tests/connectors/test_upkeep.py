@@ -112,6 +112,30 @@ def test_rows_that_come_late_are_down_sampled_again(make_kept: Any) -> None:
     assert hour[0]["x_v"] == pytest.approx(2.002)
 
 
+@pytest.mark.parametrize("ahead", [3600.0, 1e9])
+@pytest.mark.parametrize("every", [10.0, 3600.0])
+def test_clock_that_is_ahead_for_one_round_leaves_no_interval_half_made(
+    make_kept: Any, ahead: float, every: float
+) -> None:
+    rule = Downsampling(every=every)
+    store = make_kept(downsample=(rule,))
+    store.write(grid(range(26), x_v=1.0))
+    store.upkeep.run_once(at(26 + ahead))
+    for first in range(26, 236, 10):
+        store.write(grid(range(first, first + 10), x_v=2.0))
+        store.upkeep.run_once(at(first + 10))
+    store.upkeep.run_once(at(3600 * 3))
+    [made] = downsampled(store.store.read(), rule.series)
+    assert store.values(rule.series) == table(made)
+
+
+def test_nothing_is_made_beyond_the_interval_of_the_newest_row(make_kept: Any) -> None:
+    store = make_kept(downsample=(TEN_S,))
+    store.write(grid([0, 25]))
+    store.upkeep.run_once(at(10**9))
+    assert store.store.made_until(MEAN) == at(30)
+
+
 def test_rows_that_come_late_before_the_end_are_down_sampled_again_at_the_end(make_kept: Any) -> None:
     store = make_kept(downsample=(TEN_S,))
     store.write(grid([0]))
