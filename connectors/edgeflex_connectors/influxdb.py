@@ -27,6 +27,7 @@ from edgeflex_connectors.store import (
     NewerStoreError,
     NoStoreError,
     NotStorable,
+    Refused,
     Series,
     Span,
     StoreConfig,
@@ -34,7 +35,7 @@ from edgeflex_connectors.store import (
     WindowTooLargeError,
     probe_store,
 )
-from edgeflex_connectors.store_rows import Stored, Values, table_of, values_of
+from edgeflex_connectors.store_rows import Stored, Values, rows_without, table_of, values_of
 from edgeflex_connectors.tls import default_tls
 from edgeflex_connectors.urls import split_url
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
@@ -366,38 +367,38 @@ class InfluxdbStore:
         for result in answer.results:
             yield from result.series
 
-    def _send(self, blocks: Sequence[Block]) -> None:
+    def _send(self, blocks: Sequence[Block]) -> list[tuple[int, str]]:
+        """Write lines; how many of them the server did not want, and why."""
+        unwanted: list[tuple[int, str]] = []
         group: list[Block] = []
         lines = 0
         for block in blocks:
             if group and lines + block.lines > LINES_AT_ONCE:
-                self._post(group)
+                unwanted += self._post(group)
                 group, lines = [], 0
             group.append(block)
             lines += block.lines
         if group:
-            self._post(group)
+            unwanted += self._post(group)
+        return unwanted
 
-    def _post(self, blocks: Sequence[Block]) -> None:
+    def _post(self, blocks: Sequence[Block]) -> list[tuple[int, str]]:
         status, text = self._answer_to("\n".join(block.text for block in blocks).encode())
         if status == 204:
-            return
+            return []
         if status == 413:
-            self._post_halves(blocks, text)
-        elif status == 400 and any(each in text for each in OF_CONTENT):
-            self._not_storable.add(_dropped(text), text)
-        else:
-            raise self._refusal(status, text)
+            return self._post_halves(blocks, text)
+        if status == 400 and any(each in text for each in OF_CONTENT):
+            return [(min(_dropped(text), sum(block.lines for block in blocks)), text)]
+        raise self._refusal(status, text)
 
-    def _post_halves(self, blocks: Sequence[Block], text: str) -> None:
+    def _post_halves(self, blocks: Sequence[Block], text: str) -> list[tuple[int, str]]:
         """What the server, or a proxy before it, found too large to take at once; a line alone is dropped."""
         parts = blocks if len(blocks) > 1 else blocks[0].split()
         if len(parts) == 1:
-            self._not_storable.add(1, f"a line of {len(parts[0].text)} characters: {text}")
-            return
+            return [(1, f"a line of {len(parts[0].text)} characters: {text}")]
         middle = len(parts) // 2
-        self._post(parts[:middle])
-        self._post(parts[middle:])
+        return self._post(parts[:middle]) + self._post(parts[middle:])
 
     def _answer_to(self, body: bytes) -> tuple[int, str]:
         headers: dict[str, str] = {}
@@ -443,38 +444,50 @@ class InfluxdbStore:
         return int(parts[0].values[0][1]) if parts else None
 
     def _put_fact(self, what: str, value: int) -> None:
-        self._send([Block(1, f"{FACTS},what={_tag(what)} value={value}i {FACTS_NS}")])
+        for count, why in self._send([Block(1, f"{FACTS},what={_tag(what)} value={value}i {FACTS_NS}")]):
+            self._not_storable.add(count, why)
 
-    def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> None:
+    def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> Refused:
         self.open()
-        blocks = self._sample_blocks(samples, None)
+        refused = Refused()
+        self._write_samples(samples, None, refused)
+        self._write_messages(messages, refused)
+        self._not_storable.tell(refused)
+        return refused
+
+    def _write_messages(self, messages: Sequence[StoredMessage], refused: Refused) -> None:
+        blocks: list[Block] = []
         for message in messages:
             if len(message.body) + len(message.id) > LONGEST_BODY:
-                self._not_storable.add(1, f"a {message.type} of {len(message.body)} bytes")
+                refused.add_message(f"a {message.type} of {len(message.body)} bytes")
             elif message.time_ns is not None and not OLDEST_NS + SECOND_NS <= message.time_ns <= NEWEST_NS - SECOND_NS:
-                self._not_storable.add(1, f"a {message.type} at {message.time_ns} ns")
+                refused.add_message(f"a {message.type} at {message.time_ns} ns")
             else:
                 blocks.append(Block(1, message_line(message)))
-        self._send(blocks)
+        for count, why in self._send(blocks):
+            refused.messages += count
+            refused.reasons.append((count, why))
 
     def write_series(self, series: Series, values: Sequence[Samples], until_ns: int) -> None:
         self.open()
-        self._send(self._sample_blocks(values, series))
+        refused = Refused()
+        self._write_samples(values, series, refused)
+        self._not_storable.tell(refused)
         before = self.made_until(series)
         if before is None or until_ns > before:
             self._put_fact(_measurement("made", series), until_ns)
 
-    def _sample_blocks(self, batches: Sequence[Samples], series: Series | None) -> list[Block]:
+    def _write_samples(self, batches: Sequence[Samples], series: Series | None, refused: Refused) -> None:
         devices, columns = values_of(batches)
-        blocks: list[Block] = []
-        for values in columns:
-            good = np.isfinite(values.value) & (values.time_ns >= OLDEST_NS) & (values.time_ns <= NEWEST_NS)
-            kept = values
-            if not good.all():
-                self._not_storable.add(int((~good).sum()), f"infinite values or times out of range of {values.column}")
-                kept = values.only(good)
-            blocks.extend(sample_blocks(kept, devices, series) if len(kept.value) else ())
-        return blocks
+        kept = _storable(columns, refused)
+        unwanted = self._send([block for values in kept for block in sample_blocks(values, devices, series)])
+        if not unwanted:
+            return
+        for count, why in unwanted:
+            refused.add_values(count, why)
+        # Which ones they are is not told: so many rows are gone at least.
+        left = sum(len(values.row) for values in kept) - sum(count for count, _ in unwanted)
+        refused.rows += max(0, rows_without(kept, []) - left)
 
     def sync(self) -> None:
         """Nothing: the server answers when its log is on the disk."""
@@ -584,6 +597,22 @@ class InfluxdbStore:
         client, self._client = self._client, None
         if client is not None:
             client.close()
+
+
+def _storable(columns: Sequence[Values], refused: Refused) -> list[Values]:
+    """The values that InfluxDB can hold."""
+    kept: list[Values] = []
+    lost: list[Values] = []
+    for values in columns:
+        good = np.isfinite(values.value) & (values.time_ns >= OLDEST_NS) & (values.time_ns <= NEWEST_NS)
+        if good.all():
+            kept.append(values)
+            continue
+        kept += [values.only(good)] if good.any() else []
+        lost.append(values.only(~good))
+        refused.add_values(int((~good).sum()), f"infinite values or times out of range of {values.column}")
+    refused.rows += rows_without(lost, kept)
+    return kept
 
 
 def _dropped(text: str) -> int:

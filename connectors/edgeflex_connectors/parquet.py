@@ -6,8 +6,9 @@ import fcntl
 import importlib
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,8 @@ from edgeflex_connectors.store import (
     MOST_VALUES,
     NewerStoreError,
     NoStoreError,
+    NotStorable,
+    Refused,
     Series,
     Span,
     StoreConfig,
@@ -155,6 +158,7 @@ class ParquetStore:
         self._context = context
         self._arrow, self._parquet = _libraries()
         self._is_open = False
+        self._not_storable = NotStorable(str(self._folder), context)
         self._folders: set[str] = set()
         """Kinds whose folders are on the disk."""
 
@@ -217,8 +221,7 @@ class ParquetStore:
         unfinished = file.with_name(f".{file.name}.{os.getpid()}")
         try:
             write(unfinished)
-            with unfinished.open("rb") as written:
-                os.fsync(written.fileno())
+            _to_disk(unfinished)
             unfinished.replace(file)
             sync_folder(file.parent)
         finally:
@@ -237,36 +240,37 @@ class ParquetStore:
 
     # Writing --------------------------------------------------------------------------------------------------------
 
-    def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> None:
+    def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> Refused:
         self.open()
+        refused = Refused()
+        timed = [message for message in messages if message.time_ns is not None]
+        for _ in range(len(messages) - len(timed)):
+            refused.add_message("a message without a time")
         with self._translated():
-            self._put_values(SAMPLES, samples)
-            timed = [message for message in messages if message.time_ns is not None]
-            if len(timed) < len(messages):
-                self._context.counters.add("not_storable", len(messages) - len(timed))
-            if timed:
-                self._put_table(MESSAGES, self._message_table(timed))
+            tables = [*self._value_tables(SAMPLES, samples), *self._message_tables(timed)]
+            with self._new_parts(tables):
+                pass
+        self._not_storable.tell(refused)
+        return refused
 
     def write_series(self, series: Series, values: Sequence[Samples], until_ns: int) -> None:
         self.open()
         kind = _kind_of(series)
-        with self._translated():
-            self._put_values(kind, values)
-            with self._lock():
-                facts = self._facts() or _Facts()
-                if until_ns > facts.made_until_ns.get(kind, EARLIEST_NS):
-                    facts.made_until_ns[kind] = until_ns
-                    self._put_facts(facts)
+        with self._translated(), self._new_parts(self._value_tables(kind, values)):
+            facts = self._facts() or _Facts()
+            if until_ns > facts.made_until_ns.get(kind, EARLIEST_NS):
+                facts.made_until_ns[kind] = until_ns
+                self._put_facts(facts)
 
-    def _put_values(self, kind: str, batches: Sequence[Samples]) -> None:
+    def _value_tables(self, kind: str, batches: Sequence[Samples]) -> list[tuple[str, Any]]:
+        """The table of the values, with its kind, if there are any."""
         devices, columns = values_of(batches)
         if not columns:
-            return
-        arrow = self._arrow
+            return []
         lengths = [len(values.value) for values in columns]
         names = [values.column for values in columns]
         quantity = np.repeat(np.arange(len(columns), dtype=np.int32), lengths)
-        table = arrow.table(
+        table = self._arrow.table(
             {
                 "time": self._times(np.concatenate([values.time_ns for values in columns])),
                 "device": self._named(np.concatenate([values.device for values in columns]), devices),
@@ -275,7 +279,7 @@ class ParquetStore:
                 "quality": np.concatenate([values.quality for values in columns]),
             }
         )
-        self._put_table(kind, table)
+        return [(kind, table)]
 
     def _times(self, time_ns: NDArray[np.int64]) -> Any:
         return self._arrow.array(time_ns).cast(self._arrow.timestamp("ns", "UTC"))
@@ -283,9 +287,11 @@ class ParquetStore:
     def _named(self, codes: NDArray[Any], names: Sequence[str]) -> Any:
         return self._arrow.DictionaryArray.from_arrays(codes.astype(np.int32), self._arrow.array(names, "string"))
 
-    def _message_table(self, messages: Sequence[StoredMessage]) -> Any:
+    def _message_tables(self, messages: Sequence[StoredMessage]) -> list[tuple[str, Any]]:
+        if not messages:
+            return []
         text = self._arrow.string()
-        return self._arrow.table(
+        table = self._arrow.table(
             {
                 "time": self._times(np.array([each.time_ns for each in messages], dtype=np.int64)),
                 "type": self._arrow.array([each.type for each in messages], text),
@@ -294,21 +300,47 @@ class ParquetStore:
                 "body": self._arrow.array([each.body.decode() for each in messages], text),
             }
         )
+        return [(MESSAGES, table)]
 
-    def _put_table(self, kind: str, table: Any) -> None:
-        """Rows as one new part of each of their days."""
+    @contextmanager
+    def _new_parts(self, tables: Sequence[tuple[str, Any]]) -> Iterator[None]:
+        """Put the rows of each kind as one new part of each of their days, and hold the lock. No part is left if one of
+        them, or what is done meanwhile, fails: rows that are written again would stand in one more part each time."""
+        made: list[Path] = []
+        try:
+            for kind, table in tables:
+                self._make_folder(kind)
+                self._write_parts(kind, table, made)
+            with self._lock():
+                # One by one: a name that was given is taken back if the next one fails.
+                made.extend(self._with_number(file) for file in tuple(made))
+                for kind, _ in tables:
+                    sync_folder(self._folder / kind)
+                yield
+        except BaseException:
+            for file in made:
+                with suppress(OSError):
+                    file.unlink(missing_ok=True)
+            raise
+
+    def _write_parts(self, kind: str, table: Any, made: list[Path]) -> None:
+        """Write the rows of each day durably into a file that nobody sees yet, and add it to those that were made."""
         table, time_ns = self._in_order(kind, table)
         days = time_ns // DAY_NS
         edges = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), len(days)]
-        self._make_folder(kind)
         for start, end in pairwise(edges):
-            part, day = table.slice(start, end - start), _day_of(int(time_ns[start]))
             span = Span(int(time_ns[start]), int(time_ns[end - 1]))
-            with self._lock():
-                files = self._files(kind).get(day, [])
-                number = files[-1].number + 1 if files else 0
-                file = self._folder / kind / f"{day}.{max(number, 0):012d}.0.parquet"
-                self._put(file, lambda place, part=part, span=span: self._write_file(place, [part], span))  # type: ignore[misc]
+            file = self._folder / kind / f".{_day_of(span.first_ns)}.{uuid.uuid4().hex}.parquet.{os.getpid()}"
+            made.append(file)
+            self._write_file(file, [table.slice(start, end - start)], span)
+            _to_disk(file)
+
+    def _with_number(self, unfinished: Path) -> Path:
+        """Make a file the newest part of its day. Under the lock."""
+        day = unfinished.name.split(".")[1]
+        files = self._files(unfinished.parent.name).get(day, [])
+        number = files[-1].number + 1 if files else 0
+        return unfinished.replace(unfinished.with_name(f"{day}.{max(number, 0):012d}.0.parquet"))
 
     def _make_folder(self, kind: str) -> None:
         """Make the folder of a kind, durably even if a program made it that ended before it could say so."""
@@ -555,6 +587,11 @@ class ParquetStore:
 
     def close(self) -> None:
         self._is_open = False
+
+
+def _to_disk(file: Path) -> None:
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 _NO_ROWS = (

@@ -23,6 +23,7 @@ from edgeflex_connectors.store import (
     MOST_VALUES,
     NewerStoreError,
     NoStoreError,
+    Refused,
     Series,
     Span,
     StoreConfig,
@@ -259,12 +260,13 @@ class SqliteStore:
             )
         return version
 
-    def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> None:
+    def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> Refused:
         with self._writing() as connection:
             self._insert(connection, SAMPLES, samples)
             connection.executemany(
                 INSERT_MESSAGE, [(m.type, m.id, m.time_ns, m.device, m.body.decode()) for m in messages]
             )
+        return Refused()
 
     def write_series(self, series: Series, values: Sequence[Samples], until_ns: int) -> None:
         with self._writing() as connection:

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from broker import wait_until
 from certificates import Authority
@@ -311,6 +312,27 @@ def test_points_that_the_server_names_cost_nothing_beside_them(
     with answering(reply) as (_, config), store_at(make_context, config) as (store, context):
         store.write([grid(range(9))], [])
     assert context.counters.get("not_storable") == count
+
+
+def test_what_the_server_drops_does_not_count_as_committed(make_context: ContextMaker) -> None:
+    drop = json_reply({"error": "partial write: points beyond retention policy dropped=5"}, status=400)
+    with answering(drop, drop, WRITTEN) as (_, config), sink(make_context, config) as (opened, context):
+        opened.write([grid([0, 1, 2], x_v=1.0, y_a=1.0), *(alarm(str(number)) for number in range(7))])
+        opened.write([grid([3], x_v=1.0, y_a=math.inf), grid([4], x_v=math.inf), grid([5], x_v=math.nan, y_a=1.0)])
+        assert opened.flush(10.0)
+        counters = context.counters
+        told = {name: counters.get(name) for name in ("rows", "values", "messages", "not_storable")}
+    # Of 8 values five were dropped: three are left, in at most three rows.
+    assert told == {"rows": 3, "values": 3, "messages": 2, "not_storable": 12}
+
+
+def test_what_cannot_be_stored_counts_once_however_often_it_is_tried(make_context: ContextMaker) -> None:
+    away = Reply(status=503)
+    with answering(away, away, WRITTEN) as (_, config), sink(make_context, config) as (opened, context):
+        opened.write([grid([0]), grid([1], x_v=math.inf), msgspec.structs.replace(alarm(), text="x" * 70_000)])
+        assert opened.flush(10.0)
+        names = ("retries", "rows", "values", "messages", "not_storable")
+        assert [context.counters.get(name) for name in names] == [2, 1, 1, 0, 2]
 
 
 @pytest.mark.parametrize("reply", [Reply(body=b"<html>Welcome"), Reply(status=302), Reply(status=502)])
