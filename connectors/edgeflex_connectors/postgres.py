@@ -382,6 +382,8 @@ class PostgresStore:
             part["quantity"] = quantity_id
             part["time_ns"], part["value"], part["quality"] = values.time_ns, values.value, values.quality
             start += len(values.value)
+        if _has_same(device_ids) or _has_same(quantity_ids):
+            rows = _last_of_each(rows, np.concatenate([values.row for values in columns]))
         return rows
 
     def _lookup(
@@ -666,6 +668,20 @@ def _named(
     refused.add_values(sum(len(values.row) for values in lost), "values of a device or column whose name was refused")
     refused.rows = rows_without(lost, kept)
     return kept, quantity_ids
+
+
+def _has_same(ids: NDArray[np.int64]) -> bool:
+    """Whether two names are one to the server: one holds NUL where the other holds ␀."""
+    return len(np.unique(ids)) < len(ids)
+
+
+def _last_of_each(rows: NDArray[np.void], place: NDArray[np.int64]) -> NDArray[np.void]:
+    """Each key once, with the row that has the last place: one statement cannot put in two of a key."""
+    keys = [rows[name] for name in ("time_ns", "quantity", "device")]
+    order = np.lexsort((place, *keys))
+    last = np.ones(len(order), dtype=bool)
+    last[:-1] = np.any([key[order][1:] != key[order][:-1] for key in keys], axis=0)
+    return rows[order[last]]
 
 
 def _ids(cursor: Cursor, table: LiteralString, names: Sequence[str] | None) -> dict[str, int]:

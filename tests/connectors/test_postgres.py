@@ -15,7 +15,7 @@ import pytest
 from broker import wait_until
 from certificates import Authority
 from databases import PASSWORD, Postgres
-from stores import alarm, at, grid, kept, table
+from stores import alarm, at, event, grid, kept, table
 
 from edgeflex_connectors import postgres, store_write
 from edgeflex_connectors.postgres import SCHEMA_VERSION, PostgresConfig, PostgresStore
@@ -144,6 +144,28 @@ def test_nul_in_a_name_is_shown_as_a_symbol(server: Postgres, database: str, mak
         store.write([grid([0], ["a\0b"])], [])
         assert store.read().devices == ("a␀b",)
         assert store.read(devices=["a\0b"]).rows == 1
+
+
+def test_names_that_become_one_are_one_device_and_column_whose_last_value_counts(
+    server: Postgres, database: str, make_context: ContextMaker
+) -> None:
+    rows: list[tuple[int, str, dict[str, float]]] = [
+        (at(0), "a␀", {"x_v": 1.0}),
+        (at(0), "a\0", {"x_v": 2.0}),
+        (at(1), "a\0", {"x_v": 3.0}),
+        (at(1), "a␀", {"x_v": 4.0}),
+        (at(2), "b", {"x\0_v": 5.0, "x␀_v": NAN}),
+        (at(2), "b", {"x\0_v": NAN, "x␀_v": 6.0}),
+    ]
+    with closing(store_at(make_context, server.config(database))) as store:
+        for _ in range(2):
+            store.write([samples_from_rows([row]) for row in rows], kept(event("a\0"), event("a␀")))
+        assert table(store.read()) == {
+            (at(0), "a␀"): ({"x_v": 2.0}, 0),
+            (at(1), "a␀"): ({"x_v": 4.0}, 0),
+            (at(2), "b"): ({"x␀_v": 6.0}, 0),
+        }
+        store.write_series(Series(1, "mean"), [samples_from_rows([row]) for row in rows], at(1))
 
 
 NAN = float("nan")
