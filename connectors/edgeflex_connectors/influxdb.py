@@ -657,4 +657,6 @@ def probe(config: InfluxdbConfig, context: Context) -> Probe:
     return replace(found, certificate_until_s=store.certificate_until_s())
 
 
-NODE = ConnectionNode(kind="influxdb", config=InfluxdbConfig, family="store", open=open_store, probe=probe)
+NODE = ConnectionNode(
+    kind="influxdb", config=InfluxdbConfig, family="store", open=open_store, probe=probe, where=("url", "database")
+)

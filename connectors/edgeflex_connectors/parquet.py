@@ -653,4 +653,6 @@ def probe(config: ParquetConfig, context: Context) -> Probe:
     return probe_store(open_store(config, context))
 
 
-NODE = ConnectionNode(kind="parquet", config=ParquetConfig, family="store", open=open_store, probe=probe)
+NODE = ConnectionNode(
+    kind="parquet", config=ParquetConfig, family="store", open=open_store, probe=probe, where=("path",)
+)

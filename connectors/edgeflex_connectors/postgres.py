@@ -706,4 +706,6 @@ def probe(config: PostgresConfig, context: Context) -> Probe:
     return probe_store(open_store(config, context))
 
 
-NODE = ConnectionNode(kind="postgres", config=PostgresConfig, family="store", open=open_store, probe=probe)
+NODE = ConnectionNode(
+    kind="postgres", config=PostgresConfig, family="store", open=open_store, probe=probe, where=("url", "schema")
+)

@@ -597,4 +597,4 @@ def probe(config: SqliteConfig, context: Context) -> Probe:
     return probe_store(open_store(config, context))
 
 
-NODE = ConnectionNode(kind="sqlite", config=SqliteConfig, family="store", open=open_store, probe=probe)
+NODE = ConnectionNode(kind="sqlite", config=SqliteConfig, family="store", open=open_store, probe=probe, where=("path",))
