@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from edgeflex_connectors.folders import make_folder_for, path_refusals
@@ -35,7 +36,7 @@ from edgeflex_connectors.store import (
     check_folder,
     probe_store,
 )
-from edgeflex_connectors.store_rows import table_of_rows, values_of
+from edgeflex_connectors.store_rows import Values, rows_without, table_of_rows, values_of
 from edgeflex_flow.disk import sync_folder
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
@@ -72,6 +73,10 @@ class ParquetConfig(StoreConfig, frozen=True, kw_only=True):
     of a day an hour after its end. Until then a row that was written again may stand in two of them: the one in the
     part with the higher number counts.
 
+    A commit makes a file for each day that it has rows of, which takes some 20 ms. Devices whose time tags are
+    scattered would hold up all others, so it takes samples of `days_per_commit` days at most, and messages of as many.
+    Raise that to fill in a history of which a commit holds more days, such as hourly values.
+
     A missing value (NaN) makes no row and leaves a value that is stored already as it is. `keep` deletes whole days.
     Give `store_write` a `commit_every` of some seconds: each commit is a file. Several programs may write to one folder
     on a local file system.
@@ -80,7 +85,7 @@ class ParquetConfig(StoreConfig, frozen=True, kw_only=True):
         None: nodes name the connection in their field `store`.
 
     Output:
-        None. Counts `not_storable`: messages without a time.
+        None. Counts `not_storable`: messages without a time; values and messages of more days than a commit takes.
 
     Errors:
         FatalError: the folder cannot be made, holds a store of a newer version or something else, or a file in it is
@@ -96,6 +101,9 @@ class ParquetConfig(StoreConfig, frozen=True, kw_only=True):
     path: Annotated[
         str, file_path("Folder of the store; made, in a folder that exists, if it does not exist.", example="history")
     ]
+    days_per_commit: Annotated[
+        int, Meta(ge=1, le=100_000, description="Days of which one commit takes rows: those of which it has the most.")
+    ] = 31
 
     def refusals(self) -> Iterator[FieldError]:
         yield from super().refusals()
@@ -156,6 +164,7 @@ class ParquetStore:
     def __init__(self, config: ParquetConfig, context: Context) -> None:
         self._folder = context.resolve(config.path)
         self._context = context
+        self._days_per_commit = config.days_per_commit
         self._arrow, self._parquet = _libraries()
         self._is_open = False
         self._not_storable = NotStorable(str(self._folder), context)
@@ -243,28 +252,67 @@ class ParquetStore:
     def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> Refused:
         self.open()
         refused = Refused()
-        timed = [message for message in messages if message.time_ns is not None]
-        for _ in range(len(messages) - len(timed)):
-            refused.add_message("a message without a time")
+        devices, columns = values_of(samples)
+        some = self._of_some_days(columns, refused)
+        taken = self._taken(messages, refused)
         with self._translated():
-            tables = [*self._value_tables(SAMPLES, samples), *self._message_tables(timed)]
+            tables = [*self._value_tables(SAMPLES, devices, some), *self._message_tables(taken)]
             with self._new_parts(tables):
                 pass
         self._not_storable.tell(refused)
         return refused
 
+    def _of_some_days(self, columns: Sequence[Values], refused: Refused) -> Sequence[Values]:
+        """The values of as many days as a commit may hold."""
+        if not columns:
+            return columns
+        days = self._days(np.concatenate([values.time_ns for values in columns]))
+        if days is None:
+            return columns
+        kept = [values.only(np.isin(values.time_ns // DAY_NS, days)) for values in columns]
+        lost = [values.only(~np.isin(values.time_ns // DAY_NS, days)) for values in columns]
+        refused.add_values(sum(len(values.row) for values in lost), f"values of {self._too_many_days()}")
+        refused.rows = rows_without(lost, kept)
+        return [values for values in kept if len(values.row)]
+
+    def _taken(self, messages: Sequence[StoredMessage], refused: Refused) -> list[StoredMessage]:
+        """The messages that have a time, of as many days as a commit may hold."""
+        timed = [(message, message.time_ns) for message in messages if message.time_ns is not None]
+        for _ in range(len(messages) - len(timed)):
+            refused.add_message("a message without a time")
+        days = self._days(np.array([time_ns for _, time_ns in timed], dtype=np.int64))
+        if days is None:
+            return [message for message, _ in timed]
+        taken = [message for message, time_ns in timed if time_ns // DAY_NS in days]
+        refused.messages += len(timed) - len(taken)
+        refused.reasons.append((len(timed) - len(taken), f"messages of {self._too_many_days()}"))
+        return taken
+
+    def _days(self, time_ns: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """The days, since 1970, of which a commit takes rows: those with the most, of equal ones the later. None for
+        all of them."""
+        if not len(time_ns) or time_ns.max() // DAY_NS - time_ns.min() // DAY_NS < self._days_per_commit:
+            return None  # as most are
+        days, rows = np.unique(time_ns // DAY_NS, return_counts=True)
+        if len(days) <= self._days_per_commit:
+            return None
+        chosen: NDArray[np.int64] = days[np.lexsort((days, rows))[-self._days_per_commit :]]
+        return chosen
+
+    def _too_many_days(self) -> str:
+        return f"more days than the {self._days_per_commit} of 'days_per_commit'"
+
     def write_series(self, series: Series, values: Sequence[Samples], until_ns: int) -> None:
         self.open()
         kind = _kind_of(series)
-        with self._translated(), self._new_parts(self._value_tables(kind, values)):
+        with self._translated(), self._new_parts(self._value_tables(kind, *values_of(values))):
             facts = self._facts() or _Facts()
             if until_ns > facts.made_until_ns.get(kind, EARLIEST_NS):
                 facts.made_until_ns[kind] = until_ns
                 self._put_facts(facts)
 
-    def _value_tables(self, kind: str, batches: Sequence[Samples]) -> list[tuple[str, Any]]:
+    def _value_tables(self, kind: str, devices: Sequence[str], columns: Sequence[Values]) -> list[tuple[str, Any]]:
         """The table of the values, with its kind, if there are any."""
-        devices, columns = values_of(batches)
         if not columns:
             return []
         lengths = [len(values.value) for values in columns]

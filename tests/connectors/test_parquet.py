@@ -302,6 +302,35 @@ def test_write_that_failed_halfway_and_is_tried_again_makes_one_part_of_each_day
     assert (refused.messages, context.counters.get("not_storable")) == (1, 1)
 
 
+def test_scattered_time_tags_cost_the_days_with_the_fewest_rows(
+    place: Place, make_context: ContextMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = make_context("archive")
+    live = grid(range(10), ["A", "B"], x_v=1.0, y_a=1.0)
+    scattered = grid([day * DAY_S for day in range(-200, 200)], ["C"], x_v=1.0)
+    messages = kept(*(alarm(time_ns=at(day * DAY_S)) for day in range(40)))
+    with closing(ParquetStore(ParquetConfig(path=str(place.folder)), context)) as store:
+        refused = store.write([live, scattered], messages)
+        found = store.read_messages(["alarm"], EARLIEST_NS, LATEST_NS)
+    assert sorted(each.time_ns or 0 for each in found) == [at(day * DAY_S) for day in range(9, 40)]
+    assert len(place.names("samples")) == len(place.names("messages")) == 31
+    newest = scattered.take((scattered.time_ns == at(0)) | (scattered.time_ns >= at(170 * DAY_S)))
+    assert table(place.read()) == table(join_samples([live, newest]))
+    assert (refused.rows, refused.values, refused.messages) == (369, 369, 9)
+    assert context.counters.get("not_storable") == 369 + 9
+    assert "369 cannot be stored: values of more days than the 31 of 'days_per_commit'" in caplog.text
+
+
+def test_history_of_many_days_is_filled_in_where_a_commit_may_hold_them(
+    place: Place, make_context: ContextMaker
+) -> None:
+    context = make_context("archive")
+    with closing(ParquetStore(ParquetConfig(path=str(place.folder), days_per_commit=50), context)) as store:
+        store.write([grid([day * DAY_S for day in range(50)])], [])
+        assert store.read().rows == 50
+    assert context.counters.get("not_storable") == 0
+
+
 def test_new_folders_are_on_the_disk_before_what_is_written_into_them(place: Place, synced: list[Path]) -> None:
     with closing(place.store()) as store:
         store.open()
