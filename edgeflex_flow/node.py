@@ -92,7 +92,7 @@ def connection(family: str, description: str, *, keeps: str = "") -> Meta:
     """Metadata of a str field that names a connection of the site file, of this family (`bus`, `store`).
 
     `keeps`: the field of a sink with the columns that it keeps there, all that come in if it names none. The check
-    refuses the latter where some of them come from a source that reads them from the same connection.
+    refuses the latter where some of them come from a source that reads them from the same place.
     """
     return Meta(
         min_length=1, description=description, extra={"connection": family, **({"keeps": keeps} if keeps else {})}
@@ -436,6 +436,9 @@ class ConnectionNode(Generic[C]):
     """Opens a connection, authenticates, closes it; changes nothing on the far side. EdgeflexError if that fails."""
     topics_of: Callable[[C, str], Iterable[str]] | None = None
     """Of a bus: what the far side calls the topics of a topic filter of the flows, as filters."""
+    where: tuple[str, ...] = ()
+    """Fields that say what it connects to: two connections of one kind in which they mean the same are one, whatever
+    they are called. If none are told, only their names tell connections apart."""
 
 
 AnyNode: TypeAlias = OperatorNode[Any, Any] | SourceNode[Any] | SinkNode[Any] | ConnectionNode[Any]

@@ -27,6 +27,7 @@ from edgeflex_connectors.store import (
     NewerStoreError,
     NoStoreError,
     NotStorable,
+    Refused,
     Series,
     Span,
     StoreConfig,
@@ -34,7 +35,7 @@ from edgeflex_connectors.store import (
     WindowTooLargeError,
     probe_store,
 )
-from edgeflex_connectors.store_rows import Stored, Values, table_of, values_of
+from edgeflex_connectors.store_rows import Stored, Values, rows_without, table_of, values_of
 from edgeflex_connectors.tls import default_tls
 from edgeflex_connectors.urls import split_url
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
@@ -67,6 +68,12 @@ LONGEST_BODY = 60_000
 """Bytes of a message: the longest text that a field holds, with some room for escapes."""
 GZIP = 16 + zlib.MAX_WBITS
 
+NO_DATABASE = "database not found"
+OF_CONTENT = ("partial write", "unable to parse")
+"""What a server says that kept all points but those it names; any other 400 tells nothing of points."""
+MOST_TOLD = 200
+"""Characters of an answer that is not the server's own, such as a page of a proxy."""
+
 VALUE_ROW = np.dtype([("time_ns", np.int64), ("value", np.float64), ("quality", np.uint16)])
 
 
@@ -90,9 +97,10 @@ class InfluxdbConfig(StoreConfig, frozen=True, kw_only=True):
         and points that the server dropped or that alone are too large for it, or for a proxy before it.
 
     Errors:
-        A server that is away, busy or out of room is tried again. FatalError: user, password or certificate refused,
-        a right that the user lacks, a store of a newer version. In names, %, \ and control characters stand as %25,
-        %5C ….
+        A server that is away, busy or out of room is tried again, and so is whatever else it, or a proxy before it,
+        answers that is no success. FatalError: user, password or certificate refused, a right that the user lacks, a
+        proxy that wants a login, a database that was dropped, a store of a newer version. In names, %, \ and control
+        characters stand as %25, %5C ….
 
     Source:
         https://docs.influxdata.com/influxdb/v1/write_protocols/line_protocol_reference/
@@ -311,14 +319,16 @@ class InfluxdbStore:
             cause = cause.__cause__ or cause.__context__
         return RetryableError(f"{self._name}: {error or type(error).__name__}")
 
-    def _checked(self, status: int, text: str) -> None:
-        """Raise what a status means that is neither success nor a point that the server does not want."""
+    def _refusal(self, status: int, text: str) -> FatalError | RetryableError:
+        """What a status means that is no success. Of one that is not foreseen nobody knows what became of the request:
+        it comes again."""
         if status in (401, 403):
-            raise FatalError(f"{self._name}: the server refused user '{self._config.username}': {text}")
-        if status == 404:
-            raise FatalError(f"{self._name}: {text}")
-        if status >= 500 or status in (408, 429):
-            raise RetryableError(f"{self._name}: {text}")
+            return FatalError(f"{self._name}: the server refused user '{self._config.username}': {text}")
+        if status == 407:
+            return FatalError(f"{self._name}: a proxy before the server wants a login, which there is none for: {text}")
+        if status == 404 and NO_DATABASE in text:
+            return FatalError(f"{self._name}: {text}")
+        return RetryableError(f"{self._name}: answered with HTTP status {status}: {text[:MOST_TOLD]}")
 
     def _ask(self, statement: str, *, most_rows: int = 10**12) -> list[_Part]:
         """Series of an answer. Parts of one series follow each other."""
@@ -329,8 +339,9 @@ class InfluxdbStore:
             with self._http().stream("POST", "/query", params=parameters, data={"q": statement}) as response:
                 if response.status_code != 200:
                     text = response.read().decode(errors="replace").strip()
-                    self._checked(response.status_code, text)
-                    raise FatalError(f"{self._name}: {text}")
+                    if response.status_code == 400:
+                        raise FatalError(f"{self._name}: {text}")
+                    raise self._refusal(response.status_code, text)
                 for line in _lines(response.iter_bytes()):
                     for part in self._parts(line):
                         rows += len(part.values)
@@ -343,48 +354,51 @@ class InfluxdbStore:
         return found
 
     def _parts(self, line: bytes) -> Iterator[_Part]:
-        answer = _decode(line)
+        try:
+            answer = _decode(line)
+        except msgspec.DecodeError as problem:
+            raise RetryableError(f"{self._name}: did not answer as InfluxDB does: {problem}") from problem
         for error in (answer.error, *(result.error for result in answer.results)):
-            if error.startswith(("database not found", "error authorizing")):
-                kind = NoStoreError if error.startswith("database") else FatalError
+            if error.startswith((NO_DATABASE, "error authorizing")):
+                kind = NoStoreError if error.startswith(NO_DATABASE) else FatalError
                 raise kind(f"{self._name}: {error}")
             if error:
                 raise RetryableError(f"{self._name}: {error}")
         for result in answer.results:
             yield from result.series
 
-    def _send(self, blocks: Sequence[Block]) -> None:
+    def _send(self, blocks: Sequence[Block]) -> list[tuple[int, str]]:
+        """Write lines; how many of them the server did not want, and why."""
+        unwanted: list[tuple[int, str]] = []
         group: list[Block] = []
         lines = 0
         for block in blocks:
             if group and lines + block.lines > LINES_AT_ONCE:
-                self._post(group)
+                unwanted += self._post(group)
                 group, lines = [], 0
             group.append(block)
             lines += block.lines
         if group:
-            self._post(group)
+            unwanted += self._post(group)
+        return unwanted
 
-    def _post(self, blocks: Sequence[Block]) -> None:
+    def _post(self, blocks: Sequence[Block]) -> list[tuple[int, str]]:
         status, text = self._answer_to("\n".join(block.text for block in blocks).encode())
         if status == 204:
-            return
-        self._checked(status, text)
+            return []
         if status == 413:
-            self._post_halves(blocks, text)
-            return
-        dropped = re.search(r"dropped=(\d+)", text)
-        self._not_storable.add(max(1, int(dropped[1]) if dropped else 1), text)
+            return self._post_halves(blocks, text)
+        if status == 400 and any(each in text for each in OF_CONTENT):
+            return [(min(_dropped(text), sum(block.lines for block in blocks)), text)]
+        raise self._refusal(status, text)
 
-    def _post_halves(self, blocks: Sequence[Block], text: str) -> None:
+    def _post_halves(self, blocks: Sequence[Block], text: str) -> list[tuple[int, str]]:
         """What the server, or a proxy before it, found too large to take at once; a line alone is dropped."""
         parts = blocks if len(blocks) > 1 else blocks[0].split()
         if len(parts) == 1:
-            self._not_storable.add(1, f"a line of {len(parts[0].text)} characters: {text}")
-            return
+            return [(1, f"a line of {len(parts[0].text)} characters: {text}")]
         middle = len(parts) // 2
-        self._post(parts[:middle])
-        self._post(parts[middle:])
+        return self._post(parts[:middle]) + self._post(parts[middle:])
 
     def _answer_to(self, body: bytes) -> tuple[int, str]:
         headers: dict[str, str] = {}
@@ -406,7 +420,7 @@ class InfluxdbStore:
         try:
             version = self._version()
         except FatalError as error:
-            if "database not found" not in str(error):
+            if NO_DATABASE not in str(error):
                 raise
             self._ask(f"CREATE DATABASE {_identifier(self._config.database)}")
             version = None
@@ -430,38 +444,50 @@ class InfluxdbStore:
         return int(parts[0].values[0][1]) if parts else None
 
     def _put_fact(self, what: str, value: int) -> None:
-        self._send([Block(1, f"{FACTS},what={_tag(what)} value={value}i {FACTS_NS}")])
+        for count, why in self._send([Block(1, f"{FACTS},what={_tag(what)} value={value}i {FACTS_NS}")]):
+            self._not_storable.add(count, why)
 
-    def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> None:
+    def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> Refused:
         self.open()
-        blocks = self._sample_blocks(samples, None)
+        refused = Refused()
+        self._write_samples(samples, None, refused)
+        self._write_messages(messages, refused)
+        self._not_storable.tell(refused)
+        return refused
+
+    def _write_messages(self, messages: Sequence[StoredMessage], refused: Refused) -> None:
+        blocks: list[Block] = []
         for message in messages:
             if len(message.body) + len(message.id) > LONGEST_BODY:
-                self._not_storable.add(1, f"a {message.type} of {len(message.body)} bytes")
+                refused.add_message(f"a {message.type} of {len(message.body)} bytes")
             elif message.time_ns is not None and not OLDEST_NS + SECOND_NS <= message.time_ns <= NEWEST_NS - SECOND_NS:
-                self._not_storable.add(1, f"a {message.type} at {message.time_ns} ns")
+                refused.add_message(f"a {message.type} at {message.time_ns} ns")
             else:
                 blocks.append(Block(1, message_line(message)))
-        self._send(blocks)
+        for count, why in self._send(blocks):
+            refused.messages += count
+            refused.reasons.append((count, why))
 
     def write_series(self, series: Series, values: Sequence[Samples], until_ns: int) -> None:
         self.open()
-        self._send(self._sample_blocks(values, series))
+        refused = Refused()
+        self._write_samples(values, series, refused)
+        self._not_storable.tell(refused)
         before = self.made_until(series)
         if before is None or until_ns > before:
             self._put_fact(_measurement("made", series), until_ns)
 
-    def _sample_blocks(self, batches: Sequence[Samples], series: Series | None) -> list[Block]:
+    def _write_samples(self, batches: Sequence[Samples], series: Series | None, refused: Refused) -> None:
         devices, columns = values_of(batches)
-        blocks: list[Block] = []
-        for values in columns:
-            good = np.isfinite(values.value) & (values.time_ns >= OLDEST_NS) & (values.time_ns <= NEWEST_NS)
-            kept = values
-            if not good.all():
-                self._not_storable.add(int((~good).sum()), f"infinite values or times out of range of {values.column}")
-                kept = values.only(good)
-            blocks.extend(sample_blocks(kept, devices, series) if len(kept.value) else ())
-        return blocks
+        kept = _storable(columns, refused)
+        unwanted = self._send([block for values in kept for block in sample_blocks(values, devices, series)])
+        if not unwanted:
+            return
+        for count, why in unwanted:
+            refused.add_values(count, why)
+        # Which ones they are is not told: so many rows are gone at least.
+        left = sum(len(values.row) for values in kept) - sum(count for count, _ in unwanted)
+        refused.rows += max(0, rows_without(kept, []) - left)
 
     def sync(self) -> None:
         """Nothing: the server answers when its log is on the disk."""
@@ -540,10 +566,11 @@ class InfluxdbStore:
         ]
         return Span(min(ends[0]), max(ends[1])) if all(ends) else None
 
-    def last_message_ns(self) -> int | None:
+    def last_message_ns(self, end_ns: int = LATEST_NS) -> int | None:
         """That of one within a second of the newest: within it messages do not stand at their time."""
         self._need_store()
-        parts = self._ask(f"SELECT last(time_ns) FROM {MESSAGES}")  # noqa: S608 - ours
+        where = _between(EARLIEST_NS, end_ns)
+        parts = self._ask(f"SELECT last(time_ns) FROM {MESSAGES} WHERE {where}")  # noqa: S608 - ours
         return int(parts[0].values[0][1]) if parts else None
 
     def made_until(self, series: Series) -> int | None:
@@ -570,6 +597,32 @@ class InfluxdbStore:
         client, self._client = self._client, None
         if client is not None:
             client.close()
+
+
+def _storable(columns: Sequence[Values], refused: Refused) -> list[Values]:
+    """The values that InfluxDB can hold."""
+    kept: list[Values] = []
+    lost: list[Values] = []
+    for values in columns:
+        good = np.isfinite(values.value) & (values.time_ns >= OLDEST_NS) & (values.time_ns <= NEWEST_NS)
+        if good.all():
+            kept.append(values)
+            continue
+        kept += [values.only(good)] if good.any() else []
+        lost.append(values.only(~good))
+        refused.add_values(int((~good).sum()), f"infinite values or times out of range of {values.column}")
+    refused.rows += rows_without(lost, kept)
+    return kept
+
+
+def _dropped(text: str) -> int:
+    """How many points the server did not take: those that it dropped, and lines that it could not read.
+
+    >>> _dropped("partial write: points beyond retention policy dropped=2"), _dropped("unable to parse 'x': no fields")
+    (2, 1)
+    """
+    dropped = re.search(r"dropped=(\d+)", text)
+    return max(1, int(dropped[1] if dropped else 0) + text.count("unable to parse '"))
 
 
 def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:
@@ -604,4 +657,6 @@ def probe(config: InfluxdbConfig, context: Context) -> Probe:
     return replace(found, certificate_until_s=store.certificate_until_s())
 
 
-NODE = ConnectionNode(kind="influxdb", config=InfluxdbConfig, family="store", open=open_store, probe=probe)
+NODE = ConnectionNode(
+    kind="influxdb", config=InfluxdbConfig, family="store", open=open_store, probe=probe, where=("url", "database")
+)

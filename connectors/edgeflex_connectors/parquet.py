@@ -6,8 +6,9 @@ import fcntl
 import importlib
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from edgeflex_connectors.folders import make_folder_for, path_refusals
@@ -24,6 +26,8 @@ from edgeflex_connectors.store import (
     MOST_VALUES,
     NewerStoreError,
     NoStoreError,
+    NotStorable,
+    Refused,
     Series,
     Span,
     StoreConfig,
@@ -32,7 +36,7 @@ from edgeflex_connectors.store import (
     check_folder,
     probe_store,
 )
-from edgeflex_connectors.store_rows import table_of_rows, values_of
+from edgeflex_connectors.store_rows import Values, rows_without, table_of_rows, values_of
 from edgeflex_flow.disk import sync_folder
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
@@ -69,6 +73,10 @@ class ParquetConfig(StoreConfig, frozen=True, kw_only=True):
     of a day an hour after its end. Until then a row that was written again may stand in two of them: the one in the
     part with the higher number counts.
 
+    A commit makes a file for each day that it has rows of, which takes some 20 ms. Devices whose time tags are
+    scattered would hold up all others, so it takes samples of `days_per_commit` days at most, and messages of as many.
+    Raise that to fill in a history of which a commit holds more days, such as hourly values.
+
     A missing value (NaN) makes no row and leaves a value that is stored already as it is. `keep` deletes whole days.
     Give `store_write` a `commit_every` of some seconds: each commit is a file. Several programs may write to one folder
     on a local file system.
@@ -77,7 +85,7 @@ class ParquetConfig(StoreConfig, frozen=True, kw_only=True):
         None: nodes name the connection in their field `store`.
 
     Output:
-        None. Counts `not_storable`: messages without a time.
+        None. Counts `not_storable`: messages without a time; values and messages of more days than a commit takes.
 
     Errors:
         FatalError: the folder cannot be made, holds a store of a newer version or something else, or a file in it is
@@ -93,6 +101,9 @@ class ParquetConfig(StoreConfig, frozen=True, kw_only=True):
     path: Annotated[
         str, file_path("Folder of the store; made, in a folder that exists, if it does not exist.", example="history")
     ]
+    days_per_commit: Annotated[
+        int, Meta(ge=1, le=100_000, description="Days of which one commit takes rows: those of which it has the most.")
+    ] = 31
 
     def refusals(self) -> Iterator[FieldError]:
         yield from super().refusals()
@@ -153,8 +164,10 @@ class ParquetStore:
     def __init__(self, config: ParquetConfig, context: Context) -> None:
         self._folder = context.resolve(config.path)
         self._context = context
+        self._days_per_commit = config.days_per_commit
         self._arrow, self._parquet = _libraries()
         self._is_open = False
+        self._not_storable = NotStorable(str(self._folder), context)
         self._folders: set[str] = set()
         """Kinds whose folders are on the disk."""
 
@@ -217,8 +230,7 @@ class ParquetStore:
         unfinished = file.with_name(f".{file.name}.{os.getpid()}")
         try:
             write(unfinished)
-            with unfinished.open("rb") as written:
-                os.fsync(written.fileno())
+            _to_disk(unfinished)
             unfinished.replace(file)
             sync_folder(file.parent)
         finally:
@@ -237,36 +249,76 @@ class ParquetStore:
 
     # Writing --------------------------------------------------------------------------------------------------------
 
-    def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> None:
+    def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> Refused:
         self.open()
+        refused = Refused()
+        devices, columns = values_of(samples)
+        some = self._of_some_days(columns, refused)
+        taken = self._taken(messages, refused)
         with self._translated():
-            self._put_values(SAMPLES, samples)
-            timed = [message for message in messages if message.time_ns is not None]
-            if len(timed) < len(messages):
-                self._context.counters.add("not_storable", len(messages) - len(timed))
-            if timed:
-                self._put_table(MESSAGES, self._message_table(timed))
+            tables = [*self._value_tables(SAMPLES, devices, some), *self._message_tables(taken)]
+            with self._new_parts(tables):
+                pass
+        self._not_storable.tell(refused)
+        return refused
+
+    def _of_some_days(self, columns: Sequence[Values], refused: Refused) -> Sequence[Values]:
+        """The values of as many days as a commit may hold."""
+        if not columns:
+            return columns
+        days = self._days(np.concatenate([values.time_ns for values in columns]))
+        if days is None:
+            return columns
+        kept = [values.only(np.isin(values.time_ns // DAY_NS, days)) for values in columns]
+        lost = [values.only(~np.isin(values.time_ns // DAY_NS, days)) for values in columns]
+        refused.add_values(sum(len(values.row) for values in lost), f"values of {self._too_many_days()}")
+        refused.rows = rows_without(lost, kept)
+        return [values for values in kept if len(values.row)]
+
+    def _taken(self, messages: Sequence[StoredMessage], refused: Refused) -> list[StoredMessage]:
+        """The messages that have a time, of as many days as a commit may hold."""
+        timed = [(message, message.time_ns) for message in messages if message.time_ns is not None]
+        for _ in range(len(messages) - len(timed)):
+            refused.add_message("a message without a time")
+        days = self._days(np.array([time_ns for _, time_ns in timed], dtype=np.int64))
+        if days is None:
+            return [message for message, _ in timed]
+        taken = [message for message, time_ns in timed if time_ns // DAY_NS in days]
+        refused.messages += len(timed) - len(taken)
+        refused.reasons.append((len(timed) - len(taken), f"messages of {self._too_many_days()}"))
+        return taken
+
+    def _days(self, time_ns: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """The days, since 1970, of which a commit takes rows: those with the most, of equal ones the later. None for
+        all of them."""
+        if not len(time_ns) or time_ns.max() // DAY_NS - time_ns.min() // DAY_NS < self._days_per_commit:
+            return None  # as most are
+        days, rows = np.unique(time_ns // DAY_NS, return_counts=True)
+        if len(days) <= self._days_per_commit:
+            return None
+        chosen: NDArray[np.int64] = days[np.lexsort((days, rows))[-self._days_per_commit :]]
+        return chosen
+
+    def _too_many_days(self) -> str:
+        return f"more days than the {self._days_per_commit} of 'days_per_commit'"
 
     def write_series(self, series: Series, values: Sequence[Samples], until_ns: int) -> None:
         self.open()
         kind = _kind_of(series)
-        with self._translated():
-            self._put_values(kind, values)
-            with self._lock():
-                facts = self._facts() or _Facts()
-                if until_ns > facts.made_until_ns.get(kind, EARLIEST_NS):
-                    facts.made_until_ns[kind] = until_ns
-                    self._put_facts(facts)
+        with self._translated(), self._new_parts(self._value_tables(kind, *values_of(values))):
+            facts = self._facts() or _Facts()
+            if until_ns > facts.made_until_ns.get(kind, EARLIEST_NS):
+                facts.made_until_ns[kind] = until_ns
+                self._put_facts(facts)
 
-    def _put_values(self, kind: str, batches: Sequence[Samples]) -> None:
-        devices, columns = values_of(batches)
+    def _value_tables(self, kind: str, devices: Sequence[str], columns: Sequence[Values]) -> list[tuple[str, Any]]:
+        """The table of the values, with its kind, if there are any."""
         if not columns:
-            return
-        arrow = self._arrow
+            return []
         lengths = [len(values.value) for values in columns]
         names = [values.column for values in columns]
         quantity = np.repeat(np.arange(len(columns), dtype=np.int32), lengths)
-        table = arrow.table(
+        table = self._arrow.table(
             {
                 "time": self._times(np.concatenate([values.time_ns for values in columns])),
                 "device": self._named(np.concatenate([values.device for values in columns]), devices),
@@ -275,7 +327,7 @@ class ParquetStore:
                 "quality": np.concatenate([values.quality for values in columns]),
             }
         )
-        self._put_table(kind, table)
+        return [(kind, table)]
 
     def _times(self, time_ns: NDArray[np.int64]) -> Any:
         return self._arrow.array(time_ns).cast(self._arrow.timestamp("ns", "UTC"))
@@ -283,9 +335,11 @@ class ParquetStore:
     def _named(self, codes: NDArray[Any], names: Sequence[str]) -> Any:
         return self._arrow.DictionaryArray.from_arrays(codes.astype(np.int32), self._arrow.array(names, "string"))
 
-    def _message_table(self, messages: Sequence[StoredMessage]) -> Any:
+    def _message_tables(self, messages: Sequence[StoredMessage]) -> list[tuple[str, Any]]:
+        if not messages:
+            return []
         text = self._arrow.string()
-        return self._arrow.table(
+        table = self._arrow.table(
             {
                 "time": self._times(np.array([each.time_ns for each in messages], dtype=np.int64)),
                 "type": self._arrow.array([each.type for each in messages], text),
@@ -294,21 +348,47 @@ class ParquetStore:
                 "body": self._arrow.array([each.body.decode() for each in messages], text),
             }
         )
+        return [(MESSAGES, table)]
 
-    def _put_table(self, kind: str, table: Any) -> None:
-        """Rows as one new part of each of their days."""
+    @contextmanager
+    def _new_parts(self, tables: Sequence[tuple[str, Any]]) -> Iterator[None]:
+        """Put the rows of each kind as one new part of each of their days, and hold the lock. No part is left if one of
+        them, or what is done meanwhile, fails: rows that are written again would stand in one more part each time."""
+        made: list[Path] = []
+        try:
+            for kind, table in tables:
+                self._make_folder(kind)
+                self._write_parts(kind, table, made)
+            with self._lock():
+                # One by one: a name that was given is taken back if the next one fails.
+                made.extend(self._with_number(file) for file in tuple(made))
+                for kind, _ in tables:
+                    sync_folder(self._folder / kind)
+                yield
+        except BaseException:
+            for file in made:
+                with suppress(OSError):
+                    file.unlink(missing_ok=True)
+            raise
+
+    def _write_parts(self, kind: str, table: Any, made: list[Path]) -> None:
+        """Write the rows of each day durably into a file that nobody sees yet, and add it to those that were made."""
         table, time_ns = self._in_order(kind, table)
         days = time_ns // DAY_NS
         edges = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), len(days)]
-        self._make_folder(kind)
         for start, end in pairwise(edges):
-            part, day = table.slice(start, end - start), _day_of(int(time_ns[start]))
             span = Span(int(time_ns[start]), int(time_ns[end - 1]))
-            with self._lock():
-                files = self._files(kind).get(day, [])
-                number = files[-1].number + 1 if files else 0
-                file = self._folder / kind / f"{day}.{max(number, 0):012d}.0.parquet"
-                self._put(file, lambda place, part=part, span=span: self._write_file(place, [part], span))  # type: ignore[misc]
+            file = self._folder / kind / f".{_day_of(span.first_ns)}.{uuid.uuid4().hex}.parquet.{os.getpid()}"
+            made.append(file)
+            self._write_file(file, [table.slice(start, end - start)], span)
+            _to_disk(file)
+
+    def _with_number(self, unfinished: Path) -> Path:
+        """Make a file the newest part of its day. Under the lock."""
+        day = unfinished.name.split(".")[1]
+        files = self._files(unfinished.parent.name).get(day, [])
+        number = files[-1].number + 1 if files else 0
+        return unfinished.replace(unfinished.with_name(f"{day}.{max(number, 0):012d}.0.parquet"))
 
     def _make_folder(self, kind: str) -> None:
         """Make the folder of a kind, durably even if a program made it that ended before it could say so."""
@@ -471,8 +551,8 @@ class ParquetStore:
                 return max(times) if last else min(times)
         return None
 
-    def last_message_ns(self) -> int | None:
-        return self._reading(lambda: self._end_of(MESSAGES, EARLIEST_NS, LATEST_NS, last=True))
+    def last_message_ns(self, end_ns: int = LATEST_NS) -> int | None:
+        return self._reading(lambda: self._end_of(MESSAGES, EARLIEST_NS, end_ns, last=True))
 
     def made_until(self, series: Series) -> int | None:
         self.open()
@@ -557,6 +637,11 @@ class ParquetStore:
         self._is_open = False
 
 
+def _to_disk(file: Path) -> None:
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
+
+
 _NO_ROWS = (
     np.empty(0, dtype=np.int64),
     np.empty(0, dtype=np.int64),
@@ -616,4 +701,6 @@ def probe(config: ParquetConfig, context: Context) -> Probe:
     return probe_store(open_store(config, context))
 
 
-NODE = ConnectionNode(kind="parquet", config=ParquetConfig, family="store", open=open_store, probe=probe)
+NODE = ConnectionNode(
+    kind="parquet", config=ParquetConfig, family="store", open=open_store, probe=probe, where=("path",)
+)

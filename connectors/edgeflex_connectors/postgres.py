@@ -20,6 +20,7 @@ from edgeflex_connectors.store import (
     NewerStoreError,
     NoStoreError,
     NotStorable,
+    Refused,
     Series,
     Span,
     StoreConfig,
@@ -27,7 +28,7 @@ from edgeflex_connectors.store import (
     WindowTooLargeError,
     probe_store,
 )
-from edgeflex_connectors.store_rows import table_of_rows, values_of
+from edgeflex_connectors.store_rows import Values, rows_without, table_of_rows, values_of
 from edgeflex_connectors.urls import split_url
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
@@ -298,12 +299,16 @@ class PostgresStore:
             raise NewerStoreError(self._name, version, SCHEMA_VERSION)
         return int(version)
 
-    def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> None:
+    def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> Refused:
         self.open()
+        refused = Refused()
         with self._transaction() as cursor:
-            rows = self._rows(cursor, samples, SAMPLE_FIELDS, SAMPLE_ROW)
+            rows = self._rows(cursor, samples, SAMPLE_FIELDS, SAMPLE_ROW, refused)
             self._put(cursor, "samples", rows)
-            self._taken(cursor, messages, self._insert_messages)
+            taken = self._taken(cursor, messages, self._insert_messages, refused)
+            refused.messages = len(messages) - len(taken)
+        self._not_storable.tell(refused)
+        return refused
 
     def _insert_messages(self, cursor: Cursor, messages: Sequence[StoredMessage]) -> None:
         cursor.executemany(
@@ -317,7 +322,9 @@ class PostgresStore:
             ],
         )
 
-    def _taken(self, cursor: Cursor, items: Sequence[T], put: Callable[[Cursor, Sequence[T]], None]) -> Sequence[T]:
+    def _taken(
+        self, cursor: Cursor, items: Sequence[T], put: Callable[[Cursor, Sequence[T]], None], refused: Refused
+    ) -> Sequence[T]:
         """Put items in; those that the server took. It refuses all for the sake of one: they are put in halves then."""
         if not items:
             return items
@@ -328,17 +335,18 @@ class PostgresStore:
             if not _is_of_content(error):
                 raise
             if len(items) == 1:
-                self._not_storable.add(1, _one_line(error))
+                refused.reasons.append((1, _one_line(error)))
                 return ()
             middle = len(items) // 2
             return [
-                *self._taken(cursor, items[:middle], put),
-                *self._taken(cursor, items[middle:], put),
+                *self._taken(cursor, items[:middle], put, refused),
+                *self._taken(cursor, items[middle:], put, refused),
             ]
         return items
 
     def write_series(self, series: Series, values: Sequence[Samples], until_ns: int) -> None:
         self.open()
+        refused = Refused()
         with self._transaction() as cursor:
             [(number,)] = cursor.execute(
                 """
@@ -347,17 +355,25 @@ class PostgresStore:
                 """,
                 [*series, until_ns],
             ).fetchall()
-            rows = self._rows(cursor, values, DOWNSAMPLED_FIELDS, DOWNSAMPLED_ROW)
+            rows = self._rows(cursor, values, DOWNSAMPLED_FIELDS, DOWNSAMPLED_ROW, refused)
             rows["series"] = number
             self._put(cursor, "downsampled", rows)
+        self._not_storable.tell(refused)
 
     def _rows(
-        self, cursor: Cursor, batches: Sequence[Samples], fields: Sequence[tuple[str, str]], row: np.dtype[Any]
+        self,
+        cursor: Cursor,
+        batches: Sequence[Samples],
+        fields: Sequence[tuple[str, str]],
+        row: np.dtype[Any],
+        refused: Refused,
     ) -> NDArray[np.void]:
         """Rows as they go over the wire, those of one column and device together, each key once."""
         devices, columns = values_of(batches)
-        device_ids = self._lookup(cursor, "devices", devices)
-        quantity_ids = self._lookup(cursor, "quantities", [values.column for values in columns])
+        device_ids = self._lookup(cursor, "devices", devices, refused)
+        quantity_ids = self._lookup(cursor, "quantities", [values.column for values in columns], refused)
+        if REFUSED in device_ids or REFUSED in quantity_ids:
+            columns, quantity_ids = _named(columns, device_ids, quantity_ids, refused)
         rows = _empty_rows(sum(len(values.value) for values in columns), fields, row)
         start = 0
         for quantity_id, values in zip(quantity_ids, columns, strict=True):
@@ -366,13 +382,13 @@ class PostgresStore:
             part["quantity"] = quantity_id
             part["time_ns"], part["value"], part["quality"] = values.time_ns, values.value, values.quality
             start += len(values.value)
-        if REFUSED in device_ids or REFUSED in quantity_ids:
-            named = (rows["device"] != REFUSED) & (rows["quantity"] != REFUSED)
-            self._not_storable.add(int((~named).sum()), "values of a device or column whose name was refused")
-            rows = rows[named]
+        if _has_same(device_ids) or _has_same(quantity_ids):
+            rows = _last_of_each(rows, np.concatenate([values.row for values in columns]))
         return rows
 
-    def _lookup(self, cursor: Cursor, table: LiteralString, names: Sequence[str]) -> NDArray[np.int64]:
+    def _lookup(
+        self, cursor: Cursor, table: LiteralString, names: Sequence[str], refused: Refused
+    ) -> NDArray[np.int64]:
         """The id of each name, REFUSED for those that the server does not take, shape (len(names),)."""
 
         def insert(cursor: Cursor, names: Sequence[str]) -> None:
@@ -383,7 +399,7 @@ class PostgresStore:
         clean = [_without_nul(name) for name in names]
         new = sorted({name for name in clean if name not in ids})
         if new:
-            taken = self._taken(cursor, new, insert)
+            taken = self._taken(cursor, new, insert, refused)
             ids.update(dict.fromkeys(new, REFUSED))
             found = cursor.execute(f"SELECT name, id FROM {table} WHERE name = ANY(%s)", [[*taken]]).fetchall()  # noqa: S608
             ids.update((name, number) for name, number in found)
@@ -498,9 +514,10 @@ class PostgresStore:
             ).fetchall()
         return None if first_ns is None else Span(first_ns, last_ns)
 
-    def last_message_ns(self) -> int | None:
+    def last_message_ns(self, end_ns: int = LATEST_NS) -> int | None:
         with self._reading() as cursor:
-            [(found,)] = cursor.execute("SELECT max(time_ns) FROM messages").fetchall()
+            newest = "SELECT max(time_ns) FROM messages WHERE time_ns < %s"
+            [(found,)] = cursor.execute(newest, [end_ns]).fetchall()
         return None if found is None else int(found)
 
     def made_until(self, series: Series) -> int | None:
@@ -638,6 +655,35 @@ def _without_nul(name: str) -> str:
     return name.replace("\0", "\N{SYMBOL FOR NULL}")
 
 
+def _named(
+    columns: Sequence[Values], device_ids: NDArray[np.int64], quantity_ids: NDArray[np.int64], refused: Refused
+) -> tuple[list[Values], NDArray[np.int64]]:
+    """The values of devices and columns whose names the server took, and the ids of these columns."""
+    named = [
+        np.full(len(values.device), quantity_id != REFUSED) & (device_ids[values.device] != REFUSED)
+        for quantity_id, values in zip(quantity_ids, columns, strict=True)
+    ]
+    kept = [values.only(each) for values, each in zip(columns, named, strict=True)]
+    lost = [values.only(~each) for values, each in zip(columns, named, strict=True)]
+    refused.add_values(sum(len(values.row) for values in lost), "values of a device or column whose name was refused")
+    refused.rows = rows_without(lost, kept)
+    return kept, quantity_ids
+
+
+def _has_same(ids: NDArray[np.int64]) -> bool:
+    """Whether two names are one to the server: one holds NUL where the other holds ␀."""
+    return len(np.unique(ids)) < len(ids)
+
+
+def _last_of_each(rows: NDArray[np.void], place: NDArray[np.int64]) -> NDArray[np.void]:
+    """Each key once, with the row that has the last place: one statement cannot put in two of a key."""
+    keys = [rows[name] for name in ("time_ns", "quantity", "device")]
+    order = np.lexsort((place, *keys))
+    last = np.ones(len(order), dtype=bool)
+    last[:-1] = np.any([key[order][1:] != key[order][:-1] for key in keys], axis=0)
+    return rows[order[last]]
+
+
 def _ids(cursor: Cursor, table: LiteralString, names: Sequence[str] | None) -> dict[str, int]:
     """Names that are wanted, all unless told, with their ids; -1 for those that are not stored."""
     stored: dict[str, int] = dict(cursor.execute(f"SELECT name, id FROM {table} ORDER BY id").fetchall())  # noqa: S608
@@ -660,4 +706,6 @@ def probe(config: PostgresConfig, context: Context) -> Probe:
     return probe_store(open_store(config, context))
 
 
-NODE = ConnectionNode(kind="postgres", config=PostgresConfig, family="store", open=open_store, probe=probe)
+NODE = ConnectionNode(
+    kind="postgres", config=PostgresConfig, family="store", open=open_store, probe=probe, where=("url", "schema")
+)

@@ -23,6 +23,7 @@ from edgeflex_connectors.store import (
     MOST_VALUES,
     NewerStoreError,
     NoStoreError,
+    Refused,
     Series,
     Span,
     StoreConfig,
@@ -259,12 +260,13 @@ class SqliteStore:
             )
         return version
 
-    def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> None:
+    def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> Refused:
         with self._writing() as connection:
             self._insert(connection, SAMPLES, samples)
             connection.executemany(
                 INSERT_MESSAGE, [(m.type, m.id, m.time_ns, m.device, m.body.decode()) for m in messages]
             )
+        return Refused()
 
     def write_series(self, series: Series, values: Sequence[Samples], until_ns: int) -> None:
         with self._writing() as connection:
@@ -372,9 +374,10 @@ class SqliteStore:
 
         return self._reading(window)
 
-    def last_message_ns(self) -> int | None:
+    def last_message_ns(self, end_ns: int = LATEST_NS) -> int | None:
         def window(connection: sqlite3.Connection) -> int | None:
-            found: int | None = connection.execute("SELECT max(time_ns) FROM messages").fetchone()[0]
+            newest = "SELECT max(time_ns) FROM messages WHERE time_ns < ?"
+            found: int | None = connection.execute(newest, (end_ns,)).fetchone()[0]
             return found
 
         return self._reading(window)
@@ -594,4 +597,4 @@ def probe(config: SqliteConfig, context: Context) -> Probe:
     return probe_store(open_store(config, context))
 
 
-NODE = ConnectionNode(kind="sqlite", config=SqliteConfig, family="store", open=open_store, probe=probe)
+NODE = ConnectionNode(kind="sqlite", config=SqliteConfig, family="store", open=open_store, probe=probe, where=("path",))

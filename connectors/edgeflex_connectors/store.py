@@ -162,6 +162,26 @@ class NoStoreError(FatalError):
     """There is nothing to read yet: what writes first makes the store."""
 
 
+class Refused:
+    """What a store could not hold of one write. It counts once the rest is written: a write that failed comes again."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        """Those of which no value is kept."""
+        self.values = 0
+        self.messages = 0
+        self.reasons: list[tuple[int, str]] = []
+        """How many things were refused, and why."""
+
+    def add_values(self, count: int, why: str) -> None:
+        self.values += count
+        self.reasons.append((count, why))
+
+    def add_message(self, why: str) -> None:
+        self.messages += 1
+        self.reasons.append((1, why))
+
+
 class NotStorable:
     """Counts under `not_storable` what a store cannot hold, and says so in the log at growing intervals.
 
@@ -177,6 +197,11 @@ class NotStorable:
         self._context.counters.add("not_storable", count)
         if self._lines.failed():
             self._context.log.warning("%s: %d cannot be stored: %s", self._store, count, why)
+
+    def tell(self, refused: Refused) -> None:
+        """Of a write that is through."""
+        for count, why in refused.reasons:
+            self.add(count, why)
 
 
 class NewerStoreError(FatalError):
@@ -205,9 +230,10 @@ class Store(Protocol):
     def open(self) -> None:
         """Connect, create what is missing, check the version of what is there and bring it up to the present one."""
 
-    def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> None:
-        """Write all or nothing. Rows with the same device, time and column as a row that is there replace it, and so
-        do messages with the same key, so that writing again changes nothing."""
+    def write(self, samples: Sequence[Samples], messages: Sequence[StoredMessage]) -> Refused:
+        """Write all or nothing, but for what the store cannot hold. Rows with the same device, time and column as a row
+        that is there replace it, and so do messages with the same key, so that writing again changes nothing."""
+        ...
 
     def sync(self) -> None:
         """Return when everything written survives a power failure."""
@@ -238,8 +264,8 @@ class Store(Protocol):
         """Times of the first and last value in begin_ns <= t < end_ns; None when there is none."""
         ...
 
-    def last_message_ns(self) -> int | None:
-        """The time of the newest message; None when none has a time."""
+    def last_message_ns(self, end_ns: int = LATEST_NS) -> int | None:
+        """The time of the newest message before this one; None when none has a time."""
         ...
 
     def made_until(self, series: Series) -> int | None:

@@ -21,9 +21,20 @@ class Values(NamedTuple):
     time_ns: NDArray[np.int64]
     value: NDArray[np.float64]
     quality: NDArray[np.uint16]
+    row: NDArray[np.int64]
+    """Index of the row among those of all batches."""
 
     def only(self, wanted: NDArray[np.bool_]) -> Values:
-        return Values(self.column, self.device[wanted], self.time_ns[wanted], self.value[wanted], self.quality[wanted])
+        device, time_ns, value, quality, row = self.device, self.time_ns, self.value, self.quality, self.row
+        return Values(self.column, device[wanted], time_ns[wanted], value[wanted], quality[wanted], row[wanted])
+
+
+def rows_without(refused: Sequence[Values], kept: Sequence[Values]) -> int:
+    """How many rows have values among those refused, but none among those kept."""
+    if not refused:
+        return 0
+    left = np.concatenate([values.row for values in kept]) if kept else np.empty(0, dtype=np.int64)
+    return len(np.setdiff1d(np.concatenate([values.row for values in refused]), left))
 
 
 class DeviceCodes:
@@ -41,6 +52,7 @@ def values_of(batches: Sequence[Samples]) -> tuple[tuple[str, ...], list[Values]
     """The devices of all batches, and the values of each column. NaN is no value; of several values for one device,
     column and time the last one counts."""
     codes = DeviceCodes(batches)
+    first_row = np.cumsum([0, *(batch.rows for batch in batches)]).tolist()
     with_column: dict[str, list[int]] = {}
     for place, batch in enumerate(batches):
         for column in batch.columns:
@@ -50,16 +62,19 @@ def values_of(batches: Sequence[Samples]) -> tuple[tuple[str, ...], list[Values]
         columns_of.setdefault(tuple(places), []).append(column)
     found: list[Values] = []
     for shared, columns in columns_of.items():
-        found += _sorted_values([batches[place] for place in shared], columns, codes)
+        rows = np.concatenate([np.arange(first_row[place], first_row[place + 1]) for place in shared])
+        found += _sorted_values([batches[place] for place in shared], columns, codes, rows)
     return codes.names, found
 
 
-def _sorted_values(batches: Sequence[Samples], columns: Sequence[str], codes: DeviceCodes) -> Iterator[Values]:
+def _sorted_values(
+    batches: Sequence[Samples], columns: Sequence[str], codes: DeviceCodes, row: NDArray[np.int64]
+) -> Iterator[Values]:
     """Values of batches that all have these columns."""
     device = np.concatenate([codes.of(batch) for batch in batches])
     time_ns = np.concatenate([batch.time_ns for batch in batches])
     order = np.lexsort((time_ns, device))
-    device, time_ns = device[order], time_ns[order]
+    device, time_ns, row = device[order], time_ns[order], row[order]
     quality = np.concatenate([batch.quality for batch in batches])[order]
     repeated = bool(_followed_by_same(device, time_ns).any())
     for column in columns:
@@ -68,7 +83,7 @@ def _sorted_values(batches: Sequence[Samples], columns: Sequence[str], codes: De
         if repeated:
             places = np.flatnonzero(kept)
             kept[places[:-1][_followed_by_same(device[places], time_ns[places])]] = False
-        values = Values(column, device, time_ns, value, quality)
+        values = Values(column, device, time_ns, value, quality, row)
         if kept.all():
             yield values
         elif kept.any():

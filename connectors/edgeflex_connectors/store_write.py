@@ -63,8 +63,9 @@ class StoreWriteConfig(NodeConfig, frozen=True, kw_only=True):
         in: Samples with `columns` (any columns if none are named), or any message.
 
     Output:
-        None. Counts `rows`, `values` and `messages` that are committed, `commits`, `retries`, `overflow_rows`,
-        `lost_rows` (still held when the flow ended); `downsampled` and `deleted` values, `upkeep_retries`.
+        None. Counts `rows`, `values` and `messages` that are committed, without those that the store refused,
+        `commits`, `retries`, `overflow_rows`, `lost_rows` (still held when the flow ended); `downsampled` and `deleted`
+        values, `upkeep_retries`.
 
     Errors:
         Dead letter `not_storable` for a message whose time no store can hold, or whose type, id or device has more than
@@ -103,15 +104,20 @@ class _StoreTarget:
     def write(self, batch: deque[Item]) -> None:
         samples = [item for item in batch if isinstance(item, Samples)]
         messages = [item for item in batch if isinstance(item, StoredMessage)]
-        self._store.write(samples, messages)
+        refused = self._store.write(samples, messages)
         batch.clear()
         if self._upkeep is not None:
             for each in samples:
                 self._upkeep.note(each)
         self._counters.add("commits")
-        self._counters.add("rows", sum(item.rows for item in samples))
-        self._counters.add("values", sum(item.rows * len(item.columns) for item in samples))
-        self._counters.add("messages", len(messages))
+        self._counters.add("rows", sum(item.rows for item in samples) - refused.rows)
+        self._counters.add("values", sum(map(_values_in, samples)) - refused.values)
+        self._counters.add("messages", len(messages) - refused.messages)
+
+
+def _values_in(samples: Samples) -> int:
+    """NaN is no value."""
+    return sum(samples.rows - int(np.count_nonzero(np.isnan(values))) for values in samples.columns.values())
 
 
 class _Names:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 
 from edgeflex_connectors.backoff import Backoff
 from edgeflex_connectors.downsampling import downsampled
-from edgeflex_connectors.store import EARLIEST_NS, HOUR_NS, Downsampling, Series, Span, Store, StoreConfig
+from edgeflex_connectors.store import EARLIEST_NS, HOUR_NS, Downsampling, Series, Store, StoreConfig
 from edgeflex_flow.errors import FatalError, RetryableError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import Context
@@ -23,6 +24,8 @@ CHUNK_NS = 60_000_000_000
 CLOSE_S = 5.0
 """How long a flow that ends goes on with what came late."""
 LAST_RETRY_S = 300.0
+LEAST_GAP_NS = HOUR_NS
+"""A gap that makes what stands behind it doubtful is longer."""
 
 
 class LateRows:
@@ -60,11 +63,44 @@ class LateRows:
         return bool(self._chunks)
 
 
+class Newest:
+    """The time from which age counts: the newest that is not after now and does not stand alone.
+
+    Where a clock was ahead for a while, a gap lies between the truth and the rows that have their time from it. So the
+    newest stretch of any length counts only if something stands in the stretch of the same length before it, else what
+    is before both does. Behind a gap that is real, age stands still until what came after it reaches over a third of
+    the gap, or at most all of it. `last_ns(end_ns)` gives the newest time before another.
+    """
+
+    def __init__(self, last_ns: Callable[[int], int | None]) -> None:
+        self._last_ns = last_ns
+        self._hour = EARLIEST_NS
+        self._found_ns = EARLIEST_NS
+
+    def time_ns(self, now_ns: int) -> int | None:
+        """None if there is nothing before now. It is looked for once in an hour: stores take a while to answer."""
+        last_ns = self._last_ns(now_ns + 1)
+        if last_ns is None:
+            return None
+        if last_ns // HOUR_NS != self._hour:
+            self._found_ns, self._hour = self._look_for(last_ns), last_ns // HOUR_NS
+        return self._found_ns
+
+    def _look_for(self, last_ns: int) -> int:
+        found_ns, length_ns = last_ns, LEAST_GAP_NS
+        while (before_ns := self._last_ns(max(last_ns - length_ns + 1, EARLIEST_NS))) is not None:
+            if before_ns < last_ns - 2 * length_ns:
+                found_ns = before_ns
+            length_ns *= 2
+        return found_ns
+
+
 class Upkeep:
     """Does it every `PERIOD_S`, with a store of its own. Counts `downsampled` and `deleted` values.
 
-    Samples are never deleted before every rule has seen them. Their age counts from the newest of them, that of
-    messages from the newest sample or message, or from now if that is earlier: a clock that runs ahead deletes nothing.
+    Samples are never deleted before every rule has seen them. Their age counts from the newest of them that `Newest`
+    believes, that of messages from the newest such sample or message: a clock that runs ahead deletes nothing. What
+    time went by is not asked: where a clock is set right after the flow began, nothing would be deleted any more.
     Rows that were written late are down-sampled again, as long as all samples of their interval are kept, at the latest
     when the flow ends, for at most `CLOSE_S`. A kill loses sight of those since the last time, some `PERIOD_S` before:
     the samples are kept, what was made of their intervals stays as it was.
@@ -79,6 +115,10 @@ class Upkeep:
         self._thread: threading.Thread | None = None
         self._late = LateRows()
         self._late_until_s = math.inf
+        self._newest_sample = Newest(self._last_sample_ns)
+        self._newest_message = Newest(store.last_message_ns)
+        self._deleted_until_ns = EARLIEST_NS
+        """Samples before this time have been deleted by this upkeep."""
 
     def note(self, samples: Samples) -> None:
         """Rows that were written. Any thread."""
@@ -130,9 +170,9 @@ class Upkeep:
     def run_once(self, now_ns: int) -> None:
         """Do what is due at this time."""
         rules = self._config.downsample
-        due_ns = [_floor(now_ns - SETTLE_NS, rule.series.every_ns) for rule in rules]
+        due_ns = [self._due(rule.series, now_ns) for rule in rules]
         if rules:
-            self._late.before(max(due_ns))
+            self._late.before(max([*due_ns, *(self._store.made_until(rule.series) or EARLIEST_NS for rule in rules)]))
         self._make_again(now_ns)
         for rule, until_ns in zip(rules, due_ns, strict=True):
             self._downsample(rule.series, until_ns)
@@ -140,14 +180,21 @@ class Upkeep:
         if not self._stop.is_set():
             self._store.tidy()
 
+    def _due(self, series: Series, now_ns: int) -> int:
+        """Up to when a series is to be made: not beyond the interval of the newest row, whatever the clock says."""
+        due_ns = _floor(now_ns - SETTLE_NS, series.every_ns)
+        span = self._store.span()
+        return due_ns if span is None else min(due_ns, _floor(span.last_ns, series.every_ns) + series.every_ns)
+
     def _make_again(self, now_ns: int) -> None:
         """Down-sample the stretches in which rows came late."""
         late = self._late.take()
         if not late:
             return
         try:
-            span = self._store.span()
-            whole_from_ns = now_ns if span is None else self._deleted_before(min(now_ns, span.last_ns))
+            newest_ns = self._newest_sample.time_ns(now_ns)
+            deleted_ns = self._deleted_before(now_ns if newest_ns is None else newest_ns)
+            whole_from_ns = max(deleted_ns, self._deleted_until_ns)
             made = [(rule.series, self._store.made_until(rule.series)) for rule in self._config.downsample]
             while late and time.monotonic() < self._late_until_s:
                 for series, made_ns in made:
@@ -188,24 +235,29 @@ class Upkeep:
         self._store.write_series(series, made, end_ns)
         self._context.counters.add("downsampled", sum(each.rows for each in made))
 
+    def _last_sample_ns(self, end_ns: int) -> int | None:
+        span = self._store.span(end_ns=end_ns)
+        return None if span is None else span.last_ns
+
     def _delete(self, now_ns: int, rules: tuple[Downsampling, ...]) -> None:
-        span = self._store.span()
-        deleted = 0 if span is None else self._delete_values(span, now_ns, rules)
+        sample_ns = self._newest_sample.time_ns(now_ns)
+        deleted = 0 if sample_ns is None else self._delete_values(sample_ns, rules)
         if self._config.keep_messages is not None:
-            last_ns = [self._store.last_message_ns(), None if span is None else span.last_ns]
-            known_ns = [each for each in last_ns if each is not None]
+            known_ns = [each for each in (sample_ns, self._newest_message.time_ns(now_ns)) if each is not None]
             if known_ns:
-                newest_ns = min(now_ns, max(known_ns))
+                newest_ns = max(known_ns)
                 deleted += self._store.delete("messages", newest_ns - round(self._config.keep_messages * 1e9))
         self._context.counters.add("deleted", deleted)
 
-    def _delete_values(self, span: Span, now_ns: int, rules: tuple[Downsampling, ...]) -> int:
-        newest_ns = min(now_ns, span.last_ns)
+    def _delete_values(self, newest_ns: int, rules: tuple[Downsampling, ...]) -> int:
         deleted = 0
         if self._config.keep is not None:
             made = [self._store.made_until(rule.series) for rule in rules]
-            seen_ns = [span.first_ns if each is None else each for each in made]
-            deleted += self._store.delete("samples", _floor(min([self._deleted_before(newest_ns), *seen_ns]), HOUR_NS))
+            seen_ns = [EARLIEST_NS if each is None else each for each in made]
+            self._deleted_until_ns = max(
+                self._deleted_until_ns, _floor(min([self._deleted_before(newest_ns), *seen_ns]), HOUR_NS)
+            )
+            deleted += self._store.delete("samples", self._deleted_until_ns)
         for rule in rules:
             if rule.keep is not None:
                 deleted += self._store.delete(rule.series, newest_ns - round(rule.keep * 1e9))

@@ -91,12 +91,12 @@ def _claims(draft: Draft, folder: Path, file: str) -> Iterator[tuple[_Claim, Val
             continue
         value = draft.decoded.written.get(field.key)
         place = draft.place if value is None else value.place
-        named = _real_path(folder, thing) if what == "file" else thing
+        named = real_path(folder, thing) if what == "file" else thing
         parts = field.hint.noted("parts") or ""
         yield _Claim(what, named, host, draft.id, file, place, reads, parts), value
 
 
-def _real_path(folder: Path, path: str) -> str:
+def real_path(folder: Path, path: str) -> str:
     """The one path of a file that has several."""
     try:
         return os.path.realpath(folder / Path(path).expanduser())

@@ -265,7 +265,7 @@ class _Check:
         elif self._document.root is not None:
             shape = Shape(self._document.root, FLOW_KEYS, self._report)
             drafts = self._drafts(shape, site)
-            wired, wires = self._wire(drafts)
+            wired, wires = self._wire(drafts, site)
             for draft in drafts.values():
                 self._common.claims.take(draft, site.folder, self._report)
             plan = self._plan(shape, site, wired, wires)
@@ -389,11 +389,11 @@ class _Check:
             self._report.unknown(kind.place, "kind", kind.data, sorted(self._registry.nodes), node=node_id)
         return self._registry.nodes.get(kind.data)
 
-    def _wire(self, drafts: dict[str, Draft]) -> tuple[list[Draft], Mapping[str, Wire | None]]:
+    def _wire(self, drafts: dict[str, Draft], site: Site) -> tuple[list[Draft], Mapping[str, Wire | None]]:
         check_references(drafts, self._report)
         ordered = order(drafts, self._report)
         wires = WireCheck(ordered, self._registry, self._report).wires
-        check_overwrites(drafts, wires, self._report)
+        check_overwrites(drafts, wires, site.folder, self._report)
         note_unread(drafts, self._report)
         return ordered, wires
 

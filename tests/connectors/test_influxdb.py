@@ -7,10 +7,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from broker import wait_until
 from certificates import Authority
 from databases import PASSWORD, Influxdb
+from http_service import HttpService, Reply, json_reply
 from hypothesis import given
 from hypothesis import strategies as st
 from stores import START_NS, alarm, at, event, grid, kept, table
@@ -240,6 +242,105 @@ def test_server_that_is_away_is_retryable(make_context: ContextMaker) -> None:
     config = InfluxdbConfig(url="http://127.0.0.1:1", database="grid")
     with store_at(make_context, config) as (store, _), pytest.raises(RetryableError, match="Connection refused"):
         store.open()
+
+
+WRITTEN = Reply(status=204)
+VERSION = json_reply({"results": [{"series": [{"name": "edgeflex_store", "columns": [], "values": [[0, 1]]}]}]})
+
+
+@contextmanager
+def answering(*replies: Reply) -> Iterator[tuple[HttpService, InfluxdbConfig]]:
+    """A server that holds a store and answers a write so."""
+    with HttpService() as service:
+        service.answers("/query", VERSION)
+        service.answers("/write", *replies)
+        yield service, InfluxdbConfig(url=service.url, database="grid")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *(Reply(status=status) for status in (200, 202, 302, 402, 405, 409, 418, 500, 503)),
+        Reply(status=400, body=b"bad request"),
+        Reply(status=404, body=b"<html>no such page"),
+    ],
+    ids=lambda reply: str(reply.status),
+)
+def test_answer_that_is_not_foreseen_loses_nothing(make_context: ContextMaker, reply: Reply) -> None:
+    with answering(reply, WRITTEN) as (service, config), sink(make_context, config) as (opened, context):
+        opened.write([grid([0, 1])])
+        assert opened.flush(10.0)
+        counters = context.counters
+        assert [counters.get(name) for name in ("retries", "rows", "not_storable")] == [1, 2, 0]
+        first, second = service.of("/write")
+        assert first.body == second.body
+    assert make_context.failures == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "complaint"),
+    [
+        (Reply(status=401, body=b"who"), "refused user 'None': who"),
+        (Reply(status=403, body=b"may not"), "refused user 'None': may not"),
+        (Reply(status=407, body=b"who"), "a proxy before the server wants a login"),
+        (Reply(status=404, body=b'{"error":"database not found: \\"grid\\""}'), "database not found"),
+    ],
+    ids=lambda each: str(each.status) if isinstance(each, Reply) else "",
+)
+def test_answer_that_no_attempt_changes_is_fatal(make_context: ContextMaker, reply: Reply, complaint: str) -> None:
+    with (
+        answering(reply) as (_, config),
+        store_at(make_context, config) as (store, context),
+        pytest.raises(FatalError, match=complaint),
+    ):
+        store.write([grid([0])], [])
+    assert context.counters.get("not_storable") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("partial write: points beyond retention policy dropped=7", 7),
+        ("partial write: unable to parse 'a': x\nunable to parse 'b': x dropped=0", 2),
+        ("unable to parse 'a': missing fields", 1),
+    ],
+)
+def test_points_that_the_server_names_cost_nothing_beside_them(
+    make_context: ContextMaker, text: str, count: int
+) -> None:
+    reply = json_reply({"error": text}, status=400)
+    with answering(reply) as (_, config), store_at(make_context, config) as (store, context):
+        store.write([grid(range(9))], [])
+    assert context.counters.get("not_storable") == count
+
+
+def test_what_the_server_drops_does_not_count_as_committed(make_context: ContextMaker) -> None:
+    drop = json_reply({"error": "partial write: points beyond retention policy dropped=5"}, status=400)
+    with answering(drop, drop, WRITTEN) as (_, config), sink(make_context, config) as (opened, context):
+        opened.write([grid([0, 1, 2], x_v=1.0, y_a=1.0), *(alarm(str(number)) for number in range(7))])
+        opened.write([grid([3], x_v=1.0, y_a=math.inf), grid([4], x_v=math.inf), grid([5], x_v=math.nan, y_a=1.0)])
+        assert opened.flush(10.0)
+        counters = context.counters
+        told = {name: counters.get(name) for name in ("rows", "values", "messages", "not_storable")}
+    # Of 8 values five were dropped: three are left, in at most three rows.
+    assert told == {"rows": 3, "values": 3, "messages": 2, "not_storable": 12}
+
+
+def test_what_cannot_be_stored_counts_once_however_often_it_is_tried(make_context: ContextMaker) -> None:
+    away = Reply(status=503)
+    with answering(away, away, WRITTEN) as (_, config), sink(make_context, config) as (opened, context):
+        opened.write([grid([0]), grid([1], x_v=math.inf), msgspec.structs.replace(alarm(), text="x" * 70_000)])
+        assert opened.flush(10.0)
+        names = ("retries", "rows", "values", "messages", "not_storable")
+        assert [context.counters.get(name) for name in names] == [2, 1, 1, 0, 2]
+
+
+@pytest.mark.parametrize("reply", [Reply(body=b"<html>Welcome"), Reply(status=302), Reply(status=502)])
+def test_query_that_somebody_else_answers_is_retryable(make_context: ContextMaker, reply: Reply) -> None:
+    with answering(WRITTEN) as (service, config), store_at(make_context, config) as (store, _):
+        service.answers("/query", reply)
+        with pytest.raises(RetryableError, match=r"grid: (did not answer|answered with HTTP status)"):
+            store.open()
 
 
 def test_authority_that_cannot_be_read_is_fatal(make_context: ContextMaker) -> None:

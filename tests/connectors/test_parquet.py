@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -267,6 +268,69 @@ def test_full_disk_is_retryable_and_leaves_no_half_file(place: Place, monkeypatc
     assert place.read().rows == 2
 
 
+@pytest.mark.parametrize(
+    ("owner", "what", "done"),
+    [*((os, "fsync", done) for done in range(7)), *((Path, "replace", done) for done in range(5))],
+)
+def test_write_that_failed_halfway_and_is_tried_again_makes_one_part_of_each_day_and_counts_once(
+    place: Place, make_context: ContextMaker, monkeypatch: pytest.MonkeyPatch, owner: Any, what: str, done: int
+) -> None:
+    context = make_context("archive")
+    days = [MIDNIGHT_S + day * DAY_S for day in range(4)]
+    [timed, timeless] = kept(alarm(), alarm())
+    messages = [timed, msgspec.structs.replace(timeless, time_ns=None)]
+    real, left = getattr(owner, what), done
+
+    def fails(*arguments: Any) -> Any:
+        nonlocal left
+        if left == 0:
+            raise OSError(28, "No space left on device")
+        left -= 1
+        return real(*arguments)
+
+    with closing(ParquetStore(ParquetConfig(path=str(place.folder)), context)) as store:
+        for kind in ("samples", "messages"):
+            store.open()
+            store._make_folder(kind)
+        monkeypatch.setattr(owner, what, fails)
+        with pytest.raises(RetryableError):
+            store.write([grid(days)], messages)
+        monkeypatch.undo()
+        assert place.names("samples") == place.names("messages") == []
+        refused = store.write([grid(days)], messages)
+    assert (len(place.names("samples")), len(place.names("messages"))) == (4, 1)
+    assert (refused.messages, context.counters.get("not_storable")) == (1, 1)
+
+
+def test_scattered_time_tags_cost_the_days_with_the_fewest_rows(
+    place: Place, make_context: ContextMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = make_context("archive")
+    live = grid(range(10), ["A", "B"], x_v=1.0, y_a=1.0)
+    scattered = grid([day * DAY_S for day in range(-200, 200)], ["C"], x_v=1.0)
+    messages = kept(*(alarm(time_ns=at(day * DAY_S)) for day in range(40)))
+    with closing(ParquetStore(ParquetConfig(path=str(place.folder)), context)) as store:
+        refused = store.write([live, scattered], messages)
+        found = store.read_messages(["alarm"], EARLIEST_NS, LATEST_NS)
+    assert sorted(each.time_ns or 0 for each in found) == [at(day * DAY_S) for day in range(9, 40)]
+    assert len(place.names("samples")) == len(place.names("messages")) == 31
+    newest = scattered.take((scattered.time_ns == at(0)) | (scattered.time_ns >= at(170 * DAY_S)))
+    assert table(place.read()) == table(join_samples([live, newest]))
+    assert (refused.rows, refused.values, refused.messages) == (369, 369, 9)
+    assert context.counters.get("not_storable") == 369 + 9
+    assert "369 cannot be stored: values of more days than the 31 of 'days_per_commit'" in caplog.text
+
+
+def test_history_of_many_days_is_filled_in_where_a_commit_may_hold_them(
+    place: Place, make_context: ContextMaker
+) -> None:
+    context = make_context("archive")
+    with closing(ParquetStore(ParquetConfig(path=str(place.folder), days_per_commit=50), context)) as store:
+        store.write([grid([day * DAY_S for day in range(50)])], [])
+        assert store.read().rows == 50
+    assert context.counters.get("not_storable") == 0
+
+
 def test_new_folders_are_on_the_disk_before_what_is_written_into_them(place: Place, synced: list[Path]) -> None:
     with closing(place.store()) as store:
         store.open()
@@ -274,8 +338,10 @@ def test_new_folders_are_on_the_disk_before_what_is_written_into_them(place: Pla
         for second in (0, 1):
             synced.clear()
             store.write([grid([second])], [])
-            part = place.folder / "samples" / f".2023-11-14.{second:012d}.0.parquet.{os.getpid()}"
-            assert synced == [*([] if second else [place.folder]), part, part.parent]
+            *folders, part, folder_of_part = synced
+            assert folders == ([] if second else [place.folder])
+            assert part.parent == folder_of_part == place.folder / "samples"
+            assert re.fullmatch(rf"\.2023-11-14\.[0-9a-f]+\.parquet\.{os.getpid()}", part.name)
 
 
 def test_values_of_a_rule_stand_in_a_folder_of_their_own(place: Place) -> None:

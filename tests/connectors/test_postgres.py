@@ -15,7 +15,7 @@ import pytest
 from broker import wait_until
 from certificates import Authority
 from databases import PASSWORD, Postgres
-from stores import alarm, at, grid, kept, table
+from stores import alarm, at, event, grid, kept, table
 
 from edgeflex_connectors import postgres, store_write
 from edgeflex_connectors.postgres import SCHEMA_VERSION, PostgresConfig, PostgresStore
@@ -146,6 +146,29 @@ def test_nul_in_a_name_is_shown_as_a_symbol(server: Postgres, database: str, mak
         assert store.read(devices=["a\0b"]).rows == 1
 
 
+def test_names_that_become_one_are_one_device_and_column_whose_last_value_counts(
+    server: Postgres, database: str, make_context: ContextMaker
+) -> None:
+    rows: list[tuple[int, str, dict[str, float]]] = [
+        (at(0), "a␀", {"x_v": 1.0}),
+        (at(0), "a\0", {"x_v": 2.0}),
+        (at(1), "a\0", {"x_v": 3.0}),
+        (at(1), "a␀", {"x_v": 4.0}),
+        (at(2), "b", {"x\0_v": 5.0, "x␀_v": NAN}),
+        (at(2), "b", {"x\0_v": NAN, "x␀_v": 6.0}),
+    ]
+    with closing(store_at(make_context, server.config(database))) as store:
+        for _ in range(2):
+            store.write([samples_from_rows([row]) for row in rows], kept(event("a\0"), event("a␀")))
+        assert table(store.read()) == {
+            (at(0), "a␀"): ({"x_v": 2.0}, 0),
+            (at(1), "a␀"): ({"x_v": 4.0}, 0),
+            (at(2), "b"): ({"x␀_v": 6.0}, 0),
+        }
+        store.write_series(Series(1, "mean"), [samples_from_rows([row]) for row in rows], at(1))
+
+
+NAN = float("nan")
 LONG = "".join(map(chr, np.random.default_rng(1).integers(0x61, 0x7B, 10_000)))
 """Longer than a key may be, also when PostgreSQL has compressed it."""
 
@@ -166,7 +189,7 @@ def test_what_the_server_refuses_is_counted_and_everything_else_kept(
         assert sorted(each.id for each in stored) == sorted(each.id for each in messages)
     # Of the device its name, and two values each time; two messages each time; the column's name and its value.
     assert context.counters.get("not_storable") == (1 + 2 * 2) + 2 * 2 + (1 + 1)
-    assert "1 cannot be stored: index row requires" in caplog.messages[0]
+    assert "1 cannot be stored: index row requires" in caplog.text
 
 
 def test_letter_that_the_encoding_of_the_database_lacks_costs_only_what_holds_it(
@@ -176,10 +199,13 @@ def test_letter_that_the_encoding_of_the_database_lacks_costs_only_what_holds_it
         options = "ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'"
         connection.execute(f'CREATE DATABASE "{database}_latin" {options}'.encode())
     with sink(make_context, server.config(f"{database}_latin")) as (opened, context):
-        opened.write([grid([0], ["é", "🔌"]), alarm("é"), alarm("🔌")])
+        named = samples_from_rows([(at(0), "é", {"é_v": 1.0, "🔌_v": 1.0}), (at(1), "é", {"é_v": NAN, "🔌_v": 1.0})])
+        opened.write([grid([0], ["é", "🔌"]), named, alarm("é"), alarm("🔌")])
         assert opened.flush(10.0)
-        assert context.counters.get("retries") == 0
-        assert context.counters.get("not_storable") == 3
+        counters = context.counters
+        assert [counters.get(name) for name in ("rows", "values", "messages", "retries")] == [2, 2, 1, 0]
+        # Names of a device and a column, three values, one message.
+        assert counters.get("not_storable") == 6
     with closing(store_at(make_context, server.config(f"{database}_latin"))) as store:
         assert store.read().devices == ("é",)
         assert store.read_messages(["alarm"], EARLIEST_NS, LATEST_NS) == kept(alarm("é"))

@@ -251,6 +251,8 @@ def test_newest_message_is_known_and_those_without_a_time_do_not_count(place: Pl
         assert store.last_message_ns() is None
         store.write([], kept(alarm("a", at(5)), event(time_ns=at(2)), alarm("b", at(1))))
         assert store.last_message_ns() == at(5)
+        assert store.last_message_ns(at(5)) == at(2)
+        assert store.last_message_ns(at(1)) is None
 
 
 def test_message_that_is_hard_to_write_comes_back_as_it_is(place: Place) -> None:
@@ -349,13 +351,14 @@ def test_what_is_old_is_deleted_and_nothing_else(place: Place) -> None:
 def test_upkeep_down_samples_and_deletes(place: Place) -> None:
     upkeep = place.upkeep(keep=7200.0, downsample=(Downsampling(every=10.0, keep=10 * 3600.0),))
     with place.open() as store:
-        store.write([grid([0, 1, 10, 6 * 3600], ["A", "B"], x_v=1.0)], [])
-        upkeep.run_once(at(6 * 3600 + 100))
-        assert store.read().time_ns.tolist() == 2 * [at(6 * 3600)]
+        store.write([grid([0, 1, 10, 6120, 14_400, 19_800], ["A", "B"], x_v=1.0)], [])
+        upkeep.run_once(at(19_900))
+        assert store.read().time_ns.tolist() == [at(14_400), at(14_400), at(19_800), at(19_800)]
         means = {
             (time_ns, device): row["x_v"] for (time_ns, device), (row, _) in table(store.read(series=MEAN)).items()
         }
-        expected = {(at(0), "A"): 1.0005, (at(10), "A"): 1.01, (at(6 * 3600), "A"): 1.0 + 21.6}
+        expected = {(at(second), "A"): 1.0 + second / 1000 for second in (10, 6120, 14_400, 19_800)}
+        expected[at(0), "A"] = 1.0005
         expected.update({(time_ns, "B"): value for (time_ns, _), value in expected.items()})
         assert means == pytest.approx(expected)
     upkeep._store.close()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,9 @@ from stores import SECOND_NS, alarm, at, grid, kept, table
 from edgeflex_connectors import sqlite, store_write, upkeep
 from edgeflex_connectors.downsampling import downsampled
 from edgeflex_connectors.sqlite import SqliteConfig, SqliteStore
-from edgeflex_connectors.store import Downsampling, Series
+from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS, Downsampling, Series
 from edgeflex_connectors.store_write import StoreWriteConfig
-from edgeflex_connectors.upkeep import Upkeep
+from edgeflex_connectors.upkeep import Newest, Upkeep
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.errors import RetryableError
 from edgeflex_flow.messages import Quality, Samples, join_samples, samples_from_rows
@@ -56,6 +56,11 @@ class Kept:
     def close(self) -> None:
         self.store.close()
         self.upkeep._store.close()
+
+
+def hourly(first: int, last: int, devices: Sequence[str] = ("G1",)) -> Samples:
+    """A row each hour from this one to that one."""
+    return grid([hour * 3600 for hour in range(first, last + 1)], devices, x_v=1.0, y_a=1.0)
 
 
 @pytest.fixture
@@ -105,6 +110,30 @@ def test_rows_that_come_late_are_down_sampled_again(make_kept: Any) -> None:
     assert store.values(MEAN)[at(0), "G1"][0]["x_v"] == pytest.approx(2.002)
     [hour, _] = store.values(Downsampling(every=3600.0).series).values()
     assert hour[0]["x_v"] == pytest.approx(2.002)
+
+
+@pytest.mark.parametrize("ahead", [3600.0, 1e9])
+@pytest.mark.parametrize("every", [10.0, 3600.0])
+def test_clock_that_is_ahead_for_one_round_leaves_no_interval_half_made(
+    make_kept: Any, ahead: float, every: float
+) -> None:
+    rule = Downsampling(every=every)
+    store = make_kept(downsample=(rule,))
+    store.write(grid(range(26), x_v=1.0))
+    store.upkeep.run_once(at(26 + ahead))
+    for first in range(26, 236, 10):
+        store.write(grid(range(first, first + 10), x_v=2.0))
+        store.upkeep.run_once(at(first + 10))
+    store.upkeep.run_once(at(3600 * 3))
+    [made] = downsampled(store.store.read(), rule.series)
+    assert store.values(rule.series) == table(made)
+
+
+def test_nothing_is_made_beyond_the_interval_of_the_newest_row(make_kept: Any) -> None:
+    store = make_kept(downsample=(TEN_S,))
+    store.write(grid([0, 25]))
+    store.upkeep.run_once(at(10**9))
+    assert store.store.made_until(MEAN) == at(30)
 
 
 def test_rows_that_come_late_before_the_end_are_down_sampled_again_at_the_end(make_kept: Any) -> None:
@@ -168,28 +197,29 @@ def test_backlog_with_a_gap_of_months_is_down_sampled(make_kept: Any) -> None:
 
 def test_samples_are_deleted_by_whole_hours_once_they_are_old(make_kept: Any) -> None:
     store = make_kept(keep=2 * 3600.0)
-    store.write(grid([0, 3600, 4 * 3600], ["G1", "G2"], x_v=1.0, y_a=1.0))
+    store.write(hourly(0, 4, ["G1", "G2"]))
     store.upkeep.run_once(at(4 * 3600))
     # 22:13:20 + 2 h lies in the hour that begins at 00:00.
-    assert set(store.seconds()) == {4 * 3600}
+    assert set(store.seconds()) == {2 * 3600, 3 * 3600, 4 * 3600}
     assert store.context.counters.get("deleted") == 8
 
 
 def test_samples_stay_until_every_rule_has_seen_them(make_kept: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_kept(keep=3600.0, downsample=(TEN_S,))
-    store.write(grid([0, 10 * 3600]))
+    store.write(hourly(0, 10))
     monkeypatch.setattr(Upkeep, "_downsample", lambda *_: None)
     store.upkeep.run_once(at(10 * 3600 + 100))
-    assert store.seconds() == [0, 10 * 3600]
+    assert len(store.seconds()) == 11
     monkeypatch.undo()
     store.upkeep.run_once(at(10 * 3600 + 100))
-    assert store.seconds() == [10 * 3600]
-    assert store.seconds(MEAN) == [0, 10 * 3600]
+    assert store.seconds() == [9 * 3600, 10 * 3600]
+    assert len(store.seconds(MEAN)) == 11
 
 
 def test_late_row_of_a_deleted_hour_does_not_replace_what_was_made_of_it(make_kept: Any) -> None:
     store = make_kept(keep=3600.0, downsample=(TEN_S,))
-    store.write(grid([0, 1, 10 * 3600]))
+    store.write(grid([1]))
+    store.write(hourly(0, 10))
     store.upkeep.run_once(at(10 * 3600 + 100))
     store.write(grid([2], x_v=99.0))
     store.upkeep.run_once(at(10 * 3600 + 110))
@@ -222,12 +252,73 @@ def test_row_from_the_future_deletes_nothing(make_kept: Any) -> None:
     assert store.seconds() == [0, 10**9]
 
 
+YEAR_S = 365 * 86_400
+
+
+def everything(store: Any) -> tuple[list[float], list[float], int]:
+    """The times of samples and of what was made of them, and how many messages there are."""
+    messages = store.store.read_messages(["alarm"], at(-1), at(2 * YEAR_S))
+    return store.seconds(), store.seconds(MEAN), len(messages)
+
+
+@pytest.mark.parametrize("wrong", [[0], [0, 3600], range(0, 20 * 3600, 600)])
+def test_rows_stamped_by_a_clock_that_runs_ahead_delete_nothing_also_after_a_restart(
+    make_kept: Any, wrong: Sequence[float]
+) -> None:
+    rules = {"keep": 3600.0, "keep_messages": 3600.0, "downsample": (Downsampling(every=10.0, keep=3600.0),)}
+    store = make_kept(**rules)
+    store.write(hourly(0, 1))
+    store.store.write([], kept(alarm("a", at(0)), alarm("b", at(3600))))
+    for second in (YEAR_S + each for each in wrong):
+        store.write(grid([second]))
+        store.store.write([], kept(alarm("c", at(second))))
+    for each in (store.upkeep, make_kept(**rules).upkeep):
+        for later in (100, 200):
+            each.run_once(at(YEAR_S + wrong[-1] + later))
+            seconds, made, messages = everything(store)
+            assert seconds[:2] == made[:2] == [0, 3600]
+            assert (len(seconds), messages) == (2 + len(wrong), 2 + len(wrong))
+
+
+def test_alarms_stamped_by_a_clock_that_runs_ahead_delete_nothing_of_a_store_without_samples(make_kept: Any) -> None:
+    store = make_kept(keep_messages=3600.0)
+    store.store.write([], kept(*(alarm("a", at(second)) for second in (0, 3600, YEAR_S, YEAR_S + 86_400))))
+    store.upkeep.run_once(at(YEAR_S + 86_401))
+    assert everything(store)[2] == 4
+
+
+def test_age_goes_on_once_what_came_after_a_gap_reaches_over_as_much_as_it(make_kept: Any) -> None:
+    store = make_kept(keep=3600.0)
+    store.write(hourly(0, 1))
+    for hour in range(101, 202):
+        store.write(hourly(hour, hour))
+        store.upkeep.run_once(at(hour * 3600))
+        if hour < 130:
+            assert store.seconds()[:2] == [0, 3600]
+    assert store.seconds() == [200 * 3600, 201 * 3600]
+
+
+@given(st.floats(1, 1e4), st.integers(2, 40))
+def test_age_goes_on_where_rows_are_rare(apart_h: float, rows: int) -> None:
+    times_ns = [round(place * apart_h * 3600 * SECOND_NS) for place in range(rows)]
+    newest = Newest(lambda end_ns: max((each for each in times_ns if each < end_ns), default=None))
+    assert newest.time_ns(2**62) in times_ns[-2:]
+
+
+@given(st.lists(st.integers(EARLIEST_NS, LATEST_NS - 1), max_size=30), st.integers(EARLIEST_NS, LATEST_NS - 1))
+def test_newest_is_a_time_that_is_there(times_ns: list[int], now_ns: int) -> None:
+    newest = Newest(lambda end_ns: max((each for each in times_ns if each < end_ns), default=None))
+    found = newest.time_ns(now_ns)
+    known = [each for each in times_ns if each <= now_ns]
+    assert found in known if known else found is None
+
+
 def test_old_messages_and_old_down_sampled_values_are_deleted(make_kept: Any) -> None:
     store = make_kept(keep_messages=3600.0, downsample=(Downsampling(every=10.0, keep=7200.0),))
-    store.write(grid([0, 3 * 3600, 4 * 3600]))
+    store.write(hourly(0, 4))
     store.store.write([], kept(alarm("old", at(0)), alarm("new", at(4 * 3600))))
     store.upkeep.run_once(at(4 * 3600 + 100))
-    assert store.seconds(MEAN) == [3 * 3600, 4 * 3600]
+    assert store.seconds(MEAN) == [2 * 3600, 3 * 3600, 4 * 3600]
     assert store.store.read_messages(["alarm"], at(-1), at(10**6)) == kept(alarm("new", at(4 * 3600)))
 
 
@@ -301,14 +392,14 @@ def test_sink_keeps_its_store_up(tmp_path: Path, make_context: ContextMaker) -> 
     sink = store_write.NODE.open(StoreWriteConfig(store="history", commit_every=0.01), context)
     sink.open()
     try:
-        sink.write([grid([0, 10 * 3600])])
+        sink.write([hourly(0, 10)])
         assert sink.flush(10.0)
         wait_until(lambda: context.counters.get("deleted"), 30.0)
     finally:
         sink.close()
     with closing(sqlite3.connect(tmp_path / "h.db")) as opened:
-        assert opened.execute("SELECT count(*) FROM samples").fetchone() == (1,)
-        assert opened.execute("SELECT count(*) FROM downsampled").fetchone() == (2,)
+        assert opened.execute("SELECT count(*) FROM samples").fetchone() == (4,)
+        assert opened.execute("SELECT count(*) FROM downsampled").fetchone() == (22,)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from edgeflex_flow.cli.kinds import shipped_registry
 from edgeflex_flow.flowfile import check_flow
+from edgeflex_flow.flowfile.overwrites import _url
 from edgeflex_flow.messages import Alarm, Samples
 from edgeflex_flow.node import (
     ANY,
@@ -118,6 +119,71 @@ def test_dead_letters_and_sources_of_something_else_are_let_through() -> None:
     assert told(STORED, "more: {kind: sense}", KEPT.replace("more", "[more, dead_letters]")) == []
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("{kind: sqlite, path: h.db}", "{kind: sqlite, path: ./data/../h.db, keep: 30d}"),
+        ("{kind: sqlite, path: h.db}", "{kind: sqlite, path: link.db, synchronous: full}"),
+        ("{kind: parquet, path: history}", "{kind: parquet, path: history/}"),
+        (
+            "{kind: postgres, url: 'postgresql://db.example/grid'}",
+            "{kind: postgres, url: 'postgres://DB.example:5432/grid', username: other, tls: require}",
+        ),
+        (
+            "{kind: influxdb, url: 'http://localhost:8086', database: grid}",
+            "{kind: influxdb, url: 'http://127.0.0.1:8086/', database: grid}",
+        ),
+    ],
+)
+def test_two_names_of_one_store_are_one(one: str, other: str) -> None:
+    Path("link.db").symlink_to("h.db")
+    Path("data").mkdir()
+    [problem] = told_of_stores(one, other)
+    assert "reads from connection 'one', which is the same as 'other'; name in 'columns'" in problem
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("{kind: sqlite, path: h.db}", "{kind: sqlite, path: g.db}"),
+        ("{kind: sqlite, path: h}", "{kind: parquet, path: h}"),
+        (
+            "{kind: postgres, url: 'postgresql://db.example/grid'}",
+            "{kind: postgres, url: 'postgresql://db.example/grid', schema: other}",
+        ),
+        (
+            "{kind: postgres, url: 'postgresql://db.example/grid'}",
+            "{kind: postgres, url: 'postgresql://db.example/test'}",
+        ),
+        (
+            "{kind: influxdb, url: 'http://db:8086', database: grid}",
+            "{kind: influxdb, url: 'http://db:8086', database: test}",
+        ),
+        (
+            "{kind: influxdb, url: 'http://db:8086', database: grid}",
+            "{kind: influxdb, url: 'http://db:8087', database: grid}",
+        ),
+        ("{kind: sqlite, path: '${ONE}'}", "{kind: sqlite, path: '${OTHER}'}"),
+    ],
+)
+def test_two_stores_are_two(one: str, other: str) -> None:
+    assert told_of_stores(one, other) == []
+
+
+def told_of_stores(one: str, other: str) -> list[str]:
+    Path("site.yaml").write_text(f"site: here\nconnections:\n  one: {one}\n  other: {other}\n", encoding="utf-8")
+    flow = """
+flow: again
+nodes:
+  stored: {kind: store_read, store: one, columns: [frequency_hz]}
+  rocof: {kind: rocof, from: stored}
+  kept: {kind: store_write, store: other, from: [rocof]}
+"""
+    Path("a.yaml").write_text(flow, encoding="utf-8")
+    checked = check_flow(Path("a.yaml"), shipped_registry(), site=Path("site.yaml"), environment={})
+    return [str(problem) for problem in checked.problems]
+
+
 def test_shipped_kinds_are_checked() -> None:
     Path("site.yaml").write_text("site: here\nconnections: {history: {kind: sqlite, path: h.db}}\n", encoding="utf-8")
     flow = """
@@ -131,3 +197,8 @@ nodes:
     [problem] = check_flow(Path("a.yaml"), shipped_registry(), site=Path("site.yaml")).problems
     assert "would write 'frequency_hz' over what node 'stored' reads" in str(problem)
     assert problem.known == ("rocof_delay_s", "rocof_hz_per_s")
+
+
+def test_url_that_is_none_means_itself() -> None:
+    assert _url("http://[", {"http": 80}) == "http://["
+    assert _url("http://a:99999", {"http": 80}) == "http://a:99999"
