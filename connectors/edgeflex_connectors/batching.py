@@ -11,8 +11,8 @@ from edgeflex_flow.errors import FieldError, nearest
 from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Samples
 from edgeflex_flow.units import names_its_unit
 
-AT_ARRIVAL = -(2**63)
-"""The time of a row whose payload tells none."""
+AT_ARRIVAL = -(2**63) - 1
+"""The time of a row whose payload tells none; none that a row can have."""
 
 Row = tuple[int, str, int, tuple[float, ...]]
 """time_ns, device, quality, values in the order of the columns (NaN where there is none)."""
@@ -49,6 +49,8 @@ class SamplesBuilder:
         self._columns = tuple(columns)
         self._devices = devices or DeviceTable()
         self._time_ns: list[int] = []
+        self._arrived: list[int] = []
+        """Places of the rows that get the time of their arrival."""
         self._codes: list[int] = []
         self._quality: list[int] = []
         self._values: list[Sequence[float]] = []
@@ -58,6 +60,9 @@ class SamplesBuilder:
 
     def add(self, time_ns: int, device: str, quality: int, values: Sequence[float]) -> None:
         """Add a row; `values` in the order of the columns, NaN where there is none."""
+        if time_ns == AT_ARRIVAL:
+            self._arrived.append(len(self._time_ns))
+            time_ns = 0
         self._time_ns.append(time_ns)
         self._codes.append(self._devices.code(device))
         self._quality.append(quality)
@@ -67,7 +72,7 @@ class SamplesBuilder:
         """The rows so far as one batch; the builder is empty afterwards."""
         table = np.array(self._values, dtype=np.float64).reshape(len(self), len(self._columns))
         time_ns = np.array(self._time_ns, dtype=np.int64)
-        time_ns[time_ns == AT_ARRIVAL] = received_ns
+        time_ns[self._arrived] = received_ns
         samples = Samples(
             time_ns=time_ns,
             device=np.array(self._codes, dtype=np.int32),
@@ -76,7 +81,7 @@ class SamplesBuilder:
             quality=np.array(self._quality, dtype=np.uint16),
             received_ns=received_ns,
         )
-        self._time_ns, self._codes, self._quality, self._values = [], [], [], []
+        self._time_ns, self._codes, self._quality, self._values, self._arrived = [], [], [], [], []
         return samples
 
 
