@@ -101,7 +101,6 @@ class MqttClient(Client):
         self._gathers = False
         self._gathered = bytearray()
         self.on_incoming: Callable[[Incoming], None] = _ignore
-        self.on_message = self._came_by_paho
         self.on_answer: Callable[[int, int], bool] | None = None
         """`on_answer(mid, code)`: the broker has answered a message of QoS 1; whether it was one of `packet_of`."""
 
@@ -171,7 +170,8 @@ class MqttClient(Client):
             self._send_puback(mid)
         return True
 
-    def _came_by_paho(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
+    def _handle_on_message(self, message: MQTTMessage) -> None:
+        # In place of paho's way through its callbacks: setting one here would tie the client to itself.
         self.on_incoming(Incoming(message._topic, bytes(message.payload), message.qos, message.mid, message.dup))
 
     @contextmanager
