@@ -106,7 +106,8 @@ def _tls_problem(error: ssl.SSLError, broker: Broker) -> EdgeflexError:
         return FatalError(text)
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError):
         return RetryableError(f"{broker}: the broker closed the connection during the TLS handshake")
-    return FatalError(f"{broker}: TLS failed: {error.reason or error}; does this port speak TLS?")
+    reason = getattr(error, "reason", None) or error  # Python's own have none
+    return FatalError(f"{broker}: TLS failed: {reason}; does this port speak TLS?")
 
 
 def refusal(reason: str, broker: Broker) -> EdgeflexError:
