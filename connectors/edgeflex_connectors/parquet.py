@@ -697,7 +697,7 @@ def open_store(config: ParquetConfig, context: Context) -> ParquetStore:
 
 
 def probe(config: ParquetConfig, context: Context) -> Probe:
-    check_folder(context.resolve(config.path))
+    check_folder(context.resolve(config.path) / FACTS)
     return probe_store(open_store(config, context))
 
 

@@ -57,6 +57,15 @@ def test_a_broker_that_refuses_or_is_not_there_says_so(tmp_path: Path, make_cont
         tried(make_context, mqtt.NODE, {"url": f"mqtt://127.0.0.1:{free_port()}"})
 
 
+@pytest.mark.parametrize(("node", "name"), [(parquet.NODE, "history"), (sqlite.NODE, "data/history.db")])
+def test_a_store_that_could_not_be_made_says_so(
+    tmp_path: Path, make_context: ContextMaker, node: ConnectionNode[Any], name: str
+) -> None:
+    with pytest.raises(FatalError, match=r"there is no folder '.*nowhere'"):
+        tried(make_context, node, {"path": str(tmp_path / "nowhere" / name)})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_trying_a_broker_tells_nobody_a_status(tmp_path: Path, make_context: ContextMaker) -> None:
     with Mosquitto(tmp_path) as broker:
         tried(make_context, mqtt.NODE, {"url": broker.url, "status_topic": "status/{flow}/{node}"})
