@@ -53,6 +53,7 @@ MOST_OVERHEAD_BYTES = 40
 MOST_AT_ONCE, MOST_AT_ONCE_BYTES = 1000, 64 << 10
 """Payloads are written together up to these limits."""
 
+HANGS_AT_MOST_NS = 60_000_000_000
 FLUSH_POLL_S = 0.002
 SAVE_AFTER, SAVE_AFTER_WHEN_AWAY = 0.8, 0.4
 """Shares of the time that a flush has, after which it saves to disk what the broker has not taken."""
@@ -376,9 +377,15 @@ class MqttPublish:
             self._context.counters.add_all(published=count, bytes=size)
 
     def _hangs(self) -> bool:
-        """Whether the broker has not answered a payload while it was valid: what is sent now would come late too."""
+        """Whether the broker has not answered a payload while it was valid: what is sent now would come late too.
+
+        One that it has not answered for much longer it never will, though it goes on.
+        """
         now_ns = time.monotonic_ns()
-        return any(each.valid_ns and now_ns - each.put_ns > each.valid_ns for each in self._under_way.values())
+        return any(
+            each.valid_ns and 0 < now_ns - each.put_ns - each.valid_ns < HANGS_AT_MOST_NS
+            for each in self._under_way.values()
+        )
 
     def _publish_some(self, client: MqttClient) -> tuple[int, int]:
         """Write what may go out with QoS 0 or 1 as one; how many payloads that were and their bytes."""

@@ -616,6 +616,29 @@ def test_no_more_set_points_go_out_while_a_broker_that_hangs_has_not_answered_on
 
 
 @pytest.mark.needs("mosquitto")
+def test_a_payload_that_is_never_answered_does_not_hold_the_others_back_for_ever(
+    tmp_path: Path, make_context: ContextMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt_publish, "HANGS_AT_MOST_NS", 500_000_000)
+    with (
+        Mosquitto(tmp_path) as broker,
+        sink(make_context, broker, expires=0.3) as (publish, context),
+    ):
+        publish.write([alarm(0)])
+        assert publish.flush(10.0)
+        monkeypatch.setattr(publish._session.client if publish._session else None, "on_answer", lambda *_: True)
+        publish.write([alarm(1)])
+        wait_until(lambda: context.counters.get("published") == 2)
+        time.sleep(0.4)
+        publish.write([alarm(2)])
+        time.sleep(0.2)
+        assert context.counters.get("published") == 2
+        time.sleep(0.3)
+        publish.write([alarm(3)])
+        wait_until(lambda: context.counters.get("published") >= 3)
+
+
+@pytest.mark.needs("mosquitto")
 def test_set_point_that_was_under_way_does_not_come_late_after_a_reconnect(
     tmp_path: Path, make_context: ContextMaker
 ) -> None:
