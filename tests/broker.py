@@ -28,6 +28,7 @@ from programs import find_program
 
 from edgeflex_connectors.mqtt_session import MqttSession
 from edgeflex_flow.messages import Alarm
+from edgeflex_services.broker import hang_up
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 20.0
@@ -334,8 +335,7 @@ class Listener:
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        hang_up(self._client)
 
 
 def _program(name: str) -> str:

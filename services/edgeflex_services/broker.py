@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from paho.mqtt.client import Client
+
 from edgeflex_flow.errors import FatalError
 from edgeflex_flow.tied import tied
 
@@ -42,6 +44,15 @@ def free_udp_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def hang_up(client: Client) -> None:
+    """Disconnect a client of paho's that has a thread, and end that. Its callbacks go, so that nothing to which they
+    belong keeps the client alive, and with it the sockets by which it woke its thread."""
+    client.disconnect()
+    client.loop_stop()
+    client.on_connect = client.on_connect_fail = client.on_disconnect = None
+    client.on_message = client.on_publish = client.on_subscribe = None
 
 
 class LocalBroker:

@@ -37,6 +37,7 @@ from edgeflex_connectors.c37118 import Analog, ConfigFrame, FrameHeader, Phasor,
 from edgeflex_connectors.c37118_encode import FORMAT, encode_frames, time_counts
 from edgeflex_connectors.pmu_server import Transport
 from edgeflex_flow.messages import Samples, Setpoints, decode_message
+from edgeflex_services.broker import hang_up
 from edgeflex_services.frequency_model import (
     FRAMES_PER_S,
     NOMINAL_HZ,
@@ -90,8 +91,7 @@ class Inbox:
         return told
 
     def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        hang_up(self._client)
 
 
 @dataclass

@@ -15,6 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edgeflex_connectors.topics import TopicMap
 from edgeflex_connectors.urls import split_url
 from edgeflex_flow.errors import FatalError
+from edgeflex_services.broker import hang_up
 
 PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 MOST_WAITING: Final = 1000
@@ -73,8 +74,7 @@ class Bus:
         self._client.loop_start()
 
     def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        hang_up(self._client)
 
     def publish(self, topic: str, payload: bytes) -> bool:
         """Send if the broker is there; what is measured now is of no use later. Whether it went."""

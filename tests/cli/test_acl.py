@@ -26,6 +26,7 @@ from edgeflex_flow.cli.kinds import shipped_registry
 from edgeflex_flow.flowfile import load_flow
 from edgeflex_flow.runtime.inline import run_inline
 from edgeflex_flow.runtime.run import FlowRun
+from edgeflex_services.broker import hang_up
 
 FLOW = """\
 flow: limits
@@ -112,8 +113,7 @@ class Person:
         return self.answers[-1]
 
     def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        hang_up(self._client)
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from edgeflex_flow.messages import (
     samples_from_rows,
 )
 from edgeflex_flow.node import Context, OpenConnection, WireMessage
+from edgeflex_services.broker import hang_up
 
 if TYPE_CHECKING:
     from conftest import ContextMaker
@@ -461,8 +462,7 @@ def receive_v5(broker: BrokerProcess, count: int) -> list[Any]:
     try:
         wait_until(lambda: len(received) >= count)
     finally:
-        client.disconnect()
-        client.loop_stop()
+        hang_up(client)
     return received
 
 

@@ -19,6 +19,8 @@ from broker import Mosquitto, wait_until
 from paho.mqtt.client import Client, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edgeflex_services.broker import hang_up
+
 FLOW = """\
 flow: keep
 nodes:
@@ -82,8 +84,7 @@ class Publisher:
         self._stop.set()
         self._thread.join()
         wait_until(lambda: self._acknowledged == self._numbers.keys())
-        self._client.disconnect()
-        self._client.loop_stop()
+        hang_up(self._client)
 
 
 @contextmanager

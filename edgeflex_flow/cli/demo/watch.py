@@ -20,6 +20,7 @@ from edgeflex_flow.messages import (
     decode_message,
 )
 from edgeflex_flow.node import WireMessage
+from edgeflex_services.broker import hang_up
 
 TRACE_POINTS = 50
 TRACE_PERIOD_NS = 300_000_000
@@ -143,5 +144,4 @@ class Subscriber:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        hang_up(self._client)
