@@ -67,8 +67,9 @@ class Report:
         good: Callable[[float], bool] | None = None,
     ) -> float:
         """Add a measure; gives its median."""
+        values = [float(value) for value in values]
         middle = statistics.median(values)
-        verdict = None if good is None else good(middle)
+        verdict = None if good is None else bool(good(middle))
         self.sections.setdefault(section, []).append(Row(name, unit, tuple(values), asked, verdict))
         return middle
 
