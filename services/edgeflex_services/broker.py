@@ -53,6 +53,7 @@ def hang_up(client: Client) -> None:
     client.loop_stop()
     client.on_connect = client.on_connect_fail = client.on_disconnect = None
     client.on_message = client.on_publish = client.on_subscribe = None
+    client._reset_sockets()
 
 
 class LocalBroker:
