@@ -22,6 +22,7 @@ from edgeflex_operators._limits import Bounds
 from edgeflex_operators._network import NodeSensitivity, Sensitivities
 from edgeflex_operators._voltage_horizon import HorizonProgram, Outlook
 from edgeflex_operators._voltage_program import VoltageProgram
+from edgeflex_operators._voltage_state import take_available
 from edgeflex_operators.voltage_control import VoltageControlConfig, local_share
 from edgeflex_services.powerflow_grid import POWER_FACTOR, TAN_PHI, Grid, make_grid
 from edgeflex_services.powerflow_network import sensitivities
@@ -119,7 +120,7 @@ class Operator:
         sun = _samples(now_ns, "available_power_pu", grid.inverters.names, available)
         voltages = _samples(now_ns, "voltage_pu", grid.nodes, measured.voltage_pu)
         began_s = time.perf_counter()
-        voltage_control.take_available(self.config, self.state, sun)
+        take_available(self.config, self.state, sun)
         told = voltage_control.take_voltage(self.config, self.state, voltages)
         self.seconds.append(time.perf_counter() - began_s)
         for message in told:

@@ -13,6 +13,7 @@ from edgeflex_flow.node import WireMessage
 from edgeflex_operators import voltage_control
 from edgeflex_operators._inverters import Inverter, Storage
 from edgeflex_operators._network import Branch
+from edgeflex_operators._voltage_state import take_available, take_charge
 from edgeflex_operators.voltage_control import VoltageControlConfig
 
 S = 1_000_000_000
@@ -68,10 +69,10 @@ class Feeder:
         self.now_ns += round(seconds * S)
         now_ns, settings, state = self.now_ns, self.config, self.state
         available = {name: {"available_power_pu": self.available_pu} for name in self.names}
-        self.take(voltage_control.take_available(settings, state, rows(now_ns, available)))
+        self.take(take_available(settings, state, rows(now_ns, available)))
         if charge is not None:
             full = {name: {"state_of_charge_percent": charge} for name in self.names}
-            self.take(voltage_control.take_charge(settings, state, rows(now_ns, full)))
+            self.take(take_charge(settings, state, rows(now_ns, full)))
         measured = {**dict(zip(settings.nodes, self.voltage.tolist(), strict=True)), **voltages}
         sent = {node: {"voltage_pu": value} for node, value in measured.items() if value is not None}
         if sent:

@@ -58,6 +58,7 @@ class VoltageGridConfig(ControllerConfig, frozen=True, kw_only=True):
     curtailable: Annotated[
         float, Meta(ge=0, le=1, description="Share of the available power that may be curtailed.")
     ] = 1.0
+    settle: Annotated[float, quantity("s", "How long assets take to follow a set-point.", ge=0, le=60)] = 0.5
 
     def refusals(self) -> Iterator[FieldError]:
         yield from super().refusals()

@@ -138,11 +138,9 @@ class VoltageProgram:
 
     def decide(self, situation: Situation) -> Decision:
         """The step from here. Raises SolverFailure."""
-        resistance, reactance = self.sensitivities
-        applied = situation.applied
-        without = situation.voltage - reactance @ applied.reactive + resistance @ (applied.curtailed - applied.storage)
+        without = self.without_setpoints(situation)
         lower, upper = self.bounds(situation)
-        nothing = np.full(len(reactance), np.inf)
+        nothing = np.full(len(without), np.inf)
         low = np.nan_to_num(situation.voltage_bounds.low - without, nan=-np.inf)
         high = np.nan_to_num(situation.voltage_bounds.high - without, nan=np.inf)
         program = Program(
@@ -157,6 +155,12 @@ class VoltageProgram:
             upper=np.concatenate([upper, nothing]),
         )
         return self._decision(self.solver.solve(program), lower, upper)
+
+    def without_setpoints(self, situation: Situation) -> Vector:
+        """The voltages that would be if nothing were asked of the inverters, pu, shape (n,)."""
+        resistance, reactance = self.sensitivities
+        applied = situation.applied
+        return situation.voltage - reactance @ applied.reactive + resistance @ (applied.curtailed - applied.storage)
 
     def bounds(self, situation: Situation) -> tuple[Vector, Vector]:
         """Least and most of reactive power, curtailment, charging and discharging: the hardware's, in it the ramp's."""

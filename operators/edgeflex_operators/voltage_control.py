@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from edgeflex_flow import __version__
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import Input, OperatorNode, WireMessage, quantity
-from edgeflex_operators._controller import ControllerState, controller_wire, reason_of
-from edgeflex_operators._latest import Latest, View
-from edgeflex_operators._limits import Bounds
+from edgeflex_operators._controller import controller_wire, reason_of
 from edgeflex_operators._qp import SolverFailure
 from edgeflex_operators._voltage_dual import DualAscent
 from edgeflex_operators._voltage_grid import (
     AVAILABLE,
     CHARGE,
-    PLAUSIBLE_VOLTAGE,
     VOLTAGE,
     VoltageGridConfig,
     Why,
-    decisions_of,
     limits_of,
     named_limits,
-    seen_powers,
-    steady,
-    storage_powers,
 )
 from edgeflex_operators._voltage_program import Decision as Step
-from edgeflex_operators._voltage_program import Powers, Situation, VoltageProgram, no_powers
-
-Vector = NDArray[np.float64]
+from edgeflex_operators._voltage_program import Powers, Situation, no_powers
+from edgeflex_operators._voltage_state import (
+    Seen,
+    VoltageGridState,
+    keep_voltage,
+    not_kept,
+    take_available,
+    take_charge,
+)
 
 VERSION = f"{__version__}/voltage-1"
-KEPT = 64
-"""Sent set-points that are remembered, to know which were in force when a voltage was measured."""
-TOLD_PU = 1e-3
-"""A voltage that is expected to stay outside by more is told."""
 GRID = ("inverters", "branches", "sensitivities", "power_base", "voltage_base", "method")
 """Fields from which the program is made."""
 FULL_ABSORPTION, NONE_ABOVE, NONE_BELOW, FULL_FEED = 1.06, 1.03, 0.97, 0.94
@@ -114,60 +107,22 @@ class VoltageControlConfig(VoltageGridConfig, frozen=True, kw_only=True):
         quantity("s", "Not relied on: a voltage that stays the same to the last bit for so long.", gt=0, le=86400),
     ] = 300.0
     hold_for: Annotated[float, quantity("s", "How long set-points are held; then `safe` holds.", ge=0, le=3600)] = 60.0
-    settle: Annotated[float, quantity("s", "How long assets take to follow a set-point.", ge=0, le=60)] = 0.5
     needed: Annotated[
         float, Meta(gt=0, le=1, description="Share of all voltages that must be known; with less it is Q(V).")
     ] = 0.8
 
 
-class Sent(NamedTuple):
-    """Set-points that were sent."""
-
-    time_ns: int
-    powers: Powers
-
-
-class Seen(NamedTuple):
-    """What can be relied on at one moment."""
-
-    voltage: View
-    available: View
-    charge: View
-
-
 @dataclass(slots=True)
-class VoltageControlState:
-    """What is known of the grid, and what was sent."""
+class VoltageControlState(VoltageGridState[VoltageControlConfig]):
+    """What is known of the grid, what was sent, and the prices of voltages."""
 
-    config: VoltageControlConfig
-    program: VoltageProgram = field(init=False)
     dual: DualAscent = field(init=False)
-    control: ControllerState = field(default_factory=ControllerState)
-    voltage: Latest = field(default_factory=lambda: Latest(VOLTAGE))
-    available: Latest = field(default_factory=lambda: Latest(AVAILABLE))
-    charge: Latest = field(default_factory=lambda: Latest(CHARGE))
-    sent: deque[Sent] = field(default_factory=lambda: deque(maxlen=KEPT))
     used_ns: int = -1
     """Time of the newest voltage that the last step was made from."""
 
-    def __post_init__(self) -> None:
-        self.adopt(self.config)
-
     def adopt(self, config: VoltageControlConfig) -> None:
-        """Follow a config, whose grid is another one perhaps."""
-        self.config = config
-        inverters = tuple(config.inverters.values())
-        self.program = VoltageProgram(config.sensitivities_to(config.feeders), inverters, config.power_base)
+        super(VoltageControlState, self).adopt(config)
         self.dual = DualAscent(self.program)
-
-    def in_force(self, time_ns: int) -> Powers:
-        """The set-points that were sent by then."""
-        before = [each.powers for each in self.sent if each.time_ns <= time_ns]
-        return before[-1] if before else no_powers(len(self.config.inverters))
-
-    @property
-    def last(self) -> Powers:
-        return self.sent[-1].powers if self.sent else no_powers(len(self.config.inverters))
 
 
 def start(config: VoltageControlConfig) -> VoltageControlState:
@@ -177,24 +132,13 @@ def start(config: VoltageControlConfig) -> VoltageControlState:
 def take_voltage(config: VoltageControlConfig, state: VoltageControlState, samples: Samples) -> list[WireMessage]:
     """A step, once every voltage is newer than all of the last step."""
     _adopt(config, state)
-    state.voltage.take(samples, config.trust(*PLAUSIBLE_VOLTAGE), frozenset(config.nodes))
+    keep_voltage(config, state, samples)
     now_ns = samples.received_ns or int(samples.time_ns.max(initial=0))
-    seen = _look(config, state, now_ns)
+    seen = state.look(config, now_ns)
     shows_ns = (state.sent[-1].time_ns + round(config.settle * 1e9)) if state.sent else -1
     is_new = seen.voltage.begin_ns is not None and seen.voltage.begin_ns > max(state.used_ns, shows_ns)
     complete = not seen.voltage.missing and not seen.available.missing
     return _decide(config, state, now_ns, seen) if is_new and complete else []
-
-
-def take_available(config: VoltageControlConfig, state: VoltageControlState, samples: Samples) -> list[WireMessage]:
-    most = config.most_power_pu
-    state.available.take(samples, steady(config.trust(-most, most)), frozenset(config.inverters))
-    return []
-
-
-def take_charge(config: VoltageControlConfig, state: VoltageControlState, samples: Samples) -> list[WireMessage]:
-    state.charge.take(samples, steady(config.trust(0.0, 100.0)), frozenset(config.inverters))
-    return []
 
 
 def tick(config: VoltageControlConfig, state: VoltageControlState, now_ns: int) -> list[WireMessage]:
@@ -203,15 +147,14 @@ def tick(config: VoltageControlConfig, state: VoltageControlState, now_ns: int) 
     decided_ns = state.control.decided_ns
     if decided_ns is not None and now_ns - decided_ns < 0.99e9 * config.period:
         return []
-    seen = _look(config, state, now_ns)
+    seen = state.look(config, now_ns)
     waits = state.control.is_starting(config, now_ns) and (seen.voltage.missing or seen.available.missing)
     return [] if waits else _decide(config, state, now_ns, seen)
 
 
 def end(config: VoltageControlConfig, state: VoltageControlState) -> list[WireMessage]:
     """The safe state."""
-    told = decisions_of(config, no_powers(len(config.inverters)), Why(reason="the flow ends"), VERSION)
-    return [message for each in told for message in state.control.finish(config, each)]
+    return state.finish(config, VERSION)
 
 
 def _adopt(config: VoltageControlConfig, state: VoltageControlState) -> None:
@@ -225,18 +168,8 @@ def _adopt(config: VoltageControlConfig, state: VoltageControlState) -> None:
         state.adopt(config)
 
 
-def _look(config: VoltageControlConfig, state: VoltageControlState, now_ns: int) -> Seen:
-    trust = config.trust(*PLAUSIBLE_VOLTAGE)
-    with_storage = tuple(name for name, each in config.inverters.items() if each.storage is not None)
-    return Seen(
-        state.voltage.view(config.nodes, now_ns, trust),
-        seen_powers(config, state.available, now_ns, trust),
-        state.charge.view(with_storage, now_ns, steady(trust)),
-    )
-
-
 def _decide(config: VoltageControlConfig, state: VoltageControlState, now_ns: int, seen: Seen) -> list[WireMessage]:
-    situation = _situation(config, state, now_ns, seen)
+    situation = state.situation(config, now_ns, seen)
     known = 1.0 - len(seen.voltage.missing) / max(len(config.nodes), 1)
     powers, why = no_powers(len(config.inverters)), Why()
     if known < config.needed:
@@ -248,26 +181,9 @@ def _decide(config: VoltageControlConfig, state: VoltageControlState, now_ns: in
         except SolverFailure as error:
             powers, why = _without_program(config, state, now_ns, seen, situation)
             why = why._replace(condition="the solver failed", reason=f"{error}; {why.reason}")
-    state.sent.append(Sent(now_ns, powers))
     if seen.voltage.end_ns is not None:
         state.used_ns = seen.voltage.end_ns
-    told = decisions_of(config, powers, why, VERSION)
-    return [message for each in told for message in state.control.tell(config, now_ns, each)]
-
-
-def _situation(config: VoltageControlConfig, state: VoltageControlState, now_ns: int, seen: Seen) -> Situation:
-    measured_ns = now_ns if seen.voltage.begin_ns is None else seen.voltage.begin_ns
-    elapsed_s = state.control.elapsed_s(now_ns) if state.sent else config.period
-    return Situation(
-        voltage=seen.voltage.values,
-        applied=state.in_force(measured_ns - round(config.settle * 1e9)),
-        before=state.last,
-        available=seen.available.values,
-        storage=storage_powers(config, seen.charge),
-        voltage_bounds=Bounds(config.voltage_min, config.voltage_max),
-        curtailable_share=config.curtailable,
-        ramp=state.program.ramps * min(elapsed_s, config.valid_for),
-    )
+    return state.send(config, now_ns, powers, why, VERSION)
 
 
 def _why(
@@ -283,10 +199,10 @@ def _why(
     if missing:
         conditions.append(f"measurements of {', '.join(dict.fromkeys(missing))} are missing")
         reasons.append(reason_of(seen))
-    outside = np.flatnonzero(decided.slack > TOLD_PU).tolist()
-    if outside and config.method == "central":
-        conditions.append("voltages cannot be kept within limits")
-        reasons.append(", ".join(f"{config.nodes[n]} by {1e3 * decided.slack[n]:.1f} mpu" for n in outside))
+    if config.method == "central":
+        condition, reason = not_kept(config, decided.slack)
+        conditions += condition
+        reasons += reason
     return Why("; ".join(conditions), "; ".join(reasons), limits, tuple(seen))
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -18,32 +17,31 @@ from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Alarm, FlexRequest, FlexResponse, Forecast, Node, Samples, Setpoints, ShadowSetpoints
 from edgeflex_flow.node import Input, OperatorNode, Wire, WireMessage, message_wire, quantity
 from edgeflex_operators import flex_response
-from edgeflex_operators._controller import ControllerState, reason_of
-from edgeflex_operators._latest import Latest, View
-from edgeflex_operators._limits import Bounds
+from edgeflex_operators._controller import reason_of
 from edgeflex_operators._network import Sensitivities
 from edgeflex_operators._outlook import Expected, Forecasts
 from edgeflex_operators._qp import SolverFailure
 from edgeflex_operators._voltage_grid import (
     AVAILABLE,
     CHARGE,
-    PLAUSIBLE_VOLTAGE,
     VOLTAGE,
     VoltageGridConfig,
     Why,
-    decisions_of,
     named_limits,
-    seen_powers,
-    steady,
-    storage_powers,
 )
 from edgeflex_operators._voltage_horizon import HorizonProgram, Outlook, Plan
-from edgeflex_operators._voltage_program import Powers, Situation, VoltageProgram, no_powers
+from edgeflex_operators._voltage_program import no_powers
+from edgeflex_operators._voltage_state import (
+    Seen,
+    VoltageGridState,
+    keep_voltage,
+    not_kept,
+    take_available,
+    take_charge,
+)
 
 VERSION = f"{__version__}/mpc-1"
 LOAD = "load_power_pu"
-TOLD_PU = 1e-3
-KEPT = 64
 LONGEST_TICK_S = 1.0
 """So often it looks whether the market has answered in time."""
 
@@ -91,7 +89,6 @@ class VoltageMpcConfig(VoltageGridConfig, frozen=True, kw_only=True):
         quantity("s", "Not relied on: a voltage that stays the same to the last bit for so long.", gt=0, le=86400),
     ] = 600.0
     hold_for: Annotated[float, quantity("s", "How long set-points are held; then `safe` holds.", ge=0, le=7200)] = 300.0
-    settle: Annotated[float, quantity("s", "How long assets take to follow a set-point.", ge=0, le=60)] = 0.5
     horizon: Annotated[int, Meta(ge=1, le=288, description="Steps of the plan.")] = 24
     step: Annotated[float, quantity("s", "Length of a step.", gt=0, le=3600)] = 900.0
     wanted_charge: Annotated[
@@ -121,21 +118,6 @@ class VoltageMpcConfig(VoltageGridConfig, frozen=True, kw_only=True):
             yield FieldError(text, "answer_within", "step", "market")
 
 
-class Sent(NamedTuple):
-    """Set-points that were sent."""
-
-    time_ns: int
-    powers: Powers
-
-
-class Seen(NamedTuple):
-    """What can be relied on at one moment."""
-
-    voltage: View
-    available: View
-    charge: View
-
-
 @dataclass(slots=True)
 class Asked:
     """A plan whose flexibility the market was asked for."""
@@ -146,48 +128,25 @@ class Asked:
 
 
 @dataclass(slots=True)
-class VoltageMpcState:
+class VoltageMpcState(VoltageGridState[VoltageMpcConfig]):
     """What is known of the grid, what is forecast, what was sent, and what the market has given."""
 
-    config: VoltageMpcConfig
-    now: VoltageProgram = field(init=False)
-    program: HorizonProgram = field(init=False)
+    horizon: HorizonProgram = field(init=False)
     loads: Sensitivities = field(init=False)
     """How voltages follow what is fed in at each node."""
-    control: ControllerState = field(default_factory=ControllerState)
-    voltage: Latest = field(default_factory=lambda: Latest(VOLTAGE))
-    available: Latest = field(default_factory=lambda: Latest(AVAILABLE))
-    charge: Latest = field(default_factory=lambda: Latest(CHARGE))
     forecasts: Forecasts = field(default_factory=Forecasts)
-    sent: deque[Sent] = field(default_factory=lambda: deque(maxlen=KEPT))
     market: flex_response.FlexResponseState = field(default_factory=flex_response.FlexResponseState)
     asked: Asked | None = None
     asked_ns: int = 0
     asked_step: int = -1
     """Number of the step, since 1970, for which flexibility was asked last."""
     given: NDArray[np.float64] | None = None
-    """What the market gives, pu, (steps, inverters), from `given_step` on; NaN for inverters that it does not own."""
-    given_step: int = -1
-
-    def __post_init__(self) -> None:
-        self.adopt(self.config)
+    """What the market gives from that step on, pu, (steps, inverters); NaN for inverters that it does not own."""
 
     def adopt(self, config: VoltageMpcConfig) -> None:
-        """Follow a config, whose grid is another one perhaps."""
-        self.config = config
-        inverters = tuple(config.inverters.values())
-        self.now = VoltageProgram(config.sensitivities_to(config.feeders), inverters, config.power_base)
-        self.program = HorizonProgram(self.now, config.horizon, config.step / 3600.0, config.wanted_charge)
+        super(VoltageMpcState, self).adopt(config)
+        self.horizon = HorizonProgram(self.program, config.horizon, config.step / 3600.0, config.wanted_charge)
         self.loads = config.sensitivities_to(config.nodes)
-
-    @property
-    def last(self) -> Powers:
-        return self.sent[-1].powers if self.sent else no_powers(len(self.config.inverters))
-
-    def in_force(self, time_ns: int) -> Powers:
-        """The set-points that were sent by then."""
-        before = [each.powers for each in self.sent if each.time_ns <= time_ns]
-        return before[-1] if before else no_powers(len(self.config.inverters))
 
 
 def start(config: VoltageMpcConfig) -> VoltageMpcState:
@@ -195,18 +154,7 @@ def start(config: VoltageMpcConfig) -> VoltageMpcState:
 
 
 def take_voltage(config: VoltageMpcConfig, state: VoltageMpcState, samples: Samples) -> list[WireMessage]:
-    state.voltage.take(samples, config.trust(*PLAUSIBLE_VOLTAGE), frozenset(config.nodes))
-    return []
-
-
-def take_available(config: VoltageMpcConfig, state: VoltageMpcState, samples: Samples) -> list[WireMessage]:
-    most = config.most_power_pu
-    state.available.take(samples, steady(config.trust(-most, most)), frozenset(config.inverters))
-    return []
-
-
-def take_charge(config: VoltageMpcConfig, state: VoltageMpcState, samples: Samples) -> list[WireMessage]:
-    state.charge.take(samples, steady(config.trust(0.0, 100.0)), frozenset(config.inverters))
+    keep_voltage(config, state, samples)
     return []
 
 
@@ -229,7 +177,7 @@ def tick(config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int) -> list[
     is_due = decided_ns is None or now_ns - decided_ns >= 0.99e9 * config.period
     if told or state.asked is not None or not is_due:
         return told
-    seen = _look(config, state, now_ns)
+    seen = state.look(config, now_ns)
     missing = bool(seen.voltage.missing or seen.available.missing)
     if missing and state.control.is_starting(config, now_ns):
         return []
@@ -240,31 +188,20 @@ def tick(config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int) -> list[
 
 def end(config: VoltageMpcConfig, state: VoltageMpcState) -> list[WireMessage]:
     """The safe state."""
-    told = decisions_of(config, no_powers(len(config.inverters)), Why(reason="the flow ends"), VERSION)
-    return [message for each in told for message in state.control.finish(config, each)]
-
-
-def _look(config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int) -> Seen:
-    trust = config.trust(*PLAUSIBLE_VOLTAGE)
-    with_storage = tuple(name for name, each in config.inverters.items() if each.storage is not None)
-    return Seen(
-        state.voltage.view(config.nodes, now_ns, trust),
-        seen_powers(config, state.available, now_ns, trust),
-        state.charge.view(with_storage, now_ns, steady(trust)),
-    )
+    return state.finish(config, VERSION)
 
 
 def _plan(config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int, seen: Seen) -> list[WireMessage]:
     """The first pass: set-points, or a request whose answer is waited for."""
     outlook, lacking = _outlook(config, state, now_ns, seen)
     try:
-        plan = state.program.plan(outlook)
+        plan = state.horizon.plan(outlook)
     except SolverFailure as error:
         return _blind(config, state, now_ns, "the solver failed", str(error), seen)
     why = _why(config, seen, plan, lacking)
     step = now_ns // round(config.step * 1e9)
     if not config.market or step == state.asked_step:
-        return _send(config, state, now_ns, plan.first(), why)
+        return state.send(config, now_ns, plan.first(), why, VERSION)
     state.asked, state.asked_step, state.asked_ns = Asked(plan, outlook, why), step, now_ns
     request = _request(config, plan, now_ns)
     return [*flex_response.ask(_market_of(config), state.market, request), request]
@@ -281,20 +218,14 @@ def _after_answer(
             continue
         state.asked = None
         targets = _targets(config, answer)
-        state.given, state.given_step = targets, state.asked_step
+        state.given = targets
         try:
-            plan = state.program.plan(asked.outlook._replace(targets=targets))
+            plan = state.horizon.plan(asked.outlook._replace(targets=targets))
             powers, why = plan.first(), asked.why
         except SolverFailure as error:
             powers, why = asked.plan.first(), asked.why._replace(condition="the solver failed", reason=str(error))
-        told += _send(config, state, now_ns, powers, why)
+        told += state.send(config, now_ns, powers, why, VERSION)
     return told
-
-
-def _send(config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int, powers: Powers, why: Why) -> list[WireMessage]:
-    state.sent.append(Sent(now_ns, powers))
-    told = decisions_of(config, powers, why, VERSION)
-    return [message for each in told for message in state.control.tell(config, now_ns, each)]
 
 
 def _blind(
@@ -304,42 +235,29 @@ def _blind(
     kind, _ = state.control.fallback(config, now_ns, {})
     powers = state.last if kind == "hold" else no_powers(len(config.inverters))
     what = "set-points are held" if kind == "hold" else "the safe state holds"
-    return _send(config, state, now_ns, powers, Why(f"{condition}: {what}", reason, {}, tuple(seen)))
+    return state.send(config, now_ns, powers, Why(f"{condition}: {what}", reason, {}, tuple(seen)), VERSION)
 
 
 def _outlook(
     config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int, seen: Seen
 ) -> tuple[Outlook, dict[str, str]]:
     """What is to come, and whose forecasts are missing, and why."""
-    assert seen.voltage.begin_ns is not None
-    applied = state.in_force(seen.voltage.begin_ns - round(config.settle * 1e9))
-    resistance, reactance = state.now.sensitivities
-    without = seen.voltage.values - reactance @ applied.reactive
-    without += resistance @ (applied.curtailed - applied.storage)
+    situation = state.situation(config, now_ns, seen)
+    resistance = state.program.sensitivities.resistance
     available, above, lacking = _powers_to_come(config, state, now_ns, seen)
     loads = _loads_to_come(config, state, now_ns)
-    voltage = without + (available - available[0]) @ resistance.T - (loads - loads[0]) @ state.loads.resistance.T
-    situation = Situation(
-        voltage=seen.voltage.values,
-        applied=applied,
-        before=state.last,
-        available=available[0],
-        storage=storage_powers(config, seen.charge),
-        voltage_bounds=Bounds(config.voltage_min, config.voltage_max),
-        curtailable_share=config.curtailable,
-        ramp=state.now.ramps * min(state.control.elapsed_s(now_ns) or config.period, config.valid_for),
-    )
+    voltage = state.program.without_setpoints(situation) + (available - available[0]) @ resistance.T
+    voltage -= (loads - loads[0]) @ state.loads.resistance.T
     charge = np.nan_to_num(seen.charge.values / 100.0, nan=0.0)
-    step = now_ns // round(config.step * 1e9)
     return Outlook(
         voltage=voltage,
         margin=config.caution * above @ resistance.T,
         available=available,
-        energy=charge * state.program.capacity,
-        first=state.now.bounds(situation),
+        energy=charge * state.horizon.capacity,
+        first=state.program.bounds(situation),
         voltage_bounds=situation.voltage_bounds,
         curtailable_share=config.curtailable,
-        targets=_still_given(config, state, step),
+        targets=_still_given(config, state, now_ns // round(config.step * 1e9)),
     ), lacking
 
 
@@ -378,11 +296,8 @@ def _why(config: VoltageMpcConfig, seen: Seen, plan: Plan, lacking: dict[str, st
     if lacking:
         conditions.append(f"forecasts of {', '.join(lacking)} are missing: what is available now is taken to stay")
         reasons.append("; ".join(f"{name}: {why}" for name, why in lacking.items()))
-    outside = np.flatnonzero(plan.slack[0] > TOLD_PU).tolist()
-    if outside:
-        conditions.append("voltages cannot be kept within limits")
-        reasons.append(", ".join(f"{config.nodes[n]} by {1e3 * plan.slack[0, n]:.1f} mpu" for n in outside))
-    return Why("; ".join(conditions), "; ".join(reasons), limits, tuple(seen))
+    condition, reason = not_kept(config, plan.slack[0])
+    return Why("; ".join([*conditions, *condition]), "; ".join([*reasons, *reason]), limits, tuple(seen))
 
 
 # The market ---------------------------------------------------------------------------------------------------------
@@ -418,13 +333,10 @@ def _targets(config: VoltageMpcConfig, answer: FlexResponse) -> NDArray[np.float
 
 
 def _still_given(config: VoltageMpcConfig, state: VoltageMpcState, step: int) -> NDArray[np.float64]:
-    """What the market has given for this step and later ones."""
-    nothing = np.full((config.horizon, len(config.inverters)), np.nan)
-    gone = step - state.given_step
-    if state.given is None or not 0 <= gone < config.horizon or step != state.asked_step:
-        return nothing
-    nothing[: config.horizon - gone] = state.given[gone:]
-    return nothing
+    """What the market has given from this step on; it is asked anew at the next one."""
+    if state.given is None or step != state.asked_step:
+        return np.full((config.horizon, len(config.inverters)), np.nan)
+    return state.given
 
 
 def _output(config: VoltageMpcConfig, _inputs: Mapping[str, Wire]) -> Wire:

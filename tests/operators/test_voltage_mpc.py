@@ -14,6 +14,7 @@ from edgeflex_flow.node import WireMessage
 from edgeflex_operators import voltage_mpc
 from edgeflex_operators._inverters import Inverter
 from edgeflex_operators._qp import Solver, SolverFailure
+from edgeflex_operators._voltage_state import take_available, take_charge
 from edgeflex_operators.voltage_mpc import VoltageMpcConfig
 
 S = 1_000_000_000
@@ -72,8 +73,8 @@ class Day:
         suns = {n: {"available_power_pu": sun_pu} for n in NODES}
         charges = {n: {"state_of_charge_percent": v} for n, v in zip(NODES, self.charge.tolist(), strict=True)}
         voltage_mpc.take_voltage(settings, state, rows(now_ns, voltages))
-        voltage_mpc.take_available(settings, state, rows(now_ns, suns))
-        voltage_mpc.take_charge(settings, state, rows(now_ns, charges))
+        take_available(settings, state, rows(now_ns, suns))
+        take_charge(settings, state, rows(now_ns, charges))
         for name in NODES if self.known else ():
             voltage_mpc.take_forecast(settings, state, self.forecast(name))
         self.take(voltage_mpc.tick(settings, state, now_ns))

@@ -1,0 +1,140 @@
+"""What controllers of voltage remember of their grid: what was measured, and which set-points were sent."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeflex_flow.messages import Samples
+from edgeflex_flow.node import WireMessage
+from edgeflex_operators._controller import ControllerState
+from edgeflex_operators._latest import Latest, View
+from edgeflex_operators._limits import Bounds
+from edgeflex_operators._voltage_grid import (
+    AVAILABLE,
+    CHARGE,
+    PLAUSIBLE_VOLTAGE,
+    VOLTAGE,
+    VoltageGridConfig,
+    Why,
+    decisions_of,
+    seen_powers,
+    steady,
+    storage_powers,
+)
+from edgeflex_operators._voltage_program import Powers, Situation, VoltageProgram, no_powers
+
+KEPT = 64
+"""Sent set-points that are remembered, to know which were in force when a voltage was measured."""
+TOLD_PU = 1e-3
+"""A voltage that is expected to stay outside by more is told."""
+
+C = TypeVar("C", bound=VoltageGridConfig)
+
+
+class Sent(NamedTuple):
+    """Set-points that were sent."""
+
+    time_ns: int
+    powers: Powers
+
+
+class Seen(NamedTuple):
+    """What can be relied on at one moment."""
+
+    voltage: View
+    available: View
+    charge: View
+
+
+@dataclass(slots=True)
+class VoltageGridState(Generic[C]):
+    """What is known of the grid, and what was sent."""
+
+    config: C
+    program: VoltageProgram = field(init=False)
+    control: ControllerState = field(default_factory=ControllerState)
+    voltage: Latest = field(default_factory=lambda: Latest(VOLTAGE))
+    available: Latest = field(default_factory=lambda: Latest(AVAILABLE))
+    charge: Latest = field(default_factory=lambda: Latest(CHARGE))
+    sent: deque[Sent] = field(default_factory=lambda: deque(maxlen=KEPT))
+
+    def __post_init__(self) -> None:
+        self.adopt(self.config)
+
+    def adopt(self, config: C) -> None:
+        """Follow a config, whose grid is another one perhaps."""
+        self.config = config
+        inverters = tuple(config.inverters.values())
+        self.program = VoltageProgram(config.sensitivities_to(config.feeders), inverters, config.power_base)
+
+    @property
+    def last(self) -> Powers:
+        return self.sent[-1].powers if self.sent else no_powers(len(self.config.inverters))
+
+    def in_force(self, time_ns: int) -> Powers:
+        """The set-points that were sent by then."""
+        before = [each.powers for each in self.sent if each.time_ns <= time_ns]
+        return before[-1] if before else no_powers(len(self.config.inverters))
+
+    def look(self, config: C, now_ns: int) -> Seen:
+        trust = config.trust(*PLAUSIBLE_VOLTAGE)
+        with_storage = tuple(name for name, each in config.inverters.items() if each.storage is not None)
+        return Seen(
+            self.voltage.view(config.nodes, now_ns, trust),
+            seen_powers(config, self.available, now_ns, trust),
+            self.charge.view(with_storage, now_ns, steady(trust)),
+        )
+
+    def situation(self, config: C, now_ns: int, seen: Seen) -> Situation:
+        """What a step is made from."""
+        measured_ns = now_ns if seen.voltage.begin_ns is None else seen.voltage.begin_ns
+        elapsed_s = self.control.elapsed_s(now_ns) if self.sent else config.period
+        return Situation(
+            voltage=seen.voltage.values,
+            applied=self.in_force(measured_ns - round(config.settle * 1e9)),
+            before=self.last,
+            available=seen.available.values,
+            storage=storage_powers(config, seen.charge),
+            voltage_bounds=Bounds(config.voltage_min, config.voltage_max),
+            curtailable_share=config.curtailable,
+            ramp=self.program.ramps * min(elapsed_s, config.valid_for),
+        )
+
+    def send(self, config: C, now_ns: int, powers: Powers, why: Why, version: str) -> list[WireMessage]:
+        self.sent.append(Sent(now_ns, powers))
+        told = decisions_of(config, powers, why, version)
+        return [message for each in told for message in self.control.tell(config, now_ns, each)]
+
+    def finish(self, config: C, version: str) -> list[WireMessage]:
+        """The safe state, in which nothing is asked of the inverters."""
+        told = decisions_of(config, no_powers(len(config.inverters)), Why(reason="the flow ends"), version)
+        return [message for each in told for message in self.control.finish(config, each)]
+
+
+def keep_voltage(config: C, state: VoltageGridState[C], samples: Samples) -> None:
+    state.voltage.take(samples, config.trust(*PLAUSIBLE_VOLTAGE), frozenset(config.nodes))
+
+
+def take_available(config: C, state: VoltageGridState[C], samples: Samples) -> list[WireMessage]:
+    most = config.most_power_pu
+    state.available.take(samples, steady(config.trust(-most, most)), frozenset(config.inverters))
+    return []
+
+
+def take_charge(config: C, state: VoltageGridState[C], samples: Samples) -> list[WireMessage]:
+    state.charge.take(samples, steady(config.trust(0.0, 100.0)), frozenset(config.inverters))
+    return []
+
+
+def not_kept(config: VoltageGridConfig, slack: NDArray[np.float64]) -> tuple[list[str], list[str]]:
+    """Condition and reason where voltages are expected to stay outside by `slack`, pu, shape (n,); none otherwise."""
+    outside = np.flatnonzero(slack > TOLD_PU).tolist()
+    if not outside:
+        return [], []
+    reason = ", ".join(f"{config.nodes[n]} by {1e3 * slack[n]:.1f} mpu" for n in outside)
+    return ["voltages cannot be kept within limits"], [reason]
