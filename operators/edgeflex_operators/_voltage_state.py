@@ -72,6 +72,11 @@ class VoltageGridState(Generic[C]):
         inverters = tuple(config.inverters.values())
         self.program = VoltageProgram(config.sensitivities_to(config.feeders), inverters, config.power_base)
 
+    def follow(self, config: C) -> None:
+        """Adopt a config if it is a new one."""
+        if config is not self.config:
+            self.adopt(config)
+
     @property
     def last(self) -> Powers:
         return self.sent[-1].powers if self.sent else no_powers(len(self.config.inverters))

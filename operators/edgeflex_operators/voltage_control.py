@@ -124,6 +124,14 @@ class VoltageControlState(VoltageGridState[VoltageControlConfig]):
         super(VoltageControlState, self).adopt(config)
         self.dual = DualAscent(self.program)
 
+    def follow(self, config: VoltageControlConfig) -> None:
+        """Keep program and prices where the grid is the same."""
+        known = self.config
+        if config is known or all(getattr(config, name) == getattr(known, name) for name in GRID):
+            self.config = config
+        else:
+            self.adopt(config)
+
 
 def start(config: VoltageControlConfig) -> VoltageControlState:
     return VoltageControlState(config)
@@ -131,7 +139,7 @@ def start(config: VoltageControlConfig) -> VoltageControlState:
 
 def take_voltage(config: VoltageControlConfig, state: VoltageControlState, samples: Samples) -> list[WireMessage]:
     """A step, once every voltage is newer than all of the last step."""
-    _adopt(config, state)
+    state.follow(config)
     keep_voltage(config, state, samples)
     now_ns = samples.received_ns or int(samples.time_ns.max(initial=0))
     seen = state.look(config, now_ns)
@@ -143,7 +151,7 @@ def take_voltage(config: VoltageControlConfig, state: VoltageControlState, sampl
 
 def tick(config: VoltageControlConfig, state: VoltageControlState, now_ns: int) -> list[WireMessage]:
     """A step with what is there, where none was made for a period."""
-    _adopt(config, state)
+    state.follow(config)
     decided_ns = state.control.decided_ns
     if decided_ns is not None and now_ns - decided_ns < 0.99e9 * config.period:
         return []
@@ -155,17 +163,6 @@ def tick(config: VoltageControlConfig, state: VoltageControlState, now_ns: int) 
 def end(config: VoltageControlConfig, state: VoltageControlState) -> list[WireMessage]:
     """The safe state."""
     return state.finish(config, VERSION)
-
-
-def _adopt(config: VoltageControlConfig, state: VoltageControlState) -> None:
-    known = state.config
-    if config is known:
-        return
-    same = all(getattr(config, name) == getattr(known, name) for name in GRID)
-    if same:
-        state.config = config
-    else:
-        state.adopt(config)
 
 
 def _decide(config: VoltageControlConfig, state: VoltageControlState, now_ns: int, seen: Seen) -> list[WireMessage]:

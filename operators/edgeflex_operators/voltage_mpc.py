@@ -170,8 +170,7 @@ def take_response(config: VoltageMpcConfig, state: VoltageMpcState, response: Fl
 
 
 def tick(config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int) -> list[WireMessage]:
-    if config is not state.config:
-        state.adopt(config)
+    state.follow(config)
     told = _after_answer(config, state, flex_response.tick(_market_of(config), state.market, now_ns), now_ns)
     decided_ns = state.control.decided_ns
     is_due = decided_ns is None or now_ns - decided_ns >= 0.99e9 * config.period
