@@ -144,9 +144,16 @@ class VoltageMpcState(VoltageGridState[VoltageMpcConfig]):
     """What the market gives from that step on, pu, (steps, inverters); NaN for inverters that it does not own."""
 
     def adopt(self, config: VoltageMpcConfig) -> None:
+        if (config.horizon, config.step) != (self.config.horizon, self.config.step):
+            self._ask_anew()
         super(VoltageMpcState, self).adopt(config)
         self.horizon = HorizonProgram(self.program, config.horizon, config.step / 3600.0, config.wanted_charge)
         self.loads = config.sensitivities_to(config.nodes)
+
+    def _ask_anew(self) -> None:
+        """What was asked and given fits steps that are no longer planned."""
+        self.market = flex_response.FlexResponseState()
+        self.asked, self.given, self.asked_step = None, None, -1
 
 
 def start(config: VoltageMpcConfig) -> VoltageMpcState:
@@ -165,6 +172,7 @@ def take_forecast(_config: VoltageMpcConfig, state: VoltageMpcState, forecast: F
 
 def take_response(config: VoltageMpcConfig, state: VoltageMpcState, response: FlexResponse) -> list[WireMessage]:
     """The second pass, around what the market gives."""
+    state.follow(config)
     held = flex_response.take(_market_of(config), state.market, response)
     return _after_answer(config, state, held, state.asked_ns)
 

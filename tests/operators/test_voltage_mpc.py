@@ -258,6 +258,28 @@ def test_answer_that_comes_too_late_is_refused_and_told() -> None:
     assert any("an answer is refused" in text for text in day.alarms())
 
 
+@pytest.mark.parametrize("steps", [6, 18])
+def test_horizon_that_a_policy_changes_is_asked_for_anew(steps: int) -> None:
+    day, request = asked(max_age=1000.0)
+    answer(day, request, request.flex_request)
+    day.config = replace(day.config, horizon=steps, period=100.0)
+    day.number -= 1
+    day.take(voltage_mpc.tick(day.config, day.state, day.now_ns + 200 * S))
+    anew = day.told[-1]
+    assert isinstance(anew, FlexRequest)
+    assert len(anew.flex_request) == steps
+    answer(day, anew, anew.flex_request)
+    assert day.voltage(0.22).max() < 1.051
+
+
+def test_answer_for_another_horizon_is_refused_and_told() -> None:
+    day, request = asked()
+    day.config = replace(day.config, horizon=6)
+    answer(day, request, request.flex_request)
+    assert day.powers == {}
+    assert any("an answer is refused" in text for text in day.alarms())
+
+
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
