@@ -16,16 +16,13 @@ comes is not obeyed; a resource whose set-point runs out goes back to its schedu
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import signal
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from types import FrameType as StackFrame
 from typing import Final, Literal
 
 import msgspec
@@ -51,6 +48,7 @@ from edgeflex_services.frequency_model import (
     two_areas,
 )
 from edgeflex_services.pmu_outputs import Obedient, Spontaneous, closing_output
+from edgeflex_services.program import stop_on_signals, tell
 
 TIME_BASE: Final = 1_000_000
 CONFIG_PERIOD_S: Final = 5.0
@@ -281,14 +279,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_serv
     """The program, called `prog` in its usage. SIGTERM and SIGINT end it with exit code 0."""
     parser = _parser(prog)
     options = parser.parse_args(argv)
-    stop = threading.Event()
-
-    def end(signal_number: int, frame: StackFrame | None) -> None:
-        del signal_number, frame
-        stop.set()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    stop = stop_on_signals()
     events: list[Event] = [
         LoadStep(at_s=options.event_at, area=area, power_w=power_w) for area, power_w in options.load_step
     ]
@@ -312,7 +303,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_serv
         if inbox is not None:
             inbox.close()
     if options.json:
-        _tell(**asdict(report))
+        tell(**asdict(report))
     else:
         sys.stdout.write(
             f"{report.frames} data frames; {report.obeyed} set-points obeyed, {report.late} too late, "
@@ -322,13 +313,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_serv
     return 0
 
 
-def _tell(**fields: float) -> None:
-    sys.stdout.write(json.dumps(fields) + "\n")
-    sys.stdout.flush()
-
-
 def _tell_start(start_ns: int) -> None:
-    _tell(start_ns=start_ns)
+    tell(start_ns=start_ns)
 
 
 if __name__ == "__main__":

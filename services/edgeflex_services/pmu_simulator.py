@@ -15,15 +15,12 @@ and then change it: with the analog Q (var) besides P, and without it at the nex
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import FrameType as StackFrame
 from typing import Final, Literal
 
 import numpy as np
@@ -41,6 +38,7 @@ from edgeflex_connectors.c37118_encode import FORMAT, encode_frames, time_counts
 from edgeflex_connectors.pmu_server import Transport
 from edgeflex_services.pmu_outputs import Obedient, Output, Spontaneous, closing_output
 from edgeflex_services.pmu_recording import Measurements, Playback, Recording
+from edgeflex_services.program import stop_on_signals, tell
 
 TIME_BASE: Final = 1_000_000
 STAT_CHANGE: Final = 0x0400
@@ -356,14 +354,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_serv
     """The program, called `prog` in its usage. SIGTERM and SIGINT end it with exit code 0."""
     parser = _parser(prog)
     options = parser.parse_args(argv)
-    stop = threading.Event()
-
-    def end(signal_number: int, frame: StackFrame | None) -> None:
-        del signal_number, frame
-        stop.set()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    stop = stop_on_signals()
     try:
         simulator = PmuSimulator(
             options.host,
@@ -385,7 +376,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_serv
     except (ValueError, OSError) as error:
         parser.error(str(error))
     if options.json:
-        _tell(frames_sent=report.frames, late_frames=report.late_frames, send_errors=report.send_errors)
+        tell(frames_sent=report.frames, late_frames=report.late_frames, send_errors=report.send_errors)
     else:
         sys.stdout.write(
             f"{report.frames} data frames and {report.configurations} configurations to {options.host}:{options.port};"
@@ -394,13 +385,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_serv
     return 0
 
 
-def _tell(**fields: int) -> None:
-    sys.stdout.write(json.dumps(fields) + "\n")
-    sys.stdout.flush()
-
-
 def _tell_event(event_ns: int) -> None:
-    _tell(event_ns=event_ns)
+    tell(event_ns=event_ns)
 
 
 if __name__ == "__main__":

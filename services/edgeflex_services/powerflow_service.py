@@ -19,7 +19,6 @@ import dataclasses
 import json
 import math
 import os
-import signal
 import sys
 import threading
 import time
@@ -27,7 +26,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType as StackFrame
 from typing import Final, get_args
 
 import numpy as np
@@ -47,6 +45,7 @@ from edgeflex_services.powerflow_payloads import (
 )
 from edgeflex_services.powerflow_plant import Measurements, Plant, Report
 from edgeflex_services.profiles import DAY_S, ProfileName, make_profiles
+from edgeflex_services.program import stop_on_signals
 
 USER: Final = "DATABUS_USER"
 PASSWORD: Final = "DATABUS_PASSWORD"  # noqa: S105 - the name of a variable
@@ -294,14 +293,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_services.powerflow_service") -> int:
     """The program, called `prog` in its usage. SIGTERM and SIGINT end it with exit code 0."""
     options = _parser(prog).parse_args(argv)
-    stop = threading.Event()
-
-    def end(signal_number: int, frame: StackFrame | None) -> None:
-        del signal_number, frame
-        stop.set()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    stop = stop_on_signals()
     tell = Teller(as_json=options.json)
     try:
         _run(options, stop, tell, os.environ)
