@@ -15,7 +15,7 @@ from rich.console import Console
 
 from benchmarks.other_solver import by_clarabel
 from benchmarks.report import Report
-from edgeflex_flow.messages import Setpoints, samples_from_rows
+from edgeflex_flow.messages import Setpoints, samples_at
 from edgeflex_operators import voltage_control
 from edgeflex_operators._inverters import Inverter, Storage
 from edgeflex_operators._limits import Bounds
@@ -117,8 +117,8 @@ class Operator:
         now_ns = round((1.0 + time_s) * NS)
         grid = plant.grid
         available = measured.available_w / grid.power_base_w
-        sun = _samples(now_ns, "available_power_pu", grid.inverters.names, available)
-        voltages = _samples(now_ns, "voltage_pu", grid.nodes, measured.voltage_pu)
+        sun = samples_at(now_ns, "available_power_pu", grid.inverters.names, available)
+        voltages = samples_at(now_ns, "voltage_pu", grid.nodes, measured.voltage_pu)
         began_s = time.perf_counter()
         take_available(self.config, self.state, sun)
         told = voltage_control.take_voltage(self.config, self.state, voltages)
@@ -126,11 +126,6 @@ class Operator:
         for message in told:
             if isinstance(message, Setpoints) and message.quantity in QUANTITIES:
                 plant.apply(QUANTITIES[message.quantity], message.values)
-
-
-def _samples(time_ns: int, column: str, names: tuple[str, ...], values: NDArray[np.float64]) -> Any:
-    rows = [(time_ns, name, {column: value}) for name, value in zip(names, values.tolist(), strict=True)]
-    return samples_from_rows(rows, received_ns=time_ns)
 
 
 def above_nominal(voltage_pu: float) -> float:

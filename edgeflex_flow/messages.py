@@ -129,6 +129,22 @@ def samples_from_rows(
     )
 
 
+def samples_at(time_ns: int, column: str, devices: tuple[str, ...], values: NDArray[np.float64]) -> Samples:
+    """A batch with one value for each device, all measured and received at one time.
+
+    >>> samples_at(0, "voltage_pu", ("node_1", "node_2"), np.array([1.0, 1.01])).rows
+    2
+    """
+    return Samples(
+        time_ns=np.full(len(devices), time_ns, dtype=np.int64),
+        device=np.arange(len(devices), dtype=np.int32),
+        devices=devices,
+        columns={column: values},
+        quality=np.zeros(len(devices), dtype=np.uint16),
+        received_ns=time_ns,
+    )
+
+
 def join_samples(batches: Sequence[Samples]) -> Samples:
     """One batch that holds the rows of all, in order. Columns that a batch lacks are NaN in its rows."""
     if len(batches) == 1:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -28,6 +27,7 @@ from edgeflex_flow.cli.inertia_output import (
     shares,
 )
 from edgeflex_flow.cli.inertia_pipeline import RecordResult, UnitResult
+from edgeflex_flow.cli.pictures import plain_frame, save_picture
 from edgeflex_flow.messages import InertiaEstimate
 
 FORMATS: Final = (".png", ".svg", ".pdf")
@@ -35,7 +35,6 @@ GOOD, REFUSED, MEASURED = "#1f6fb4", "#c4561a", "#555555"
 _REFUSED_GROUND: Final = "#fdf3ec"
 _PANEL_INCHES: Final = (3.3, 2.35)
 _HEADER_INCHES: Final = 2.9
-_DOTS_PER_INCH: Final = 110
 _TITLE_LETTERS: Final = 44
 """Letters of a title that fit over a panel."""
 _NAME_LETTERS: Final = 18
@@ -44,8 +43,7 @@ _NAME_LETTERS: Final = 18
 def draw_record(key: str, result: RecordResult, file: Path) -> None:
     """Draw one record into a file whose ending tells the format. Raises OSError."""
     figure = make_figure(key, result)
-    FigureCanvasAgg(figure)
-    figure.savefig(file, dpi=_DOTS_PER_INCH)
+    save_picture(figure, file)
 
 
 def make_figure(key: str, result: RecordResult) -> Figure:
@@ -155,7 +153,7 @@ def _draw_energies(panel: Any, result: RecordResult) -> None:
     panel.set_xlim(-0.6, max(len(estimates), 1) - 0.4)
     panel.set_ylim(bottom=0.0)
     panel.set_title("kinetic energy by unit in GWs, with 95 % interval", fontsize=9, loc="left")
-    _plain_frame(panel)
+    plain_frame(panel)
 
 
 def _error_bar(made: InertiaEstimate, energy_gws: float) -> NDArray[np.float64] | None:
@@ -167,13 +165,6 @@ def _error_bar(made: InertiaEstimate, energy_gws: float) -> NDArray[np.float64] 
     return np.maximum(reach, 0.0)
 
 
-def _plain_frame(panel: Any) -> None:
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.tick_params(labelsize=8)
-    panel.grid(visible=True, axis="y", color="#dddddd", linewidth=0.6)
-    panel.set_axisbelow(True)
-
-
 def _draw_unit(panel: Any, device: str, unit: UnitResult, span: tuple[float, float]) -> None:
     """Measured and fitted deviation; the band would hold 95 % of normal residuals."""
     made = unit.estimate
@@ -182,7 +173,7 @@ def _draw_unit(panel: Any, device: str, unit: UnitResult, span: tuple[float, flo
     panel.set_title(_title(device, made), fontsize=8.5, loc="left", color="black" if good else REFUSED)
     if not good:
         panel.set_facecolor(_REFUSED_GROUND)
-    _plain_frame(panel)
+    plain_frame(panel)
     panel.set_xlim(span)
     panel.axvline(0.0, color="#999999", linewidth=0.8, linestyle=":")
     if unit.time_s is None or unit.measured_hz is None or not len(unit.time_s):

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from edgeflex_flow.cli.closed_loop import flow_in_loop
 from edgeflex_flow.cli.kinds import shipped_registry
+from edgeflex_flow.cli.pictures import plain_frame, save_picture, two_panels
 from edgeflex_flow.cli.places import shipped_flows
 from edgeflex_flow.flowfile import load_flow
 from edgeflex_services.frequency_model import Course, FrequencyGrid, LoadStep, close_loop, single_area
@@ -43,9 +42,7 @@ def run_both(step_w: float, seconds: float, delay_s: float) -> tuple[Course, Cou
 
 def draw(before: Course, after: Course, file: Path) -> None:
     """Frequency above, power of the units below. The file's ending tells the format. Raises OSError."""
-    figure = Figure(figsize=(8.0, 5.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    figure, upper, lower = two_panels()
     upper.axhspan(-50.0, 50.0, color=BAND, label="±50 mHz")
     for course, color, label in ((before, BEFORE, "without control"), (after, AFTER, "with frequency_control")):
         upper.plot(course.time_s - EVENT_S, 1e3 * course.deviation_hz(AREA), color=color, label=label)
@@ -56,14 +53,9 @@ def draw(before: Course, after: Course, file: Path) -> None:
     lower.set_ylabel("change of power in MW")
     lower.set_xlabel("time since the load step in s")
     for panel in (upper, lower):
-        _plain_frame(panel)
-    figure.savefig(file, dpi=110)
-
-
-def _plain_frame(panel: Any) -> None:
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(visible=True, axis="y", color="#dddddd", linewidth=0.6)
-    panel.legend(fontsize=8, frameon=False, loc="lower right")
+        plain_frame(panel)
+        panel.legend(fontsize=8, frameon=False, loc="lower right")
+    save_picture(figure, file)
 
 
 def describe(course: Course) -> str:

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import click
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.progress import track
 
 from edgeflex_flow.cli.closed_loop import FlowInLoop, flow_in_loop
 from edgeflex_flow.cli.kinds import shipped_registry
+from edgeflex_flow.cli.pictures import plain_frame, save_picture, two_panels
 from edgeflex_flow.cli.places import shipped_flows
 from edgeflex_flow.flowfile import load_flow
-from edgeflex_flow.messages import Samples, samples_from_rows
+from edgeflex_flow.messages import samples_at
 from edgeflex_services.powerflow_grid import make_grid
 from edgeflex_services.powerflow_plant import ACTIVE_POWER, REACTIVE_POWER, STORAGE_POWER, Measurements, Plant
 from edgeflex_services.profiles import make_profiles
@@ -72,24 +71,17 @@ def by_flow(loop: FlowInLoop) -> Callable[[Plant, Measurements, float], None]:
     def react(plant: Plant, measured: Measurements, time_s: float) -> None:
         now_ns, grid = START_NS + round(time_s * 1e9), plant.grid
         sun = measured.available_w / grid.power_base_w
-        loop.take("sun", _batch(now_ns, "available_power_pu", grid.inverters.names, sun))
-        loop.take("voltages", _batch(now_ns, "voltage_pu", grid.nodes, measured.voltage_pu))
+        loop.take("sun", samples_at(now_ns, "available_power_pu", grid.inverters.names, sun))
+        loop.take("voltages", samples_at(now_ns, "voltage_pu", grid.nodes, measured.voltage_pu))
         for message in loop.react(None, now_ns):
             plant.apply(QUANTITIES[message.quantity], message.values, time_s + 2.0 * STEP_S)
 
     return react
 
 
-def _batch(time_ns: int, column: str, names: tuple[str, ...], values: NDArray[np.float64]) -> Samples:
-    rows = [(time_ns, name, {column: value}) for name, value in zip(names, values.tolist(), strict=True)]
-    return samples_from_rows(rows, received_ns=time_ns)
-
-
 def draw(before: Course, after: Course, file: Path) -> None:
     """Voltages above, powers below. The file's ending tells the format. Raises OSError."""
-    figure = Figure(figsize=(8.0, 5.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    figure, upper, lower = two_panels()
     upper.axhline(1.05, color=LIMIT, linewidth=0.8, linestyle="--", label="limit")
     for course, color, label in ((before, BEFORE, "without control"), (after, AFTER, "with voltage_control")):
         upper.plot(course.hours, course.highest_pu, color=color, label=label)
@@ -100,14 +92,9 @@ def draw(before: Course, after: Course, file: Path) -> None:
     lower.set_ylabel("power of all houses")
     lower.set_xlabel("hour of the day")
     for panel in (upper, lower):
-        _plain_frame(panel)
-    figure.savefig(file, dpi=110)
-
-
-def _plain_frame(panel: Any) -> None:
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(visible=True, axis="y", color="#dddddd", linewidth=0.6)
-    panel.legend(fontsize=8, frameon=False, loc="upper left")
+        plain_frame(panel)
+        panel.legend(fontsize=8, frameon=False, loc="upper left")
+    save_picture(figure, file)
 
 
 def describe(course: Course) -> str:
