@@ -84,7 +84,7 @@ def held(settings: Mapping[str, Mapping[str, Any]], *, seconds: float, delay_s: 
     grid = FrequencyGrid(single_area(), [LoadStep(at_s=EVENT_S, area="north", power_w=STEP_W)], delay_s=delay_s)
     with flow_in_loop(plan_of()) as loop:
         for node, values in settings.items():
-            loop.run.configs[node] = replace(loop.run.configs[node], **values)
+            loop.run.set_config(node, replace(loop.run.in_force[node].config, **values))
         return close_loop(grid, loop.react, seconds)
 
 
@@ -114,7 +114,7 @@ def full_after_s() -> float:
     grid = FrequencyGrid(single_area())
     with flow_in_loop(plan_of()) as loop:
         for node in ("inertia", "agc"):
-            loop.run.configs[node] = replace(loop.run.configs[node], **OFF[node])
+            loop.run.set_config(node, replace(loop.run.in_force[node].config, **OFF[node]))
 
         def react(_rows: object, now_ns: int) -> Any:
             hz = 50.0 if now_ns - START_NS < EVENT_S * 1e9 else 49.8

@@ -2,104 +2,49 @@
 
 from __future__ import annotations
 
-import importlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
-from numpy.typing import NDArray
 from rich.console import Console
 
+from benchmarks.kerber import (
+    NOTE,
+    QUANTITIES,
+    QUARTER_S,
+    Controller,
+    KerberDay,
+    above_nominal,
+    run_day,
+    settings_of,
+)
 from benchmarks.other_solver import by_clarabel
 from benchmarks.report import Report
 from edgeflex_flow.messages import Setpoints, samples_at
 from edgeflex_operators import voltage_control
-from edgeflex_operators._inverters import Inverter, Storage
+from edgeflex_operators._inverters import Storage
 from edgeflex_operators._limits import Bounds
-from edgeflex_operators._network import NodeSensitivity, Sensitivities
+from edgeflex_operators._network import Sensitivities
 from edgeflex_operators._voltage_horizon import HorizonProgram, Outlook
 from edgeflex_operators._voltage_program import VoltageProgram
-from edgeflex_operators._voltage_state import take_available
+from edgeflex_operators._voltage_state import take_available, take_charge
 from edgeflex_operators.voltage_control import VoltageControlConfig, local_share
-from edgeflex_services.powerflow_grid import POWER_FACTOR, TAN_PHI, Grid, make_grid
-from edgeflex_services.powerflow_network import sensitivities
+from edgeflex_services.powerflow_grid import TAN_PHI, Grid, make_grid
 from edgeflex_services.powerflow_optimum import optimum
-from edgeflex_services.powerflow_plant import ACTIVE_POWER, REACTIVE_POWER, V_MAX_PU, Measurements, Plant
+from edgeflex_services.powerflow_plant import REACTIVE_POWER, V_MAX_PU, Measurements, Plant
 from edgeflex_services.profiles import Inputs, Profiles, make_profiles
 
-DAY = 145
-"""25 May of SimBench's year: its day with the most sun."""
-STEP_S = 15.0
-QUARTER_S = 900.0
-LOAD_PROFILES = ("H0-A", "H0-B", "H0-C")
-SUN_PROFILES = ("PV5", "PV6", "PV8")
-QUANTITIES = {"reactive_power_pu": REACTIVE_POWER, "active_power_pu": ACTIVE_POWER}
 NS = 1_000_000_000
+PACE: dict[str, Any] = {"period": 15.0, "valid_for": 45.0}
+"""Of the days: a step each 15 s."""
 ABOVE = "mpu above 1 pu"
-
-Controller = Callable[[Plant, Measurements, float], None]
-
-
-class KerberDay:
-    """The houses of the Kerber feeder with SimBench's profiles of households and PV.
-
-    The highest PV of the year is the rated power; a house consumes its nominal power at the highest load of the year.
-    Between the quarters of an hour loads and sun go straight, with 5 % (loads) and 1 % (sun) of noise by the minute.
-    """
-
-    def __init__(self, grid: Grid, day: int = DAY, seed: int = 1) -> None:
-        profiles = importlib.import_module("simbench").get_simbench_net("1-LV-rural1--0-sw").profiles
-        rows = slice((day - 1) * 96, day * 96 + 1)
-        houses = np.flatnonzero(grid.load_w > 0)
-        self._grid = grid
-        self._houses = houses
-
-        def table(frame: Any, columns: list[str], count: int) -> NDArray[np.float64]:
-            values = np.stack([frame[name].to_numpy() / frame[name].max() for name in columns], axis=1)[rows]
-            return values[:, np.arange(count) % len(columns)]
-
-        active = [f"{name}_pload" for name in LOAD_PROFILES]
-        self._load = table(profiles["load"], active, len(houses))
-        self._sun = table(profiles["renewables"], list(SUN_PROFILES), len(grid.inverters.names))
-        random = np.random.default_rng(seed)
-        self._load_noise = 1.0 + random.normal(0.0, 0.05, (1441, len(houses)))
-        self._sun_noise = 1.0 + random.normal(0.0, 0.01, (1441, len(grid.inverters.names)))
-
-    def at(self, time_s: float) -> Inputs:
-        load = _between(self._load, time_s / QUARTER_S) * _between(self._load_noise, time_s / 60.0)
-        sun = _between(self._sun, time_s / QUARTER_S) * _between(self._sun_noise, time_s / 60.0)
-        load_w, load_var = self._grid.load_w.copy(), self._grid.load_var.copy()
-        load_w[self._houses] *= load
-        load_var[self._houses] *= load
-        return Inputs(load_w, load_var, self._grid.inverters.rated_w * np.clip(sun, 0.0, 1.0))
-
-
-def _between(table: NDArray[np.float64], place: float) -> NDArray[np.float64]:
-    first = min(int(place), len(table) - 2)
-    part = place - first
-    row: NDArray[np.float64] = (1.0 - part) * table[first] + part * table[first + 1]
-    return row
 
 
 def config_of(grid: Grid, inputs: Inputs, **fields: Any) -> VoltageControlConfig:
     """A controller that knows the feeder by sensitivities at these inputs."""
-    found = sensitivities(grid, inputs)
-    table = {
-        node: NodeSensitivity(
-            voltage_per_active_power=dict(zip(found.assets, active, strict=True)),
-            voltage_per_reactive_power=dict(zip(found.assets, reactive, strict=True)),
-        )
-        for node, active, reactive in zip(grid.nodes, found.active.tolist(), found.reactive.tolist(), strict=True)
-    }
-    inverters = {
-        name: Inverter(rated_power=rated_va / 1e3, min_power_factor=POWER_FACTOR)
-        for name, rated_va in zip(grid.inverters.names, grid.inverters.rated_va.tolist(), strict=True)
-    }
-    settings = {"name": "voltage", "power_base": grid.power_base_kva, "settle": 0.0, **fields}
-    return VoltageControlConfig(inverters=inverters, sensitivities=table, **settings)
+    return VoltageControlConfig(name="voltage", **settings_of(grid, inputs), **{**PACE, **fields})
 
 
 @dataclass
@@ -121,15 +66,16 @@ class Operator:
         voltages = samples_at(now_ns, "voltage_pu", grid.nodes, measured.voltage_pu)
         began_s = time.perf_counter()
         take_available(self.config, self.state, sun)
+        if len(grid.storages.names):
+            charge = 100.0 * measured.state_of_charge
+            take_charge(
+                self.config, self.state, samples_at(now_ns, "state_of_charge_percent", grid.storages.names, charge)
+            )
         told = voltage_control.take_voltage(self.config, self.state, voltages)
         self.seconds.append(time.perf_counter() - began_s)
         for message in told:
             if isinstance(message, Setpoints) and message.quantity in QUANTITIES:
                 plant.apply(QUANTITIES[message.quantity], message.values)
-
-
-def above_nominal(voltage_pu: float) -> float:
-    return 1e3 * (voltage_pu - 1.0)
 
 
 def nobody(_plant: Plant, _measured: Measurements, _time_s: float) -> None:
@@ -142,30 +88,6 @@ def local(plant: Plant, measured: Measurements, _time_s: float) -> None:
     shares = [local_share(float(measured.voltage_pu[node])) for node in pv.node]
     reactive = np.array(shares) * TAN_PHI * measured.available_w / base_w
     plant.apply(REACTIVE_POWER, dict(zip(pv.names, reactive.tolist(), strict=True)))
-
-
-@dataclass
-class Course:
-    """What a controller made of a day."""
-
-    violation_minutes: float
-    max_voltage_pu: float
-    curtailed_kwh: float
-    curtailed_w: NDArray[np.float64]
-    """At each quarter of an hour."""
-
-
-def run_day(grid: Grid, profiles: Profiles, controller: Controller) -> Course:
-    plant = Plant(grid, profiles)
-    curtailed: list[float] = []
-    for number in range(int(86_400 / STEP_S)):
-        time_s = number * STEP_S
-        measured = plant.step(time_s)
-        if time_s % QUARTER_S == 0.0:
-            curtailed.append(float((measured.available_w - measured.active_w).sum()))
-        controller(plant, measured, time_s)
-    report = plant.report
-    return Course(report.violation_minutes, report.max_voltage_pu, report.curtailed_kwh, np.array(curtailed))
 
 
 def measure(report: Report) -> None:
@@ -278,10 +200,7 @@ def _measure_day(report: Report, grid: Grid) -> None:
     operator = controllers["voltage_control"]
     assert isinstance(operator, Operator)
     report.add(section, "one step of the operator", "ms", [1e3 * float(np.median(operator.seconds))])
-    report.notes.append(
-        "Profiles: SimBench households and PV, each scaled to its highest value of the year; they are read from the "
-        "package simbench (ODbL) and not kept here."
-    )
+    report.notes.append(NOTE)
 
 
 def main() -> None:

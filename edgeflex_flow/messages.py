@@ -176,7 +176,15 @@ def join_samples(batches: Sequence[Samples]) -> Samples:
     )
 
 
-class FrequencyEvent(Message, frozen=True, kw_only=True, tag="frequency_event"):
+class Computed(Message, frozen=True, kw_only=True):
+    """Base of messages that tell what was computed with settings that policies may have changed."""
+
+    policies: dict[str, str] = {}
+    """By policy and field (`voltage_bounds.voltage_max`) the version of the policy whose value was in force, `default`
+    where the flow file's own was. The runtime fills it in."""
+
+
+class FrequencyEvent(Computed, frozen=True, kw_only=True, tag="frequency_event"):
     """A frequency event that a detector saw on one device. `started` and `ended` share their `id`."""
 
     id: str
@@ -199,7 +207,7 @@ class FrequencyEvent(Message, frozen=True, kw_only=True, tag="frequency_event"):
     """All `Quality` flags of the samples it was computed from."""
 
 
-class Crossing(Message, frozen=True, kw_only=True, tag="crossing"):
+class Crossing(Computed, frozen=True, kw_only=True, tag="crossing"):
     """A value went beyond a threshold or came back."""
 
     device: str
@@ -249,7 +257,7 @@ EstimateStatus: TypeAlias = Literal[
 """Whether an estimate was accepted, and if not, why not."""
 
 
-class InertiaEstimate(Message, frozen=True, kw_only=True, tag="inertia_estimate"):
+class InertiaEstimate(Computed, frozen=True, kw_only=True, tag="inertia_estimate"):
     """The inertia of one generating unit, with its uncertainty, or the reason why there is none.
 
     Holds what is needed to make it again from the store: window, configuration, unit data and version.
@@ -297,7 +305,7 @@ class InertiaEstimate(Message, frozen=True, kw_only=True, tag="inertia_estimate"
     """Version of edgeflex-flow and of the method."""
 
 
-class SystemInertia(Message, frozen=True, kw_only=True, tag="system_inertia"):
+class SystemInertia(Computed, frozen=True, kw_only=True, tag="system_inertia"):
     """Kinetic energy of the whole system: the sum over its units, cross-checked where the lost power is known."""
 
     event_id: str
@@ -333,7 +341,7 @@ class SystemInertia(Message, frozen=True, kw_only=True, tag="system_inertia"):
     """Version of edgeflex-flow and of the method of its units' estimates."""
 
 
-class _SetpointFields(Message, frozen=True, kw_only=True):
+class _SetpointFields(Computed, frozen=True, kw_only=True):
     controller: str
     """Who decided: the `name` of the controller's config."""
     time_ns: TimeNs
@@ -372,7 +380,7 @@ class ShadowSetpoints(_SetpointFields, frozen=True, kw_only=True, tag="shadow_se
     """What a controller in shadow mode would have told its assets. A type of its own, so that nothing obeys it."""
 
 
-class Forecast(Message, frozen=True, kw_only=True, tag="forecast"):
+class Forecast(Computed, frozen=True, kw_only=True, tag="forecast"):
     """What one quantity of an asset will be, step by step, and how sure that is."""
 
     device: str
@@ -409,7 +417,7 @@ class Forecast(Message, frozen=True, kw_only=True, tag="forecast"):
     """Version of edgeflex-flow and of the method."""
 
 
-class DispatchPlan(Message, frozen=True, kw_only=True, tag="dispatch_plan"):
+class DispatchPlan(Computed, frozen=True, kw_only=True, tag="dispatch_plan"):
     """What a virtual power plant means to do, step by step, and what that is worth. Positive power is into the grid."""
 
     controller: str
@@ -447,6 +455,8 @@ class DispatchPlan(Message, frozen=True, kw_only=True, tag="dispatch_plan"):
     """How long the solver took."""
     missing: tuple[str, ...] = ()
     """Whose forecasts or measurements were missing or too old."""
+    shadow: bool = False
+    """Whether its controller is in shadow mode: then nothing comes of the plan, and nobody is asked for it."""
     config_digest: str = ""
     """First 16 hex digits of the SHA-256 of the controller's configuration as JSON, policies in force included."""
     version: str = ""

@@ -60,6 +60,10 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Ports that no field tells by itself (`url`, `udp_port`), because they depend on how others are set."""
         return ()
 
+    def commands(self) -> Iterable[str]:
+        """Assets that set-points of the node move. The check lets no other node of a site move them as well."""
+        return ()
+
     def __post_init__(self) -> None:
         errors = tuple(self.refusals())
         if errors:
@@ -199,6 +203,8 @@ class Input:
     needs: Callable[[Any], Iterable[str]] | tuple[str, ...] = ()
     step: Step | None = None
     optional: bool = False
+    decides_after: bool = False
+    """Whether set-points that come in are advice: the node decides what assets are told."""
 
     def columns(self, config: NodeConfig) -> frozenset[str]:
         return frozenset(self.needs(config) if callable(self.needs) else self.needs)

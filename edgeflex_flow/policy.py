@@ -16,3 +16,8 @@ class PolicyBinding(msgspec.Struct, frozen=True, kw_only=True):
     default: float
     min: float
     max: float
+
+    @property
+    def key(self) -> str:
+        """How messages name it."""
+        return f"{self.policy}.{self.field}"

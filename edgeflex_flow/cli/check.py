@@ -15,10 +15,11 @@ from rich.text import Text
 from edgeflex_flow.cli.connect import line, reach_all
 from edgeflex_flow.cli.places import Definition, find_site
 from edgeflex_flow.cli.problems import console, show_problems
-from edgeflex_flow.cli.selection import chosen, work_to_run
+from edgeflex_flow.cli.selection import chosen, listed_flows, work_to_run
 from edgeflex_flow.flowfile import CheckedFlow, CheckedSite, check_files
 from edgeflex_flow.flowfile.graph import role
 from edgeflex_flow.flowfile.load import Secrets
+from edgeflex_flow.flowfile.outline import outline
 from edgeflex_flow.registry import Registry
 
 EXIT_WRONG = 1
@@ -44,9 +45,9 @@ def check(
 ) -> None:
     """Check flow files and their site file, and report all that is wrong at once.
 
-    A site file may stand among the files: then all its connections are checked, also those that no flow uses. Files
-    that are checked together run together: a UDP port or a written file that two nodes take is an error, and so is
-    reading a file that another node writes.
+    A site file alone stands for the flows that it lists, and is checked itself: all its connections, also those that
+    no flow uses. Files that are checked together run together: a UDP port or a written file that two nodes take is an
+    error, and so are reading a file that another node writes, and an asset with two controllers.
 
     Opens nothing and needs no secrets: those that are missing are noted. With --connect a site file stands for its
     flows, as for `run`, secrets are needed, and each connection is opened and tried: whether it lets us in, how long it
@@ -59,6 +60,7 @@ def check(
     if connect:
         files, site_file = work_to_run(files, site_file, dict(wanted))
     else:
+        files, site_file = _with_flows(files, site_file)
         files = chosen(files, site_file, dict(wanted))
     secrets: Secrets = "required" if connect else "optional"
     checked = check_files(files, registry, site=site_file, params=dict(definitions), secrets=secrets)
@@ -81,6 +83,16 @@ def check(
         for connection in reached:
             out.print(line(connection))
     sys.exit(0 if ok else EXIT_WRONG)
+
+
+def _with_flows(files: tuple[Path, ...], site: Path | None) -> tuple[tuple[Path, ...], Path | None]:
+    """A site file alone, and the flows that it lists; other files as they are."""
+    if site is not None or len(files) > 1:
+        return files, site
+    alone = outline(files[0])
+    if not alone.is_site or not alone.flows:
+        return files, site
+    return (files[0], *(each.file for each in listed_flows(alone))), files[0]
 
 
 def _show_result(checked: CheckedFlow | CheckedSite, out: Console) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from edgeflex_flow.errors import FlowFileError, Problem, nearest
 from edgeflex_flow.flowfile.claims import Claims
+from edgeflex_flow.flowfile.commands import Commands
 from edgeflex_flow.flowfile.decode import ConfigDecoder
 from edgeflex_flow.flowfile.document import Document, Scalar, Value, option_scalar, read_document
 from edgeflex_flow.flowfile.fields import secret_keys
@@ -221,6 +222,7 @@ class _Common:
     first_of_name: dict[str, Document] = field(default_factory=dict)
     """The file that came first with this name of a flow."""
     claims: Claims = field(default_factory=Claims)
+    commands: Commands = field(default_factory=Commands)
 
 
 class _Check:
@@ -268,6 +270,7 @@ class _Check:
             wired, wires = self._wire(drafts, site)
             for draft in drafts.values():
                 self._common.claims.take(draft, site.folder, self._report)
+            self._common.commands.take(drafts, self._report)
             plan = self._plan(shape, site, wired, wires)
         problems = self._all.problems
         if plan is not None and not problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,13 @@ from edgeflex_flow.flowfile.fields import parse_number, unit_of
 from edgeflex_flow.flowfile.plan import PlannedNode
 from edgeflex_flow.policy import PolicyBinding
 from edgeflex_flow.runtime.every import every
-from edgeflex_flow.runtime.run import FlowRun
+from edgeflex_flow.runtime.run import NO_POLICY, FlowRun, InForce
 
 PERIOD_S = 0.5
 """How often a policy file is looked at."""
+
+VERSION = "version"
+"""Key in a policy of what others know its state by; no field."""
 
 PolicyValues = Mapping[str, Mapping[str, Any]]
 """Values by policy and field: numbers in the unit of the parameter, or texts with their unit."""
@@ -33,8 +37,18 @@ def apply_policies(run: FlowRun, policies: PolicyValues) -> None:
     _tell_unknown(run, policies)
     for planned in run.plan.nodes:
         for name, binding in planned.policies.items():
-            value = policies.get(binding.policy, {}).get(binding.field, binding.default)
-            _apply(run, planned, name, binding, value)
+            fields = policies.get(binding.policy, {})
+            is_told = binding.field in fields
+            value = fields.get(binding.field, binding.default)
+            _apply(run, planned, name, binding, value, version_of(fields) if is_told else NO_POLICY)
+
+
+def version_of(fields: Mapping[str, Any]) -> str:
+    """What a policy says its `version` is; else a digest of its fields."""
+    told = fields.get(VERSION)
+    if told is not None:
+        return str(told)
+    return f"sha256:{hashlib.sha256(repr(sorted(fields.items())).encode()).hexdigest()[:16]}"
 
 
 def _tell_unknown(run: FlowRun, policies: PolicyValues) -> None:
@@ -46,13 +60,13 @@ def _tell_unknown(run: FlowRun, policies: PolicyValues) -> None:
     for policy, fields in policies.items():
         if policy not in bound and (near := nearest(policy, bound)):
             run.log.warning("policies: nothing is bound to policy '%s'; did you mean '%s'?", policy, near)
-        for field in sorted(fields.keys() - bound[policy]) if policy in bound else ():
+        for field in sorted(fields.keys() - bound[policy] - {VERSION}) if policy in bound else ():
             known = ", ".join(sorted(bound[policy]))
             run.log.warning("policy '%s': nothing is bound to field '%s'; known: %s", policy, field, known)
 
 
-def _apply(run: FlowRun, planned: PlannedNode, name: str, binding: PolicyBinding, value: Any) -> None:
-    config = run.configs[planned.id]
+def _apply(run: FlowRun, planned: PlannedNode, name: str, binding: PolicyBinding, value: Any, version: str) -> None:
+    config, versions = run.in_force[planned.id]
     before = getattr(config, name)
     where = f"policy '{binding.policy}', field '{binding.field}', for {planned.id}.{name}"
     unit = unit_of(type(config), name)
@@ -60,12 +74,13 @@ def _apply(run: FlowRun, planned: PlannedNode, name: str, binding: PolicyBinding
         number = parse_number(type(config), name, value)
         if not binding.min <= number <= binding.max:
             raise ValueError(f"{number:g} is outside {binding.min:g} to {binding.max:g}{unit}")
-        if number == before:
-            return
-        run.configs[planned.id] = replace(config, **{name: type(before)(number)})
+        new = config if number == before else replace(config, **{name: type(before)(number)})
     except (ValueError, TypeError) as error:
         run.counters[planned.id].add("policy_refused")
         run.log.warning("%s: refused: %s; %g%s stays", where, error, before, unit, extra={"node": planned.id})
+        return
+    run.in_force[planned.id] = InForce(new, {**versions, binding.key: version})
+    if number == before:
         return
     run.counters[planned.id].add("policy_changes")
     run.log.info("%s: %g -> %g%s", where, before, number, unit, extra={"node": planned.id})

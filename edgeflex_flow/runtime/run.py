@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from edgeflex_flow.clock import Clock, SystemClock
 from edgeflex_flow.errors import FatalError
@@ -22,8 +23,18 @@ PAYLOAD_KEPT_BYTES = 256
 DEAD_LETTERS_KEPT = 1000
 LOST = ("lost", "lost_rows")
 """Counters of sinks that tell how much was lost at the end."""
+NO_POLICY = "default"
+"""In place of a version: the flow file's own value is in force."""
 UNFLUSHED = "unflushed"
 """Set to 1 for a sink that could not flush in time. It tells that, not how much, so it is never added to the above."""
+
+
+class InForce(NamedTuple):
+    """What a node is run with. An entry is replaced as a whole, by another thread than the one that reads it."""
+
+    config: NodeConfig
+    policies: Mapping[str, str]
+    """By policy and field, the version of the policy whose value is in force; for each bound setting."""
 
 
 class Wakeup:
@@ -105,8 +116,11 @@ class FlowRun:
         self.plan = plan
         self.clock: Clock = clock or SystemClock()
         self.log = logging.getLogger(f"edgeflex.{plan.name}")
-        self.configs: dict[str, NodeConfig] = {node.id: node.config for node in plan.nodes}
-        """Configs now in force; a policy replaces one, and the node's next step uses it."""
+        self.in_force: dict[str, InForce] = {
+            node.id: InForce(node.config, {each.key: NO_POLICY for each in node.policies.values()})
+            for node in plan.nodes
+        }
+        """What nodes are run with; a policy replaces an entry, and the node's next step uses it."""
         self.counters: dict[str, Counters] = {node.id: Counters() for node in plan.nodes}
         self.wakeup = Wakeup()
         self.failure: BaseException | None = None
@@ -214,6 +228,10 @@ class FlowRun:
         if tap is not None:
             for message in messages:
                 tap(message)
+
+    def set_config(self, node: str, config: NodeConfig) -> None:
+        """Have a node go on with this config from its next step on; policies keep their versions."""
+        self.in_force[node] = self.in_force[node]._replace(config=config)
 
     def summary(self) -> dict[str, dict[str, dict[str, int]]]:
         """All counters by node, and what each reader took from each of its wires (`pmu -> rocof.in`)."""

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from edgeflex_flow.errors import BadMessageError, FatalError
 from edgeflex_flow.flowfile.plan import PlannedNode
-from edgeflex_flow.messages import DeadLetter, Message, Samples
+from edgeflex_flow.messages import Computed, DeadLetter, Message, Samples
 from edgeflex_flow.node import Input, OperatorNode, Sink, SinkNode, Step, WireMessage
 from edgeflex_flow.runtime.run import FlowRun
 
@@ -47,13 +48,13 @@ class OperatorRunner:
             for name, port in planned.node.inputs.items()
         }
         try:
-            self._state: Any = planned.node.start(run.configs[planned.id])
+            self._state: Any = planned.node.start(run.in_force[planned.id].config)
         except Exception as error:
             raise FatalError(f"operator '{planned.id}' cannot start: {type(error).__name__}: {error}") from error
 
     def step(self, port: str, message: WireMessage | Tick) -> Sequence[WireMessage]:
         """What follows from one message, dead letters taken out."""
-        config = self._run.configs[self._planned.id]
+        config, versions = self._run.in_force[self._planned.id]
         try:
             if isinstance(message, Tick):
                 given = self._over(config, message)
@@ -73,6 +74,8 @@ class OperatorRunner:
         if len(kept) < len(given):
             self._set_aside(given)
         if kept:
+            if versions:
+                kept = [replace(each, policies=versions) if isinstance(each, Computed) else each for each in kept]
             self._run.emitted(self._planned.id, kept)
         return kept
 

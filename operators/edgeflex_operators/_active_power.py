@@ -72,6 +72,10 @@ class ActivePowerConfig(ControllerConfig, frozen=True, kw_only=True):
             yield FieldError(text, name, "minimum", "maximum")
 
     @property
+    def assets(self) -> tuple[str, ...]:
+        return (self.asset,)
+
+    @property
     def plausible_hz(self) -> tuple[float, float]:
         return self.nominal - PLAUSIBLE_HZ, self.nominal + PLAUSIBLE_HZ
 

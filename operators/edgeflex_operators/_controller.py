@@ -52,6 +52,14 @@ class ControllerConfig(NodeConfig, frozen=True, kw_only=True):
             text = f"valid_for ({self.valid_for:g} s) is not longer than period ({self.period:g} s)"
             yield FieldError(f"{text}: set-points would expire before the next ones come", "valid_for", "period")
 
+    @property
+    def assets(self) -> tuple[str, ...]:
+        """Those that it decides about."""
+        raise NotImplementedError
+
+    def commands(self) -> tuple[str, ...]:
+        return self.assets if self.mode == "control" else ()
+
     def trust(self, lowest: float, highest: float) -> Trust:
         """What is asked of measurements whose plausible values lie between these."""
         refused = int(Quality.BAD_DATA)
@@ -120,19 +128,18 @@ class ControllerState:
         if not decision.condition:
             self.normal_ns = now_ns
         status: Literal["ok", "fallback"] = "fallback" if decision.condition else "ok"
-        return [*self._alarms(config, now_ns, decision), self._setpoints(config, now_ns, decision, status)]
+        return [*self._alarms(config, now_ns, decision), self.setpoints(config, now_ns, decision, status)]
 
     def finish(self, config: ControllerConfig, decision: Decision) -> list[WireMessage]:
         """The safe state, for the `end` of a controller; nothing if it never decided, since then none was changed."""
         if self.decided_ns is None:
             return []
-        return [self._setpoints(config, self.decided_ns + 1, decision, "safe")]
+        return [self.setpoints(config, self.decided_ns + 1, decision, "safe")]
 
-    def _setpoints(
+    def setpoints(
         self, config: ControllerConfig, now_ns: int, decision: Decision, status: Literal["ok", "fallback", "safe"]
     ) -> Setpoints | ShadowSetpoints:
-        if self.known is None or self.known[0] is not config:
-            self.known = config, digest(config)
+        """The message alone, for controllers that tell of what is not normal in another way."""
         seen = decision.seen
         quality = 0
         for view in seen:
@@ -151,9 +158,15 @@ class ControllerState:
             measured_end_ns=max((view.end_ns for view in seen if view.end_ns is not None), default=None),
             missing=tuple(dict.fromkeys(name for view in seen for name in view.missing)),
             quality=quality,
-            config_digest=self.known[1],
+            config_digest=self.config_digest(config),
             version=decision.version,
         )
+
+    def config_digest(self, config: ControllerConfig) -> str:
+        """Reckoned once for each config."""
+        if self.known is None or self.known[0] is not config:
+            self.known = config, digest(config)
+        return self.known[1]
 
     def _alarms(self, config: ControllerConfig, now_ns: int, decision: Decision) -> Iterator[Alarm]:
         if decision.condition:

@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 
+MOST_ITERATIONS = 100
+"""Programs of controllers take 10 to 20."""
+ONE_POINT = 1e-8
+"""Bounds that are nearer are taken for one: with less than that between them PIQP does not see that it is done."""
 LARGEST_RESIDUAL = 1e-6
 """Of an answer, relative to the numbers that it is made of."""
 
@@ -79,18 +83,24 @@ class Solver:
             self._solver.update(*arguments)
         else:
             self._solver, self._shape = piqp.SparseSolver(), shape
+            self._solver.settings.max_iter = MOST_ITERATIONS
             self._solver.setup(*arguments)
         status = self._solver.solve()
-        if status != piqp.PIQP_SOLVED:
+        if status not in (piqp.PIQP_SOLVED, piqp.PIQP_MAX_ITER_REACHED):
             self._shape = ()
             raise SolverFailure(_WORDS.get(status.name, status.name.removeprefix("PIQP_").lower()))
-        return _checked(program, self._solver.result)
+        try:
+            return _checked(program, self._solver.result)
+        except SolverFailure as failure:
+            self._shape = ()
+            if status == piqp.PIQP_SOLVED:
+                raise
+            raise SolverFailure(f"no solution after the most iterations allowed: {failure}") from failure
 
 
 _WORDS = {
     "PIQP_PRIMAL_INFEASIBLE": "the constraints contradict each other",
     "PIQP_DUAL_INFEASIBLE": "nothing bounds the objective",
-    "PIQP_MAX_ITER_REACHED": "no solution after the most iterations allowed",
     "PIQP_NUMERICS": "the numbers are too far apart to solve it",
 }
 
@@ -106,7 +116,8 @@ def load_piqp() -> Any:
 def _arguments(program: Program) -> tuple[Any, ...]:
     equalities = (program.equalities, program.equal_to) if program.equalities.shape[0] else (None, None)
     rows = (program.rows, program.low, program.high) if program.rows.shape[0] else (None, None, None)
-    return (program.hessian, program.linear, *equalities, *rows, program.lower, program.upper)
+    upper = np.where(program.upper - program.lower < ONE_POINT, program.lower, program.upper)
+    return (program.hessian, program.linear, *equalities, *rows, program.lower, upper)
 
 
 def _checked(program: Program, result: Any) -> Answer:

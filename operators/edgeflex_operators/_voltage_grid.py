@@ -12,6 +12,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from edgeflex_flow.errors import FieldError
+from edgeflex_flow.messages import Setpoints
 from edgeflex_flow.node import quantity, table
 from edgeflex_operators._controller import ControllerConfig, Decision
 from edgeflex_operators._inverters import InverterTable
@@ -74,6 +75,10 @@ class VoltageGridConfig(ControllerConfig, frozen=True, kw_only=True):
             if (node := inverter.node or name) not in self.nodes:
                 text = f"inverter '{name}' feeds in at node '{node}', which the grid does not have"
                 yield FieldError(text, "inverters", "branches", "sensitivities", known=self.nodes)
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        return tuple(self.inverters)
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -171,6 +176,16 @@ def limits_of(
 
 def _at_an_end(values: Vector, low: Vector, high: Vector) -> NDArray[np.bool_]:
     return np.asarray((values <= low + NEAR) | (values >= high - NEAR))
+
+
+def changed_powers(config: VoltageGridConfig, powers: Powers, setpoints: Setpoints) -> Powers:
+    """These powers with what set-points change of them."""
+    parts = {REACTIVE: powers.reactive.copy(), ACTIVE: 0.0 - powers.curtailed, STORED: powers.storage.copy()}
+    part = parts.get(setpoints.quantity)
+    for place, name in enumerate(config.inverters):
+        if part is not None and name in setpoints.values:
+            part[place] = setpoints.values[name]
+    return Powers(parts[REACTIVE], 0.0 - parts[ACTIVE], parts[STORED])
 
 
 def decisions_of(config: VoltageGridConfig, powers: Powers, why: Why, version: str) -> list[Decision]:

@@ -23,6 +23,8 @@ Table = NDArray[np.float64]
 
 TARGET_COSTS_MORE = 1e5
 """How much more a deviation from what a market has bought costs than the same curtailed: the weight of CoVEE."""
+LATER_COUNTS_LESS = 0.3
+"""Share by which curtailing in the last step is cheaper than now: forecasts err, so storages are filled early."""
 TINY = 1e-9
 """Where nothing is to be paid for: matrices of one shape have no zeros on the diagonal."""
 
@@ -98,6 +100,8 @@ class HorizonProgram:
         self.sizes = (m, m, s, s, s, m, n, n)
         prices, curvatures = self._prices(n, m)
         self.linear = np.tile(np.concatenate(prices), self.steps)
+        for step in range(self.steps):
+            self.linear[self._at(step, 1) : self._at(step, 2)] *= 1.0 - LATER_COUNTS_LESS * step / self.steps
         self.hessian = np.tile(np.concatenate(curvatures), self.steps)
         self._value_energy()
         sparse = importlib.import_module("scipy.sparse")
@@ -125,7 +129,7 @@ class HorizonProgram:
         stored_price, curtailed_price = self.now.prices()
         rated, of_stores = self.now.rated, self.now.rated[list(self.stored)]
         slack = self.now.slack_price
-        curved = stored_price / of_stores
+        curved = CURVATURE * stored_price / of_stores
         nothing = np.zeros_like(of_stores)
         prices = [
             np.zeros(m),

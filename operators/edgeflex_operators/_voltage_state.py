@@ -9,7 +9,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeflex_flow.messages import Samples
+from edgeflex_flow.messages import Samples, Setpoints
 from edgeflex_flow.node import WireMessage
 from edgeflex_operators._controller import ControllerState
 from edgeflex_operators._latest import Latest, View
@@ -21,6 +21,7 @@ from edgeflex_operators._voltage_grid import (
     VOLTAGE,
     VoltageGridConfig,
     Why,
+    changed_powers,
     decisions_of,
     seen_powers,
     steady,
@@ -29,17 +30,18 @@ from edgeflex_operators._voltage_grid import (
 from edgeflex_operators._voltage_program import Powers, Situation, VoltageProgram, no_powers
 
 KEPT = 64
-"""Sent set-points that are remembered, to know which were in force when a voltage was measured."""
+"""Set-points that are remembered, to know which were in force when a voltage was measured."""
 TOLD_PU = 1e-3
 """A voltage that is expected to stay outside by more is told."""
 
 C = TypeVar("C", bound=VoltageGridConfig)
 
 
-class Sent(NamedTuple):
-    """Set-points that were sent."""
+class InForce(NamedTuple):
+    """Set-points that assets were told, and until when they may obey them."""
 
     time_ns: int
+    until_ns: int
     powers: Powers
 
 
@@ -53,7 +55,7 @@ class Seen(NamedTuple):
 
 @dataclass(slots=True)
 class VoltageGridState(Generic[C]):
-    """What is known of the grid, and what was sent."""
+    """What is known of the grid, what was decided, and what assets were told: in shadow, by another controller."""
 
     config: C
     program: VoltageProgram = field(init=False)
@@ -61,7 +63,8 @@ class VoltageGridState(Generic[C]):
     voltage: Latest = field(default_factory=lambda: Latest(VOLTAGE))
     available: Latest = field(default_factory=lambda: Latest(AVAILABLE))
     charge: Latest = field(default_factory=lambda: Latest(CHARGE))
-    sent: deque[Sent] = field(default_factory=lambda: deque(maxlen=KEPT))
+    told: deque[InForce] = field(default_factory=lambda: deque(maxlen=KEPT))
+    decided: Powers | None = None
 
     def __post_init__(self) -> None:
         self.adopt(self.config)
@@ -79,12 +82,14 @@ class VoltageGridState(Generic[C]):
 
     @property
     def last(self) -> Powers:
-        return self.sent[-1].powers if self.sent else no_powers(len(self.config.inverters))
+        """The last decision."""
+        return no_powers(len(self.config.inverters)) if self.decided is None else self.decided
 
     def in_force(self, time_ns: int) -> Powers:
-        """The set-points that were sent by then."""
-        before = [each.powers for each in self.sent if each.time_ns <= time_ns]
-        return before[-1] if before else no_powers(len(self.config.inverters))
+        """What assets obeyed at that time."""
+        before = [each for each in self.told if each.time_ns <= time_ns]
+        obeyed = before and time_ns <= before[-1].until_ns
+        return before[-1].powers if obeyed else no_powers(len(self.config.inverters))
 
     def look(self, config: C, now_ns: int) -> Seen:
         trust = config.trust(*PLAUSIBLE_VOLTAGE)
@@ -98,7 +103,7 @@ class VoltageGridState(Generic[C]):
     def situation(self, config: C, now_ns: int, seen: Seen) -> Situation:
         """What a step is made from."""
         measured_ns = now_ns if seen.voltage.begin_ns is None else seen.voltage.begin_ns
-        elapsed_s = self.control.elapsed_s(now_ns) if self.sent else config.period
+        elapsed_s = config.period if self.decided is None else self.control.elapsed_s(now_ns)
         return Situation(
             voltage=seen.voltage.values,
             applied=self.in_force(measured_ns - round(config.settle * 1e9)),
@@ -111,7 +116,9 @@ class VoltageGridState(Generic[C]):
         )
 
     def send(self, config: C, now_ns: int, powers: Powers, why: Why, version: str) -> list[WireMessage]:
-        self.sent.append(Sent(now_ns, powers))
+        self.decided = powers
+        if config.mode == "control":
+            self.told.append(InForce(now_ns, now_ns + round(config.valid_for * 1e9), powers))
         told = decisions_of(config, powers, why, version)
         return [message for each in told for message in self.control.tell(config, now_ns, each)]
 
@@ -133,6 +140,17 @@ def take_available(config: C, state: VoltageGridState[C], samples: Samples) -> l
 
 def take_charge(config: C, state: VoltageGridState[C], samples: Samples) -> list[WireMessage]:
     state.charge.take(samples, steady(config.trust(0.0, 100.0)), frozenset(config.inverters))
+    return []
+
+
+def take_in_force(config: C, state: VoltageGridState[C], setpoints: Setpoints) -> list[WireMessage]:
+    """In shadow, what the controller that is not in shadow tells the assets."""
+    state.follow(config)
+    before = state.told[-1] if state.told else InForce(0, 0, state.in_force(0))
+    if config.mode == "shadow" and setpoints.time_ns >= before.time_ns:
+        powers = changed_powers(config, before.powers, setpoints)
+        until_ns = setpoints.time_ns + round(setpoints.valid_for_s * 1e9)
+        state.told.append(InForce(setpoints.time_ns, until_ns, powers))
     return []
 
 

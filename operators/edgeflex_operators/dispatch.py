@@ -155,6 +155,10 @@ class DispatchConfig(ControllerConfig, frozen=True, kw_only=True):
                 yield FieldError(text, name, "units")
 
     @property
+    def assets(self) -> tuple[str, ...]:
+        return tuple(self.units)
+
+    @property
     def policy(self) -> Bounds:
         low, high = self.lowest, self.highest
         return Bounds(UNBOUNDED.low if low is None else low, UNBOUNDED.high if high is None else high)
@@ -370,7 +374,7 @@ NODE = OperatorNode(
     kind="dispatch",
     config=DispatchConfig,
     inputs={
-        "in": Input(accepts=(Setpoints, ShadowSetpoints, Alarm), step=step),
+        "in": Input(accepts=(Setpoints, ShadowSetpoints, Alarm), step=step, decides_after=True),
         "measurements": Input(accepts=(Samples,), needs=(CHARGE,), step=measure, optional=True),
     },
     output=controller_wire,

@@ -20,7 +20,7 @@ class FlexRequestConfig(NodeConfig, frozen=True, kw_only=True):
     The plan's own set-points are its first pass: what `flex_response` makes of the answer is the second.
 
     Input:
-        in: `DispatchPlan`; what else a controller gives is passed over.
+        in: `DispatchPlan`; plans of controllers in shadow, and what else they give, are passed over.
     Output:
         `FlexRequest` of active power in kW, positive into the grid, for each plan: a list under `prediction 1`,
         `prediction 2` …, each with a value for every node of `nodes`. `id` is the controller and the time of the plan.
@@ -51,7 +51,7 @@ def start(_config: FlexRequestConfig) -> None:
 
 
 def step(config: FlexRequestConfig, _state: None, plan: Message) -> list[FlexRequest]:
-    if not isinstance(plan, DispatchPlan):
+    if not isinstance(plan, DispatchPlan) or plan.shadow:
         return []
     unknown = sorted(config.nodes.keys() - plan.powers_w.keys())
     if unknown:

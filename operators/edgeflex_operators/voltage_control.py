@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Meta
 
 from edgeflex_flow import __version__
-from edgeflex_flow.messages import Samples
+from edgeflex_flow.messages import Samples, Setpoints
 from edgeflex_flow.node import Input, OperatorNode, WireMessage, quantity
 from edgeflex_operators._controller import controller_wire, reason_of
 from edgeflex_operators._qp import SolverFailure
@@ -32,6 +32,7 @@ from edgeflex_operators._voltage_state import (
     not_kept,
     take_available,
     take_charge,
+    take_in_force,
 )
 
 VERSION = f"{__version__}/voltage-1"
@@ -56,15 +57,18 @@ class VoltageControlConfig(VoltageGridConfig, frozen=True, kw_only=True):
     the effect of set-points before it can be makes voltages hunt.
 
     Voltages that are missing, too old, frozen, not plausible or flagged have no part in a step, and inverters whose
-    available power is not known stay as they are. Where less than the share `needed` of the voltages is known, or the
-    solver fails, inverters whose own voltage and power are known follow the local characteristic Q(V): all reactive
-    power at 0.94 and 1.06 pu, none between 0.97 and 1.03 pu; their curtailment and storage stay as they are. The others
-    hold what they have for `hold_for`, then go to the safe state, in which nothing is asked of them.
+    available power is not known stay as they are. Where less than the share `needed` of the voltages is known,
+    inverters whose own voltage and power are known follow the local characteristic Q(V): all reactive power at 0.94 and
+    1.06 pu, none between 0.97 and 1.03 pu; their curtailment and storage stay as they are. The others hold what they
+    have for `hold_for`, then go to the safe state, in which nothing is asked of them. If the solver fails, set-points
+    are held for `hold_for`; then it is the same.
 
     Input:
         voltage: Samples with `voltage_pu`, devices being nodes.
         available: Samples with `available_power_pu`: what each inverter could feed in now.
         charge: Samples with `state_of_charge_percent` of inverters with storage; one without it is not used.
+        in_force: In shadow, the `Setpoints` of the controller that assets obey; without them, nothing is taken to be
+            asked of the assets.
     Output:
         `Setpoints` for each quantity that there is something to do with: `reactive_power_pu`; `active_power_pu`, the
         change of active power (not above 0); `active_power_ess_pu` (positive is discharge). Per unit of `power_base`.
@@ -143,7 +147,7 @@ def take_voltage(config: VoltageControlConfig, state: VoltageControlState, sampl
     keep_voltage(config, state, samples)
     now_ns = samples.received_ns or int(samples.time_ns.max(initial=0))
     seen = state.look(config, now_ns)
-    shows_ns = (state.sent[-1].time_ns + round(config.settle * 1e9)) if state.sent else -1
+    shows_ns = (state.told[-1].time_ns + round(config.settle * 1e9)) if state.told else -1
     is_new = seen.voltage.begin_ns is not None and seen.voltage.begin_ns > max(state.used_ns, shows_ns)
     complete = not seen.voltage.missing and not seen.available.missing
     return _decide(config, state, now_ns, seen) if is_new and complete else []
@@ -171,13 +175,14 @@ def _decide(config: VoltageControlConfig, state: VoltageControlState, now_ns: in
     powers, why = no_powers(len(config.inverters)), Why()
     if known < config.needed:
         powers, why = _without_program(config, state, now_ns, seen, situation)
+        why = why._replace(condition=f"too few voltages are known: {why.condition}")
     else:
         try:
             decided = (state.program if config.method == "central" else state.dual).decide(situation)
             powers, why = decided.powers, _why(config, state, seen, situation, decided)
         except SolverFailure as error:
-            powers, why = _without_program(config, state, now_ns, seen, situation)
-            why = why._replace(condition="the solver failed", reason=f"{error}; {why.reason}")
+            powers, why = _after_failure(config, state, now_ns, seen, situation)
+            why = why._replace(condition=f"the solver failed: {why.condition}", reason=f"{error}; {why.reason}")
     if seen.voltage.end_ns is not None:
         state.used_ns = seen.voltage.end_ns
     return state.send(config, now_ns, powers, why, VERSION)
@@ -203,6 +208,16 @@ def _why(
     return Why("; ".join(conditions), "; ".join(reasons), limits, tuple(seen))
 
 
+def _after_failure(
+    config: VoltageControlConfig, state: VoltageControlState, now_ns: int, seen: Seen, situation: Situation
+) -> tuple[Powers, Why]:
+    """What is in force while it may be held: it was right a moment ago, where Q(V) would begin anew."""
+    kind, _ = state.control.fallback(config, now_ns, {})
+    if kind == "hold":
+        return state.program.within(state.last, situation), Why("set-points are held", "", {}, tuple(seen))
+    return _without_program(config, state, now_ns, seen, situation)
+
+
 def _without_program(
     config: VoltageControlConfig, state: VoltageControlState, now_ns: int, seen: Seen, situation: Situation
 ) -> tuple[Powers, Why]:
@@ -222,8 +237,7 @@ def _without_program(
     unseen = "hold what they had" if kind == "hold" else "are in the safe state"
     others = len(config.inverters) - len(local)
     parts = [f"{len(local)} inverters follow Q(V)"] * bool(local) + [f"{others} {unseen}"] * bool(others)
-    condition = f"too few voltages are known: {' and '.join(parts)}"
-    return powers, Why(condition, reason_of(seen), {}, tuple(seen))
+    return powers, Why(" and ".join(parts), reason_of(seen), {}, tuple(seen))
 
 
 def local_share(voltage_pu: float) -> float:
@@ -246,6 +260,7 @@ NODE = OperatorNode(
         "voltage": Input(accepts=(Samples,), needs=(VOLTAGE,), step=take_voltage),
         "available": Input(accepts=(Samples,), needs=(AVAILABLE,), step=take_available),
         "charge": Input(accepts=(Samples,), needs=(CHARGE,), step=take_charge, optional=True),
+        "in_force": Input(accepts=(Setpoints,), step=take_in_force, optional=True),
     },
     output=controller_wire,
     start=start,

@@ -38,6 +38,7 @@ from edgeflex_operators._voltage_state import (
     not_kept,
     take_available,
     take_charge,
+    take_in_force,
 )
 
 VERSION = f"{__version__}/mpc-1"
@@ -58,6 +59,7 @@ class VoltageMpcConfig(VoltageGridConfig, frozen=True, kw_only=True):
     change of active power of each node that the market owns, in kW. What is given becomes a target of those nodes, at a
     weight beyond all costs but that of voltages, and a second pass plans the rest around it. Meanwhile set-points stay.
     Without an answer within `answer_within` the market's nodes do nothing, and the others what the first pass planned.
+    In shadow nobody is asked: the market is taken to give all that is wanted.
 
     Voltages that are missing hold the set-points for `hold_for`, then the safe state, in which nothing is asked of the
     inverters; run `voltage_control` where that must not wait. Without a forecast what is available now is to stay.
@@ -66,6 +68,8 @@ class VoltageMpcConfig(VoltageGridConfig, frozen=True, kw_only=True):
         voltage: Samples with `voltage_pu`, devices being nodes.
         available: Samples with `available_power_pu`: what each inverter could feed in now.
         charge: Samples with `state_of_charge_percent` of inverters with storage; one without it is not used.
+        in_force: In shadow, the `Setpoints` of the controller that assets obey; without them, nothing is taken to be
+            asked of the assets.
         forecast: `Forecast` of `available_power_pu` by inverter, and of `load_power_pu` (taken from the grid) by node.
         response: `FlexResponse` to the requests.
     Output:
@@ -81,7 +85,7 @@ class VoltageMpcConfig(VoltageGridConfig, frozen=True, kw_only=True):
     24
     """
 
-    period: Annotated[float, quantity("s", "Time between two plans.", gt=0, le=3600)] = 60.0
+    period: Annotated[float, quantity("s", "Time between two plans.", gt=0, le=3600)] = 15.0
     valid_for: Annotated[float, quantity("s", "How long set-points may be sent and obeyed.", gt=0, le=7200)] = 180.0
     max_age: Annotated[float, quantity("s", "Oldest measurement that is relied on.", gt=0, le=3600)] = 30.0
     frozen_after: Annotated[
@@ -116,6 +120,11 @@ class VoltageMpcConfig(VoltageGridConfig, frozen=True, kw_only=True):
         if self.market and self.answer_within >= self.step:
             text = f"answer_within ({self.answer_within:g} s) is not shorter than step ({self.step:g} s)"
             yield FieldError(text, "answer_within", "step", "market")
+
+    @property
+    def asks(self) -> bool:
+        """Whether a market is asked: in shadow it must not be, since what it gives is meant to be used."""
+        return bool(self.market) and self.mode == "control"
 
 
 @dataclass(slots=True)
@@ -207,7 +216,7 @@ def _plan(config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int, seen: S
         return _blind(config, state, now_ns, "the solver failed", str(error), seen)
     why = _why(config, seen, plan, lacking)
     step = now_ns // round(config.step * 1e9)
-    if not config.market or step == state.asked_step:
+    if not config.asks or step == state.asked_step:
         return state.send(config, now_ns, plan.first(), why, VERSION)
     state.asked, state.asked_step, state.asked_ns = Asked(plan, outlook, why), step, now_ns
     request = _request(config, plan, now_ns)
@@ -348,7 +357,7 @@ def _still_given(config: VoltageMpcConfig, state: VoltageMpcState, step: int) ->
 
 def _output(config: VoltageMpcConfig, _inputs: Mapping[str, Wire]) -> Wire:
     setpoints = Setpoints if config.mode == "control" else ShadowSetpoints
-    return message_wire(setpoints, Alarm, *([FlexRequest] if config.market else []))
+    return message_wire(setpoints, Alarm, *([FlexRequest] if config.asks else []))
 
 
 NODE = OperatorNode(
@@ -358,6 +367,7 @@ NODE = OperatorNode(
         "voltage": Input(accepts=(Samples,), needs=(VOLTAGE,), step=take_voltage),
         "available": Input(accepts=(Samples,), needs=(AVAILABLE,), step=take_available),
         "charge": Input(accepts=(Samples,), needs=(CHARGE,), step=take_charge, optional=True),
+        "in_force": Input(accepts=(Setpoints,), step=take_in_force, optional=True),
         "forecast": Input(accepts=(Forecast,), step=take_forecast, optional=True),
         "response": Input(accepts=(FlexResponse,), step=take_response, optional=True),
     },

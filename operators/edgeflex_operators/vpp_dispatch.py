@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import FieldError
-from edgeflex_flow.messages import Alarm, DispatchPlan, Forecast, Quality, Samples, Setpoints, ShadowSetpoints
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
+from edgeflex_flow.messages import Alarm, DispatchPlan, Forecast, Samples, Setpoints, ShadowSetpoints
+from edgeflex_flow.node import Input, OperatorNode, Wire, WireMessage, message_wire, quantity, table
+from edgeflex_operators._controller import ControllerConfig, ControllerState, Decision
 from edgeflex_operators._dispatch_program import Generator, NoPlanError, Plan, Storage, Task, dispatch
 from edgeflex_operators._highs import load_optimize
 from edgeflex_operators._latest import Latest, Trust, View
 from edgeflex_operators._limits import Bounds, limited
-from edgeflex_operators._units import digest
 
 VERSION = f"{__version__}/vpp-1"
 
@@ -34,7 +34,6 @@ LEAST_STEPS = 2
 """Fewer steps to plan are none."""
 NEAR = 1e-4
 """Of an asset's power: so near to a limit it is at the limit."""
-REFUSED_QUALITY = int(Quality.BAD_DATA | Quality.TEST)
 
 
 class Renewable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,7 +42,7 @@ class Renewable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     power: Annotated[float, quantity("W", "Installed power.", gt=0, le=1e12)]
 
 
-class VppDispatchConfig(NodeConfig, frozen=True, kw_only=True):
+class VppDispatchConfig(ControllerConfig, frozen=True, kw_only=True):
     """Plans the next `steps` of a virtual power plant for the highest profit, and sends the first one's set-points.
 
     A plan minimises what generators cost (energy, running, starts), the wear of storage and what is bought (price and
@@ -65,7 +64,7 @@ class VppDispatchConfig(NodeConfig, frozen=True, kw_only=True):
     - no usable forecast of a renewable: the plan counts on nothing from it, and does not limit it;
     - no usable state of charge of a storage: the storage stays at 0 W and out of the plan;
     - no forecast of a load, no prices, or no plan from the solver: the last plan goes on (`status` `fallback`), for
-      `follow` at most;
+      `hold_for` at most (with `fallback: safe` not at all);
     - then the safe state (`status` `safe`): generators and storage at 0 W, renewables limited in proportion so that
       all together keep the export limit even if nothing is used.
 
@@ -102,16 +101,12 @@ class VppDispatchConfig(NodeConfig, frozen=True, kw_only=True):
     ({'chp': 1000000.0}, {'chp': ('hardware',)}, 10.0)
     """
 
-    name: Annotated[str, Meta(min_length=1, description="Name of the controller in what it sends.")]
     connection: Annotated[float, quantity("W", "Highest power at the connection, both ways.", gt=0, le=1e12)]
     generators: Annotated[dict[str, Generator], table("Generators by name.")] = msgspec.field(default_factory=dict)
     storages: Annotated[dict[str, Storage], table("Storage by name.")] = msgspec.field(default_factory=dict)
     renewables: Annotated[dict[str, Renewable], table("Renewables by name.")] = msgspec.field(default_factory=dict)
     loads: Annotated[tuple[str, ...], Meta(description="Names of loads, which are forecast and served.")] = ()
     market: Annotated[str, Meta(min_length=1, description="Device of the prices.")] = "market"
-    mode: Annotated[
-        Literal["control", "shadow"], Meta(description="`shadow`: only tell what would be sent; nothing obeys it.")
-    ] = "control"
     step: Annotated[float, quantity("s", "Length of a step.", ge=1, le=86_400)] = 900.0
     steps: Annotated[int, Meta(ge=LEAST_STEPS, le=288, description="How many steps to plan.")] = 96
     price_step: Annotated[float, quantity("s", "How long a price holds at most.", ge=1, le=86_400)] = 3600.0
@@ -132,15 +127,20 @@ class VppDispatchConfig(NodeConfig, frozen=True, kw_only=True):
     max_age: Annotated[float, quantity("s", "Older forecasts and states of charge are not used.", gt=0, le=86_400)] = (
         1800.0
     )
-    follow: Annotated[float, quantity("s", "How long the last plan may be followed.", ge=0, le=86_400)] = 7200.0
+    frozen_after: Annotated[
+        float,
+        quantity("s", "Not used: a state of charge that stays the same to the last bit so long.", gt=0, le=8_640_000),
+    ] = 604_800.0
+    hold_for: Annotated[float, quantity("s", "How long the last plan is followed; then `safe`.", ge=0, le=86_400)] = (
+        7200.0
+    )
     time_limit: Annotated[float, quantity("s", "How long the solver may take.", gt=0, le=60)] = 5.0
     gap: Annotated[
         float, Meta(ge=0, le=0.1, description="How far a plan may be from the best one, relative to its cost.")
     ] = 1e-4
 
     def refusals(self) -> Iterator[FieldError]:
-        if self.valid_for <= self.period:
-            yield FieldError("set-points are not valid until the next plan", "valid_for", "period")
+        yield from super().refusals()
         for name, storage in self.storages.items():
             if storage.lowest >= storage.highest:
                 yield FieldError(f"`storages`: `lowest` of '{name}' is not below `highest`", f"storages.{name}")
@@ -165,8 +165,13 @@ class VppDispatchConfig(NodeConfig, frozen=True, kw_only=True):
         return Bounds(lowest, most if self.export_limit is None else self.export_limit).within(Bounds(-most, most))
 
     @property
-    def trust(self) -> Trust:
-        return Trust(self.max_age, 0.0, 100.0, refused=REFUSED_QUALITY)
+    def assets(self) -> tuple[str, ...]:
+        return (*self.generators, *self.storages, *self.renewables)
+
+    @property
+    def of_charge(self) -> Trust:
+        """What is asked of a state of charge."""
+        return self.trust(0.0, 100.0)
 
 
 @dataclass(slots=True)
@@ -174,7 +179,7 @@ class VppDispatchState:
     """What came last, the plan in force, and what is wrong."""
 
     config: VppDispatchConfig
-    config_digest: str = field(init=False)
+    control: ControllerState = field(default_factory=ControllerState)
     forecasts: dict[str, Forecast] = field(default_factory=dict)
     prices: dict[int, float] = field(default_factory=dict)
     """By the time from which they hold."""
@@ -187,9 +192,6 @@ class VppDispatchState:
     """Generators that were told to run."""
     wrong: dict[str, str] = field(default_factory=dict)
     """What alarms were raised for and is not over, and the text of each."""
-
-    def __post_init__(self) -> None:
-        self.config_digest = digest(self.config)
 
 
 def start(config: VppDispatchConfig) -> VppDispatchState:
@@ -207,7 +209,7 @@ def take_forecast(_config: VppDispatchConfig, state: VppDispatchState, forecast:
 
 def take_prices(config: VppDispatchConfig, state: VppDispatchState, samples: Samples) -> list[WireMessage]:
     values = samples.columns[PRICE]
-    usable = np.isfinite(values) & ((samples.quality & REFUSED_QUALITY) == 0)
+    usable = np.isfinite(values) & ((samples.quality & config.of_charge.refused) == 0)
     for row in np.flatnonzero(usable).tolist():
         time_ns, price = int(samples.time_ns[row]), float(values[row])
         if samples.devices[samples.device[row]] == config.market and state.prices.get(time_ns) != price:
@@ -217,13 +219,13 @@ def take_prices(config: VppDispatchConfig, state: VppDispatchState, samples: Sam
 
 
 def take_charge(config: VppDispatchConfig, state: VppDispatchState, samples: Samples) -> list[WireMessage]:
-    state.charge.take(samples, config.trust, frozenset(config.storages))
+    state.charge.take(samples, config.of_charge, frozenset(config.storages))
     return []
 
 
 def tick(config: VppDispatchConfig, state: VppDispatchState, now_ns: int) -> list[WireMessage]:
     if config is not state.config and config != state.config:
-        state.config, state.config_digest, state.fresh = config, digest(config), True
+        state.config, state.fresh = config, True
     if not (state.fresh or _is_due(config, state, now_ns)):
         return []
     state.fresh, state.solved_ns = False, now_ns
@@ -231,6 +233,12 @@ def tick(config: VppDispatchConfig, state: VppDispatchState, now_ns: int) -> lis
     for time_ns in [each for each in state.prices if each < oldest_ns]:
         del state.prices[time_ns]
     return _decide(config, state, now_ns)
+
+
+def end(config: VppDispatchConfig, state: VppDispatchState) -> list[WireMessage]:
+    """The safe state."""
+    told = _decisions(_safe(config), "the controller ends", None)
+    return [message for each in told for message in state.control.finish(config, each)]
 
 
 def _is_due(config: VppDispatchConfig, state: VppDispatchState, now_ns: int) -> bool:
@@ -247,10 +255,8 @@ class _Known(NamedTuple):
     load_w: Array
     renewables_w: dict[str, Array]
     energies_wh: dict[str, float]
-    charge: View
-    times_ns: tuple[int, ...]
-    """When what is used was measured or made."""
-    quality: int
+    seen: View
+    """When what is used was measured or made, its flags, and what is missing."""
     lacking: dict[str, str]
     """What is missing that the plan can do without, and why."""
     needed: dict[str, str]
@@ -281,11 +287,12 @@ def _known(config: VppDispatchConfig, state: VppDispatchState, now_ns: int) -> _
     load_w = np.zeros(steps)
     for name in config.loads if not needed else ():
         load_w += np.maximum(courses[name][:steps], 0.0)
-    charge = state.charge.view(list(config.storages), now_ns, config.trust)
+    charge = state.charge.view(list(config.storages), now_ns, config.of_charge)
     lacking |= charge.missing
-    quality = charge.quality
+    quality, times = charge.quality, [each for each in (charge.begin_ns, charge.end_ns) if each is not None]
     for each in used:
         quality |= each.quality
+        times.append(each.time_ns)
     return _Known(
         begin_ns,
         prices[:steps],
@@ -299,11 +306,7 @@ def _known(config: VppDispatchConfig, state: VppDispatchState, now_ns: int) -> _
             for name, value in zip(config.storages, charge.values, strict=True)
             if name not in charge.missing
         },
-        charge,
-        tuple(
-            [each for each in (charge.begin_ns, charge.end_ns) if each is not None] + [each.time_ns for each in used]
-        ),
-        quality,
+        View(np.zeros(0), needed | lacking, min(times, default=None), max(times, default=None), quality),
         lacking,
         needed,
     )
@@ -370,7 +373,10 @@ def _decide(config: VppDispatchConfig, state: VppDispatchState, now_ns: int) -> 
         orders, status = _without_plan(config, state, known, now_ns)
     reason = "; ".join(wrong.values()) if status != "ok" else ""
     state.running = frozenset(name for name in config.generators if orders.values[name] > 0.0)
-    messages: list[WireMessage] = list(_setpoints(config, state, orders, known, status, reason, now_ns))
+    state.control.decided_ns = now_ns
+    messages: list[WireMessage] = [
+        state.control.setpoints(config, now_ns, each, status) for each in _decisions(orders, reason, known.seen)
+    ]
     if plan is not None:
         messages.append(plan)
     return [*messages, *_alarms(config, state, wrong, status, now_ns)]
@@ -417,7 +423,8 @@ def _planned(config: VppDispatchConfig, state: VppDispatchState, known: _Known, 
         gap=plan.gap,
         solver_s=plan.solver_s,
         missing=tuple(known.lacking),
-        config_digest=state.config_digest,
+        shadow=config.mode == "shadow",
+        config_digest=state.control.config_digest(config),
         version=VERSION,
     )
 
@@ -484,52 +491,38 @@ def _without_plan(
 ) -> tuple[_Orders, Literal["fallback", "safe"]]:
     """The last plan, as long as it may be followed, then the safe state."""
     plan = state.plan
-    if plan is not None and now_ns - plan.time_ns <= config.follow * 1e9 and plan.step_s == config.step:
+    may_follow = plan is not None and config.fallback == "hold" and now_ns - plan.time_ns <= config.hold_for * 1e9
+    if plan is not None and may_follow and plan.step_s == config.step:
         place = (now_ns - plan.begin_ns) // config.step_ns
         names = {*config.generators, *config.renewables}
         if 0 <= place < len(plan.exchange_w) and names <= plan.powers_w.keys():
             return _of_plan(config, plan, place, known), "fallback"
+    return _safe(config), "safe"
+
+
+def _safe(config: VppDispatchConfig) -> _Orders:
+    """Nothing from what can be commanded, and renewables limited so that the export limit holds without loads."""
     power = sum(each.power for each in config.renewables.values())
     share = min(1.0, max(config.exchange.high, 0.0) / power) if power else 1.0
     by: dict[str, tuple[str, ...]] = dict.fromkeys(config.renewables, ("policy",)) if share < 1.0 else {}
-    return (
-        _Orders(
-            dict.fromkeys((*config.generators, *config.storages), 0.0),
-            {name: share * each.power for name, each in config.renewables.items()},
-            by,
-        ),
-        "safe",
-    )
+    values = dict.fromkeys((*config.generators, *config.storages), 0.0)
+    return _Orders(values, {name: share * each.power for name, each in config.renewables.items()}, by)
 
 
-def _setpoints(
-    config: VppDispatchConfig,
-    state: VppDispatchState,
-    orders: _Orders,
-    known: _Known,
-    status: Literal["ok", "fallback", "safe"],
-    reason: str,
-    now_ns: int,
-) -> Iterator[WireMessage]:
-    kind = Setpoints if config.mode == "control" else ShadowSetpoints
-    for column, values in ((POWER, orders.values), (POWER_LIMIT, orders.limits_w)):
-        if values:
-            yield kind(
-                controller=config.name,
-                time_ns=now_ns,
-                quantity=column,
-                values=values,
-                valid_for_s=config.valid_for,
-                status=status,
-                reason=reason,
-                limits={name: orders.by[name] for name in values if name in orders.by},
-                measured_begin_ns=min(known.times_ns, default=None),
-                measured_end_ns=max(known.times_ns, default=None),
-                missing=(*known.needed, *known.lacking),
-                quality=known.quality,
-                config_digest=state.config_digest,
-                version=VERSION,
-            )
+def _decisions(orders: _Orders, reason: str, seen: View | None) -> list[Decision]:
+    """One for each quantity."""
+    return [
+        Decision(
+            quantity=column,
+            values=values,
+            reason=reason,
+            limits={name: orders.by[name] for name in values if name in orders.by},
+            seen=() if seen is None else (seen,),
+            version=VERSION,
+        )
+        for column, values in ((POWER, orders.values), (POWER_LIMIT, orders.limits_w))
+        if values
+    ]
 
 
 def _alarms(
@@ -568,5 +561,6 @@ NODE = OperatorNode(
     start=start,
     tick=tick,
     tick_period_s=lambda _config: TICK_S,
+    end=end,
     scope="site",
 )

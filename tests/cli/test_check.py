@@ -8,10 +8,12 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 from flow_kinds import FLOW, SITE
 
 from edgeflex_flow.cli.check import check
+from edgeflex_flow.cli.kinds import shipped_registry
+from edgeflex_flow.cli.places import shipped_flows
 from edgeflex_flow.cli.problems import render
 from edgeflex_flow.cli.run import run
 from edgeflex_flow.errors import Excerpt, Problem
@@ -223,3 +225,19 @@ def test_without_a_site_the_check_names_the_sites_that_are_there(invoke: Invoke)
     assert "a site file; known sites: yard; give one with --site; got 'history'" in invoke(check, "flow.yaml").output
     Path("sites/yard.yaml").unlink()
     assert "a site file: give one with --site FILE; got 'history'" in invoke(check, "flow.yaml").output
+
+
+def test_site_file_alone_stands_for_its_flows(invoke: Invoke) -> None:
+    Path("sites/yard.yaml").write_text(f"flows: [events]\n{SITE}", encoding="utf-8")
+    result = invoke(check, "sites/yard.yaml")
+    assert result.exit_code == 0
+    assert "✓ sites/yard.yaml: site 'yard_7', 2 connections" in result.output
+    assert "/flow.yaml: 7 nodes" in result.output
+
+
+def test_two_controllers_of_one_asset_at_the_shipped_site_are_refused() -> None:
+    site = shipped_flows() / "sites" / "local.yaml"
+    result = CliRunner().invoke(check, [str(site), "-D", "mpc_mode=control"], obj=shipped_registry())
+    assert result.exit_code == 1
+    assert "would control 'node_4' and 13 more, which are controlled by node 'control'" in result.output
+    assert "voltage_control.yaml" in result.output

@@ -63,7 +63,7 @@ class Loop:
 
     def set(self, **configs: dict[str, Any]) -> None:
         for node, values in configs.items():
-            self.flow.run.configs[node] = with_fields(self.flow.run.configs[node], **values)
+            self.flow.run.set_config(node, with_fields(self.flow.run.in_force[node].config, **values))
 
     def react(self, samples: Samples | None, now_ns: int) -> list[Setpoints]:
         told = self.flow.react(samples, now_ns)
@@ -211,13 +211,13 @@ def test_policy_beyond_the_hardware_is_refused_and_the_last_good_one_stays(stack
     made = loop(stack)
     run = made.flow.run
     apply_policies(run, {"frequency_bounds": {"highest": 100e6, "plant_highest": 300e6}})
-    assert run.configs["agc"].highest == 100e6  # type: ignore[attr-defined]
+    assert run.in_force["agc"].config.highest == 100e6  # type: ignore[attr-defined]
     made.set(agc={"maximum": 120e6})
-    before = dict(run.configs)
+    before = {name: each.config for name, each in run.in_force.items()}
     # Beyond the binding's own limits; then within them, but beyond what the hardware can.
     apply_policies(run, {"frequency_bounds": {"highest": 900e6, "plant_highest": 900e6}})
     apply_policies(run, {"frequency_bounds": {"highest": 150e6, "plant_highest": 300e6}})
-    assert run.configs == before
+    assert {name: each.config for name, each in run.in_force.items()} == before
     assert run.counters["agc"].get("policy_refused") == 2
     assert run.counters["dispatch"].get("policy_refused") == 1
 

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import Alarm, DispatchPlan, FlexRequest, FlexResponse
@@ -73,6 +74,10 @@ def test_request_holds_the_first_steps_of_the_plan_in_kilowatts() -> None:
     assert asked.nodes == ("north", 4)
     assert asked.flex_request == {"prediction 1": (-4.0, 1.0), "prediction 2": (0.0, 2.0)}
     assert (asked.unit, asked.id, asked.begin_ns, asked.step_s) == ("kW", "vpp@7", 0, 900.0)
+
+
+def test_plan_of_a_controller_in_shadow_asks_nobody() -> None:
+    assert flex_request.step(FlexRequestConfig(nodes={"a": 4}), None, replace(PLAN, shadow=True)) == []
 
 
 def test_plan_without_an_asset_asks_for_nothing() -> None:

@@ -48,6 +48,17 @@ def test_objective_agrees_with_another_solver(seed: int) -> None:
     assert answer.residual <= LARGEST_RESIDUAL
 
 
+@pytest.mark.parametrize("gap", [0.0, 1e-13, 1e-11, 1e-10, 1e-9, 1e-8, 1e-6])
+def test_bounds_that_all_but_meet_are_no_trouble(gap: float) -> None:
+    for seed in range(20):
+        program = random_program(seed)
+        lower = program.lower.copy()
+        lower[::2] = program.upper[::2] - gap
+        none = sparse.csc_matrix((0, len(lower)))
+        answer = Solver().solve(program._replace(lower=lower, rows=none, equalities=none, equal_to=np.zeros(0)))
+        assert answer.iterations < 50
+
+
 def test_programs_of_one_shape_are_solved_as_if_each_were_the_first() -> None:
     solver, first = Solver(), random_program(3)
     for scale in (1.0, 2.0, 0.5):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from msgspec.structs import replace
-from voltage_cases import BRANCHES, NODES, STORAGE, Feeder, config, rows
+from voltage_cases import BRANCHES, NODES, STORAGE, Feeder, S, config, rows
 
 from edgeflex_flow.errors import ConfigError
 from edgeflex_flow.messages import Setpoints, ShadowSetpoints
@@ -15,6 +15,7 @@ from edgeflex_operators import voltage_control
 from edgeflex_operators._inverters import Inverter
 from edgeflex_operators._network import Branch
 from edgeflex_operators._qp import Solver, SolverFailure
+from edgeflex_operators._voltage_state import take_available, take_in_force
 
 each_method = pytest.mark.parametrize(("method", "steps"), [("central", 6), ("distributed", 400)])
 
@@ -200,17 +201,25 @@ def test_nothing_is_sent_before_anything_was_measured() -> None:
     assert "too few voltages are known" in feeder.alarms[-1].text
 
 
-def test_solver_that_fails_leaves_the_local_characteristic_and_an_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
-    feeder = Feeder(config())
-    feeder.step()
+def test_solver_that_fails_holds_the_set_points_then_leaves_the_local_characteristic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    feeder = Feeder(config(hold_for=3.0))
+    for _ in range(5):
+        feeder.step()
+    held = {quantity: dict(values) for quantity, values in feeder.applied.items()}
 
     def fail(*_: object) -> None:
         raise SolverFailure("no solution after the most iterations allowed")
 
     monkeypatch.setattr(Solver, "solve", fail)
     feeder.step()
-    assert "the solver failed: no solution after the most iterations allowed" in feeder.alarms[-1].text
+    assert "the solver failed: set-points are held: no solution after the most" in feeder.alarms[-1].text
     assert feeder.told[-1].status == "fallback"
+    assert feeder.applied == held
+    for _ in range(3):
+        feeder.step()
+    assert "the solver failed: 4 inverters follow Q(V)" in feeder.alarms[-1].text
     assert (feeder.power("reactive_power_pu") <= 0).all()
 
 
@@ -236,6 +245,49 @@ def test_in_shadow_nothing_is_told_that_an_asset_would_obey() -> None:
     assert {type(each) for each in feeder.told} == {ShadowSetpoints}
     wire = voltage_control.NODE.output(feeder.config, {})
     assert Setpoints not in wire.messages
+
+
+def test_in_shadow_what_nobody_does_is_not_taken_for_done() -> None:
+    feeder = Feeder(config(mode="shadow"))
+    for _ in range(20):
+        feeder.step()
+    curtailed = [each.values for each in feeder.told if each.quantity == "active_power_pu"]
+    assert curtailed[-1] == pytest.approx(curtailed[0], abs=1e-6)
+    assert 0.05 < -sum(curtailed[0].values()) < 0.88  # of all that is fed in
+
+
+def test_in_shadow_a_controller_beside_the_one_in_force_decides_the_same() -> None:
+    feeder = Feeder(config())
+    beside = config(name="other", mode="shadow")
+    state = voltage_control.start(beside)
+    shadows: list[ShadowSetpoints] = []
+    for _ in range(10):
+        heard = len(feeder.told)
+        feeder.step()
+        for told in feeder.told[heard:]:
+            assert isinstance(told, Setpoints)
+            take_in_force(beside, state, told)
+        later_ns = feeder.now_ns + 6 * S // 10
+        take_available(beside, state, rows(later_ns, {name: {"available_power_pu": 0.22} for name in feeder.names}))
+        voltages = zip(beside.nodes, feeder.voltage.tolist(), strict=True)
+        measured = rows(later_ns, {node: {"voltage_pu": value} for node, value in voltages})
+        told_now = voltage_control.take_voltage(beside, state, measured)
+        shadows += [each for each in told_now if isinstance(each, ShadowSetpoints)]
+    for quantity, applied in feeder.applied.items():
+        [*_, shadow] = [each.values for each in shadows if each.quantity == quantity]
+        assert shadow == pytest.approx(applied, abs=1e-3)
+
+
+def test_set_points_of_another_that_have_expired_are_not_in_force() -> None:
+    settings = config(mode="shadow")
+    state = voltage_control.start(settings)
+    values = dict.fromkeys(settings.inverters, -0.05)
+    told = Setpoints(
+        controller="other", time_ns=10 * S, quantity="reactive_power_pu", values=values, valid_for_s=5.0, status="ok"
+    )
+    take_in_force(settings, state, told)
+    at = {seconds: float(state.in_force(seconds * S).reactive.sum()) for seconds in (9, 10, 15, 16)}
+    assert at == pytest.approx({9: 0.0, 10: -0.2, 15: -0.2, 16: 0.0})
 
 
 def test_set_points_say_why() -> None:

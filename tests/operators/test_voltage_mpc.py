@@ -180,6 +180,12 @@ def test_in_shadow_nothing_is_told_that_an_asset_would_obey() -> None:
     assert {type(each) for each in day.told} == {ShadowSetpoints}
 
 
+def test_in_shadow_no_market_is_asked() -> None:
+    day = run(Day(config(mode="shadow", market={"n3": 3, "n4": 4}), SUN), 6)
+    assert {type(each) for each in day.told} == {ShadowSetpoints}
+    assert voltage_mpc.NODE.output(day.config, {}).messages == {ShadowSetpoints, Alarm}
+
+
 def test_flow_that_ends_leaves_the_safe_state() -> None:
     day = run(Day(config(), SUN), 2)
     assert {each.status for each in voltage_mpc.end(day.config, day.state) if isinstance(each, Setpoints)} == {"safe"}

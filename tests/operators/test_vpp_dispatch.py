@@ -251,7 +251,7 @@ def test_without_any_plan_assets_go_to_their_safe_state(what: str, monkeypatch: 
 
 
 def test_plan_is_not_followed_for_ever() -> None:
-    config = config_of(follow=1800.0)
+    config = config_of(hold_for=1800.0)
     state = told(config)
     tick(config, state, 0)
     state.prices.clear()

@@ -11,7 +11,7 @@ import pytest
 from toy_nodes import CollectingSink, ScriptedSource, batch, plan, planned, sink, source
 
 from edgeflex_flow.flowfile.plan import PlannedNode
-from edgeflex_flow.messages import Alarm
+from edgeflex_flow.messages import Alarm, Crossing
 from edgeflex_flow.node import ANY, Input, NodeConfig, OperatorNode, WireMessage, message_wire, quantity
 from edgeflex_flow.policy import PolicyBinding
 from edgeflex_flow.runtime.bytewax import run_bytewax
@@ -33,12 +33,17 @@ class BoundConfig(NodeConfig, frozen=True, kw_only=True):
 
 
 def tell(config: BoundConfig, _state: None, _message: object) -> Sequence[WireMessage]:
-    return [Alarm(source="bound", severity="info", text=f"{config.onset:g}", time_ns=0)]
+    crossing = Crossing(device="G1", column="x_hz_per_s", state="above", time_ns=0, value=1.0, limit=config.onset)
+    return [Alarm(source="bound", severity="info", text=f"{config.onset:g}", time_ns=0), crossing]
 
 
 def bound() -> PlannedNode:
     node = OperatorNode(
-        "bound", BoundConfig, {"in": Input(ANY, step=tell)}, lambda _c, _w: message_wire(Alarm), lambda _config: None
+        "bound",
+        BoundConfig,
+        {"in": Input(ANY, step=tell)},
+        lambda _c, _w: message_wire(Alarm, Crossing),
+        lambda _config: None,
     )
     return PlannedNode("bound", node, BoundConfig(), {"in": ("in",)}, policies={"onset": BINDING})
 
@@ -66,13 +71,15 @@ def test_a_new_value_is_in_force_from_the_next_step_on(run_it: Callable[[FlowRun
 
     def change() -> None:
         # What came so far must have passed before: messages on their way meet whatever is in force.
-        wait_until(lambda: len(out.messages) == 2)
-        apply_policies(run, {"trigger": {"onset": 0.25}})
+        wait_until(lambda: len(out.messages) == 4)
+        apply_policies(run, {"trigger": {"onset": 0.25, "version": 7}})
 
     changes[2] = change
     run_it(run)
     assert [alarm.text for alarm in out.of_type(Alarm)] == ["0.02", "0.02", "0.25"]
     assert run.counters["bound"].get("policy_changes") == 1
+    computed = [(each.limit, each.policies) for each in out.of_type(Crossing)]
+    assert computed == [(0.02, {"trigger.onset": "default"})] * 2 + [(0.25, {"trigger.onset": "7"})]
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
@@ -89,7 +96,7 @@ def run() -> Iterator[FlowRun]:
 
 
 def onset(run: FlowRun) -> float:
-    config = run.configs["bound"]
+    config = run.in_force["bound"].config
     assert isinstance(config, BoundConfig)
     return config.onset
 
@@ -115,6 +122,35 @@ def test_without_a_policy_the_default_comes_back(run: FlowRun) -> None:
     apply_policies(run, {"trigger": {"onset": 0.1}})
     apply_policies(run, {})
     assert onset(run) == 0.02
+
+
+def version(run: FlowRun) -> str:
+    return run.in_force["bound"].policies["trigger.onset"]
+
+
+def test_policy_without_a_version_is_known_by_a_digest_of_its_fields(run: FlowRun) -> None:
+    versions = []
+    for fields in ({"onset": 0.1}, {"onset": 0.2}, {"onset": 0.1, "other": 1}, {"onset": 0.1}):
+        apply_policies(run, {"trigger": fields})
+        versions.append(version(run))
+    assert all(each.startswith("sha256:") for each in versions)
+    assert versions[0] == versions[3]
+    assert len(set(versions)) == 3
+
+
+def test_policy_that_is_refused_is_not_the_one_in_force(run: FlowRun) -> None:
+    apply_policies(run, {"trigger": {"onset": 0.1, "version": "a"}})
+    apply_policies(run, {"trigger": {"onset": 5.0, "version": "b"}})
+    assert version(run) == "a"
+    apply_policies(run, {"trigger": {"onset": 0.1, "version": "c"}})
+    assert version(run) == "c"
+    apply_policies(run, {})
+    assert version(run) == "default"
+
+
+def test_version_of_a_policy_is_no_misspelt_field(run: FlowRun, caplog: pytest.LogCaptureFixture) -> None:
+    apply_policies(run, {"trigger": {"onset": 0.1, "version": "a"}})
+    assert "nothing is bound" not in caplog.text
 
 
 def test_policies_for_others_change_nothing(run: FlowRun) -> None:
