@@ -2,6 +2,7 @@
 # make check  the gates of CI      make bench   measure, and write benchmarks/results/
 # make demo-frequency              a load step with and without frequency control, drawn
 # make demo-voltage                a sunny day of a feeder with and without voltage control, drawn
+# make demo-mpc                    the same with storages, forecasts and a market; two minutes
 # make demo-vpp                    a day of a virtual power plant, drawn
 # make bench-inertia               measure estimates of inertia
 # make bench-mqtt, bench-stores    measure connectors; both: bench-connectors
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo demo-frequency demo-voltage demo-vpp test check bench bench-inertia bench-mqtt bench-stores bench-connectors bench-control reference clean
+.PHONY: demo demo-frequency demo-voltage demo-mpc demo-vpp test check bench bench-inertia bench-mqtt bench-stores bench-connectors bench-control reference clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/edgeflex demo $(ARGS)
@@ -23,6 +24,9 @@ demo-frequency: $(VENV)/.demo
 
 demo-voltage: $(VENV)/.demo-voltage
 	@$(BIN)/python -m edgeflex_flow.cli.demo.voltage --picture voltage.png $(ARGS)
+
+demo-mpc: $(VENV)/.demo-voltage
+	@$(BIN)/python -m edgeflex_flow.cli.demo.mpc --picture mpc.png $(ARGS)
 
 demo-vpp: $(VENV)/.demo-vpp
 	@$(BIN)/python -m edgeflex_services.vpp_demo $(ARGS)
@@ -54,7 +58,9 @@ bench-connectors: bench-mqtt bench-stores
 
 bench-control: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.control_voltage
+	@$(BIN)/python -m benchmarks.control_mpc
 	@$(BIN)/python -m benchmarks.control_frequency
+	@$(BIN)/python -m benchmarks.control_latency
 	@$(BIN)/python -m benchmarks.control_vpp
 
 reference: $(VENV)/.dev

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.flowfile.plan import Plan
-from edgeflex_flow.messages import Alarm, Samples, Setpoints
+from edgeflex_flow.messages import Alarm, FlexRequest, Samples, Setpoints
 from edgeflex_flow.node import OperatorNode, WireMessage
 from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_flow.runtime.runners import Tick
@@ -25,6 +25,8 @@ class FlowInLoop:
         self.run = FlowRun(plan, clock=self._clock, taps={**taps, **dict.fromkeys(actuating, self._told)})
         """Policies may change its configs between two reactions."""
         self.alarms: list[Alarm] = []
+        self.requests: list[FlexRequest] = []
+        """What the market was asked for."""
         self._stage = Stage(self.run, whole(plan), {})
         self._measuring = measuring
         self._setpoints: list[Setpoints] = []
@@ -47,11 +49,13 @@ class FlowInLoop:
         self._alarmed(message)
         if isinstance(message, Setpoints):
             self._setpoints.append(message)
+        elif isinstance(message, FlexRequest):
+            self.requests.append(message)
 
-    def take(self, node: str, samples: Samples) -> None:
-        """Give a source's samples to what reads them; set-points that come of it are those of the next `react`."""
-        self._clock.advance_to(samples.received_ns)
-        self._stage.take(node, [samples])
+    def take(self, node: str, message: WireMessage, now_ns: int) -> None:
+        """Give what a source has to what reads it; set-points that come of it are those of the next `react`."""
+        self._clock.advance_to(now_ns)
+        self._stage.take(node, [message])
 
     def react(self, samples: Samples | None, now_ns: int) -> list[Setpoints]:
         """Take what was measured, let all ticks that are due pass, and give the set-points that came of it."""

@@ -31,6 +31,8 @@ from edgeflex_operators._voltage_program import Powers, Situation, VoltageProgra
 
 KEPT = 64
 """Set-points that are remembered, to know which were in force when a voltage was measured."""
+UNTIL_THE_NEXT = 2**62
+"""The own ones are renewed at each period, and payloads of CoVEE tell assets of no end."""
 TOLD_PU = 1e-3
 """A voltage that is expected to stay outside by more is told."""
 
@@ -38,7 +40,7 @@ C = TypeVar("C", bound=VoltageGridConfig)
 
 
 class InForce(NamedTuple):
-    """Set-points that assets were told, and until when they may obey them."""
+    """Set-points that assets were told, and until when those are taken to obey them."""
 
     time_ns: int
     until_ns: int
@@ -118,7 +120,7 @@ class VoltageGridState(Generic[C]):
     def send(self, config: C, now_ns: int, powers: Powers, why: Why, version: str) -> list[WireMessage]:
         self.decided = powers
         if config.mode == "control":
-            self.told.append(InForce(now_ns, now_ns + round(config.valid_for * 1e9), powers))
+            self.told.append(InForce(now_ns, UNTIL_THE_NEXT, powers))
         told = decisions_of(config, powers, why, version)
         return [message for each in told for message in self.control.tell(config, now_ns, each)]
 

@@ -29,6 +29,9 @@ class VirtualInertiaConfig(ActivePowerConfig, frozen=True, kw_only=True):
     The change of power is ΔP = -2 `inertia` · `rated_power` / f0 · r, r the part of the ROCOF beyond the dead-band. A
     wash-out lets it fade with the time constant `wash_out`, so that a ROCOF that lasts does not empty a storage.
 
+    A ROCOF that comes late drives the swings between areas that it should damp. It counts in full up to the age `fresh`,
+    less from there on, and not at all at `stale`; `limits` then names `late`.
+
     Where the port `phasors` is wired, a step of the voltage angle of more than `jump_angle` between two frames, beyond
     what the frequency explains, blocks the change of power for `block_for`: that is a phase jump, which looks like a
     ROCOF and is none. Choose `block_for` at least as long as the window of the ROCOF plus what the PMU takes to settle.
@@ -64,12 +67,22 @@ class VirtualInertiaConfig(ActivePowerConfig, frozen=True, kw_only=True):
     wash_out: Annotated[float, quantity("s", "Time constant with which the answer fades.", gt=0, le=60)] = 2.0
     jump_angle: Annotated[float, quantity("deg", "Step of the angle that is a phase jump.", gt=0, le=90)] = 2.0
     block_for: Annotated[float, quantity("s", "How long a phase jump blocks the answer.", gt=0, le=10)] = 0.7
+    fresh: Annotated[float, quantity("s", "Age of measurements up to which a ROCOF counts in full.", ge=0, le=10)] = 0.2
+    stale: Annotated[float, quantity("s", "Age of measurements from which on a ROCOF counts as none.", gt=0, le=10)] = (
+        0.3
+    )
 
     def refusals(self) -> Iterator[FieldError]:
         yield from super().refusals()
         if self.block_for <= self.period:
             text = f"block_for ({self.block_for:g} s) is not longer than period ({self.period:g} s)"
             yield FieldError(text, "block_for", "period")
+        if self.stale <= self.fresh:
+            yield FieldError(f"stale ({self.stale:g} s) is not longer than fresh ({self.fresh:g} s)", "stale", "fresh")
+
+    def share_at(self, age_s: float) -> float:
+        """How much a ROCOF of this age counts."""
+        return min(max((self.stale - age_s) / (self.stale - self.fresh), 0.0), 1.0)
 
 
 @dataclass(slots=True)
@@ -139,11 +152,13 @@ def tick(config: VirtualInertiaConfig, state: VirtualInertiaState, now_ns: int) 
     jumped = [state.jumped_ns[name] for name in config.devices if name in state.jumped_ns]
     is_blocked = any(abs(now_ns - each) <= config.block_for * 1e9 for each in jumped)
     beyond = 0.0 if is_blocked else without_band(rocof_hz_per_s, config.dead_band)
-    change_w = -2.0 * config.inertia * config.rated_power / config.nominal * beyond
+    share = config.share_at((now_ns - (view.end_ns or now_ns)) / 1e9)
+    change_w = -2.0 * share * config.inertia * config.rated_power / config.nominal * beyond
     fades = -np.expm1(-state.controller.elapsed_s(now_ns) / config.wash_out)
     state.faded_w += float(fades) * (change_w - state.faded_w)
     wanted_w = config.scheduled + (0.0 if is_blocked else change_w - state.faded_w)
-    return state.set_power(config, now_ns, wanted_w, views, VERSION, ("phase_jump",) if is_blocked else ())
+    limits = ("phase_jump",) * is_blocked + ("late",) * (share < 1.0)
+    return state.set_power(config, now_ns, wanted_w, views, VERSION, limits)
 
 
 def end(config: VirtualInertiaConfig, state: VirtualInertiaState) -> list[WireMessage]:

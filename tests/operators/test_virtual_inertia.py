@@ -96,3 +96,19 @@ def test_rocof_of_a_frequency_in_another_unit_is_not_relied_on() -> None:
 def test_block_that_ends_before_the_next_decision_is_refused() -> None:
     with pytest.raises(ConfigError, match="block_for"):
         config(block_for=0.04)
+
+
+@pytest.mark.parametrize(
+    ("age_s", "share"), [(0.0, 1.0), (0.2, 1.0), (0.225, 0.75), (0.275, 0.25), (0.3, 0.0), (0.45, 0.0)]
+)
+def test_rocof_that_comes_late_counts_less_and_in_the_end_not_at_all(age_s: float, share: float) -> None:
+    bench = Bench(NODE, config(fresh=0.2, stale=0.3, max_age=0.5))
+    bench.take(seen(1.0, frequency_hz=49.95, rocof_hz_per_s=-0.55))
+    [told] = setpoints(bench.tick(1.0 + age_s))
+    assert told.values["bess"] == pytest.approx(400e3 * share, abs=1.0)
+    assert told.limits == ({"bess": ("late",)} if share < 1.0 else {})
+
+
+def test_rocof_that_would_be_stale_before_it_is_not_fresh_is_refused() -> None:
+    with pytest.raises(ConfigError, match="stale"):
+        config(fresh=0.3, stale=0.3)

@@ -1,0 +1,195 @@
+"""How long a measurement takes to become a set-point, over a real broker: `python -m benchmarks.control_latency`.
+
+The shipped flows run as `edgeflex run` runs them, in a process of their own; what measures and what obeys is here.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import click
+import numpy as np
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.children import child
+from benchmarks.control_voltage import Operator, config_of
+from benchmarks.mqtt import running_broker
+from benchmarks.report import Report
+from edgeflex_operators._qp import Solver
+from edgeflex_services.broker import free_tcp_port
+from edgeflex_services.powerflow_grid import make_grid
+from edgeflex_services.powerflow_plant import Plant
+from edgeflex_services.profiles import make_profiles
+
+FLOWS = Path(__file__).parent.parent / "flows"
+ROUNDS = 200
+PAUSE_S = 0.6
+"""Longer than the flow's `settle`, after which measurements show the last set-points."""
+FRAMES_S = 30.0
+SUN, VOLTAGE = "/voltage_control/measuremnts/pv", "/voltage_control/measuremnts/voltage"
+REACTIVE = "/voltage_control/control/reactive_power"
+
+Arrival = tuple[int, bytes]
+"""When a message came, nanoseconds of the clock, and what it holds."""
+
+
+@contextmanager
+def listening(port: int, topic: str) -> Iterator[tuple[Client, SimpleQueue[Arrival]]]:
+    """A client that publishes, and puts what comes on a topic into a queue."""
+    arrived: SimpleQueue[Arrival] = SimpleQueue()
+
+    def keep(_client: Client, _userdata: object, message: MQTTMessage) -> None:
+        arrived.put((time.time_ns(), bytes(message.payload)))
+
+    client = Client(CallbackAPIVersion.VERSION2)
+    client.on_message = keep
+    client.connect("127.0.0.1", port)
+    connection = client.socket()
+    assert isinstance(connection, socket.socket)
+    # Else the second of two messages waits 40 ms for the acknowledgement of the first.
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    client.subscribe(topic)
+    client.loop_start()
+    try:
+        yield client, arrived
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def flow(name: str, **params: object) -> list[str]:
+    """Arguments that run a shipped flow."""
+    arguments = ["-m", "edgeflex_flow", "run", str(FLOWS / name), "--site", str(FLOWS / "sites" / "local.yaml")]
+    return arguments + [part for key, value in params.items() for part in ("-D", f"{key}={value}")]
+
+
+def measure_voltage(report: Report, port: int, folder: str) -> None:
+    grid = make_grid("kerber")
+    plant = Plant(grid)
+    measured = plant.step(0.0)
+    sun = dict(zip(grid.inverters.names, (measured.available_w / grid.power_base_w).tolist(), strict=True))
+    random = np.random.default_rng(1)
+
+    def publish(client: Client) -> int:
+        begun_ns = time.time_ns()
+        values = measured.voltage_pu + random.normal(0.0, 1e-3, len(grid.nodes))
+        voltages = dict(zip(grid.nodes, values.tolist(), strict=True))
+        client.publish(SUN, json.dumps({"pv_input_measurements": sun, "time_ns": begun_ns}))
+        sent_ns = time.time_ns()
+        client.publish(VOLTAGE, json.dumps({"voltage_measurements": voltages, "time_ns": begun_ns}))
+        return sent_ns
+
+    latencies_ms: list[float] = []
+    with (
+        child(flow("voltage_control.yaml", mqtt_port=port, data_folder=folder, log_file=f"{folder}/log.jsonl")),
+        listening(port, REACTIVE) as (client, arrived),
+    ):
+        first(lambda: publish(client), arrived)
+        for _ in track(range(ROUNDS), "voltages"):
+            time.sleep(PAUSE_S)
+            clear(arrived)
+            sent_ns = publish(client)
+            came_ns, _ = arrived.get(timeout=10.0)
+            latencies_ms.append((came_ns - sent_ns) / 1e6)
+    section = "voltage_control: voltages of 30 nodes published until set-points of 14 inverters received"
+    add_percentiles(report, section, "all", latencies_ms)
+    _measure_alone(report, section)
+
+
+def _measure_alone(report: Report, section: str) -> None:
+    grid = make_grid("kerber")
+    inputs = make_profiles(grid, "constant").at(0.0)
+    operator, plant = Operator(config_of(grid, inputs)), Plant(grid)
+    solver_s: list[float] = []
+    solve = Solver.solve
+
+    def timed(solver: Solver, program: object) -> object:
+        began_s = time.perf_counter()
+        try:
+            return solve(solver, program)  # type: ignore[arg-type]
+        finally:
+            solver_s.append(time.perf_counter() - began_s)
+
+    Solver.solve = timed  # type: ignore[method-assign, assignment]
+    try:
+        for number in range(200):
+            operator(plant, plant.step(float(number)), float(number))
+    finally:
+        Solver.solve = solve  # type: ignore[method-assign]
+    report.add(section, "one step of the operator alone", "ms", [1e3 * float(np.median(operator.seconds[1:]))])
+    report.add(section, "of that the solver", "ms", [1e3 * float(np.median(solver_s[1:]))])
+
+
+def measure_frequency(report: Report, port: int, folder: str) -> None:
+    pmu_port = free_tcp_port()
+    grid = ["-m", "edgeflex_flow", "serve", "frequency-grid", "--port", str(pmu_port)]
+    grid += ["--mqtt", f"127.0.0.1:{port}", "--seconds", str(FRAMES_S + 20.0)]
+    ages: dict[str, list[float]] = {}
+    with (
+        child(flow("frequency_control.yaml", mqtt_port=port, data_folder=folder, pmu_port=pmu_port)),
+        listening(port, "edgeflex/local/setpoints/#") as (_, arrived),
+        child(grid),
+    ):
+        arrived.get(timeout=30.0)
+        time.sleep(3.0)
+        clear(arrived)
+        until_s = time.monotonic() + FRAMES_S
+        while time.monotonic() < until_s:
+            came_ns, payload = arrived.get(timeout=5.0)
+            told = json.loads(payload)
+            ages.setdefault(told["controller"], []).append((came_ns - told["measured_end_ns"]) / 1e6)
+    section = "frequency_control: time tag of the newest frame until the set-point that it had a part in was received"
+    for controller in ("droop", "inertia", "agc", "dispatch"):
+        add_percentiles(report, section, controller, ages[controller])
+    report.notes.append(
+        "Droop, inertia and dispatch decide each 50 ms, agc each second, with what came by then: 0 to 20 ms, the time "
+        "between two frames, and the way of the frame are in it."
+    )
+
+
+def first(publish: Callable[[], int], arrived: SimpleQueue[Arrival]) -> None:
+    """Publish until the flow runs and answers."""
+    for _ in range(60):
+        publish()
+        try:
+            arrived.get(timeout=1.0)
+        except Empty:
+            continue
+        return
+    raise click.ClickException("the flow gives no set-points")
+
+
+def clear(arrived: SimpleQueue[Arrival]) -> None:
+    while not arrived.empty():
+        arrived.get()
+
+
+def add_percentiles(report: Report, section: str, name: str, latencies_ms: list[float]) -> None:
+    for percent in (50, 99, 100):
+        told = "largest" if percent == 100 else f"p{percent}"
+        report.add(
+            section, f"{name}, {told} of {len(latencies_ms)}", "ms", [float(np.percentile(latencies_ms, percent))]
+        )
+
+
+def main() -> None:
+    report = Report("control-latency", command="python -m benchmarks.control_latency")
+    with running_broker() as broker, tempfile.TemporaryDirectory() as folder:
+        measure_voltage(report, broker.port, folder)
+        measure_frequency(report, broker.port, folder)
+    report.show(Console())
+    report.save()
+
+
+if __name__ == "__main__":
+    main()
