@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from msgspec.structs import replace
 from rich.console import Console
 
 from benchmarks.report import Report, Row
 from edgeflex_flow.cli.closed_loop import flow_in_loop
 from edgeflex_flow.cli.kinds import shipped_registry
+from edgeflex_flow.cli.pictures import plain_frame, two_panels
 from edgeflex_flow.cli.places import shipped_flows
 from edgeflex_flow.flowfile import load_flow
 from edgeflex_flow.flowfile.plan import Plan
@@ -193,10 +195,29 @@ def _exchange_rows() -> list[Row]:
     return made
 
 
+def picture() -> Figure:
+    """Frequencies after the step: by controllers above, by the delay of frames below."""
+    figure, upper, lower = two_panels()
+    for case in REFERENCE:
+        course = held({**IDEAL, **{node: OFF[node] for node in case.off}}, seconds=EVENT_S + 40.0)
+        upper.plot(course.time_s - EVENT_S, 1e3 * course.deviation_hz("north"), label=case.name)
+    for delay_s in DELAYS_S[::2] + DELAYS_S[-1:]:
+        course = held({}, seconds=EVENT_S + 40.0, delay_s=delay_s)
+        label = f"the flow, frames {1e3 * delay_s:.0f} ms late"
+        lower.plot(course.time_s - EVENT_S, 1e3 * course.deviation_hz("north"), label=label)
+    lower.set_xlabel("s after a load step of 5 %")
+    for panel in (upper, lower):
+        panel.set_ylabel("mHz from 50 Hz")
+        panel.legend(fontsize=8, frameon=False, loc="lower right")
+        plain_frame(panel)
+    return figure
+
+
 def main() -> None:
     report = Report("control-frequency", command="python -m benchmarks.control_frequency")
     began_s = time.perf_counter()
     report.sections.update(rows())
+    report.figure = picture()
     report.notes.append(f"All of it took {time.perf_counter() - began_s:.0f} s.")
     report.show(Console())
     report.save()

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import click
 import numpy as np
+from matplotlib.figure import Figure
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 from rich.console import Console
@@ -25,6 +27,7 @@ from benchmarks.children import child
 from benchmarks.control_voltage import Operator, config_of
 from benchmarks.mqtt import running_broker
 from benchmarks.report import Report
+from edgeflex_flow.cli.pictures import plain_frame
 from edgeflex_operators._qp import Solver
 from edgeflex_services.broker import free_tcp_port
 from edgeflex_services.powerflow_grid import make_grid
@@ -73,7 +76,7 @@ def flow(name: str, **params: object) -> list[str]:
     return arguments + [part for key, value in params.items() for part in ("-D", f"{key}={value}")]
 
 
-def measure_voltage(report: Report, port: int, folder: str) -> None:
+def measure_voltage(report: Report, port: int, folder: str) -> list[float]:
     grid = make_grid("kerber")
     plant = Plant(grid)
     measured = plant.step(0.0)
@@ -104,6 +107,7 @@ def measure_voltage(report: Report, port: int, folder: str) -> None:
     section = "voltage_control: voltages of 30 nodes published until set-points of 14 inverters received"
     add_percentiles(report, section, "all", latencies_ms)
     _measure_alone(report, section)
+    return latencies_ms
 
 
 def _measure_alone(report: Report, section: str) -> None:
@@ -130,7 +134,7 @@ def _measure_alone(report: Report, section: str) -> None:
     report.add(section, "of that the solver", "ms", [1e3 * float(np.median(solver_s[1:]))])
 
 
-def measure_frequency(report: Report, port: int, folder: str) -> None:
+def measure_frequency(report: Report, port: int, folder: str) -> dict[str, list[float]]:
     pmu_port = free_tcp_port()
     grid = ["-m", "edgeflex_flow", "serve", "frequency-grid", "--port", str(pmu_port)]
     grid += ["--mqtt", f"127.0.0.1:{port}", "--seconds", str(FRAMES_S + 20.0)]
@@ -155,6 +159,7 @@ def measure_frequency(report: Report, port: int, folder: str) -> None:
         "Droop, inertia and dispatch decide each 50 ms, agc each second, with what came by then: 0 to 20 ms, the time "
         "between two frames, and the way of the frame are in it."
     )
+    return {f"{name}, from the time tag of the frame": values for name, values in ages.items()}
 
 
 def first(publish: Callable[[], int], arrived: SimpleQueue[Arrival]) -> None:
@@ -182,11 +187,24 @@ def add_percentiles(report: Report, section: str, name: str, latencies_ms: list[
         )
 
 
+def draw(panel: Any, latencies_ms: dict[str, list[float]]) -> None:
+    """What share of all came within a time."""
+    for name, values in latencies_ms.items():
+        panel.plot(np.sort(values), 100.0 * (np.arange(len(values)) + 1.0) / len(values), label=name)
+    panel.set_ylabel("% came within")
+    panel.set_xlim(left=0.0)
+    panel.legend(fontsize=8, frameon=False, loc="lower right")
+    plain_frame(panel)
+
+
 def main() -> None:
     report = Report("control-latency", command="python -m benchmarks.control_latency")
     with running_broker() as broker, tempfile.TemporaryDirectory() as folder:
-        measure_voltage(report, broker.port, folder)
-        measure_frequency(report, broker.port, folder)
+        voltage = measure_voltage(report, broker.port, folder)
+        frequency = measure_frequency(report, broker.port, folder)
+    report.figure = Figure(figsize=(8.0, 4.0), layout="constrained")
+    draw(report.figure.subplots(), {"voltage_control, from the voltages": voltage, **frequency})
+    report.figure.axes[0].set_xlabel("ms until the set-points were received")
     report.show(Console())
     report.save()
 

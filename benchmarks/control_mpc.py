@@ -24,8 +24,10 @@ from benchmarks.kerber import (
     Course,
     KerberDay,
     above_nominal,
+    hours,
     run_day,
     settings_of,
+    voltages_of_day,
 )
 from benchmarks.report import Report
 from edgeflex_flow.messages import Setpoints, samples_at
@@ -132,6 +134,13 @@ def measure(report: Report) -> None:
     for name in ("forecasts by regression", "forecasts by persistence"):
         more = 100.0 * (runs[name].course.curtailed_kwh / best_kwh - 1.0)
         report.add(section, f"{name}: curtailed beside perfect ones", "%", [more], asked="≤ 2", good=lambda v: v <= 2.0)
+    courses = {name: each.course for name, each in runs.items() if name != "Q(V)"}
+    report.figure, lower = voltages_of_day(courses)
+    for name, course in courses.items():
+        if name != "no control":
+            lower.plot(hours(course.charge_percent), course.charge_percent, label=name)
+    lower.set_ylabel("mean state of charge, %")
+    lower.legend(fontsize=8, frameon=False, loc="upper left")
     report.notes.append(NOTE)
     report.notes.append(
         f"Regression has learned from the {HISTORY_DAYS} days before. Plans are made each 15 s; two runs at once share "

@@ -17,8 +17,10 @@ from benchmarks.kerber import (
     Controller,
     KerberDay,
     above_nominal,
+    hours,
     run_day,
     settings_of,
+    voltages_of_day,
 )
 from benchmarks.other_solver import by_clarabel
 from benchmarks.report import Report
@@ -201,6 +203,12 @@ def _measure_day(report: Report, grid: Grid) -> None:
     assert isinstance(operator, Operator)
     report.add(section, "one step of the operator", "ms", [1e3 * float(np.median(operator.seconds))])
     report.notes.append(NOTE)
+    report.figure, lower = voltages_of_day(courses)
+    for name in ("dual ascent", "voltage_control"):
+        lower.plot(hours(courses[name].curtailed_w), courses[name].curtailed_w / 1e3, label=name)
+    lower.plot(hours(best_w), best_w / 1e3, color="black", linewidth=0.8, linestyle="--", label="AC optimal power flow")
+    lower.set_ylabel("curtailed, kW")
+    lower.legend(fontsize=8, frameon=False, loc="upper left")
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """How good forecasts are, and what plans from them earn beside one who knows the future: a month of SimBench.
 
-`python -m benchmarks.control_vpp` writes benchmarks/results/control_vpp; `measure_vpp` fills a report of others.
+`python -m benchmarks.control_vpp` writes benchmarks/results/control-vpp; `measure_vpp` fills a report of others.
 """
 
 from __future__ import annotations
@@ -11,14 +11,24 @@ from typing import NamedTuple
 
 import click
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 
 from benchmarks.report import Report
+from edgeflex_flow.cli.pictures import plain_frame, two_panels
 from edgeflex_flow.messages import Forecast
 from edgeflex_operators import _forecast_metrics as metrics
 from edgeflex_services.vpp_profiles import PER_DAY, STEP_S, Profiles, simbench_profiles
-from edgeflex_services.vpp_simulation import Controller, Done, by_foresight_eur, by_plans, by_self_consumption
+from edgeflex_services.vpp_simulation import (
+    BATTERY,
+    EXPORT_LIMIT_W,
+    Controller,
+    Done,
+    by_foresight_eur,
+    by_plans,
+    by_self_consumption,
+)
 
 Array = NDArray[np.float64]
 
@@ -134,6 +144,7 @@ def measure_vpp(report: Report, *, quick: bool = False) -> None:
         took_s = solver_s[min(int(share * len(solver_s)), len(solver_s) - 1)]
         report.add(section, f"solving 96 steps, {name}", "s", [took_s], asked="≤ 1", good=lambda value: value <= 1.0)
     tell_forecasts(report, profiles, runs)
+    report.figure = picture(profiles, runs["regression"], begin)
     report.notes += [
         "Wind, photovoltaics and load are SimBench's. Prices, which are known a day ahead, the battery (5 MW, 10 MWh),"
         " the generator (3 MW) and the export limit of 14 MW are made up (`edgeflex_services.vpp_profiles`,"
@@ -144,11 +155,29 @@ def measure_vpp(report: Report, *, quick: bool = False) -> None:
     ]
 
 
+def picture(profiles: Profiles, planned: Run, begin: int) -> Figure:
+    """The first week: what was planned of the exchange and what came above; price and charge below."""
+    figure, upper, lower = two_panels()
+    steps = min(7 * PER_DAY, len(planned.done.exchange_w))
+    days = np.arange(steps) / PER_DAY
+    upper.plot(days, planned.done.planned_w[:steps] / 1e6, linewidth=0.8, label="planned a quarter of an hour before")
+    upper.plot(days, planned.done.exchange_w[:steps] / 1e6, linewidth=0.8, label="came")
+    upper.axhline(EXPORT_LIMIT_W / 1e6, color="#c01c28", linewidth=0.8, linestyle="--", label="export limit")
+    upper.set_ylabel("into the grid, MW")
+    lower.plot(days, profiles.prices[begin : begin + steps], label="price, EUR/MWh")
+    lower.plot(days, 100.0 * planned.done.energy_wh[:steps] / BATTERY.energy, label="charge of the battery, %")
+    lower.set_xlabel("day of the month")
+    for panel in (upper, lower):
+        panel.legend(fontsize=8, frameon=False, loc="upper left")
+        plain_frame(panel)
+    return figure
+
+
 @click.command()
 @click.option("--quick", is_flag=True, help="Two days, to see that it runs; nothing is written then.")
 def main(*, quick: bool) -> None:
     """Measure forecasts and plans of a virtual power plant."""
-    report = Report("control_vpp", command="python -m benchmarks.control_vpp")
+    report = Report("control-vpp", command="python -m benchmarks.control_vpp")
     measure_vpp(report, quick=quick)
     report.show(Console())
     if not quick:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from edgeflex_flow.cli.pictures import plain_frame, two_panels
 from edgeflex_operators._inverters import Inverter, Storage
 from edgeflex_operators._network import NodeSensitivity
 from edgeflex_services.powerflow_grid import POWER_FACTOR, Grid
@@ -122,19 +124,47 @@ class Course:
     curtailed_kwh: float
     curtailed_w: NDArray[np.float64]
     """At each quarter of an hour."""
+    highest_pu: NDArray[np.float64]
+    charge_percent: NDArray[np.float64]
+    """At each step, the highest voltage and the mean charge of all storages (NaN without any)."""
 
 
 def run_day(grid: Grid, profiles: Profiles, controller: Controller) -> Course:
     plant = Plant(grid, profiles)
     curtailed: list[float] = []
+    seen: list[tuple[float, float]] = []
     for number in range(int(DAY_S / STEP_S)):
         time_s = number * STEP_S
         measured = plant.step(time_s)
         if time_s % QUARTER_S == 0.0:
             curtailed.append(float((measured.available_w - measured.active_w).sum()))
+        charge = measured.state_of_charge
+        seen.append((float(measured.voltage_pu.max()), 100.0 * float(charge.mean()) if len(charge) else np.nan))
         controller(plant, measured, time_s)
     report = plant.report
-    return Course(report.violation_minutes, report.max_voltage_pu, report.curtailed_kwh, np.array(curtailed))
+    highest, charges = np.array(seen).T
+    return Course(
+        report.violation_minutes, report.max_voltage_pu, report.curtailed_kwh, np.array(curtailed), highest, charges
+    )
+
+
+def voltages_of_day(courses: Mapping[str, Course]) -> tuple[Figure, Any]:
+    """A figure with the highest voltages of these days above; and its lower panel, over the same hours."""
+    figure, upper, lower = two_panels()
+    upper.axhline(1.05, color="#999999", linewidth=0.8, linestyle="--", label="limit")
+    for name, course in courses.items():
+        upper.plot(hours(course.highest_pu), course.highest_pu, linewidth=0.9, label=name)
+    upper.set_ylabel("highest voltage in pu")
+    upper.legend(fontsize=8, frameon=False, loc="upper left")
+    lower.set_xlabel("hour of the day")
+    for panel in (upper, lower):
+        plain_frame(panel)
+    return figure, lower
+
+
+def hours(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of values that are evenly spread over a day."""
+    return np.arange(len(values)) * 24.0 / len(values)
 
 
 def above_nominal(voltage_pu: float) -> float:

@@ -10,8 +10,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+
+from edgeflex_flow.cli.pictures import save_picture
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -55,6 +58,8 @@ class Report:
     command: str = "make bench"
     sections: dict[str, list[Row]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    figure: Figure | None = None
+    """A picture to stand beside the tables."""
 
     def add(
         self,
@@ -101,9 +106,13 @@ class Report:
         }
         (RESULTS / f"{self.name}.json").write_text(json.dumps(content, indent=1) + "\n")
         (RESULTS / f"{self.name}.md").write_text(self._markdown())
+        if self.figure is not None:
+            save_picture(self.figure, RESULTS / f"{self.name}.png")
 
     def _markdown(self) -> str:
         lines = [f"# {self.name}", "", f"{machine()}, {datetime.now(UTC):%Y-%m-%d}. One run of `{self.command}`.", ""]
+        if self.figure is not None:
+            lines += [f"![{self.name}]({self.name}.png)", ""]
         for section, rows in self.sections.items():
             lines += [f"## {section}", "", "| measure | median | spread | unit | asked | met |"]
             lines += ["| --- | ---: | ---: | --- | --- | --- |"]

@@ -87,12 +87,13 @@ def check(
 
 def _with_flows(files: tuple[Path, ...], site: Path | None) -> tuple[tuple[Path, ...], Path | None]:
     """A site file alone, and the flows that it lists; other files as they are."""
-    if site is not None or len(files) > 1:
+    first, *others = files
+    if site is not None or others:
         return files, site
-    alone = outline(files[0])
+    alone = outline(first)
     if not alone.is_site or not alone.flows:
         return files, site
-    return (files[0], *(each.file for each in listed_flows(alone))), files[0]
+    return (first, *(each.file for each in listed_flows(alone))), first
 
 
 def _show_result(checked: CheckedFlow | CheckedSite, out: Console) -> None:

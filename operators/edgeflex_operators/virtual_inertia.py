@@ -29,8 +29,8 @@ class VirtualInertiaConfig(ActivePowerConfig, frozen=True, kw_only=True):
     The change of power is ΔP = -2 `inertia` · `rated_power` / f0 · r, r the part of the ROCOF beyond the dead-band. A
     wash-out lets it fade with the time constant `wash_out`, so that a ROCOF that lasts does not empty a storage.
 
-    A ROCOF that comes late drives the swings between areas that it should damp. It counts in full up to the age `fresh`,
-    less from there on, and not at all at `stale`; `limits` then names `late`.
+    A ROCOF that comes late drives the swings between areas that it should damp. It counts in full up to the age
+    `fresh`, less from there on, and not at all at `stale`; `limits` then names `late`.
 
     Where the port `phasors` is wired, a step of the voltage angle of more than `jump_angle` between two frames, beyond
     what the frequency explains, blocks the change of power for `block_for`: that is a phase jump, which looks like a
