@@ -144,7 +144,8 @@ def measure_frequency(report: Report, port: int, folder: str) -> dict[str, list[
         listening(port, "edgeflex/local/setpoints/#") as (_, arrived),
         child(grid),
     ):
-        arrived.get(timeout=30.0)
+        while json.loads(arrived.get(timeout=30.0)[1])["measured_end_ns"] is None:
+            continue  # no frame has come yet
         time.sleep(3.0)
         clear(arrived)
         until_s = time.monotonic() + FRAMES_S
