@@ -64,8 +64,17 @@ class Feeder:
         active = self.available_pu + self.power("active_power_pu") + self.power("active_power_ess_pu")
         return self.base_pu + self.resistance @ active + self.reactance @ self.power("reactive_power_pu")
 
-    def step(self, *, seconds: float = 1.0, charge: float | None = None, **voltages: float | None) -> None:
-        """Let time pass, measure (each node as said, if it is said; None: it does not send), decide, and follow."""
+    def step(
+        self,
+        *,
+        seconds: float = 1.0,
+        charge: float | None = None,
+        late: Mapping[str, tuple[int, float]] | None = None,
+        **voltages: float | None,
+    ) -> None:
+        """Let time pass, measure (each node as said, if it is said; None: it does not send), decide, and follow.
+
+        `late`: nodes that send another voltage with the time when that was measured."""
         self.now_ns += round(seconds * S)
         now_ns, settings, state = self.now_ns, self.config, self.state
         available = {name: {"available_power_pu": self.available_pu} for name in self.names}
@@ -74,9 +83,12 @@ class Feeder:
             full = {name: {"state_of_charge_percent": charge} for name in self.names}
             self.take(take_charge(settings, state, rows(now_ns, full)))
         measured = {**dict(zip(settings.nodes, self.voltage.tolist(), strict=True)), **voltages}
-        sent = {node: {"voltage_pu": value} for node, value in measured.items() if value is not None}
+        late = late or {}
+        sent = [(now_ns, node, {"voltage_pu": v}) for node, v in measured.items() if v is not None and node not in late]
+        sent += [(time_ns, node, {"voltage_pu": value}) for node, (time_ns, value) in late.items()]
         if sent:
-            self.take(voltage_control.take_voltage(settings, state, rows(now_ns, sent)))
+            samples = samples_from_rows(sent, received_ns=now_ns)
+            self.take(voltage_control.take_voltage(settings, state, samples))
         self.take(voltage_control.tick(settings, state, now_ns))
 
     def take(self, messages: Sequence[WireMessage]) -> None:

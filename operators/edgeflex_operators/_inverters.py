@@ -42,7 +42,8 @@ class Inverter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     node: Annotated[str | None, Meta(description="Where it feeds in; by default the node of its own name.")] = None
     rated_power: Annotated[float, quantity("kVA", "Rated apparent power.", gt=0, le=1e6)]
     min_power_factor: Annotated[
-        float, Meta(gt=0, le=1, description="Least power factor at which it works, absorbing or feeding.")
+        float,
+        Meta(gt=0, le=1, description="Reactive power goes up to that of this power factor at the power available."),
     ] = 0.95
     curtailable: Annotated[bool, Meta(description="Whether its active power may be reduced.")] = True
     storage: Annotated[Storage | None, Meta(description="Its storage, if it has one.")] = None

@@ -13,6 +13,8 @@ Vector = NDArray[np.float64]
 
 STEP = 1.9
 """Of the inverse of the largest eigenvalue; dual ascent is stable below 2."""
+FOLLOWS = 1e-9
+"""Of the rated power: an inverter that does what it is asked, but for rounding."""
 STORED_COSTS, CURTAILED_COSTS = 2.0, 6.0
 """Marginal costs of storage and curtailment for the same effect on a voltage, relative to those of reactive power."""
 
@@ -48,24 +50,38 @@ class DualAscent:
         self.step = STEP / max(float(np.linalg.eigvalsh(together).max(initial=0.0)), 1e-12) if inverters else 0.0
         self.high, self.low = np.zeros(nodes), np.zeros(nodes)
 
-    def decide(self, situation: Situation) -> Decision:
-        """One step of prices and answers."""
-        resistance, reactance = self.program.sensitivities
+    def decide(self, situation: Situation, *, is_new: bool = True) -> Decision:
+        """One step of prices and answers; prices stay where nothing new was measured."""
         bounds = situation.voltage_bounds
         above = np.nan_to_num(situation.voltage - bounds.high, nan=0.0)
         below = np.nan_to_num(bounds.low - situation.voltage, nan=0.0)
-        self.high = np.maximum(self.high + self.step * above, 0.0)
-        self.low = np.maximum(self.low + self.step * below, 0.0)
-        price = self.high - self.low
-        wanted = Powers(
-            -self.answers.reactive * (price @ reactance),
-            self.answers.curtailed * (price @ resistance),
-            -self.answers.storage * (price @ resistance),
-        )
+        step = self.step if is_new else 0.0
+        high = np.maximum(self.high + step * above, 0.0)
+        low = np.maximum(self.low + step * below, 0.0)
+        # A price that nobody can follow any further would take as long to come down again.
+        powers, can = self._answer(high - low, situation)
+        self.high = np.where(can, high, np.minimum(high, self.high))
+        self.low = np.where(can, low, np.minimum(low, self.low))
         return Decision(
-            self.program.within(wanted, situation),
+            powers,
             np.maximum(np.maximum(above, below), 0.0),
             self.high > 0.0,
             self.low > 0.0,
             0.0,
         )
+
+    def _answer(self, price: Vector, situation: Situation) -> tuple[Powers, NDArray[np.bool_]]:
+        """What inverters do at these prices, and for each node whether any that moves its voltage could do more."""
+        resistance, reactance = self.program.sensitivities
+        wanted = Powers(
+            -self.answers.reactive * (price @ reactance),
+            self.answers.curtailed * (price @ resistance),
+            -self.answers.storage * (price @ resistance),
+        )
+        given = self.program.within(wanted, situation)
+        parts = zip(wanted, given, (reactance, resistance, resistance), strict=True)
+        can = np.zeros(len(price), dtype=np.bool_)
+        for asked, done, effect in parts:
+            follows = np.abs(asked - done) <= FOLLOWS * self.program.rated
+            can |= (effect[:, follows] > 0.0).any(axis=1)
+        return given, can

@@ -220,9 +220,8 @@ class HorizonProgram:
 
     def _bounds(self, outlook: Outlook) -> tuple[Table, Table]:
         available = np.maximum(outlook.available, 0.0)
-        rated, steps = self.now.rated, self.steps
-        feeds = np.minimum(available, rated)
-        reactive = np.minimum(self.now.per_active * feeds, np.sqrt(rated**2 - feeds**2))
+        steps, reactive = self.steps, self.now.most_reactive(available)
+        least, greatest = (each[:, list(self.stored)] for each in self.now.apparent(available))
         can = np.array([each.curtailable and not each.storage_only for each in self.inverters])
         stores = [each.storage for each in self.inverters if each.storage is not None]
         base = self.now.power_base_kva
@@ -231,8 +230,8 @@ class HorizonProgram:
             return np.tile(np.array(values, dtype=np.float64).reshape(1, -1), (steps, 1))
 
         zero_m, zero_s = np.zeros_like(available), each_step([0.0] * len(stores))
-        charging = each_step([each.max_charge / base for each in stores])
-        discharging = each_step([each.max_discharge / base for each in stores])
+        charging = np.minimum(each_step([each.max_charge / base for each in stores]), -least)
+        discharging = np.minimum(each_step([each.max_discharge / base for each in stores]), greatest)
         lowest = each_step([each.lowest * each.capacity / base for each in stores])
         highest = each_step([each.highest * each.capacity / base for each in stores])
         # A storage that is beyond its bounds now may stay there.

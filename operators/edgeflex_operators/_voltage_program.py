@@ -23,6 +23,8 @@ CURVATURE = 0.01
 """Share by which the price of curtailment grows up to full power: equals are then treated alike."""
 SLACK_COSTS_MORE = 10.0
 SLACK_DOUBLES_PU = 0.01
+FAR = 1e3
+"""In pu: what a voltage that is not known may move. PIQP complains of rows without any limit."""
 BINDS = 1e-6
 """Of the price of slack: a limit with a smaller price decides nothing."""
 
@@ -41,8 +43,8 @@ class Situation(NamedTuple):
 
     voltage: Vector
     """Measured, shape (n,); NaN where it is not known, which then has no part in the step."""
-    applied: Powers
-    """What was in force when that was measured."""
+    effect: Vector
+    """What the set-points then in force add to each of them, shape (n,)."""
     before: Powers
     """What was sent last: ramps begin there."""
     available: Vector
@@ -80,7 +82,7 @@ class VoltageProgram:
     Each means costs so much per voltage that at every node the one before it is used up first. Voltages follow from the
     last measured ones by sensitivities, so that errors of the model are corrected with the next measurement. Limits of
     voltages are soft, at a price beyond all others. Reactive power stays within min(P·tan φ, √(S² - P²)) of the active
-    power P that is available, whether it is curtailed or not.
+    power P that is available, whether it is curtailed or not, and storages within what that leaves of S.
 
     Source: feedback optimisation as in S. Bolognani et al., arXiv:1303.7173; exact penalties as in J. Nocedal,
     S. Wright, Numerical Optimization, 2006, section 17.2.
@@ -141,8 +143,8 @@ class VoltageProgram:
         without = self.without_setpoints(situation)
         lower, upper = self.bounds(situation)
         nothing = np.full(len(without), np.inf)
-        low = np.nan_to_num(situation.voltage_bounds.low - without, nan=-np.inf)
-        high = np.nan_to_num(situation.voltage_bounds.high - without, nan=np.inf)
+        low = np.nan_to_num(situation.voltage_bounds.low - without, nan=-FAR)
+        high = np.nan_to_num(situation.voltage_bounds.high - without, nan=FAR)
         program = Program(
             hessian=self.hessian,
             linear=self.linear,
@@ -158,9 +160,13 @@ class VoltageProgram:
 
     def without_setpoints(self, situation: Situation) -> Vector:
         """The voltages that would be if nothing were asked of the inverters, pu, shape (n,)."""
+        return situation.voltage - situation.effect
+
+    def effect(self, powers: Powers) -> Vector:
+        """What set-points add to each voltage, pu, shape (n,)."""
         resistance, reactance = self.sensitivities
-        applied = situation.applied
-        return situation.voltage - reactance @ applied.reactive + resistance @ (applied.curtailed - applied.storage)
+        moved: Vector = reactance @ powers.reactive - resistance @ (powers.curtailed - powers.storage)
+        return moved
 
     def bounds(self, situation: Situation) -> tuple[Vector, Vector]:
         """Least and most of reactive power, curtailment, charging and discharging: the hardware's, in it the ramp's."""
@@ -168,10 +174,12 @@ class VoltageProgram:
         before, ramp = situation.before, situation.ramp
         can = np.array([each.curtailable for each in self.inverters]) * situation.curtailable_share
         curtailed = _ramped(np.zeros_like(available), can * available, before.curtailed, ramp)
-        feeds = np.minimum(available, self.rated)
-        most = np.minimum(self.per_active * feeds, np.sqrt(self.rated**2 - feeds**2))
+        most = self.most_reactive(available)
         reactive = _ramped(-most, most, before.reactive, ramp)
-        stored = _ramped(*situation.storage, before.storage, ramp)
+        least, greatest = self.apparent(available)
+        stored = _ramped(
+            np.maximum(situation.storage[0], least), np.minimum(situation.storage[1], greatest), before.storage, ramp
+        )
         charged = (np.maximum(-stored[1], 0.0), np.maximum(-stored[0], 0.0))
         discharged = (np.maximum(stored[0], 0.0), np.maximum(stored[1], 0.0))
         ends = np.array([reactive, curtailed, charged, discharged])
@@ -179,6 +187,19 @@ class VoltageProgram:
         held = (before.reactive, before.curtailed, np.maximum(-before.storage, 0.0), np.maximum(before.storage, 0.0))
         ends[:, :, unknown] = np.array(held)[:, None, unknown]
         return ends[:, 0].ravel(), ends[:, 1].ravel()
+
+    def most_reactive(self, available: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Largest reactive power at these available powers, shape (…, m)."""
+        feeds = np.minimum(available, self.rated)
+        most: NDArray[np.float64] = np.minimum(self.per_active * feeds, np.sqrt(self.rated**2 - feeds**2))
+        return most
+
+    def apparent(self, available: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Least and most that storages can add at these available powers, shape (…, m): beside the largest reactive
+        power all of the inverter must stay within its rated one, whether its sun is curtailed or not."""
+        feeds = np.minimum(available, self.rated)
+        room = np.sqrt(self.rated**2 - self.most_reactive(available) ** 2)
+        return -room, np.maximum(room - feeds, 0.0)
 
     def within(self, wanted: Powers, situation: Situation) -> Powers:
         """The nearest powers that can be."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeflex_flow.messages import Samples, Setpoints
 from edgeflex_flow.node import WireMessage
-from edgeflex_operators._controller import ControllerState
+from edgeflex_operators._controller import ControllerState, reason_of
 from edgeflex_operators._latest import Latest, View
 from edgeflex_operators._limits import Bounds
 from edgeflex_operators._voltage_grid import (
@@ -93,7 +93,18 @@ class VoltageGridState(Generic[C]):
         obeyed = before and time_ns <= before[-1].until_ns
         return before[-1].powers if obeyed else no_powers(len(self.config.inverters))
 
+    def is_due(self, config: C, now_ns: int) -> bool:
+        """Whether a period has passed since the last decision, or the clock was set back behind it."""
+        decided_ns = self.control.decided_ns
+        return decided_ns is None or not 0 <= now_ns - decided_ns < 0.99e9 * config.period
+
+    def notice(self, now_ns: int) -> None:
+        """After the clock was set back, what is in force was told now, not in an hour."""
+        if self.told and self.told[-1].time_ns > now_ns:
+            self.told = deque([self.told[-1]._replace(time_ns=now_ns)], maxlen=KEPT)
+
     def look(self, config: C, now_ns: int) -> Seen:
+        self.notice(now_ns)
         trust = config.trust(*PLAUSIBLE_VOLTAGE)
         with_storage = tuple(name for name, each in config.inverters.items() if each.storage is not None)
         return Seen(
@@ -104,18 +115,42 @@ class VoltageGridState(Generic[C]):
 
     def situation(self, config: C, now_ns: int, seen: Seen) -> Situation:
         """What a step is made from."""
-        measured_ns = now_ns if seen.voltage.begin_ns is None else seen.voltage.begin_ns
         elapsed_s = config.period if self.decided is None else self.control.elapsed_s(now_ns)
         return Situation(
             voltage=seen.voltage.values,
-            applied=self.in_force(measured_ns - round(config.settle * 1e9)),
-            before=self.last,
+            effect=self.effects(config, seen),
+            before=self.remembered(config, now_ns, seen),
             available=seen.available.values,
             storage=storage_powers(config, seen.charge),
             voltage_bounds=Bounds(config.voltage_min, config.voltage_max),
             curtailable_share=config.curtailable,
             ramp=self.program.ramps * min(elapsed_s, config.valid_for),
         )
+
+    def effects(self, config: C, seen: Seen) -> NDArray[np.float64]:
+        """What set-points added to each voltage when that was measured: meters tell their voltages at times of their
+        own, and the oldest may come from before the last set-points."""
+        effects = np.zeros(len(config.nodes))
+        by_time: dict[int, NDArray[np.float64]] = {}
+        for place, node in enumerate(config.nodes):
+            if node in seen.voltage.missing:
+                continue
+            settled_ns = self.voltage.readings[node].time_ns - round(config.settle * 1e9)
+            if settled_ns not in by_time:
+                by_time[settled_ns] = self.program.effect(self.in_force(settled_ns))
+            effects[place] = by_time[settled_ns][place]
+        return effects
+
+    def remembered(self, config: C, now_ns: int, seen: Seen) -> Powers:
+        """The last decision, without what it asked of inverters whose available power is not known for `hold_for`."""
+        kept = np.ones(len(config.inverters))
+        for place, name in enumerate(config.inverters):
+            reading = self.available.readings.get(name)
+            known_ns = 0 if reading is None else reading.time_ns
+            if name in seen.available.missing and now_ns - known_ns > config.hold_for * 1e9:
+                kept[place] = 0.0
+        last = self.last
+        return Powers(kept * last.reactive, kept * last.curtailed, kept * last.storage)
 
     def send(self, config: C, now_ns: int, powers: Powers, why: Why, version: str) -> list[WireMessage]:
         self.decided = powers
@@ -154,6 +189,15 @@ def take_in_force(config: C, state: VoltageGridState[C], setpoints: Setpoints) -
         until_ns = setpoints.time_ns + round(setpoints.valid_for_s * 1e9)
         state.told.append(InForce(setpoints.time_ns, until_ns, powers))
     return []
+
+
+def without_charge(seen: Seen) -> tuple[list[str], list[str]]:
+    """Condition and reason where states of charge are missing; none otherwise."""
+    if not seen.charge.missing:
+        return [], []
+    return [f"storages of {', '.join(seen.charge.missing)} are not used: no state of charge"], [
+        reason_of((seen.charge,))
+    ]
 
 
 def not_kept(config: VoltageGridConfig, slack: NDArray[np.float64]) -> tuple[list[str], list[str]]:

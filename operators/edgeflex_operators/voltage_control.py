@@ -33,6 +33,7 @@ from edgeflex_operators._voltage_state import (
     take_available,
     take_charge,
     take_in_force,
+    without_charge,
 )
 
 VERSION = f"{__version__}/voltage-1"
@@ -147,6 +148,7 @@ def take_voltage(config: VoltageControlConfig, state: VoltageControlState, sampl
     keep_voltage(config, state, samples)
     now_ns = samples.received_ns or int(samples.time_ns.max(initial=0))
     seen = state.look(config, now_ns)
+    state.used_ns = min(state.used_ns, now_ns)
     shows_ns = (state.told[-1].time_ns + round(config.settle * 1e9)) if state.told else -1
     is_new = seen.voltage.begin_ns is not None and seen.voltage.begin_ns > max(state.used_ns, shows_ns)
     complete = not seen.voltage.missing and not seen.available.missing
@@ -156,8 +158,7 @@ def take_voltage(config: VoltageControlConfig, state: VoltageControlState, sampl
 def tick(config: VoltageControlConfig, state: VoltageControlState, now_ns: int) -> list[WireMessage]:
     """A step with what is there, where none was made for a period."""
     state.follow(config)
-    decided_ns = state.control.decided_ns
-    if decided_ns is not None and now_ns - decided_ns < 0.99e9 * config.period:
+    if not state.is_due(config, now_ns):
         return []
     seen = state.look(config, now_ns)
     waits = state.control.is_starting(config, now_ns) and (seen.voltage.missing or seen.available.missing)
@@ -178,7 +179,7 @@ def _decide(config: VoltageControlConfig, state: VoltageControlState, now_ns: in
         why = why._replace(condition=f"too few voltages are known: {why.condition}")
     else:
         try:
-            decided = (state.program if config.method == "central" else state.dual).decide(situation)
+            decided = _decided(config, state, seen, situation)
             powers, why = decided.powers, _why(config, state, seen, situation, decided)
         except SolverFailure as error:
             powers, why = _after_failure(config, state, now_ns, seen, situation)
@@ -186,6 +187,13 @@ def _decide(config: VoltageControlConfig, state: VoltageControlState, now_ns: in
     if seen.voltage.end_ns is not None:
         state.used_ns = seen.voltage.end_ns
     return state.send(config, now_ns, powers, why, VERSION)
+
+
+def _decided(config: VoltageControlConfig, state: VoltageControlState, seen: Seen, situation: Situation) -> Step:
+    if config.method == "central":
+        return state.program.decide(situation)
+    is_new = seen.voltage.end_ns is not None and seen.voltage.end_ns > state.used_ns
+    return state.dual.decide(situation, is_new=is_new)
 
 
 def _why(
@@ -200,9 +208,9 @@ def _why(
     missing = [*seen.voltage.missing, *seen.available.missing]
     if missing:
         conditions.append(f"measurements of {', '.join(dict.fromkeys(missing))} are missing")
-        reasons.append(reason_of(seen))
-    if config.method == "central":
-        condition, reason = not_kept(config, decided.slack)
+        reasons.append(reason_of((seen.voltage, seen.available)))
+    found = [without_charge(seen), *([not_kept(config, decided.slack)] if config.method == "central" else [])]
+    for condition, reason in found:
         conditions += condition
         reasons += reason
     return Why("; ".join(conditions), "; ".join(reasons), limits, tuple(seen))

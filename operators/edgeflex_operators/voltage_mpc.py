@@ -39,6 +39,7 @@ from edgeflex_operators._voltage_state import (
     take_available,
     take_charge,
     take_in_force,
+    without_charge,
 )
 
 VERSION = f"{__version__}/mpc-1"
@@ -57,8 +58,9 @@ class VoltageMpcConfig(VoltageGridConfig, frozen=True, kw_only=True):
 
     With `market`, flexibility is asked for: the plan's first pass goes out as a `FlexRequest` at each `step`, with the
     change of active power of each node that the market owns, in kW. What is given becomes a target of those nodes, at a
-    weight beyond all costs but that of voltages, and a second pass plans the rest around it. Meanwhile set-points stay.
-    Without an answer within `answer_within` the market's nodes do nothing, and the others what the first pass planned.
+    weight beyond all costs but that of voltages, and the next plans go around it. Until the answer comes the market's
+    nodes go on with what they were told last, and the others act. Without an answer within `answer_within` the market's
+    nodes do nothing, but for voltages that the others cannot keep.
     In shadow nobody is asked: the market is taken to give all that is wanted.
 
     Voltages that are missing hold the set-points for `hold_for`, then the safe state, in which nothing is asked of the
@@ -117,6 +119,10 @@ class VoltageMpcConfig(VoltageGridConfig, frozen=True, kw_only=True):
         if unknown:
             text = f"market: no inverter is called '{unknown[0]}'"
             yield FieldError(text, "market", "inverters", known=tuple(self.inverters))
+        doubled = [name for name, node in self.market.items() if list(self.market.values()).count(node) > 1]
+        if doubled:
+            text = f"market: {' and '.join(doubled)} are one node, and what it gives would count twice"
+            yield FieldError(text, "market", got=f"{self.market[doubled[0]]}")
         if self.market and self.answer_within >= self.step:
             text = f"answer_within ({self.answer_within:g} s) is not shorter than step ({self.step:g} s)"
             yield FieldError(text, "answer_within", "step", "market")
@@ -128,15 +134,6 @@ class VoltageMpcConfig(VoltageGridConfig, frozen=True, kw_only=True):
 
 
 @dataclass(slots=True)
-class Asked:
-    """A plan whose flexibility the market was asked for."""
-
-    plan: Plan
-    outlook: Outlook
-    why: Why
-
-
-@dataclass(slots=True)
 class VoltageMpcState(VoltageGridState[VoltageMpcConfig]):
     """What is known of the grid, what is forecast, what was sent, and what the market has given."""
 
@@ -145,24 +142,27 @@ class VoltageMpcState(VoltageGridState[VoltageMpcConfig]):
     """How voltages follow what is fed in at each node."""
     forecasts: Forecasts = field(default_factory=Forecasts)
     market: flex_response.FlexResponseState = field(default_factory=flex_response.FlexResponseState)
-    asked: Asked | None = None
-    asked_ns: int = 0
     asked_step: int = -1
     """Number of the step, since 1970, for which flexibility was asked last."""
+    waits: bool = False
+    """Whether the market has not answered yet."""
     given: NDArray[np.float64] | None = None
     """What the market gives from that step on, pu, (steps, inverters); NaN for inverters that it does not own."""
+    has_news: bool = True
+    """Whether something came that the last plan did not know."""
 
     def adopt(self, config: VoltageMpcConfig) -> None:
         if (config.horizon, config.step) != (self.config.horizon, self.config.step):
             self._ask_anew()
         super(VoltageMpcState, self).adopt(config)
+        self.has_news = True
         self.horizon = HorizonProgram(self.program, config.horizon, config.step / 3600.0, config.wanted_charge)
         self.loads = config.sensitivities_to(config.nodes)
 
     def _ask_anew(self) -> None:
         """What was asked and given fits steps that are no longer planned."""
         self.market = flex_response.FlexResponseState()
-        self.asked, self.given, self.asked_step = None, None, -1
+        self.waits, self.given, self.asked_step = False, None, -1
 
 
 def start(config: VoltageMpcConfig) -> VoltageMpcState:
@@ -180,26 +180,24 @@ def take_forecast(_config: VoltageMpcConfig, state: VoltageMpcState, forecast: F
 
 
 def take_response(config: VoltageMpcConfig, state: VoltageMpcState, response: FlexResponse) -> list[WireMessage]:
-    """The second pass, around what the market gives."""
+    """What the market gives; the next tick plans around it."""
     state.follow(config)
-    held = flex_response.take(_market_of(config), state.market, response)
-    return _after_answer(config, state, held, state.asked_ns)
+    return _after_answer(config, state, flex_response.take(_market_of(config), state.market, response))
 
 
 def tick(config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int) -> list[WireMessage]:
     state.follow(config)
-    told = _after_answer(config, state, flex_response.tick(_market_of(config), state.market, now_ns), now_ns)
-    decided_ns = state.control.decided_ns
-    is_due = decided_ns is None or now_ns - decided_ns >= 0.99e9 * config.period
-    if told or state.asked is not None or not is_due:
+    told = _after_answer(config, state, flex_response.tick(_market_of(config), state.market, now_ns))
+    if not (state.has_news or state.is_due(config, now_ns)):
         return told
     seen = state.look(config, now_ns)
     missing = bool(seen.voltage.missing or seen.available.missing)
     if missing and state.control.is_starting(config, now_ns):
-        return []
+        return told
+    state.has_news = False
     if missing:
-        return _blind(config, state, now_ns, "measurements are missing", reason_of(seen), seen)
-    return _plan(config, state, now_ns, seen)
+        return [*told, *_blind(config, state, now_ns, "measurements are missing", reason_of(seen), seen)]
+    return [*told, *_plan(config, state, now_ns, seen)]
 
 
 def end(config: VoltageMpcConfig, state: VoltageMpcState) -> list[WireMessage]:
@@ -208,40 +206,32 @@ def end(config: VoltageMpcConfig, state: VoltageMpcState) -> list[WireMessage]:
 
 
 def _plan(config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int, seen: Seen) -> list[WireMessage]:
-    """The first pass: set-points, or a request whose answer is waited for."""
+    """Set-points; at the beginning of a step, also the question to the market."""
     outlook, lacking = _outlook(config, state, now_ns, seen)
-    try:
-        plan = state.horizon.plan(outlook)
-    except SolverFailure as error:
-        return _blind(config, state, now_ns, "the solver failed", str(error), seen)
-    why = _why(config, seen, plan, lacking)
+    told: list[WireMessage] = []
     step = now_ns // round(config.step * 1e9)
-    if not config.asks or step == state.asked_step:
-        return state.send(config, now_ns, plan.first(), why, VERSION)
-    state.asked, state.asked_step, state.asked_ns = Asked(plan, outlook, why), step, now_ns
+    try:
+        if config.asks and step != state.asked_step:
+            told = _ask(config, state, state.horizon.plan(outlook), now_ns)
+            state.asked_step, state.waits, state.given = step, True, None
+        plan = state.horizon.plan(outlook._replace(targets=_targets(config, state)))
+    except SolverFailure as error:
+        return [*told, *_blind(config, state, now_ns, "the solver failed", str(error), seen)]
+    return [*told, *state.send(config, now_ns, plan.first(), _why(config, seen, plan, lacking), VERSION)]
+
+
+def _ask(config: VoltageMpcConfig, state: VoltageMpcState, plan: Plan, now_ns: int) -> list[WireMessage]:
+    """The first pass: what the plan would like the market to give."""
     request = _request(config, plan, now_ns)
     return [*flex_response.ask(_market_of(config), state.market, request), request]
 
 
-def _after_answer(
-    config: VoltageMpcConfig, state: VoltageMpcState, held: Sequence[WireMessage], now_ns: int
-) -> list[WireMessage]:
-    """Alarms of the market, and the second pass once it is told what holds."""
-    told: list[WireMessage] = [replace(each, source=config.name) for each in held if isinstance(each, Alarm)]
-    asked = state.asked
+def _after_answer(config: VoltageMpcConfig, state: VoltageMpcState, held: Sequence[WireMessage]) -> list[WireMessage]:
+    """Alarms of the market; what holds is kept for the next plan, the second pass."""
     for answer in held:
-        if asked is None or not isinstance(answer, FlexResponse):
-            continue
-        state.asked = None
-        targets = _targets(config, answer)
-        state.given = targets
-        try:
-            plan = state.horizon.plan(asked.outlook._replace(targets=targets))
-            powers, why = plan.first(), asked.why
-        except SolverFailure as error:
-            powers, why = asked.plan.first(), asked.why._replace(condition="the solver failed", reason=str(error))
-        told += state.send(config, now_ns, powers, why, VERSION)
-    return told
+        if isinstance(answer, FlexResponse) and state.waits:
+            state.given, state.waits, state.has_news = _given(config, answer), False, True
+    return [replace(each, source=config.name) for each in held if isinstance(each, Alarm)]
 
 
 def _blind(
@@ -273,7 +263,7 @@ def _outlook(
         first=state.program.bounds(situation),
         voltage_bounds=situation.voltage_bounds,
         curtailable_share=config.curtailable,
-        targets=_still_given(config, state, now_ns // round(config.step * 1e9)),
+        targets=np.full((config.horizon, len(config.inverters)), np.nan),
     ), lacking
 
 
@@ -312,8 +302,10 @@ def _why(config: VoltageMpcConfig, seen: Seen, plan: Plan, lacking: dict[str, st
     if lacking:
         conditions.append(f"forecasts of {', '.join(lacking)} are missing: what is available now is taken to stay")
         reasons.append("; ".join(f"{name}: {why}" for name, why in lacking.items()))
-    condition, reason = not_kept(config, plan.slack[0])
-    return Why("; ".join([*conditions, *condition]), "; ".join([*reasons, *reason]), limits, tuple(seen))
+    for condition, reason in (without_charge(seen), not_kept(config, plan.slack[0])):
+        conditions += condition
+        reasons += reason
+    return Why("; ".join(conditions), "; ".join(reasons), limits, tuple(seen))
 
 
 # The market ---------------------------------------------------------------------------------------------------------
@@ -325,8 +317,7 @@ def _market_of(config: VoltageMpcConfig) -> flex_response.FlexResponseConfig:
 
 def _request(config: VoltageMpcConfig, plan: Plan, now_ns: int) -> FlexRequest:
     """The changes of active power that the plan counts on, in kW."""
-    places = [list(config.inverters).index(name) for name in config.market]
-    changes = config.power_base * (plan.storage - plan.curtailed)[:, places]
+    changes = config.power_base * (plan.storage - plan.curtailed)[:, _of_market(config)]
     return FlexRequest(
         variable="active_power",
         nodes=tuple(config.market.values()),
@@ -339,20 +330,29 @@ def _request(config: VoltageMpcConfig, plan: Plan, now_ns: int) -> FlexRequest:
     )
 
 
-def _targets(config: VoltageMpcConfig, answer: FlexResponse) -> NDArray[np.float64]:
+def _given(config: VoltageMpcConfig, answer: FlexResponse) -> NDArray[np.float64]:
     """What is given, pu, (steps, inverters); NaN for inverters that the market does not own."""
     targets = np.full((config.horizon, len(config.inverters)), np.nan)
-    places = [list(config.inverters).index(name) for name in config.market]
     for step in range(config.horizon):
-        targets[step, places] = np.array(answer.flex_response[f"prediction {step + 1}"]) / config.power_base
+        row = np.array(answer.flex_response[f"prediction {step + 1}"])
+        targets[step, _of_market(config)] = row / config.power_base
     return targets
 
 
-def _still_given(config: VoltageMpcConfig, state: VoltageMpcState, step: int) -> NDArray[np.float64]:
-    """What the market has given from this step on; it is asked anew at the next one."""
-    if state.given is None or step != state.asked_step:
-        return np.full((config.horizon, len(config.inverters)), np.nan)
-    return state.given
+def _of_market(config: VoltageMpcConfig) -> list[int]:
+    """Places of the inverters that the market owns."""
+    return [list(config.inverters).index(name) for name in config.market]
+
+
+def _targets(config: VoltageMpcConfig, state: VoltageMpcState) -> NDArray[np.float64]:
+    """What the market has given; while it has not answered, what its inverters were told last goes on."""
+    if state.given is not None:
+        return state.given
+    targets = np.full((config.horizon, len(config.inverters)), np.nan)
+    if state.waits:
+        places = _of_market(config)
+        targets[0, places] = (state.last.storage - state.last.curtailed)[places]
+    return targets
 
 
 def _output(config: VoltageMpcConfig, _inputs: Mapping[str, Wire]) -> Wire:

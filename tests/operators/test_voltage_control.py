@@ -15,7 +15,14 @@ from edgeflex_operators import voltage_control
 from edgeflex_operators._inverters import Inverter
 from edgeflex_operators._network import Branch
 from edgeflex_operators._qp import Solver, SolverFailure
-from edgeflex_operators._voltage_state import take_available, take_in_force
+from edgeflex_operators._voltage_program import no_powers
+from edgeflex_operators._voltage_state import (
+    UNTIL_THE_NEXT,
+    InForce,
+    keep_voltage,
+    take_available,
+    take_in_force,
+)
 
 each_method = pytest.mark.parametrize(("method", "steps"), [("central", 6), ("distributed", 400)])
 
@@ -343,3 +350,117 @@ def test_state_passes_to_another_process() -> None:
 def test_settings_that_contradict_each_other_are_refused(wrong: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         config(**wrong)
+
+
+# Faults that once made it hunt, wind up, or go on with what was -----------------------------------------------------
+
+
+@pytest.mark.parametrize("late_s", [0.5, 1.0, 3.0])
+def test_one_late_meter_does_not_make_voltages_hunt(late_s: float) -> None:
+    feeder = Feeder(config())
+    before: list[float] = []
+    highest: list[float] = []
+    for _ in range(60):
+        before.append(float(feeder.voltage[3]))
+        late_ns = feeder.now_ns + S // 2 - round(late_s * S)
+        old = before[max(len(before) - 1 - round(2.0 * late_s), 0)]
+        feeder.step(seconds=0.5, late={"n4": (late_ns, old)})
+        highest.append(float(feeder.voltage.max()))
+    assert max(highest[20:]) == pytest.approx(1.05, abs=1e-3)
+    assert min(highest[20:]) == pytest.approx(1.05, abs=1e-3)
+
+
+def test_effect_of_set_points_is_looked_for_once_they_have_settled() -> None:
+    state = voltage_control.start(config(settle=0.5, max_age=30.0))
+    for told_s, reactive in ((10, -0.05), (20, -0.1)):
+        powers = no_powers(len(NODES))._replace(reactive=np.full(len(NODES), reactive))
+        state.told.append(InForce(told_s * S, UNTIL_THE_NEXT, powers))
+    measured = {"n1": 20.4, "n2": 20.6, "n3": 10.4, "n4": 10.6}
+    for node, seconds in measured.items():
+        keep_voltage(state.config, state, rows(round(seconds * S), {node: {"voltage_pu": 1.04}}))
+    effects = state.effects(state.config, state.look(state.config, 21 * S))
+    per_pu = state.program.effect(no_powers(len(NODES))._replace(reactive=np.full(len(NODES), 1.0)))
+    assert effects / per_pu == pytest.approx([-0.05, -0.1, 0.0, -0.05])
+
+
+def test_clock_that_is_set_back_changes_nothing_for_long() -> None:
+    feeder = Feeder(config())
+    for _ in range(5):
+        feeder.step()
+    feeder.now_ns -= 3600 * S
+    told = len(feeder.told)
+    for _ in range(10):
+        feeder.step()
+    assert len(feeder.told) - told >= 10
+    assert feeder.voltage.max() == pytest.approx(1.05, abs=1e-3)
+
+
+def test_storage_and_sun_together_stay_within_the_rated_power() -> None:
+    inverters = {n: Inverter(rated_power=24.0, min_power_factor=0.9, storage=STORAGE) for n in NODES}
+    feeder = Feeder(config(inverters=inverters), available_pu=0.2, base_pu=0.86)
+    for _ in range(10):
+        feeder.step(charge=80.0)
+    active = 0.2 + feeder.power("active_power_pu") + feeder.power("active_power_ess_pu")
+    assert np.hypot(active, feeder.power("reactive_power_pu")).max() <= 0.24 + 1e-9
+    assert feeder.power("reactive_power_pu").min() > 0.05
+
+
+def test_what_was_asked_of_an_inverter_whose_power_is_unknown_is_dropped_after_a_while() -> None:
+    feeder = Feeder(config(hold_for=20.0))
+    for _ in range(5):
+        feeder.step()
+    asked = feeder.power("active_power_pu")[3]
+    assert asked < -0.05
+    for second in range(40):
+        feeder.now_ns += S
+        voltages = zip(feeder.config.nodes, feeder.voltage.tolist(), strict=True)
+        known = {name: {"available_power_pu": 0.22} for name in feeder.names[:3]}
+        feeder.take(take_available(feeder.config, feeder.state, rows(feeder.now_ns, known)))
+        measured = rows(feeder.now_ns, {node: {"voltage_pu": value} for node, value in voltages})
+        feeder.take(voltage_control.take_voltage(feeder.config, feeder.state, measured))
+        feeder.take(voltage_control.tick(feeder.config, feeder.state, feeder.now_ns))
+        if second == 10:
+            assert feeder.power("active_power_pu")[3] == pytest.approx(asked)
+    assert feeder.power("active_power_pu")[3] == 0.0
+    assert feeder.power("reactive_power_pu")[3] == 0.0
+    assert any("measurements of n4 are missing" in alarm.text for alarm in feeder.alarms)
+
+
+def test_storage_without_a_state_of_charge_is_not_used_and_that_is_told() -> None:
+    inverters = {n: Inverter(rated_power=24.0, min_power_factor=0.9, storage=STORAGE) for n in NODES}
+    feeder = Feeder(config(inverters=inverters))
+    for _ in range(5):
+        feeder.step()
+    assert feeder.power("active_power_ess_pu") == pytest.approx(0.0)
+    assert any("storages of n1, n2, n3, n4 are not used" in alarm.text for alarm in feeder.alarms)
+
+
+def test_prices_of_dual_ascent_do_not_wind_up_while_nobody_can_follow() -> None:
+    feeder = Feeder(config(method="distributed"), base_pu=1.08)
+    for _ in range(3000):
+        feeder.step()
+    assert feeder.voltage.max() > 1.06
+    feeder.base_pu = 1.0
+    steps = 0
+    while feeder.power("active_power_pu").sum() < -0.6 and steps < 400:
+        feeder.step()
+        steps += 1
+    assert steps < 400
+
+
+def test_prices_of_dual_ascent_stay_where_nothing_new_was_measured() -> None:
+    feeder = Feeder(config(method="distributed"))
+    feeder.step()
+    price = feeder.state.dual.high.copy()
+    for later in range(1, 4):
+        feeder.take(voltage_control.tick(feeder.config, feeder.state, feeder.now_ns + later * S))
+    assert feeder.state.dual.high == pytest.approx(price)
+
+
+def test_power_in_another_unit_is_not_relied_on() -> None:
+    feeder = Feeder(config())
+    feeder.available_pu = 220.0
+    feeder.now_ns += S
+    told = {name: {"available_power_pu": 220.0} for name in feeder.names}
+    take_available(feeder.config, feeder.state, rows(feeder.now_ns, told))
+    assert set(feeder.state.look(feeder.config, feeder.now_ns).available.missing) == set(feeder.names)

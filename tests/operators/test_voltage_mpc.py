@@ -64,20 +64,30 @@ class Day:
         active = sun_pu + self.power("active_power_pu") + self.power("active_power_ess_pu")
         return 1.0 + resistance @ active + reactance @ self.power("reactive_power_pu")
 
-    def step(self) -> None:
-        """Measure, decide, then let the step pass."""
+    def decide(self, later_s: float = 0.0, *, measures: bool = True) -> None:
+        """Measure and decide, so long after the step has begun."""
         sun_pu, state, settings = self.sun_pu[self.number], self.state, self.config
+        now_ns = self.now_ns + round(later_s * S)
+        if measures:
+            self.measure(sun_pu, now_ns)
+        for name in NODES if self.known else ():
+            voltage_mpc.take_forecast(settings, state, self.forecast(name))
+        self.take(voltage_mpc.tick(settings, state, now_ns))
+
+    def measure(self, sun_pu: float, now_ns: int) -> None:
+        state, settings = self.state, self.config
         measured = dict(zip(NODES, self.voltage(sun_pu).tolist(), strict=True))
-        now_ns = self.now_ns
         voltages = {n: {"voltage_pu": v} for n, v in measured.items()}
         suns = {n: {"available_power_pu": sun_pu} for n in NODES}
         charges = {n: {"state_of_charge_percent": v} for n, v in zip(NODES, self.charge.tolist(), strict=True)}
         voltage_mpc.take_voltage(settings, state, rows(now_ns, voltages))
         take_available(settings, state, rows(now_ns, suns))
         take_charge(settings, state, rows(now_ns, charges))
-        for name in NODES if self.known else ():
-            voltage_mpc.take_forecast(settings, state, self.forecast(name))
-        self.take(voltage_mpc.tick(settings, state, now_ns))
+
+    def step(self) -> None:
+        """Measure, decide, then let the step pass."""
+        self.decide()
+        sun_pu = self.sun_pu[self.number]
         self.highest.append(float(self.voltage(sun_pu).max()))
         self.curtailed -= float(self.power("active_power_pu").sum())
         stored = self.power("active_power_ess_pu") * 100.0
@@ -203,15 +213,19 @@ def test_state_passes_to_another_process() -> None:
 def asked(**fields: Any) -> tuple[Day, FlexRequest]:
     """A day at noon whose flexibility of n3 and n4 was asked for."""
     day = Day(config(market={"n3": 3, "n4": 4}, answer_within=30.0, **fields), [0.22] * 24)
-    day.step()
+    day.decide()
     [request] = [each for each in day.told if isinstance(each, FlexRequest)]
-    assert day.powers == {}
     return day, request
 
 
 def answer(day: Day, request: FlexRequest, values: dict[str, tuple[float, ...]], **fields: Any) -> None:
     given = {"variable": "active_power", "nodes": (3, 4), "unit": "kW", "request_id": request.id, **fields}
     day.take(voltage_mpc.take_response(day.config, day.state, FlexResponse(flex_response=values, **given)))
+
+
+def changes(day: Day) -> Any:
+    """Of the active power of each node, kW."""
+    return 100.0 * (day.power("active_power_pu") + day.power("active_power_ess_pu"))
 
 
 def test_market_is_asked_for_what_the_plan_counts_on() -> None:
@@ -225,42 +239,74 @@ def test_what_the_market_gives_holds_and_the_others_do_the_rest() -> None:
     day, request = asked()
     half = {name: tuple(0.5 * value for value in values) for name, values in request.flex_request.items()}
     answer(day, request, half)
-    change = 100.0 * (day.power("active_power_pu") + day.power("active_power_ess_pu"))
-    assert change[2:] == pytest.approx(half["prediction 1"], abs=0.05)
+    day.decide(2.0)
+    assert changes(day)[2:] == pytest.approx(half["prediction 1"], abs=0.05)
     assert day.voltage(0.22).max() < 1.051
-    assert day.alarms() == []
+    # The others could not keep the voltages alone, as long as nothing was given.
+    assert ["cannot be kept" in text for text in day.alarms()] == [True]
+
+
+def test_while_the_market_thinks_its_nodes_go_on_and_the_others_keep_the_voltages() -> None:
+    day, request = asked(period=5.0)
+    answer(day, request, request.flex_request)
+    day.decide(2.0)
+    given = changes(day)[2:]
+    day.number += 1
+    for second in (0.0, 6.0, 12.0, 18.0, 24.0):
+        day.decide(second)
+        assert day.voltage(0.22).max() < 1.051
+    assert sum(isinstance(each, FlexRequest) for each in day.told) == 2
+    assert changes(day)[2:] == pytest.approx(given, abs=0.5)
+
+
+def test_answer_does_not_bring_back_what_was_measured_when_it_was_asked() -> None:
+    day, request = asked(max_age=10.0)
+    answer(day, request, request.flex_request)
+    day.decide(20.0, measures=False)
+    assert "measurements are missing: set-points are held" in day.alarms()[-1]
+    told = [each for each in day.told if isinstance(each, Setpoints)][-1]
+    assert told.time_ns == day.now_ns + 20 * S
+    assert told.status == "fallback"
+
+
+def test_set_points_after_an_answer_count_from_when_they_were_told() -> None:
+    day, request = asked(max_age=100.0)
+    day.measure(0.22, day.now_ns + 15 * S)
+    answer(day, request, request.flex_request)
+    voltages = []
+    for second in (20.0, 35.0, 50.0):
+        day.decide(second)
+        voltages.append(float(day.voltage(0.22).max()))
+    assert voltages == pytest.approx([1.05, 1.05, 1.05], abs=1e-3)
 
 
 def test_answer_out_of_bounds_is_cut_and_told() -> None:
     day, request = asked()
     answer(day, request, dict.fromkeys(request.flex_request, (-99.0, 99.0)))
-    change = 100.0 * (day.power("active_power_pu") + day.power("active_power_ess_pu"))
-    assert change[2] == pytest.approx(request.flex_request["prediction 1"][0], abs=0.1)
-    assert change[3] == pytest.approx(0.0, abs=0.1)
+    day.decide(2.0)
+    assert changes(day)[2] == pytest.approx(request.flex_request["prediction 1"][0], abs=0.1)
+    assert changes(day)[3] == pytest.approx(0.0, abs=0.1)
     assert day.alarms()
 
 
 def test_without_an_answer_the_market_does_nothing_and_that_is_an_alarm() -> None:
     day, _ = asked()
-    day.number -= 1
-    at_ns = day.now_ns
-    for second in (1, 10, 40):
-        day.take(voltage_mpc.tick(day.config, day.state, at_ns + second * S))
-    change = 100.0 * (day.power("active_power_pu") + day.power("active_power_ess_pu"))
+    for second in (1.0, 10.0, 40.0, 41.0):
+        day.decide(second)
     # Only for voltages that the others cannot keep alone.
-    assert change[2:] == pytest.approx([0.0, 0.0], abs=1.0)
+    assert changes(day)[2:] == pytest.approx([0.0, 0.0], abs=1.0)
     assert any("no answer within 30 s" in text for text in day.alarms())
     assert day.powers["reactive_power_pu"]["n1"] < -0.05
 
 
 def test_answer_that_comes_too_late_is_refused_and_told() -> None:
     day, request = asked()
-    day.number -= 1
-    for second in (1, 40):
-        day.take(voltage_mpc.tick(day.config, day.state, day.now_ns + second * S))
-    before = dict(day.powers["active_power_pu"])
+    for second in (1.0, 40.0):
+        day.decide(second)
+    before = changes(day)
     answer(day, request, request.flex_request)
-    assert day.powers["active_power_pu"] == before
+    day.decide(41.0)
+    assert changes(day) == pytest.approx(before)
     assert any("an answer is refused" in text for text in day.alarms())
 
 
@@ -268,21 +314,29 @@ def test_answer_that_comes_too_late_is_refused_and_told() -> None:
 def test_horizon_that_a_policy_changes_is_asked_for_anew(steps: int) -> None:
     day, request = asked(max_age=1000.0)
     answer(day, request, request.flex_request)
-    day.config = replace(day.config, horizon=steps, period=100.0)
-    day.number -= 1
-    day.take(voltage_mpc.tick(day.config, day.state, day.now_ns + 200 * S))
-    anew = day.told[-1]
-    assert isinstance(anew, FlexRequest)
+    day.decide(100.0)
+    day.config = replace(day.config, horizon=steps)
+    day.decide(200.0)
+    anew = [each for each in day.told if isinstance(each, FlexRequest)][-1]
     assert len(anew.flex_request) == steps
     answer(day, anew, anew.flex_request)
+    day.decide(202.0)
     assert day.voltage(0.22).max() < 1.051
+
+
+def test_bounds_that_a_policy_changes_while_the_market_thinks_are_kept_at_once() -> None:
+    day, request = asked()
+    day.config = replace(day.config, voltage_max=1.03)
+    day.decide(2.0)
+    answer(day, request, request.flex_request)
+    day.decide(4.0)
+    assert day.voltage(0.22).max() < 1.031
 
 
 def test_answer_for_another_horizon_is_refused_and_told() -> None:
     day, request = asked()
     day.config = replace(day.config, horizon=6)
     answer(day, request, request.flex_request)
-    assert day.powers == {}
     assert any("an answer is refused" in text for text in day.alarms())
 
 
@@ -292,6 +346,7 @@ def test_answer_for_another_horizon_is_refused_and_told() -> None:
         ({"period": 1000.0}, "period \\(1000 s\\) is longer than step"),
         ({"market": {"n9": 9}}, "market: no inverter is called 'n9'"),
         ({"market": {"n1": 1}, "answer_within": 900.0}, "is not shorter than step"),
+        ({"market": {"n1": 1, "n2": 1}}, "n1 and n2 are one node"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(wrong: dict[str, Any], text: str) -> None:
