@@ -14,6 +14,7 @@ from edgeflex_flow.node import WireMessage
 from edgeflex_operators import voltage_mpc
 from edgeflex_operators._inverters import Inverter
 from edgeflex_operators._qp import Solver, SolverFailure
+from edgeflex_operators._voltage_horizon import Outlook
 from edgeflex_operators._voltage_state import take_available, take_charge
 from edgeflex_operators.voltage_mpc import VoltageMpcConfig
 
@@ -159,6 +160,48 @@ def test_caution_keeps_a_distance_in_later_steps_alone() -> None:
     assert expected.above == pytest.approx(np.full(12, 0.02))
 
 
+def outlook_of(day: Day, *forecasts: Forecast) -> Outlook:
+    """What the plan would rest on now."""
+    day.measure(day.sun_pu[day.number], day.now_ns)
+    for each in forecasts:
+        voltage_mpc.take_forecast(day.config, day.state, each)
+    seen = day.state.look(day.config, day.now_ns)
+    return voltage_mpc._outlook(day.config, day.state, day.now_ns, seen)[0]
+
+
+def test_voltages_to_come_follow_from_the_sun_and_the_loads_that_are_forecast() -> None:
+    day = Day(config(), SUN, known=False)
+    sun = day.forecast("n2")
+    load = replace(sun, device="n3", quantity="load_power_pu", values=(0.01, 0.04, *[0.02] * 22))
+    found = outlook_of(day, sun, load)
+    resistance, _ = day.config.sensitivities_to(NODES)
+    sun_now, sun_next = SUN[0], SUN[1]
+    expected = resistance[:, 1] * (sun_next - sun_now) - resistance[:, 2] * 0.03
+    assert found.voltage[1] - found.voltage[0] == pytest.approx(expected)
+    assert found.available[:3, 1] == pytest.approx(SUN[:3])
+
+
+def test_caution_moves_the_limits_by_a_share_of_what_may_come_on_top() -> None:
+    day = Day(config(caution=0.5), SUN, known=False)
+    forecast = day.forecast("n2")
+    above = tuple(value + 0.02 for value in forecast.values)
+    found = outlook_of(day, replace(forecast, quantiles={"0.9": above}))
+    resistance, _ = day.config.sensitivities_to(NODES)
+    assert found.margin[0] == pytest.approx(np.zeros(4))
+    assert found.margin[1] == pytest.approx(0.5 * 0.02 * resistance[:, 1])
+
+
+def test_forecast_that_is_too_old_is_none() -> None:
+    day = Day(config(forecast_age=3600.0), SUN, known=False)
+    old = replace(day.forecast("n2"), time_ns=day.now_ns - 3601 * S)
+    day.number = 0
+    for each in (old, *(day.forecast(name) for name in ("n1", "n3", "n4"))):
+        voltage_mpc.take_forecast(day.config, day.state, each)
+    day.step()
+    assert "forecasts of n2 are missing" in day.alarms()[0]
+    assert "n2: forecast 3601 s old" in day.alarms()[0]
+
+
 def test_missing_voltages_hold_the_set_points_then_the_safe_state() -> None:
     day = run(Day(config(), SUN), 10)
     held = dict(day.powers["reactive_power_pu"])
@@ -257,6 +300,17 @@ def test_while_the_market_thinks_its_nodes_go_on_and_the_others_keep_the_voltage
         assert day.voltage(0.22).max() < 1.051
     assert sum(isinstance(each, FlexRequest) for each in day.told) == 2
     assert changes(day)[2:] == pytest.approx(given, abs=0.5)
+
+
+def test_what_was_given_ends_with_its_step() -> None:
+    day, request = asked()
+    answer(day, request, request.flex_request)
+    day.decide(2.0)
+    assert day.state.given is not None
+    day.number += 1
+    day.decide()
+    assert day.state.given is None
+    assert len([each for each in day.told if isinstance(each, FlexRequest)]) == 2
 
 
 def test_answer_does_not_bring_back_what_was_measured_when_it_was_asked() -> None:
