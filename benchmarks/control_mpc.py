@@ -88,7 +88,7 @@ class Run(NamedTuple):
 
 
 def _planner(grid: Grid, day: KerberDay, known: dict[str, Any], method: Any) -> Planner:
-    config = VoltageMpcConfig(name="mpc", **known)
+    config = VoltageMpcConfig(name="mpc", period=15.0, **known)
     history = HISTORY_DAYS * QUARTERS_A_DAY
     forecaster = GridForecaster(
         grid, day.mean, method, midnight_ns=MIDNIGHT_NS, steps=config.horizon + 1, history_quarters=history

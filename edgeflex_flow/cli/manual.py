@@ -48,10 +48,12 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class Form(msgspec.Struct, frozen=True):
-    """One of the forms that a setting may take, with its own settings."""
+    """One of the forms that a setting may take, or the entries that it holds, with settings of their own."""
 
     setting: str
+    """For entries with the places where they stand: `inverters.*`."""
     name: str
+    """Empty for entries."""
     text: str
     settings: tuple[Setting, ...]
 
@@ -168,6 +170,10 @@ def _forms(config: type[msgspec.Struct]) -> Iterator[Form]:
         for name, kind in forms(field.hint).items():
             text, _, _ = read_docstring(kind.__doc__ or "")
             yield Form(field.key, name, text, tuple(_form_settings(kind, "")))
+        for kind, key in _parts(field.hint, field.key):
+            if tag_field(kind) is None:
+                text, _, _ = read_docstring(kind.__doc__ or "")
+                yield Form(key, "", text, tuple(_form_settings(kind, "")))
 
 
 def _form_settings(kind: type[msgspec.Struct], prefix: str) -> Iterator[Setting]:
@@ -261,11 +267,15 @@ def _settings_lines(each: Page) -> Iterator[str]:
         return
     yield from _settings_table(each.settings)
     for form in each.forms:
-        yield f"### `{form.setting}: {form.name}`"
+        yield f"### `{form_title(form)}`"
         yield ""
         yield form.text
         yield ""
         yield from _settings_table(form.settings)
+
+
+def form_title(form: Form) -> str:
+    return f"{form.setting}: {form.name}" if form.name else form.setting
 
 
 def _settings_table(settings: Sequence[Setting]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from edgeflex_flow.cli.manual import ROLES, Page, Setting, pages, port_needs
+from edgeflex_flow.cli.manual import ROLES, Page, Setting, form_title, pages, port_needs
 from edgeflex_flow.errors import nearest
 from edgeflex_flow.registry import Registry
 
@@ -104,7 +104,7 @@ def _show_settings(page: Page, out: Console) -> None:
         return
     out.print(Padding(_settings_table(page.settings), (0, 0, 0, 2)))
     for form in page.forms:
-        _show_heading(f"{form.setting}: {form.name}", out)
+        _show_heading(form_title(form), out)
         out.print(Padding(Markdown(form.text), (0, 0, 0, 2)))
         out.print(Padding(_settings_table(form.settings), (0, 0, 0, 2)))
 

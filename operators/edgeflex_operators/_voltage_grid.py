@@ -115,6 +115,9 @@ class Why(NamedTuple):
     condition: str = ""
     reason: str = ""
     limits: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    """By node, what decides there."""
+    of_inverters: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+    """By quantity and inverter."""
     seen: tuple[View, ...] = ()
 
 
@@ -157,20 +160,22 @@ def storage_powers(config: VoltageGridConfig, charge: View) -> tuple[Vector, Vec
 
 def limits_of(
     config: VoltageGridConfig, program: VoltageProgram, situation: Situation, powers: Powers
-) -> dict[str, tuple[str, ...]]:
-    """By inverter, what keeps its set-points from going further."""
+) -> dict[str, dict[str, tuple[str, ...]]]:
+    """By quantity and inverter, what keeps its set-points from going further."""
     hardware = program.bounds(situation._replace(ramp=np.full(len(situation.ramp), np.inf)))
     ramped = program.bounds(situation)
     charged, discharged = np.maximum(-powers.storage, 0.0), np.maximum(powers.storage, 0.0)
-    values = np.concatenate([powers.reactive, powers.curtailed, charged, discharged])
-    found: dict[str, tuple[str, ...]] = {}
-    for place, name in enumerate(config.inverters):
-        at = slice(place, None, len(config.inverters))
-        acts = np.abs(values[at]) > NEAR
-        if (acts & _at_an_end(values[at], hardware[0][at], hardware[1][at])).any():
-            found[name] = ("hardware",)
-        elif (acts & _at_an_end(values[at], ramped[0][at], ramped[1][at])).any():
-            found[name] = ("ramp",)
+    kinds = ((REACTIVE, powers.reactive), (ACTIVE, powers.curtailed), (STORED, charged), (STORED, discharged))
+    found: dict[str, dict[str, tuple[str, ...]]] = {REACTIVE: {}, ACTIVE: {}, STORED: {}}
+    count = len(config.inverters)
+    for kind, (name_of_kind, values) in enumerate(kinds):
+        at = slice(kind * count, (kind + 1) * count)
+        acts = np.abs(values) > NEAR
+        by_hardware = acts & _at_an_end(values, hardware[0][at], hardware[1][at])
+        by_ramp = acts & ~by_hardware & _at_an_end(values, ramped[0][at], ramped[1][at])
+        for place, name in enumerate(config.inverters):
+            if by_hardware[place] or by_ramp[place]:
+                found[name_of_kind][name] = ("hardware",) if by_hardware[place] else ("ramp",)
     return found
 
 
@@ -200,13 +205,19 @@ def decisions_of(config: VoltageGridConfig, powers: Powers, why: Why, version: s
     return [
         Decision(
             quantity=quantity,
-            values={name: float(value) for name, value, can in zip(names, values, able, strict=True) if can},
+            values={
+                name: round(float(value), 9) + 0.0 for name, value, can in zip(names, values, able, strict=True) if can
+            },
             condition=why.condition,
             reason=why.reason,
-            limits=why.limits,
+            limits=_merged(why.of_inverters.get(quantity, {}), why.limits),
             seen=why.seen,
             version=version,
         )
         for quantity, values, able in parts
         if any(able)
     ]
+
+
+def _merged(one: Mapping[str, tuple[str, ...]], other: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    return {name: (*one.get(name, ()), *other.get(name, ())) for name in {**one, **other}}

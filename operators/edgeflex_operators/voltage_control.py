@@ -64,6 +64,9 @@ class VoltageControlConfig(VoltageGridConfig, frozen=True, kw_only=True):
     have for `hold_for`, then go to the safe state, in which nothing is asked of them. If the solver fails, set-points
     are held for `hold_for`; then it is the same.
 
+    Reactive power goes up to min(P·tan φ, √(S² - P²)), P being what an inverter could feed in and S its rated power:
+    one whose sun gives all of its rated power gives none, curtailed or not.
+
     Input:
         voltage: Samples with `voltage_pu`, devices being nodes.
         available: Samples with `available_power_pu`: what each inverter could feed in now.
@@ -74,8 +77,9 @@ class VoltageControlConfig(VoltageGridConfig, frozen=True, kw_only=True):
         `Setpoints` for each quantity that there is something to do with: `reactive_power_pu`; `active_power_pu`, the
         change of active power (not above 0); `active_power_ess_pu` (positive is discharge). Per unit of `power_base`.
         `limits` names beside those of assets the nodes whose `voltage_max` or `voltage_min` decides. In mode `shadow`
-        they are `ShadowSetpoints`. An `Alarm` when voltages cannot be kept, measurements are missing or the solver
-        fails, at each change of that, and when it is over.
+        they are `ShadowSetpoints`. At the end of the flow the safe state goes out, with the status `safe`: the feeder
+        is without control until it starts again. An `Alarm` when voltages cannot be kept, measurements are missing or
+        the solver fails, at each change of that, and when it is over.
     Errors:
         A `node` that the grid does not have, a grid that is not radial: errors of the check.
     Source:
@@ -199,10 +203,8 @@ def _decided(config: VoltageControlConfig, state: VoltageControlState, seen: See
 def _why(
     config: VoltageControlConfig, state: VoltageControlState, seen: Seen, situation: Situation, decided: Step
 ) -> Why:
-    limits = limits_of(config, state.program, situation, decided.powers)
-    voltages = named_limits(config, {"voltage_max": decided.binds_high, "voltage_min": decided.binds_low})
-    for node, names in voltages.items():
-        limits[node] = (*limits.get(node, ()), *names)
+    limits = named_limits(config, {"voltage_max": decided.binds_high, "voltage_min": decided.binds_low})
+    of_inverters = limits_of(config, state.program, situation, decided.powers)
     conditions: list[str] = []
     reasons: list[str] = []
     missing = [*seen.voltage.missing, *seen.available.missing]
@@ -213,7 +215,7 @@ def _why(
     for condition, reason in found:
         conditions += condition
         reasons += reason
-    return Why("; ".join(conditions), "; ".join(reasons), limits, tuple(seen))
+    return Why("; ".join(conditions), "; ".join(reasons), limits, of_inverters, tuple(seen))
 
 
 def _after_failure(
@@ -222,7 +224,7 @@ def _after_failure(
     """What is in force while it may be held: it was right a moment ago, where Q(V) would begin anew."""
     kind, _ = state.control.fallback(config, now_ns, {})
     if kind == "hold":
-        return state.program.within(state.last, situation), Why("set-points are held", "", {}, tuple(seen))
+        return state.program.within(state.last, situation), Why("set-points are held", seen=tuple(seen))
     return _without_program(config, state, now_ns, seen, situation)
 
 
@@ -245,7 +247,7 @@ def _without_program(
     unseen = "hold what they had" if kind == "hold" else "are in the safe state"
     others = len(config.inverters) - len(local)
     parts = [f"{len(local)} inverters follow Q(V)"] * bool(local) + [f"{others} {unseen}"] * bool(others)
-    return powers, Why(" and ".join(parts), reason_of(seen), {}, tuple(seen))
+    return powers, Why(" and ".join(parts), reason_of(seen), seen=tuple(seen))
 
 
 def local_share(voltage_pu: float) -> float:

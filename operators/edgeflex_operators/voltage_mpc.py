@@ -87,7 +87,7 @@ class VoltageMpcConfig(VoltageGridConfig, frozen=True, kw_only=True):
     24
     """
 
-    period: Annotated[float, quantity("s", "Time between two plans.", gt=0, le=3600)] = 15.0
+    period: Annotated[float, quantity("s", "Time between two plans.", gt=0, le=3600)] = 5.0
     valid_for: Annotated[float, quantity("s", "How long set-points may be sent and obeyed.", gt=0, le=7200)] = 180.0
     max_age: Annotated[float, quantity("s", "Oldest measurement that is relied on.", gt=0, le=3600)] = 30.0
     frozen_after: Annotated[
@@ -241,7 +241,7 @@ def _blind(
     kind, _ = state.control.fallback(config, now_ns, {})
     powers = state.last if kind == "hold" else no_powers(len(config.inverters))
     what = "set-points are held" if kind == "hold" else "the safe state holds"
-    return state.send(config, now_ns, powers, Why(f"{condition}: {what}", reason, {}, tuple(seen)), VERSION)
+    return state.send(config, now_ns, powers, Why(f"{condition}: {what}", reason, seen=tuple(seen)), VERSION)
 
 
 def _outlook(
@@ -305,7 +305,7 @@ def _why(config: VoltageMpcConfig, seen: Seen, plan: Plan, lacking: dict[str, st
     for condition, reason in (without_charge(seen), not_kept(config, plan.slack[0])):
         conditions += condition
         reasons += reason
-    return Why("; ".join(conditions), "; ".join(reasons), limits, tuple(seen))
+    return Why("; ".join(conditions), "; ".join(reasons), limits, seen=tuple(seen))
 
 
 # The market ---------------------------------------------------------------------------------------------------------
