@@ -42,6 +42,23 @@ class NetworkPort(NamedTuple):
     port: int
 
 
+class Command(NamedTuple):
+    """Something that set-points move."""
+
+    asset: str
+    power: str
+    """`active_power` or `reactive_power`; what is no power is its own kind."""
+
+    @classmethod
+    def of(cls, asset: str, quantity: str) -> Command:
+        """
+        >>> Command.of("node_4", "active_power_ess_pu").power
+        'active_power'
+        """
+        kinds = (kind for kind in ("active_power", "reactive_power") if quantity.startswith(kind))
+        return cls(asset, next(kinds, quantity))
+
+
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all configs. Repeat `frozen=True, kw_only=True` in each subclass; describe every field.
 
@@ -60,9 +77,19 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Ports that no field tells by itself (`url`, `udp_port`), because they depend on how others are set."""
         return ()
 
-    def commands(self) -> Iterable[str]:
-        """Assets that set-points of the node move. The check lets no other node of a site move them as well."""
+    def commands(self) -> Iterable[Command]:
+        """What set-points of the node move. The check lets no other node of a site move it as well."""
         return ()
+
+    def advised_by(self, other: NodeConfig, command: Command) -> bool:
+        """Whether set-points for this that come from the other node are advice: this one decides after them."""
+        del other, command
+        return False
+
+    def stands_in_for(self, other: NodeConfig) -> bool:
+        """Whether this node moves what the other one moves only while that one is silent."""
+        del other
+        return False
 
     def __post_init__(self) -> None:
         errors = tuple(self.refusals())
@@ -204,7 +231,7 @@ class Input:
     step: Step | None = None
     optional: bool = False
     decides_after: bool = False
-    """Whether set-points that come in are advice: the node decides what assets are told."""
+    """Whether set-points that come in may be advice: `NodeConfig.advised_by` says of which."""
 
     def columns(self, config: NodeConfig) -> frozenset[str]:
         return frozenset(self.needs(config) if callable(self.needs) else self.needs)

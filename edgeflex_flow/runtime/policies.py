@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from edgeflex_flow.errors import FlowFileError, nearest
 from edgeflex_flow.flowfile.document import read_document
 from edgeflex_flow.flowfile.fields import parse_number, unit_of
-from edgeflex_flow.flowfile.plan import PlannedNode
+from edgeflex_flow.node import NodeConfig
 from edgeflex_flow.policy import PolicyBinding
 from edgeflex_flow.runtime.every import every
 from edgeflex_flow.runtime.run import NO_POLICY, FlowRun, InForce
@@ -28,19 +28,37 @@ PolicyValues = Mapping[str, Mapping[str, Any]]
 """Values by policy and field: numbers in the unit of the parameter, or texts with their unit."""
 
 
+class _Wanted(NamedTuple):
+    """What a policy, or else the default, wants of one bound setting of a node."""
+
+    name: str
+    binding: PolicyBinding
+    value: Any
+    version: str
+
+    def place(self, node: str) -> str:
+        return f"policy '{self.binding.policy}', field '{self.binding.field}', for {node}.{self.name}"
+
+
 def apply_policies(run: FlowRun, policies: PolicyValues) -> None:
     """Give bound parameters the values of their policies; where a policy says nothing, the default.
 
-    A value outside its limits, or one that its node refuses, changes nothing: the last good one stays, and that is
-    logged and counted as `policy_refused`. Changes count as `policy_changes`.
+    The values of a node take effect together. One that cannot be by itself is left out; when the node refuses how the
+    others go together, none of them does. The last good ones stay then: that is logged, counted as `policy_refused`,
+    and told by an alarm of the node. Changes count as `policy_changes`.
     """
     _tell_unknown(run, policies)
     for planned in run.plan.nodes:
-        for name, binding in planned.policies.items():
-            fields = policies.get(binding.policy, {})
-            is_told = binding.field in fields
-            value = fields.get(binding.field, binding.default)
-            _apply(run, planned, name, binding, value, version_of(fields) if is_told else NO_POLICY)
+        if planned.policies:
+            wanted = [_wanted(name, binding, policies) for name, binding in planned.policies.items()]
+            _tell_refusals(run, planned.id, _apply(run, planned.id, wanted))
+
+
+def _wanted(name: str, binding: PolicyBinding, policies: PolicyValues) -> _Wanted:
+    fields = policies.get(binding.policy, {})
+    if binding.field not in fields:
+        return _Wanted(name, binding, binding.default, NO_POLICY)
+    return _Wanted(name, binding, fields[binding.field], version_of(fields))
 
 
 def version_of(fields: Mapping[str, Any]) -> str:
@@ -65,25 +83,69 @@ def _tell_unknown(run: FlowRun, policies: PolicyValues) -> None:
             run.log.warning("policy '%s': nothing is bound to field '%s'; known: %s", policy, field, known)
 
 
-def _apply(run: FlowRun, planned: PlannedNode, name: str, binding: PolicyBinding, value: Any, version: str) -> None:
-    config, versions = run.in_force[planned.id]
-    before = getattr(config, name)
-    where = f"policy '{binding.policy}', field '{binding.field}', for {planned.id}.{name}"
-    unit = unit_of(type(config), name)
+def _apply(run: FlowRun, node: str, wanted: Sequence[_Wanted]) -> list[str]:
+    """Have a node go on with these values, as far as they can be; what is refused, and why."""
+    config, versions = run.in_force[node]
+    numbers: dict[_Wanted, float] = {}
+    refused: list[str] = []
+    for each in wanted:
+        try:
+            numbers[each] = _number(config, each)
+        except (ValueError, TypeError) as error:
+            refused.append(_refused(run, node, [each], str(error)))
+    changes = {each: number for each, number in numbers.items() if number != getattr(config, each.name)}
+    new = config  # the same object while nothing changes: by that nodes know
     try:
-        number = parse_number(type(config), name, value)
-        if not binding.min <= number <= binding.max:
-            raise ValueError(f"{number:g} is outside {binding.min:g} to {binding.max:g}{unit}")
-        new = config if number == before else replace(config, **{name: type(before)(number)})
+        if changes:
+            new = replace(config, **{each.name: _like(config, each, number) for each, number in changes.items()})
     except (ValueError, TypeError) as error:
-        run.counters[planned.id].add("policy_refused")
-        run.log.warning("%s: refused: %s; %g%s stays", where, error, before, unit, extra={"node": planned.id})
-        return
-    run.in_force[planned.id] = InForce(new, {**versions, binding.key: version})
-    if number == before:
-        return
-    run.counters[planned.id].add("policy_changes")
-    run.log.info("%s: %g -> %g%s", where, before, number, unit, extra={"node": planned.id})
+        given = " and ".join(f"{number:g}{_unit(config, each)}" for each, number in changes.items())
+        refused.append(_refused(run, node, list(changes), f"{given}: {error}"))
+        numbers = {each: number for each, number in numbers.items() if each not in changes}
+        changes = {}
+    run.in_force[node] = InForce(new, {**versions, **{each.binding.key: each.version for each in numbers}})
+    for each, number in changes.items():
+        run.counters[node].add("policy_changes")
+        before, unit = getattr(config, each.name), _unit(config, each)
+        run.log.info("%s: %g -> %g%s", each.place(node), before, number, unit, extra={"node": node})
+    return refused
+
+
+def _number(config: NodeConfig, wanted: _Wanted) -> float:
+    """The value in the unit of the setting, if it can be by itself. Raises ValueError, TypeError."""
+    binding = wanted.binding
+    number = parse_number(type(config), wanted.name, wanted.value)
+    if not binding.min <= number <= binding.max:
+        raise ValueError(f"{number:g} is outside {binding.min:g} to {binding.max:g}{_unit(config, wanted)}")
+    return number
+
+
+def _like(config: NodeConfig, wanted: _Wanted, number: float) -> float:
+    """The number in the type that the setting has."""
+    kind: type[float] = type(getattr(config, wanted.name))
+    return kind(number)
+
+
+def _unit(config: NodeConfig, wanted: _Wanted) -> str:
+    return unit_of(type(config), wanted.name)
+
+
+def _refused(run: FlowRun, node: str, wanted: Sequence[_Wanted], reason: str) -> str:
+    """Count what is refused; in words, with what stays."""
+    config = run.in_force[node].config
+    run.counters[node].add("policy_refused", len(wanted))
+    places = " and ".join(each.place(node) for each in wanted)
+    kept = " and ".join(f"{getattr(config, each.name):g}{_unit(config, each)}" for each in wanted)
+    return f"{places}: refused: {reason}; {kept} {'stays' if len(wanted) == 1 else 'stay'}"
+
+
+def _tell_refusals(run: FlowRun, node: str, refused: Sequence[str]) -> None:
+    """Log what is refused each time, and alarm of it once as long as it stays the same."""
+    for text in refused:
+        run.log.warning("%s", text, extra={"node": node})
+        if text not in run.refusals.get(node, ()):
+            run.alarm(node, text)
+    run.refusals[node] = frozenset(refused)
 
 
 def read_policies(file: Path) -> PolicyValues:

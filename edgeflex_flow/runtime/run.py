@@ -13,14 +13,16 @@ from typing import NamedTuple
 from edgeflex_flow.clock import Clock, SystemClock
 from edgeflex_flow.errors import FatalError
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
-from edgeflex_flow.messages import DeadLetter, Samples
-from edgeflex_flow.node import Context, Counters, NodeConfig, WireMessage
+from edgeflex_flow.messages import Alarm, DeadLetter, Samples
+from edgeflex_flow.node import Context, Counters, NodeConfig, OperatorNode, WireMessage
 
 Tap = Callable[[WireMessage], None]
 """Looks at every message that a node emits, in the runtime's thread: be quick, never change it."""
 
 PAYLOAD_KEPT_BYTES = 256
 DEAD_LETTERS_KEPT = 1000
+ALARMS_KEPT = 100
+"""Of one node that has not given them yet."""
 LOST = ("lost", "lost_rows")
 """Counters of sinks that tell how much was lost at the end."""
 NO_POLICY = "default"
@@ -121,6 +123,14 @@ class FlowRun:
             for node in plan.nodes
         }
         """What nodes are run with; a policy replaces an entry, and the node's next step uses it."""
+        self.refusals: dict[str, frozenset[str]] = {}
+        """By node, what policies wanted last and was refused."""
+        self.alarms: dict[str, deque[Alarm]] = {
+            node.id: deque(maxlen=ALARMS_KEPT)
+            for node in plan.nodes
+            if isinstance(node.node, OperatorNode) and node.wire is not None and Alarm in node.wire.messages
+        }
+        """By operator whose wire carries alarms, those about it that it has still to give."""
         self.counters: dict[str, Counters] = {node.id: Counters() for node in plan.nodes}
         self.wakeup = Wakeup()
         self.failure: BaseException | None = None
@@ -220,6 +230,22 @@ class FlowRun:
         while self._dead_letters:
             taken.append(self._dead_letters.popleft())
         return taken
+
+    def alarm(self, node: str, text: str) -> None:
+        """Have a node give an alarm with its next step, if its wire carries alarms. Any thread."""
+        if node in self.alarms:
+            source = str(getattr(self.in_force[node].config, "name", "")) or node
+            time_ns = self.clock.now_ns()
+            self.alarms[node].append(Alarm(source=source, severity="warning", text=text, time_ns=time_ns))
+
+    def take_alarms(self, node: str) -> list[WireMessage]:
+        """What a node has to give beside its own. Each alarm goes to one taker, whichever thread asks."""
+        taken: list[WireMessage] = []
+        try:
+            while True:
+                taken.append(self.alarms[node].popleft())
+        except IndexError:
+            return taken
 
     def emitted(self, node: str, messages: list[WireMessage]) -> None:
         """Count what a node gave, and show it to the node's tap."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class OperatorRunner:
         assert isinstance(planned.node, OperatorNode)
         self._run = run
         self._planned = planned
+        self._alarms: Sized = run.alarms.get(planned.id, ())
         self._promised = planned.wire.columns if planned.wire is not None else frozenset[str]()
         self._tick: Callable[[Any, Any, int], Sequence[WireMessage]] = planned.node.tick or _no_tick
         self._end: Callable[[Any, Any], Sequence[WireMessage]] = planned.node.end or _no_end
@@ -53,7 +54,15 @@ class OperatorRunner:
             raise FatalError(f"operator '{planned.id}' cannot start: {type(error).__name__}: {error}") from error
 
     def step(self, port: str, message: WireMessage | Tick) -> Sequence[WireMessage]:
-        """What follows from one message, dead letters taken out."""
+        """What follows from one message, dead letters taken out, and the alarms that are due about this operator."""
+        given = self._given(port, message)
+        if self._alarms:
+            given = [*self._run.take_alarms(self._planned.id), *given]
+        if given:
+            self._run.emitted(self._planned.id, given)
+        return given
+
+    def _given(self, port: str, message: WireMessage | Tick) -> list[WireMessage]:
         config, versions = self._run.in_force[self._planned.id]
         try:
             if isinstance(message, Tick):
@@ -63,20 +72,18 @@ class OperatorRunner:
                 lacking = _lacking(needs, message)
                 if lacking is not None:
                     self._run.dead_letter(self._planned.id, "missing_column", lacking)
-                    return ()
+                    return []
                 given = step(config, self._state, message)
             kept = [each for each in given if not isinstance(each, DeadLetter)]
             for each in kept:
                 self._check(each)
         except Exception as error:  # noqa: BLE001 - `_failed` tells them apart
             self._failed(error)
-            return ()
+            return []
         if len(kept) < len(given):
             self._set_aside(given)
-        if kept:
-            if versions:
-                kept = [replace(each, policies=versions) if isinstance(each, Computed) else each for each in kept]
-            self._run.emitted(self._planned.id, kept)
+        if versions:
+            return [replace(each, policies=versions) if isinstance(each, Computed) else each for each in kept]
         return kept
 
     def _over(self, config: Any, tick: Tick) -> Sequence[WireMessage]:

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Alarm, Quality, Setpoints, ShadowSetpoints
-from edgeflex_flow.node import NodeConfig, Wire, WireMessage, message_wire, quantity
+from edgeflex_flow.node import Command, NodeConfig, Wire, WireMessage, message_wire, quantity
 from edgeflex_operators._devices import AcceptTest
 from edgeflex_operators._latest import Trust, View
 from edgeflex_operators._units import digest
@@ -57,8 +57,8 @@ class ControllerConfig(NodeConfig, frozen=True, kw_only=True):
         """Those that it decides about."""
         raise NotImplementedError
 
-    def commands(self) -> tuple[str, ...]:
-        return self.assets if self.mode == "control" else ()
+    def commands(self) -> tuple[Command, ...]:
+        return tuple(Command(asset, "active_power") for asset in self.assets) if self.mode == "control" else ()
 
     def trust(self, lowest: float, highest: float) -> Trust:
         """What is asked of measurements whose plausible values lie between these."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Setpoints
-from edgeflex_flow.node import quantity, table
+from edgeflex_flow.node import Command, quantity, table
 from edgeflex_operators._controller import ControllerConfig, Decision
 from edgeflex_operators._inverters import InverterTable
 from edgeflex_operators._latest import Latest, Trust, View
@@ -79,6 +79,20 @@ class VoltageGridConfig(ControllerConfig, frozen=True, kw_only=True):
     @property
     def assets(self) -> tuple[str, ...]:
         return tuple(self.inverters)
+
+    def commands(self) -> tuple[Command, ...]:
+        if self.mode != "control":
+            return ()
+        reactive = [name for name, each in self.inverters.items() if not each.storage_only]
+        active = [
+            name
+            for name, each in self.inverters.items()
+            if each.storage is not None or (each.curtailable and not each.storage_only)
+        ]
+        return (
+            *(Command(name, "reactive_power") for name in reactive),
+            *(Command(name, "active_power") for name in active),
+        )
 
     @property
     def nodes(self) -> tuple[str, ...]:

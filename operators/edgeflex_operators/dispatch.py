@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import Alarm, Samples, Setpoints, ShadowSetpoints
-from edgeflex_flow.node import Input, OperatorNode, WireMessage, quantity, table
+from edgeflex_flow.node import Command, Input, NodeConfig, OperatorNode, WireMessage, quantity, table
 from edgeflex_operators._controller import ControllerConfig, ControllerState, Decision, controller_wire
 from edgeflex_operators._latest import Latest, View
 from edgeflex_operators._limits import UNBOUNDED, Bounds, limited
@@ -157,6 +157,9 @@ class DispatchConfig(ControllerConfig, frozen=True, kw_only=True):
     @property
     def assets(self) -> tuple[str, ...]:
         return tuple(self.units)
+
+    def advised_by(self, other: NodeConfig, command: Command) -> bool:
+        return command == Command.of(self.area, QUANTITY) and getattr(other, "name", None) in self.controllers
 
     @property
     def policy(self) -> Bounds:

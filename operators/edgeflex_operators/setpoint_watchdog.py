@@ -12,7 +12,7 @@ from msgspec import Meta
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Alarm, Setpoints
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire
+from edgeflex_flow.node import Command, Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire
 from edgeflex_flow.node import quantity as in_unit
 from edgeflex_flow.units import names_its_unit
 from edgeflex_operators._latest import AHEAD_NS
@@ -71,6 +71,12 @@ class SetpointWatchdogConfig(NodeConfig, frozen=True, kw_only=True):
         for asset, value in self.safe.items():
             if not math.isfinite(value):
                 yield FieldError(f"the safe value of '{asset}' is not finite", "safe", got=f"{value}")
+
+    def commands(self) -> tuple[Command, ...]:
+        return tuple(Command.of(asset, self.quantity) for asset in self.safe)
+
+    def stands_in_for(self, other: NodeConfig) -> bool:
+        return not isinstance(other, SetpointWatchdogConfig) and getattr(other, "name", None) == self.controller
 
 
 @dataclass(slots=True)

@@ -239,5 +239,103 @@ def test_two_controllers_of_one_asset_at_the_shipped_site_are_refused() -> None:
     site = shipped_flows() / "sites" / "local.yaml"
     result = CliRunner().invoke(check, [str(site), "-D", "mpc_mode=control"], obj=shipped_registry())
     assert result.exit_code == 1
-    assert "would control 'node_4' and 13 more, which are controlled by node 'control'" in result.output
+    for power in ("reactive", "active"):
+        assert f"would control the {power} power of 'node_4' and 13 more, as node 'control'" in result.output
     assert "voltage_control.yaml" in result.output
+
+
+PMU = "{kind: pmu_udp, port: 4716, channels: {P: active_power_w}}"
+ADVICE = "area: bess, controllers: [one, two]"
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def controlled(*nodes: str, sent: str) -> list[str]:
+    """What is told of controllers of the kinds that come with edgeflex-flow; `sent` goes to the bus."""
+    Path("site.yaml").write_text("site: yard\nconnections:\n  bus: {kind: mqtt, url: 'mqtt://127.0.0.1:1883'}\n")
+    sink = f"out: {{kind: mqtt_publish, from: [{sent}], bus: bus, topic: 'x/{{type}}'}}"
+    text = "\n".join(f"  {node}" for node in (f"pmu: {PMU}", *nodes, sink))
+    Path("flow.yaml").write_text(f"flow: a\nnodes:\n{text}\n", encoding="utf-8")
+    result = CliRunner().invoke(check, ["flow.yaml", "--site", "site.yaml", "--json"], obj=shipped_registry())
+    return [problem["message"] for problem in json.loads(result.output)["problems"]]
+
+
+def droop(name: str, asset: str = "bess") -> str:
+    limits = "fcr_power: 1 MW, minimum: -2 MW, maximum: 2 MW"
+    return f"{name}: {{kind: frequency_droop, from: pmu, name: {name}, asset: {asset}, devices: [x], {limits}}}"
+
+
+def dispatch(settings: str, sources: str = "one, two") -> str:
+    units = "units: {u: {minimum: -1 MW, maximum: 1 MW}}"
+    return f"d: {{kind: dispatch, from: {{in: [{sources}]}}, name: d, {settings}, {units}}}"
+
+
+def watchdog(name: str, controller: str) -> str:
+    settings = "quantity: active_power_w, safe: {bess: 0}, timeout: 1s"
+    return (
+        f"{name}: {{kind: setpoint_watchdog, from: of_{name}, name: {name}, controller: {controller}, {settings}}}\n"
+        f"  of_{name}: {{kind: mqtt_subscribe, bus: bus, topics: [s], messages: [setpoints]}}"
+    )
+
+
+def voltage(inverter: str) -> str:
+    return (
+        "v: {kind: voltage_control, from: {voltage: q, available: s, charge: c}, name: v, power_base: 100 kVA, "
+        f"inverters: {{bess: {{rated_power: 30 kVA, {inverter}}}}}, "
+        "branches: {l: {from: s, to: bess, resistance: 0.1 ohm, reactance: 0.1 ohm}}}\n"
+        "  q: {kind: mqtt_subscribe, bus: bus, topics: [q], columns: [voltage_pu]}\n"
+        "  s: {kind: mqtt_subscribe, bus: bus, topics: [s], columns: [available_power_pu]}\n"
+        "  c: {kind: mqtt_subscribe, bus: bus, topics: [c], columns: [state_of_charge_percent]}"
+    )
+
+
+STORAGE = "storage: {capacity: 10 kWh, max_charge: 5 kW, max_discharge: 5 kW}"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sent"),
+    [
+        ((droop("one"), droop("two"), dispatch(ADVICE)), "one, two, d"),
+        ((droop("one"), watchdog("w", "one")), "one, w"),
+        ((droop("one"), voltage("curtailable: false")), "one, v"),
+        ((droop("one"), voltage("storage_only: true, curtailable: true")), "one, v"),
+    ],
+    ids=["advice to a dispatch", "its watchdog", "reactive power of it", "an inverter that does nothing"],
+)
+def test_shipped_controllers_that_do_not_move_the_same(nodes: tuple[str, ...], sent: str) -> None:
+    assert controlled(*nodes, sent=sent) == []
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sent"),
+    [
+        ((droop("one"), droop("two"), dispatch(f"{ADVICE}, mode: shadow")), "one, two"),
+        ((droop("one"), droop("two"), dispatch("area: far, controllers: [one, two]")), "one, two, d"),
+        ((droop("one"), droop("two"), dispatch("area: bess, controllers: [other]")), "one, two, d"),
+        ((droop("one", "u"), droop("two"), dispatch("area: bess, controllers: [one, two]")), "one, two, d"),
+        ((droop("one", "u"), droop("two"), dispatch("area: u, controllers: [two]")), "one, two, d"),
+        ((droop("one"), watchdog("w", "two")), "one, w"),
+        ((droop("one", "far"), watchdog("w", "x"), watchdog("z", "x")), "w, z"),
+        ((droop("one", "far"), watchdog("w", "x"), watchdog("z", "w")), "w, z"),
+        ((droop("one"), voltage("curtailable: true")), "one, v"),
+        ((droop("one"), voltage(f"storage_only: true, curtailable: false, {STORAGE}")), "one, v"),
+    ],
+    ids=[
+        "a dispatch in shadow",
+        "a dispatch of another area",
+        "a dispatch of other controllers",
+        "a unit of the dispatch",
+        "a unit of the dispatch that does not hear it",
+        "a watchdog of another controller",
+        "two watchdogs",
+        "a watchdog of a watchdog",
+        "curtailing",
+        "a storage",
+    ],
+)
+def test_shipped_controllers_that_move_the_same_are_refused(nodes: tuple[str, ...], sent: str) -> None:
+    [problem] = controlled(*nodes, sent=sent)
+    assert problem.startswith("would control the active power of ")

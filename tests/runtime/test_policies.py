@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+from msgspec import Meta
 from toy_nodes import CollectingSink, ScriptedSource, batch, plan, planned, sink, source
 
 from edgeflex_flow.flowfile.plan import PlannedNode
-from edgeflex_flow.messages import Alarm, Crossing
+from edgeflex_flow.messages import Alarm, Crossing, Message
 from edgeflex_flow.node import ANY, Input, NodeConfig, OperatorNode, WireMessage, message_wire, quantity
 from edgeflex_flow.policy import PolicyBinding
 from edgeflex_flow.runtime.bytewax import run_bytewax
@@ -20,6 +22,10 @@ from edgeflex_flow.runtime.policies import apply_policies, policies_from, read_p
 from edgeflex_flow.runtime.run import FlowRun
 
 BINDING = PolicyBinding(policy="trigger", field="onset", default=0.02, min=0.01, max=1.0)
+BOTH = {
+    name: PolicyBinding(policy="band", field=name, default=default, min=-200.0, max=200.0)
+    for name, default in (("lowest", -150.0), ("highest", -100.0))
+}
 
 
 class BoundConfig(NodeConfig, frozen=True, kw_only=True):
@@ -30,6 +36,18 @@ class BoundConfig(NodeConfig, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.onset == 0.5:
             raise ValueError("not this one")
+
+
+class BandConfig(NodeConfig, frozen=True, kw_only=True):
+    """A node with two parameters that must go together."""
+
+    name: Annotated[str, Meta(description="Any name.")] = "band-7"
+    lowest: Annotated[float, quantity("W", "Any power.")] = -150.0
+    highest: Annotated[float, quantity("W", "Any power.")] = -100.0
+
+    def __post_init__(self) -> None:
+        if self.lowest > self.highest:
+            raise ValueError("lowest is above highest")
 
 
 def tell(config: BoundConfig, _state: None, _message: object) -> Sequence[WireMessage]:
@@ -45,7 +63,22 @@ def bound() -> PlannedNode:
         lambda _c, _w: message_wire(Alarm, Crossing),
         lambda _config: None,
     )
-    return PlannedNode("bound", node, BoundConfig(), {"in": ("in",)}, policies={"onset": BINDING})
+    wire = message_wire(Alarm, Crossing)
+    return PlannedNode("bound", node, BoundConfig(), {"in": ("in",)}, policies={"onset": BINDING}, wire=wire)
+
+
+def band(*carried: type[Message], ticks: bool = False) -> PlannedNode:
+    """A node that gives nothing by itself."""
+    node = OperatorNode(
+        "band",
+        BandConfig,
+        {"in": Input(ANY, step=lambda _config, _state, _message: ())},
+        lambda _c, _w: message_wire(*carried),
+        lambda _config: None,
+        tick=(lambda _config, _state, _now_ns: ()) if ticks else None,
+        tick_period_s=(lambda _config: 0.001) if ticks else None,
+    )
+    return PlannedNode("band", node, BandConfig(), {"in": ("in",)}, policies=BOTH, wire=message_wire(*carried))
 
 
 class ChangingSource(ScriptedSource):
@@ -82,6 +115,31 @@ def test_a_new_value_is_in_force_from_the_next_step_on(run_it: Callable[[FlowRun
     assert computed == [(0.02, {"trigger.onset": "default"})] * 2 + [(0.25, {"trigger.onset": "7"})]
 
 
+@pytest.mark.parametrize("run_it", [run_inline, run_bytewax, lambda run: run_bytewax(run, workers=2)])
+@pytest.mark.parametrize("ticks", [False, True])
+def test_a_refused_value_is_an_alarm_on_the_wire_of_its_node(run_it: Callable[[FlowRun], None], ticks: bool) -> None:
+    out = CollectingSink()
+    made = ScriptedSource([] if ticks else [[batch(50.0)], [batch(50.0)]], endless=ticks)
+    run = FlowRun(plan(planned("in", source(made)), band(Alarm, ticks=ticks), planned("out", sink(out), "band")))
+    apply_policies(run, {"band": {"lowest": 500.0}})
+
+    def stop_when_told() -> None:
+        wait_until(lambda: bool(out.messages))
+        run.stop()
+
+    stopper = threading.Thread(target=stop_when_told)
+    stopper.start()
+    run_it(run)
+    stopper.join()
+    [alarm] = out.of_type(Alarm)
+    assert (alarm.source, alarm.severity) == ("band-7", "warning")
+    assert alarm.text == (
+        "policy 'band', field 'lowest', for band.lowest: refused: 500 is outside -200 to 200 W; -150 W stays"
+    )
+    assert 0 <= run.clock.now_ns() - alarm.time_ns < 60_000_000_000
+    assert run.counters["band"].get("messages_out") == 1
+
+
 def wait_until(happened: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + 5.0
     while not happened() and time.monotonic() < deadline_s:
@@ -116,6 +174,73 @@ def test_a_value_that_may_not_be_leaves_the_last_good_one(
     assert onset(run) == 0.1
     assert run.counters["bound"].get("policy_refused") == 1
     assert "policy 'trigger', field 'onset', for bound.onset: refused" in caplog.text
+
+
+@pytest.fixture
+def banded() -> Iterator[FlowRun]:
+    made = FlowRun(plan(planned("in", source(ScriptedSource([]))), band(Alarm)))
+    yield made
+    made.wakeup.close()
+
+
+def limits(run: FlowRun) -> tuple[float, float]:
+    config = run.in_force["band"].config
+    assert isinstance(config, BandConfig)
+    return config.lowest, config.highest
+
+
+def test_values_that_only_go_together_take_effect_together(banded: FlowRun) -> None:
+    apply_policies(banded, {"band": {"lowest": 50.0, "highest": 100.0, "version": 7}})
+    assert limits(banded) == (50.0, 100.0)
+    assert banded.in_force["band"].policies == {"band.lowest": "7", "band.highest": "7"}
+    assert banded.counters["band"].snapshot() == {"policy_changes": 2}
+    apply_policies(banded, {})
+    assert limits(banded) == (-150.0, -100.0)
+
+
+def test_values_that_do_not_go_together_are_refused_together(banded: FlowRun, caplog: pytest.LogCaptureFixture) -> None:
+    apply_policies(banded, {"band": {"lowest": 50.0, "highest": 10.0, "version": 7}})
+    assert limits(banded) == (-150.0, -100.0)
+    assert banded.in_force["band"].policies == {"band.lowest": "default", "band.highest": "default"}
+    assert banded.counters["band"].snapshot() == {"policy_refused": 2}
+    [told] = [record.getMessage() for record in caplog.records]
+    assert told == (
+        "policy 'band', field 'lowest', for band.lowest and policy 'band', field 'highest', for band.highest: "
+        "refused: 50 W and 10 W: lowest is above highest; -150 W and -100 W stay"
+    )
+
+
+def test_a_value_that_cannot_be_by_itself_does_not_keep_the_others_back(banded: FlowRun) -> None:
+    apply_policies(banded, {"band": {"lowest": "much", "highest": 100.0, "version": 7}})
+    assert limits(banded) == (-150.0, 100.0)
+    assert banded.in_force["band"].policies == {"band.lowest": "default", "band.highest": "7"}
+    assert banded.counters["band"].snapshot() == {"policy_refused": 1, "policy_changes": 1}
+
+
+def test_a_value_that_stays_the_same_is_not_refused_with_one_that_changes(banded: FlowRun) -> None:
+    apply_policies(banded, {"band": {"lowest": 50.0, "highest": -100.0, "version": 7}})
+    assert limits(banded) == (-150.0, -100.0)
+    assert banded.in_force["band"].policies == {"band.lowest": "default", "band.highest": "7"}
+    assert banded.counters["band"].snapshot() == {"policy_refused": 1}
+
+
+def test_the_same_refusal_is_an_alarm_once_until_something_changed(banded: FlowRun) -> None:
+    def alarms(lowest: float) -> int:
+        apply_policies(banded, {"band": {"lowest": lowest}})
+        return len(banded.take_alarms("band"))
+
+    assert [alarms(lowest) for lowest in (500.0, 500.0, 600.0, 600.0, -120.0, 600.0)] == [1, 0, 1, 0, 0, 1]
+
+
+def test_a_node_whose_wire_has_no_alarms_gives_none(caplog: pytest.LogCaptureFixture) -> None:
+    out = CollectingSink()
+    made = ScriptedSource([[batch(50.0)]])
+    run = FlowRun(plan(planned("in", source(made)), band(Crossing), planned("out", sink(out), "band")))
+    apply_policies(run, {"band": {"lowest": 500.0}})
+    run_inline(run)
+    assert out.messages == []
+    assert run.counters["band"].get("policy_refused") == 1
+    assert "500 is outside" in caplog.text
 
 
 def test_without_a_policy_the_default_comes_back(run: FlowRun) -> None:
