@@ -35,30 +35,33 @@ class _Wanted(NamedTuple):
     binding: PolicyBinding
     value: Any
     version: str
+    is_written: bool
+    """By a person, who must say the unit: 30 may mean MW, and would be W."""
 
     def place(self, node: str) -> str:
         return f"policy '{self.binding.policy}', field '{self.binding.field}', for {node}.{self.name}"
 
 
-def apply_policies(run: FlowRun, policies: PolicyValues) -> None:
+def apply_policies(run: FlowRun, policies: PolicyValues, *, written: bool = False) -> None:
     """Give bound parameters the values of their policies; where a policy says nothing, the default.
 
     The values of a node take effect together. One that cannot be by itself is left out; when the node refuses how the
     others go together, none of them does. The last good ones stay then: that is logged, counted as `policy_refused`,
-    and told by an alarm of the node. Changes count as `policy_changes`.
+    and told by an alarm of the node. Changes count as `policy_changes`. `written`: numbers need their unit, where the
+    setting has one, as in a flow file.
     """
     _tell_unknown(run, policies)
     for planned in run.plan.nodes:
         if planned.policies:
-            wanted = [_wanted(name, binding, policies) for name, binding in planned.policies.items()]
+            wanted = [_wanted(name, binding, policies, written=written) for name, binding in planned.policies.items()]
             _tell_refusals(run, planned.id, _apply(run, planned.id, wanted))
 
 
-def _wanted(name: str, binding: PolicyBinding, policies: PolicyValues) -> _Wanted:
+def _wanted(name: str, binding: PolicyBinding, policies: PolicyValues, *, written: bool) -> _Wanted:
     fields = policies.get(binding.policy, {})
     if binding.field not in fields:
-        return _Wanted(name, binding, binding.default, NO_POLICY)
-    return _Wanted(name, binding, fields[binding.field], version_of(fields))
+        return _Wanted(name, binding, binding.default, NO_POLICY, is_written=False)
+    return _Wanted(name, binding, fields[binding.field], version_of(fields), is_written=written)
 
 
 def version_of(fields: Mapping[str, Any]) -> str:
@@ -113,10 +116,12 @@ def _apply(run: FlowRun, node: str, wanted: Sequence[_Wanted]) -> list[str]:
 
 def _number(config: NodeConfig, wanted: _Wanted) -> float:
     """The value in the unit of the setting, if it can be by itself. Raises ValueError, TypeError."""
-    binding = wanted.binding
+    binding, unit = wanted.binding, _unit(config, wanted)
+    if wanted.is_written and unit and isinstance(wanted.value, int | float):
+        raise ValueError(f"write it with its unit, e.g. {wanted.value:g}{unit}")
     number = parse_number(type(config), wanted.name, wanted.value)
     if not binding.min <= number <= binding.max:
-        raise ValueError(f"{number:g} is outside {binding.min:g} to {binding.max:g}{_unit(config, wanted)}")
+        raise ValueError(f"{number:g} is outside {binding.min:g} to {binding.max:g}{unit}")
     return number
 
 
@@ -186,7 +191,7 @@ def _look(file: Path, run: FlowRun, seen: tuple[int, int] | None) -> tuple[int, 
     now = status.st_mtime_ns, status.st_size
     if now != seen:
         try:
-            apply_policies(run, read_policies(file))
+            apply_policies(run, read_policies(file), written=True)
         except (ValueError, FlowFileError) as error:
             run.log.warning("policies: %s; what was in force stays", error)
     return now

@@ -25,6 +25,8 @@ ALARMS_KEPT = 100
 """Of one node that has not given them yet."""
 LOST = ("lost", "lost_rows")
 """Counters of sinks that tell how much was lost at the end."""
+LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR}
+"""Of alarms, in the log."""
 NO_POLICY = "default"
 """In place of a version: the flow file's own value is in force."""
 UNFLUSHED = "unflushed"
@@ -248,8 +250,12 @@ class FlowRun:
             return taken
 
     def emitted(self, node: str, messages: list[WireMessage]) -> None:
-        """Count what a node gave, and show it to the node's tap."""
+        """Count what a node gave, log its alarms, and show it to the node's tap."""
         self.counters[node].add_all(messages_out=len(messages), rows_out=rows_of(messages))
+        for message in messages:
+            if isinstance(message, Alarm):
+                where = f" ({message.device})" if message.device else ""
+                self.log.log(LEVELS[message.severity], "alarm%s: %s", where, message.text, extra={"node": node})
         tap = self.taps.get(node)
         if tap is not None:
             for message in messages:

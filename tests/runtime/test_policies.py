@@ -321,7 +321,7 @@ def test_a_policy_file_is_followed_while_the_flow_runs(run: FlowRun, tmp_path: P
     write(file, "trigger: {onset: 100 mHz/s}\n")
     with policies_from(file, run):
         assert onset(run) == pytest.approx(0.1)
-        write(file, "trigger: {onset: 0.3}\n# changed\n")
+        write(file, "trigger: {onset: 0.3 Hz/s}\n# changed\n")
         wait_until(lambda: onset(run) == 0.3)
         assert onset(run) == 0.3
 
@@ -336,6 +336,16 @@ def test_a_policy_file_that_is_none_leaves_the_last_good_values(
     with policies_from(file, run):
         assert onset(run) == 0.1
     assert "what was in force stays" in caplog.text
+
+
+def test_a_number_in_a_policy_file_needs_its_unit(
+    run: FlowRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "policies.yaml"
+    file.write_text("trigger: {onset: 0.1}\n")
+    with policies_from(file, run):
+        assert onset(run) == 0.02
+    assert "write it with its unit, e.g. 0.1 Hz/s" in caplog.text
 
 
 def test_a_policy_file_that_is_not_there_yet_leaves_the_defaults(run: FlowRun, tmp_path: Path) -> None:
