@@ -74,10 +74,12 @@ class Forecasts:
         key = device, quantity
         self.asked.add(key)
         known = self.kept.pop(key, [])
+        if not known:
+            return "no forecast came"
         past = [each for each in reversed(known) if each.time_ns <= now_ns + AHEAD_NS]
         if not past:
-            ahead_s = (min(each.time_ns for each in known) - now_ns) / 1e9 if known else 0.0
-            return f"its forecast comes from a clock that is {ahead_s:.0f} s ahead" if known else "no forecast came"
+            ahead_s = (known[-1].time_ns - now_ns) / 1e9
+            return f"its forecast comes from a clock that is {ahead_s:.0f} s ahead"
         found = max(past, key=lambda each: (each.status != "none", each.time_ns))
         self.kept[key] = [found]
         age_ns = now_ns - found.time_ns

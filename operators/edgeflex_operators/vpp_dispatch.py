@@ -473,6 +473,22 @@ class _Orders(NamedTuple):
 
 def _of_plan(config: VppDispatchConfig, plan: DispatchPlan, place: int, known: _Known) -> _Orders:
     """What a plan says for one of its steps, within what the hardware and the connection can do now."""
+    values, by = _commanded(config, plan, place, known)
+    counted_w = {
+        name: min(max(plan.powers_w[name][place], 0.0), each.power) for name, each in config.renewables.items()
+    }
+    # An import is reckoned with the load of the plan too: a load that is not known may be there.
+    _keep_import(config, values, by, sum(counted_w.values()) - max(known.load_now_w, plan.loads_w[place]))
+    _keep_export(config, values, by, sum(counted_w.values()) - known.load_now_w)
+    room_w = config.exchange.high + known.load_now_w - sum(values.values())
+    limits_w, of_limits = _limits(config, counted_w, _most_w(config, plan, place, counted_w), room_w)
+    return _Orders(values, limits_w, {name: each for name, each in (by | of_limits).items() if each})
+
+
+def _commanded(
+    config: VppDispatchConfig, plan: DispatchPlan, place: int, known: _Known
+) -> tuple[dict[str, float], dict[str, tuple[str, ...]]]:
+    """What the plan says for generators and storage as far as their hardware can do it now, and what holds it back."""
     values: dict[str, float] = {}
     by: dict[str, tuple[str, ...]] = {}
     for name, generator in config.generators.items():
@@ -490,22 +506,20 @@ def _of_plan(config: VppDispatchConfig, plan: DispatchPlan, place: int, known: _
         values[name], by[name] = _held(wanted, hardware)
         if not by[name] and _is_at(wanted, of_energy, storage.power):
             by[name] = ("energy",)
-    counted_w = {
-        name: min(max(plan.powers_w[name][place], 0.0), each.power) for name, each in config.renewables.items()
-    }
-    # An import is reckoned with the load of the plan too: a load that is not known may be there.
-    _keep_import(config, values, by, sum(counted_w.values()) - max(known.load_now_w, plan.loads_w[place]))
-    _keep_export(config, values, by, sum(counted_w.values()) - known.load_now_w)
-    room_w = config.exchange.high + known.load_now_w - sum(values.values())
+    return values, by
+
+
+def _most_w(
+    config: VppDispatchConfig, plan: DispatchPlan, place: int, counted_w: Mapping[str, float]
+) -> dict[str, float]:
+    """What each renewable may give where there is room: no more than planned where the price is why it is curtailed."""
     at_limit = plan.exchange_w[place] >= config.exchange.high - NEAR * config.connection
-    most_w = {
-        name: counted_w[name]
-        if not at_limit and counted_w[name] < plan.available_w[name][place] - NEAR * each.power
-        else each.power
-        for name, each in config.renewables.items()
-    }
-    limits_w, of_limits = _limits(config, counted_w, most_w, room_w)
-    return _Orders(values, limits_w, {name: each for name, each in (by | of_limits).items() if each})
+    most_w = {name: each.power for name, each in config.renewables.items()}
+    if not at_limit:
+        for name, each in config.renewables.items():
+            if counted_w[name] < plan.available_w[name][place] - NEAR * each.power:
+                most_w[name] = counted_w[name]
+    return most_w
 
 
 def _keep_import(

@@ -38,7 +38,8 @@ def expected(forecasts: Forecasts, *, now_s: int = 0, steps: int = 3) -> Expecte
 def values_of(forecasts: Forecasts, *, now_s: int = 0) -> list[float]:
     found = expected(forecasts, now_s=now_s)
     assert isinstance(found, Expected)
-    return found.values.tolist()
+    values: list[float] = found.values.tolist()
+    return values
 
 
 def told(*each: Forecast) -> Forecasts:
