@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import Forecast
 
 HIGH = "0.9"
+AHEAD_NS = 1_000_000_000
+"""A forecast that was made farther in the future comes from a clock that is wrong."""
+LARGEST = {"_pu": 1e3, "_eur_per_mwh": 1e4}
+"""By unit: larger values are a mistake, and a solver would fail on them."""
+LARGEST_OF_OTHERS = 1e12
+RECENT = 3
+"""So many forecasts of a quantity are kept between two uses, beside the one in use."""
+MOST_KEPT = 1000
+"""Devices and quantities; the names may be anybody's."""
+LEAST_STEP_S = 1e-3
+
+Key = tuple[str, str]
 
 
 class Expected(NamedTuple):
@@ -21,28 +35,67 @@ class Expected(NamedTuple):
     """By how much the 90 % quantile lies above; 0 where it is not known."""
 
 
+def largest_of(quantity: str) -> float:
+    """No value of a quantity is larger.
+
+    >>> largest_of("available_power_pu"), largest_of("active_power_w")
+    (1000.0, 1000000000000.0)
+    """
+    return next((value for unit, value in LARGEST.items() if quantity.endswith(unit)), LARGEST_OF_OTHERS)
+
+
 @dataclass(slots=True)
 class Forecasts:
-    """The newest forecast of each device and quantity."""
+    """The forecasts of each device and quantity, of which the newest counts that does not come from the future.
 
-    found: dict[tuple[str, str], Forecast] = field(default_factory=dict)
+    Which those are only the clock at use can tell. Until then some are kept, so that one from the future takes the
+    place of none.
+    """
 
-    def take(self, forecast: Forecast) -> None:
+    kept: dict[Key, list[Forecast]] = field(default_factory=dict)
+    asked: set[Key] = field(default_factory=set)
+
+    def take(self, forecast: Forecast) -> bool:
+        """Whether it is new. Raises BadMessageError for a forecast that cannot be used."""
+        if forecast.status != "none":
+            _refuse_unfit(forecast)
         key = forecast.device, forecast.quantity
-        before = self.found.get(key)
-        if forecast.status != "none" and (before is None or forecast.time_ns >= before.time_ns):
-            self.found[key] = forecast
+        if key not in self.kept and len(self.kept) >= MOST_KEPT:
+            self.kept.pop(next((each for each in self.kept if each not in self.asked), key), None)
+        known = self.kept.setdefault(key, [])
+        if forecast in known:
+            return False
+        known.append(forecast)
+        del known[1:-RECENT]
+        return True
+
+    def newest(self, device: str, quantity: str, now_ns: int, max_age_ns: int) -> Forecast | str:
+        """The forecast that counts, or why there is none."""
+        key = device, quantity
+        self.asked.add(key)
+        known = self.kept.pop(key, [])
+        if not known:
+            return "no forecast came"
+        past = [each for each in reversed(known) if each.time_ns <= now_ns + AHEAD_NS]
+        if not past:
+            ahead_s = (known[-1].time_ns - now_ns) / 1e9
+            return f"its forecast comes from a clock that is {ahead_s:.0f} s ahead"
+        found = max(past, key=lambda each: (each.status != "none", each.time_ns))
+        self.kept[key] = [found]
+        age_ns = now_ns - found.time_ns
+        if found.status == "none":
+            return f"its forecast has no values: {found.reason}"
+        if age_ns > max_age_ns:
+            return f"its forecast is {age_ns / 1e9:.0f} s old, more than {max_age_ns / 1e9:g} s"
+        return found
 
     def expected(
         self, device: str, quantity: str, begin_ns: int, step_ns: int, steps: int, max_age_ns: int
     ) -> Expected | str:
         """At the middle of each step; beyond its end a forecast stays as it is last. Or why there is none."""
-        forecast = self.found.get((device, quantity))
-        if forecast is None:
-            return "no forecast came"
-        age_ns = begin_ns - forecast.time_ns
-        if age_ns > max_age_ns:
-            return f"forecast {age_ns / 1e9:.0f} s old"
+        forecast = self.newest(device, quantity, begin_ns, max_age_ns)
+        if isinstance(forecast, str):
+            return forecast
         middles = begin_ns + step_ns * (np.arange(steps) + 0.5)
         place = np.floor((middles - forecast.begin_ns) / (1e9 * forecast.step_s)).astype(np.int64)
         at = np.clip(place, 0, len(forecast.values) - 1)
@@ -50,3 +103,25 @@ class Forecasts:
         high = forecast.quantiles.get(HIGH)
         above = np.zeros(steps) if high is None else np.maximum(np.array(high, dtype=np.float64)[at] - values, 0.0)
         return Expected(values, above)
+
+
+def _refuse_unfit(forecast: Forecast) -> None:
+    problem = next(_problems(forecast), None)
+    if problem is not None:
+        text = f"the forecast of `{forecast.quantity}` of '{forecast.device}' {problem}"
+        raise BadMessageError(text, reason="bad_forecast")
+
+
+def _problems(forecast: Forecast) -> Iterator[str]:
+    if not forecast.values:
+        yield "has no values"
+    if not forecast.step_s >= LEAST_STEP_S:
+        yield f"has steps of {forecast.step_s:g} s"
+    most = largest_of(forecast.quantity)
+    rows: dict[str, Sequence[float]] = {"values": forecast.values}
+    rows |= {f"quantile {name}": row for name, row in forecast.quantiles.items()}
+    for name, row in rows.items():
+        if len(row) != len(forecast.values):
+            yield f"has {len(row)} values in {name} beside {len(forecast.values)}"
+        elif not (np.abs(np.array(row, dtype=np.float64)) <= most).all():
+            yield f"has {name} that are not finite or beyond {most:g}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from msgspec import Meta
@@ -17,22 +17,30 @@ from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessag
 TICK_S = 1.0
 BEYOND = 1e-6
 """Relative: more than this beyond a request is more than rounding."""
+MOST_TOLD = 5
+"""Of a kind, in one text."""
 
 
 class FlexResponseConfig(NodeConfig, frozen=True, kw_only=True):
     """Gives what is to hold after each request of flexibility: its answer as far as that can be used, or what was
     declared for none.
 
-    An answer is held against the newest request. It is refused as a whole, with an alarm, when no request waits for
-    one (it is late, or a second one), names another request, another variable or another unit, or when a list has not
-    one value for each of its nodes. Of an answer that is used
+    An answer is held against the newest request. It may come in parts, as CoVEE's older answers do with one prediction
+    each: parts are put together, of two values the later one, until all predictions of all nodes but those of `own` are
+    answered, or `timeout` is over. A payload that has all is used at once.
+
+    An answer or part is refused, with an alarm, when no request waits for one (it is late, or a second one), when it
+    names another request, another variable or another unit, when it names no request and its own time lies before the
+    request's, or when a list has not one finite value for each of its nodes. One that says neither its request nor its
+    time counts for the request that waits, even if it is a late one to the request before: only `request_id` tells. Of
+    an answer that is used
 
     - nodes and predictions that were not asked for are left out,
     - values are cut to between 0 and what was asked: nobody gives more, or the opposite,
     - what was asked and not answered becomes what `own` says,
 
-    and an alarm tells all of that. Where nothing usable came within `timeout`, that holds for the whole request: for
-    nodes of `own` what was asked, since their owner's plan stands, and for all others, the market's, zero.
+    and an alarm tells all of that. Where nothing usable came within `timeout`, the last holds for the whole request:
+    for nodes of `own` what was asked, since their owner's plan stands, and for all others, the market's, zero.
 
     Input:
         request: `FlexRequest`, as it goes out.
@@ -66,11 +74,17 @@ class FlexResponseConfig(NodeConfig, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class FlexResponseState:
-    """The request that waits for its answer."""
+    """The request that waits for its answer, and the parts that came."""
 
     request: FlexRequest | None = None
     asked_ns: int | None = None
     """When the clock first saw the request; None until it does."""
+    now_ns: int = 0
+    """Of the clock's last turn."""
+    given: dict[tuple[str, Node], float] = field(default_factory=dict)
+    """By prediction and node of the request."""
+    remarks: list[str] = field(default_factory=list)
+    """On what was answered and not asked."""
 
 
 def start(_config: FlexResponseConfig) -> FlexResponseState:
@@ -82,29 +96,25 @@ def ask(_config: FlexResponseConfig, state: FlexResponseState, request: FlexRequ
     if problem:
         raise BadMessageError(f"request '{request.id}': {problem}", reason="bad_request")
     state.request, state.asked_ns = request, None
+    state.given, state.remarks = {}, []
     return []
 
 
 def take(config: FlexResponseConfig, state: FlexResponseState, response: FlexResponse) -> list[WireMessage]:
     request = state.request
     problem = _refusal(request, response)
+    time_ns = response.time_ns or state.now_ns or (request and request.time_ns) or 0
     if problem or request is None:
-        return [_alarm(f"an answer is refused: {problem}", response.time_ns or (request and request.time_ns) or 0)]
-    values, remarks = _held(config, request, response)
-    state.request = None
-    held = replace(
-        _empty(request),
-        flex_response=values,
-        time_ns=response.time_ns,
-        status="changed" if remarks else "full",
-        reason="; ".join(remarks),
-    )
-    if not remarks:
-        return [held]
-    return [held, _alarm(f"the answer to '{request.id}': {held.reason}", response.time_ns or request.time_ns or 0)]
+        return [_alarm(f"an answer is refused: {problem}", time_ns)]
+    _add(state, request, response)
+    waits_for = [node for node in request.nodes if node not in config.own]
+    if not state.given or any((key, node) not in state.given for key in request.flex_request for node in waits_for):
+        return []
+    return _decide(config, state, request, time_ns)
 
 
 def tick(config: FlexResponseConfig, state: FlexResponseState, now_ns: int) -> list[WireMessage]:
+    state.now_ns = now_ns
     request = state.request
     if request is None:
         return []
@@ -112,13 +122,32 @@ def tick(config: FlexResponseConfig, state: FlexResponseState, now_ns: int) -> l
         state.asked_ns = now_ns
     if now_ns - state.asked_ns < config.timeout * 1e9:
         return []
+    if state.given:
+        return _decide(config, state, request, now_ns)
     state.request = None
-    reason = f"no answer within {config.timeout:g} s"
+    reason = "; ".join([f"no answer within {config.timeout:g} s", *state.remarks])
     values = {key: _without_answer(config, request, key) for key in request.flex_request}
     return [
         replace(_empty(request), flex_response=values, time_ns=now_ns, status="none", reason=reason),
         _alarm(f"{reason} to the request '{request.id}'", now_ns),
     ]
+
+
+def _decide(
+    config: FlexResponseConfig, state: FlexResponseState, request: FlexRequest, time_ns: int
+) -> list[WireMessage]:
+    """What holds of all that was answered."""
+    state.request = None
+    values, remarks = _held(config, request, state.given)
+    reason = "; ".join([*state.remarks, *remarks])
+    held = replace(
+        _empty(request),
+        flex_response=values,
+        time_ns=time_ns or None,
+        status="changed" if reason else "full",
+        reason=reason,
+    )
+    return [held, _alarm(f"the answer to '{request.id}': {reason}", time_ns)] if reason else [held]
 
 
 def _refusal(request: FlexRequest | None, response: FlexResponse) -> str:
@@ -127,6 +156,8 @@ def _refusal(request: FlexRequest | None, response: FlexResponse) -> str:
         return "no request waits for one; it is late, or the second"
     if response.request_id and response.request_id != request.id:
         return f"it answers '{response.request_id}', the request that waits is '{request.id}'"
+    if not response.request_id and (response.time_ns or math.inf) < (request.time_ns or 0):
+        return "it is from before the request that waits, and does not say which one it answers"
     if (response.variable, response.unit) != (request.variable, request.unit):
         return f"{request.variable} in {request.unit} was asked for, it has {response.variable} in {response.unit}"
     return _unfit(response.flex_response, len(response.positions or response.nodes))
@@ -141,10 +172,8 @@ def _unfit(rows: Mapping[str, tuple[float, ...]], count: int) -> str:
     return ""
 
 
-def _held(
-    config: FlexResponseConfig, request: FlexRequest, response: FlexResponse
-) -> tuple[dict[str, tuple[float, ...]], list[str]]:
-    """What holds of an answer, and what had to be changed."""
+def _add(state: FlexResponseState, request: FlexRequest, response: FlexResponse) -> None:
+    """Take over what a part answers of what was asked."""
     answered: dict[Node, int] = {}
     unknown: list[str] = []
     for place, node in enumerate(response.positions or response.nodes):
@@ -154,25 +183,35 @@ def _held(
             answered[node] = place
         else:
             unknown.append(str(node))
-    remarks = [f"nodes that were not asked are left out: {', '.join(unknown)}"] if unknown else []
+    for key, values in response.flex_response.items():
+        if key in request.flex_request:
+            state.given |= {(key, node): values[place] for node, place in answered.items()}
     strange = [key for key in response.flex_response if key not in request.flex_request]
-    if strange:
-        remarks.append(f"predictions that were not asked are left out: {', '.join(strange)}")
+    for what, names in (("nodes", unknown), ("predictions", strange)):
+        remark = f"{what} that were not asked are left out: {_some(names)}"
+        if names and remark not in state.remarks and len(state.remarks) < MOST_TOLD:
+            state.remarks.append(remark)
+
+
+def _held(
+    config: FlexResponseConfig, request: FlexRequest, given: Mapping[tuple[str, Node], float]
+) -> tuple[dict[str, tuple[float, ...]], list[str]]:
+    """What holds of an answer, and what had to be changed."""
     values: dict[str, tuple[float, ...]] = {}
     cut: list[str] = []
     missing: list[str] = []
     for key, asked in request.flex_request.items():
         row = list(_without_answer(config, request, key))
-        given = response.flex_response.get(key)
         for place, node in enumerate(request.nodes):
-            if given is None or node not in answered:
+            wanted = given.get((key, node))
+            if wanted is None:
                 missing.append(f"{node} in {key}")
                 continue
-            wanted = given[answered[node]]
             row[place] = min(max(wanted, min(0.0, asked[place])), max(0.0, asked[place]))
             if abs(row[place] - wanted) > BEYOND * max(abs(asked[place]), 1.0):
                 cut.append(f"{node} in {key} from {wanted:g} to {row[place]:g} {request.unit}")
         values[key] = tuple(row)
+    remarks: list[str] = []
     if missing:
         remarks.append(f"not answered: {_some(missing)}")
     if cut:
@@ -181,8 +220,7 @@ def _held(
 
 
 def _some(texts: list[str]) -> str:
-    most = 5
-    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+    return ", ".join(texts[:MOST_TOLD]) + (f" and {len(texts) - MOST_TOLD} more" if len(texts) > MOST_TOLD else "")
 
 
 def _without_answer(config: FlexResponseConfig, request: FlexRequest, key: str) -> tuple[float, ...]:

@@ -108,8 +108,9 @@ class ForecastConfig(NodeConfig, frozen=True, kw_only=True):
         measured for longer than `bridge`. `quality` holds the flags of the last six steps, and `estimated` if one of
         them was bridged.
     Errors:
-        Rows whose time lies more than 1 s after their reception are dropped and counted as `clock_ahead`. FatalError
-        when scipy is not installed, for `regression`.
+        Rows whose time lies more than 1 s after their reception are dropped and counted as `clock_ahead`, and so is
+        weather that lies farther ahead than `history` and all steps together: of its reception, or of the newest
+        measurement where that is not known. FatalError when scipy is not installed, for `regression`.
     Source:
         Ridge regression (Hoerl and Kennard 1970); quantile regression (Koenker and Bassett 1978) as a linear program;
         its calibration follows conformalised quantile regression (Romano, Patterson and Candès 2019), each side by
@@ -224,7 +225,7 @@ def step(config: ForecastConfig, state: ForecastState, samples: Samples) -> list
         if name in samples.devices:
             mine = usable & ~ahead & (samples.device == samples.devices.index(name))
             series.add(samples.time_ns[mine], values[mine], samples.quality[mine])
-    return _letters(samples, ahead)
+    return _letters(samples, ahead, samples.received_ns)
 
 
 def step_weather(config: ForecastConfig, state: ForecastState, samples: Samples) -> list[WireMessage]:
@@ -232,14 +233,26 @@ def step_weather(config: ForecastConfig, state: ForecastState, samples: Samples)
     assert config.weather is not None
     values = samples.columns[config.weather]
     usable = np.isfinite(values) & ((samples.quality & REFUSED_QUALITY) == 0)
-    for row in np.flatnonzero(usable).tolist():
-        known = state.weather.setdefault(samples.devices[samples.device[row]], {})
-        known[int(samples.time_ns[row])] = float(values[row])
-    for known in state.weather.values():
-        kept_ns = max(known) - round((config.history + config.steps * config.step) * 2e9)
-        for time_ns in [each for each in known if each < kept_ns]:
-            del known[time_ns]
-    return []
+    kept_ns = round((config.history + config.steps * config.step) * 1e9)
+    now_ns = samples.received_ns or max((each.newest_ns or 0 for each in state.series.values()), default=0)
+    ahead = usable & (samples.time_ns > now_ns + kept_ns) if now_ns else np.zeros(samples.rows, dtype=np.bool_)
+    wanted = {each.weather or name for name, each in config.assets.items()}
+    for row in np.flatnonzero(usable & ~ahead).tolist():
+        device = samples.devices[samples.device[row]]
+        if device in wanted:
+            state.weather.setdefault(device, {})[int(samples.time_ns[row])] = float(values[row])
+    if now_ns:
+        _forget_weather(state, now_ns, kept_ns)
+    return _letters(samples, ahead, now_ns)
+
+
+def _forget_weather(state: ForecastState, now_ns: int, kept_ns: int) -> None:
+    """What came before anything told the time may lie too far ahead as well."""
+    for name, known in state.weather.items():
+        newest_ns = max((each for each in known if each <= now_ns + kept_ns), default=0)
+        state.weather[name] = {
+            time_ns: value for time_ns, value in known.items() if newest_ns - 2 * kept_ns <= time_ns <= newest_ns
+        }
 
 
 def _ahead(samples: Samples) -> NDArray[np.bool_]:
@@ -250,18 +263,18 @@ def _ahead(samples: Samples) -> NDArray[np.bool_]:
     return ahead
 
 
-def _letters(samples: Samples, ahead: NDArray[np.bool_]) -> list[WireMessage]:
+def _letters(samples: Samples, ahead: NDArray[np.bool_], now_ns: int) -> list[WireMessage]:
     count = int(ahead.sum())
     if not count:
         return []
     row = int(np.flatnonzero(ahead)[0])
-    name, seconds = samples.devices[samples.device[row]], (int(samples.time_ns[row]) - samples.received_ns) / 1e9
+    name, seconds = samples.devices[samples.device[row]], (int(samples.time_ns[row]) - now_ns) / 1e9
     return [
         DeadLetter(
             node="",
             reason="clock_ahead",
             text=f"rows from the future, first of '{name}', {seconds:.1f} s ahead",
-            time_ns=samples.received_ns,
+            time_ns=now_ns,
             count=count,
         )
     ]

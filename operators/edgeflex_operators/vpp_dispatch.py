@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import FieldError
-from edgeflex_flow.messages import Alarm, DispatchPlan, Forecast, Samples, Setpoints, ShadowSetpoints
+from edgeflex_flow.messages import Alarm, DeadLetter, DispatchPlan, Forecast, Samples, Setpoints, ShadowSetpoints
 from edgeflex_flow.node import Input, OperatorNode, Wire, WireMessage, message_wire, quantity, table
 from edgeflex_operators._controller import ControllerConfig, ControllerState, Decision
 from edgeflex_operators._dispatch_program import Generator, NoPlanError, Plan, Storage, Task, dispatch
 from edgeflex_operators._highs import load_optimize
 from edgeflex_operators._latest import Latest, Trust, View
 from edgeflex_operators._limits import Bounds, limited
+from edgeflex_operators._outlook import Forecasts, largest_of
 
 VERSION = f"{__version__}/vpp-1"
 
@@ -34,6 +35,9 @@ LEAST_STEPS = 2
 """Fewer steps to plan are none."""
 NEAR = 1e-4
 """Of an asset's power: so near to a limit it is at the limit."""
+PRICES_KEPT = 10_000
+PRICES_AHEAD_S = 2 * 86_400
+"""Beyond the horizon: prices of the next day are known before they are planned with."""
 
 
 class Renewable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,31 +63,42 @@ class VppDispatchConfig(ControllerConfig, frozen=True, kw_only=True):
     with those of storage where it would charge and discharge at once. It is solved when forecasts or prices came, at
     the beginning of each step and every `period`. The flow waits for the solver, at most `time_limit`.
 
+    Whatever goes out keeps the export limit of now, even if forecasts of renewables are too low and each gives all that
+    its limit allows: beside what generators and storage are told and the load that is forecast (0 where it is not),
+    each may give what the plan counts on, and the rest of the room in proportion to installed power. Only where loads
+    take less than forecast can more flow out.
+
     With less than it needs, it does this, each with an alarm when it begins and one when it is over:
 
-    - no usable forecast of a renewable: the plan counts on nothing from it, and does not limit it;
+    - no usable forecast of a renewable: the plan counts on nothing from it; it may give what room the others leave;
     - no usable state of charge of a storage: the storage stays at 0 W and out of the plan;
     - no forecast of a load, no prices, or no plan from the solver: the last plan goes on (`status` `fallback`), for
-      `hold_for` at most (with `fallback: safe` not at all);
+      `hold_for` at most (with `fallback: safe` not at all), within the limits of now: what would break them is taken
+      from storage first, then from generators;
     - then the safe state (`status` `safe`): generators and storage at 0 W, renewables limited in proportion so that
       all together keep the export limit even if nothing is used.
 
-    Forecasts and states of charge older than `max_age` are not used. The horizon ends where prices or a forecast do.
+    Forecasts and states of charge older than `max_age`, or more than 1 s ahead of the clock, are not used; a forecast
+    `none` leaves the one before in use. The horizon ends where prices or a forecast do.
 
     Input:
         forecasts: `Forecast` of loads and renewables (`active_power_w`), and of prices (`price_eur_per_mwh`) under the
-            device `market`; their expected values count. Loads are positive.
+            device `market`; their expected values count. Loads are positive. Other forecasts are passed over.
         prices: Samples with `price_eur_per_mwh` of the device `market`: each holds from its time on until the next,
-            for `price_step` at most. Where both are known, they come before forecasts.
+            for `price_step` at most. Where both are known, they come before forecasts. Kept are those of the horizon
+            and two days more.
         charge: Samples with `state_of_charge_percent` of each storage.
     Output:
         `Setpoints`, or in `shadow` mode `ShadowSetpoints`: one message with `active_power_w` of generators and storage,
         and one with `active_power_limit_w` of renewables, the most that they may give: their installed power unless
-        the plan wants less than their forecast. `DispatchPlan` for each plan. `Alarm` as above. Set-points never leave
-        what the hardware can do, the energy of storage included. `limits` says what holds a value back: `hardware`,
-        `energy`, `policy` (a limit of the connection), `price`.
+        the plan wants less than their forecast or the export limit leaves less. `DispatchPlan` for each plan. `Alarm`
+        as above. Set-points never leave what the hardware can do, the energy of storage included. `limits` says what
+        holds a value back: `hardware` (the connection's too), `energy`, `policy` (a lower limit of the connection),
+        `price`.
     Errors:
-        FatalError when scipy is not installed. The solver's failures are alarms, never errors.
+        Dead letters: `bad_forecast` for one whose values are none, not finite, absurd or not as many as those of its
+        quantiles, `bad_price` for prices beyond 10,000 EUR/MWh. FatalError when scipy is not installed. The solver's
+        failures are alarms, never errors.
     Source:
         Unit commitment with storage as a mixed-integer linear program, in the form that edgeFLEX's virtual power plant
         has it; a design of this project.
@@ -165,6 +180,17 @@ class VppDispatchConfig(ControllerConfig, frozen=True, kw_only=True):
         return Bounds(lowest, most if self.export_limit is None else self.export_limit).within(Bounds(-most, most))
 
     @property
+    def export_by(self) -> Literal["hardware", "policy"]:
+        """What sets the limit of exports."""
+        return "policy" if self.exchange.high < self.connection else "hardware"
+
+    def is_forecast(self, device: str, column: str) -> bool:
+        """Whether forecasts of this are used."""
+        if device == self.market:
+            return column == PRICE
+        return column == POWER and (device in self.loads or device in self.renewables)
+
+    @property
     def assets(self) -> tuple[str, ...]:
         return (*self.generators, *self.storages, *self.renewables)
 
@@ -180,7 +206,7 @@ class VppDispatchState:
 
     config: VppDispatchConfig
     control: ControllerState = field(default_factory=ControllerState)
-    forecasts: dict[str, Forecast] = field(default_factory=dict)
+    forecasts: Forecasts = field(default_factory=Forecasts)
     prices: dict[int, float] = field(default_factory=dict)
     """By the time from which they hold."""
     charge: Latest = field(default_factory=lambda: Latest(CHARGE))
@@ -199,23 +225,29 @@ def start(config: VppDispatchConfig) -> VppDispatchState:
     return VppDispatchState(config)
 
 
-def take_forecast(_config: VppDispatchConfig, state: VppDispatchState, forecast: Forecast) -> list[WireMessage]:
-    before = state.forecasts.get(forecast.device)
-    if before is None or (forecast.time_ns >= before.time_ns and forecast != before):
-        state.forecasts[forecast.device] = forecast
+def take_forecast(config: VppDispatchConfig, state: VppDispatchState, forecast: Forecast) -> list[WireMessage]:
+    if config.is_forecast(forecast.device, forecast.quantity) and state.forecasts.take(forecast):
         state.fresh = True
     return []
 
 
 def take_prices(config: VppDispatchConfig, state: VppDispatchState, samples: Samples) -> list[WireMessage]:
     values = samples.columns[PRICE]
-    usable = np.isfinite(values) & ((samples.quality & config.of_charge.refused) == 0)
+    usable = ~np.isnan(values) & ((samples.quality & config.of_charge.refused) == 0)
+    absurd: list[float] = []
     for row in np.flatnonzero(usable).tolist():
         time_ns, price = int(samples.time_ns[row]), float(values[row])
-        if samples.devices[samples.device[row]] == config.market and state.prices.get(time_ns) != price:
+        if samples.devices[samples.device[row]] != config.market:
+            continue
+        if abs(price) > largest_of(PRICE):
+            absurd.append(price)
+        elif state.prices.get(time_ns) != price:
             state.prices[time_ns] = price
             state.fresh = True
-    return []
+    if not absurd:
+        return []
+    text = f"a price beyond {largest_of(PRICE):g} EUR/MWh: {absurd[0]:g}"
+    return [DeadLetter(node="", reason="bad_price", text=text, time_ns=samples.received_ns, count=len(absurd))]
 
 
 def take_charge(config: VppDispatchConfig, state: VppDispatchState, samples: Samples) -> list[WireMessage]:
@@ -229,9 +261,7 @@ def tick(config: VppDispatchConfig, state: VppDispatchState, now_ns: int) -> lis
     if not (state.fresh or _is_due(config, state, now_ns)):
         return []
     state.fresh, state.solved_ns = False, now_ns
-    oldest_ns = now_ns - round(config.price_step * 1e9) - config.step_ns
-    for time_ns in [each for each in state.prices if each < oldest_ns]:
-        del state.prices[time_ns]
+    _forget_prices(config, state, now_ns)
     return _decide(config, state, now_ns)
 
 
@@ -239,6 +269,14 @@ def end(config: VppDispatchConfig, state: VppDispatchState) -> list[WireMessage]
     """The safe state."""
     told = _decisions(_safe(config), "the controller ends", None)
     return [message for each in told for message in state.control.finish(config, each)]
+
+
+def _forget_prices(config: VppDispatchConfig, state: VppDispatchState, now_ns: int) -> None:
+    """Those that are over, and those so far ahead that they are a mistake; the nearest ones stay."""
+    oldest_ns = now_ns - round(config.price_step * 1e9) - config.step_ns
+    newest_ns = now_ns + config.steps * config.step_ns + round(PRICES_AHEAD_S * 1e9)
+    kept = [each for each in sorted(state.prices) if oldest_ns <= each <= newest_ns]
+    state.prices = {time_ns: state.prices[time_ns] for time_ns in kept[:PRICES_KEPT]}
 
 
 def _is_due(config: VppDispatchConfig, state: VppDispatchState, now_ns: int) -> bool:
@@ -254,6 +292,8 @@ class _Known(NamedTuple):
     prices: Array
     load_w: Array
     renewables_w: dict[str, Array]
+    load_now_w: float
+    """Of the loads that are forecast, even where that is too little for a plan."""
     energies_wh: dict[str, float]
     seen: View
     """When what is used was measured or made, its flags, and what is missing."""
@@ -271,12 +311,12 @@ def _known(config: VppDispatchConfig, state: VppDispatchState, now_ns: int) -> _
     used: list[Forecast] = []
     courses: dict[str, Array] = {}
     for name in (*config.loads, *config.renewables):
-        course = _course(config, state, name, POWER, times_ns, now_ns)
-        if isinstance(course, str):
-            (needed if name in config.loads else lacking)[name] = course
+        found = _course(config, state, name, POWER, times_ns, now_ns)
+        if isinstance(found, str):
+            (needed if name in config.loads else lacking)[name] = found
         else:
-            courses[name] = course
-            used.append(state.forecasts[name])
+            forecast, courses[name] = found
+            used.append(forecast)
     prices = _prices(config, state, times_ns, now_ns)
     if np.isnan(prices[0]):
         needed[config.market] = "no price is known for now"
@@ -301,6 +341,7 @@ def _known(config: VppDispatchConfig, state: VppDispatchState, now_ns: int) -> _
             name: np.clip(courses[name][:steps], 0.0, each.power) if name in courses else np.zeros(steps)
             for name, each in config.renewables.items()
         },
+        sum(max(float(courses[name][0]), 0.0) for name in config.loads if name in courses),
         {
             name: float(value) / 100.0 * config.storages[name].energy
             for name, value in zip(config.storages, charge.values, strict=True)
@@ -314,29 +355,22 @@ def _known(config: VppDispatchConfig, state: VppDispatchState, now_ns: int) -> _
 
 def _course(
     config: VppDispatchConfig, state: VppDispatchState, name: str, column: str, times_ns: NDArray[np.int64], now_ns: int
-) -> Array | str:
-    """The expected values at these times, NaN beyond the forecast's end; or why there are none."""
-    forecast = state.forecasts.get(name)
-    if forecast is None:
-        return "no forecast came"
-    if forecast.quantity != column:
-        return f"its forecast is of `{forecast.quantity}`, not of `{column}`"
-    if not forecast.values:
-        return f"its forecast has no values: {forecast.reason}"
-    age_s = (now_ns - forecast.time_ns) / 1e9
-    if age_s > config.max_age:
-        return f"its forecast is {age_s:.0f} s old, more than {config.max_age:g} s"
+) -> tuple[Forecast, Array] | str:
+    """A forecast and its values at these times, NaN beyond its end; or why there are none."""
+    forecast = state.forecasts.newest(name, column, now_ns, round(config.max_age * 1e9))
+    if isinstance(forecast, str):
+        return forecast
     places = (times_ns - forecast.begin_ns) // round(forecast.step_s * 1e9)
     inside = (places >= 0) & (places < len(forecast.values))
     found = np.full(len(times_ns), np.nan)
     found[inside] = np.array(forecast.values)[places[inside]]
-    return found if np.isfinite(found[0]) else "its forecast does not hold for now"
+    return (forecast, found) if inside[0] else "its forecast does not hold for now"
 
 
 def _prices(config: VppDispatchConfig, state: VppDispatchState, times_ns: NDArray[np.int64], now_ns: int) -> Array:
     """NaN where unknown."""
     forecast = _course(config, state, config.market, PRICE, times_ns, now_ns)
-    found = np.full(len(times_ns), np.nan) if isinstance(forecast, str) else forecast
+    found = np.full(len(times_ns), np.nan) if isinstance(forecast, str) else forecast[1]
     if not state.prices:
         return found
     known_ns = np.array(sorted(state.prices), dtype=np.int64)
@@ -438,9 +472,24 @@ class _Orders(NamedTuple):
 
 
 def _of_plan(config: VppDispatchConfig, plan: DispatchPlan, place: int, known: _Known) -> _Orders:
-    """What a plan says for one of its steps, within what the hardware can do now."""
+    """What a plan says for one of its steps, within what the hardware and the connection can do now."""
+    values, by = _commanded(config, plan, place, known)
+    counted_w = {
+        name: min(max(plan.powers_w[name][place], 0.0), each.power) for name, each in config.renewables.items()
+    }
+    # An import is reckoned with the load of the plan too: a load that is not known may be there.
+    _keep_import(config, values, by, sum(counted_w.values()) - max(known.load_now_w, plan.loads_w[place]))
+    _keep_export(config, values, by, sum(counted_w.values()) - known.load_now_w)
+    room_w = config.exchange.high + known.load_now_w - sum(values.values())
+    limits_w, of_limits = _limits(config, counted_w, _most_w(config, plan, place, counted_w), room_w)
+    return _Orders(values, limits_w, {name: each for name, each in (by | of_limits).items() if each})
+
+
+def _commanded(
+    config: VppDispatchConfig, plan: DispatchPlan, place: int, known: _Known
+) -> tuple[dict[str, float], dict[str, tuple[str, ...]]]:
+    """What the plan says for generators and storage as far as their hardware can do it now, and what holds it back."""
     values: dict[str, float] = {}
-    limits_w: dict[str, float] = {}
     by: dict[str, tuple[str, ...]] = {}
     for name, generator in config.generators.items():
         wanted = plan.powers_w[name][place]
@@ -457,14 +506,84 @@ def _of_plan(config: VppDispatchConfig, plan: DispatchPlan, place: int, known: _
         values[name], by[name] = _held(wanted, hardware)
         if not by[name] and _is_at(wanted, of_energy, storage.power):
             by[name] = ("energy",)
+    return values, by
+
+
+def _most_w(
+    config: VppDispatchConfig, plan: DispatchPlan, place: int, counted_w: Mapping[str, float]
+) -> dict[str, float]:
+    """What each renewable may give where there is room: no more than planned where the price is why it is curtailed."""
     at_limit = plan.exchange_w[place] >= config.exchange.high - NEAR * config.connection
-    for name, renewable in config.renewables.items():
-        planned = plan.powers_w[name][place]
-        curtailed = planned < plan.available_w[name][place] - NEAR * renewable.power
-        limits_w[name], by[name] = _held(planned if curtailed else renewable.power, Bounds(0.0, renewable.power))
-        if curtailed:
-            by[name] = ("policy" if at_limit else "price",)
-    return _Orders(values, limits_w, {name: each for name, each in by.items() if each})
+    most_w = {name: each.power for name, each in config.renewables.items()}
+    if not at_limit:
+        for name, each in config.renewables.items():
+            if counted_w[name] < plan.available_w[name][place] - NEAR * each.power:
+                most_w[name] = counted_w[name]
+    return most_w
+
+
+def _keep_import(
+    config: VppDispatchConfig, values: dict[str, float], by: dict[str, tuple[str, ...]], others_w: float
+) -> None:
+    """Charges less where more would be imported than may be now."""
+    lacking_w = config.exchange.low - others_w - sum(values.values())
+    for name in config.storages:
+        if lacking_w > NEAR * config.connection and values[name] < 0.0:
+            less_w = min(lacking_w, -values[name])
+            values[name] += less_w
+            lacking_w -= less_w
+            by[name] = ("policy" if config.exchange.low > -config.connection else "hardware",)
+
+
+def _keep_export(
+    config: VppDispatchConfig, values: dict[str, float], by: dict[str, tuple[str, ...]], others_w: float
+) -> None:
+    """Gives less where more would be exported than may be now: storage keeps its energy, generators their fuel."""
+    over_w = sum(values.values()) + others_w - config.exchange.high
+    for name in (*config.storages, *config.generators):
+        if over_w > NEAR * config.connection and values[name] > 0.0:
+            left_w = values[name] - over_w
+            if left_w < (config.generators[name].minimum if name in config.generators else 0.0):
+                left_w = 0.0
+            over_w -= values[name] - left_w
+            values[name] = left_w
+            by[name] = (config.export_by,)
+
+
+def _limits(
+    config: VppDispatchConfig, counted_w: Mapping[str, float], most_w: Mapping[str, float], room_w: float
+) -> tuple[dict[str, float], dict[str, tuple[str, ...]]]:
+    """Limits of renewables whose sum leaves the room, and what holds each back."""
+    limits_w = _shared(room_w, counted_w, most_w, {name: each.power for name, each in config.renewables.items()})
+    by: dict[str, tuple[str, ...]] = {}
+    for name, each in config.renewables.items():
+        is_full = limits_w[name] >= most_w[name] - NEAR * each.power
+        of_plan = "price" if most_w[name] < each.power else "hardware"
+        by[name] = (of_plan if is_full else config.export_by,)
+    return limits_w, by
+
+
+def _shared(
+    room_w: float, counted_w: Mapping[str, float], most_w: Mapping[str, float], weights: Mapping[str, float]
+) -> dict[str, float]:
+    """Values whose sum is the room at most: what is counted on, and of the rest each its share, up to its most.
+
+    >>> _shared(10.0, {"a": 1.0, "b": 3.0}, {"a": 2.0, "b": 9.0}, {"a": 2.0, "b": 9.0})
+    {'a': 2.0, 'b': 8.0}
+    >>> _shared(1.0, {"a": 1.0, "b": 3.0}, {"a": 2.0, "b": 9.0}, {"a": 2.0, "b": 9.0})
+    {'a': 0.25, 'b': 0.75}
+    """
+    room_w, total_w = max(room_w, 0.0), sum(counted_w.values())
+    if total_w >= room_w:
+        return {name: room_w * each / total_w if total_w else 0.0 for name, each in counted_w.items()}
+    shared: dict[str, float] = {}
+    rest_w, weight = room_w - total_w, sum(weights.values())
+    # Those that are full first: what they leave goes to the others.
+    for name in sorted(counted_w, key=lambda each: (most_w[each] - counted_w[each]) / weights[each]):
+        more_w = min(rest_w * weights[name] / weight, most_w[name] - counted_w[name])
+        shared[name] = counted_w[name] + more_w
+        rest_w, weight = rest_w - more_w, weight - weights[name]
+    return {name: shared[name] for name in counted_w}
 
 
 def _held(wanted: float, hardware: Bounds) -> tuple[float, tuple[str, ...]]:
@@ -502,11 +621,10 @@ def _without_plan(
 
 def _safe(config: VppDispatchConfig) -> _Orders:
     """Nothing from what can be commanded, and renewables limited so that the export limit holds without loads."""
-    power = sum(each.power for each in config.renewables.values())
-    share = min(1.0, max(config.exchange.high, 0.0) / power) if power else 1.0
-    by: dict[str, tuple[str, ...]] = dict.fromkeys(config.renewables, ("policy",)) if share < 1.0 else {}
+    power_w = {name: each.power for name, each in config.renewables.items()}
+    limits_w, by = _limits(config, dict.fromkeys(power_w, 0.0), power_w, config.exchange.high)
     values = dict.fromkeys((*config.generators, *config.storages), 0.0)
-    return _Orders(values, {name: share * each.power for name, each in config.renewables.items()}, by)
+    return _Orders(values, limits_w, {name: each for name, each in by.items() if each != ("hardware",)})
 
 
 def _decisions(orders: _Orders, reason: str, seen: View | None) -> list[Decision]:

@@ -51,6 +51,8 @@ class Done(NamedTuple):
     exchange_w: Array
     planned_w: Array
     """Of the exchange; NaN where nothing was planned."""
+    cut_w: Array
+    """What the plant's own control had to take from renewables because orders let too much out."""
     profit_eur: float
     """Sales less purchases and costs. What the battery lacks at the end is bought back at the highest price, what it
     has more is sold at the lowest: nobody gains by what was not asked for."""
@@ -84,6 +86,7 @@ def operate(profiles: Profiles, begin: int, steps: int, decide: Callable[[int, f
         pv_w = min(float(profiles.pv_w[step]), orders.pv_limit_w)
         # The plant's own control keeps the connection: photovoltaics give way first.
         over_w = max(orders.chp_w + battery_w + wind_w + pv_w - load_w - EXPORT_LIMIT_W, 0.0)
+        allowed_w = wind_w + pv_w
         pv_w, over_w = max(pv_w - over_w, 0.0), max(over_w - pv_w, 0.0)
         wind_w = max(wind_w - over_w, 0.0)
         exchange_w = orders.chp_w + battery_w + wind_w + pv_w - load_w
@@ -91,10 +94,11 @@ def operate(profiles: Profiles, begin: int, steps: int, decide: Callable[[int, f
         price = float(profiles.prices[step])
         money += _worth(exchange_w, price) - _cost(orders.chp_w, battery_w, runs)
         runs = orders.chp_w > 0.0
-        rows.append((wind_w, pv_w, load_w, orders.chp_w, battery_w, energy_wh, exchange_w, orders.planned_w))
+        cut_w = allowed_w - wind_w - pv_w
+        rows.append((wind_w, pv_w, load_w, orders.chp_w, battery_w, energy_wh, exchange_w, orders.planned_w, cut_w))
     money += _worth_of_rest(energy_wh - BEGIN_SHARE * BATTERY.energy, profiles.prices[begin : begin + steps])
-    wind, pv, load, chp, battery, energy, exchange, planned = np.array(rows).T
-    return Done(wind, pv, load, chp, battery, energy, exchange, planned, money)
+    wind, pv, load, chp, battery, energy, exchange, planned, cut = np.array(rows).T
+    return Done(wind, pv, load, chp, battery, energy, exchange, planned, cut, money)
 
 
 def _worth_of_rest(left_wh: float, prices: Array) -> float:

@@ -192,6 +192,17 @@ def test_reserve_holds_generators_back_and_keeps_energy() -> None:
     assert more.shortfalls["reserve_w"] == pytest.approx(1e6)
 
 
+def test_reserve_of_storage_needs_the_energy_for_one_more_step() -> None:
+    storage = Storage(power=1e6, energy=4e6, lowest=0.25, efficiency=1.0)
+    task = task_of([90.0, 10.0], storages={"B": storage}, energies_wh={"B": 1.5e6}, import_limit_w=1e7)
+    assert dispatch(task).powers_w["B"][0] == pytest.approx(5e5, abs=10.0)
+    held = dispatch(task._replace(reserve_w=4e5))
+    assert held.powers_w["B"][0] == pytest.approx(1e5, abs=10.0)
+    assert held.shortfalls == {}
+    empty = dispatch(task._replace(reserve_w=4e5, energies_wh={"B": 1e6}, import_limit_w=0.0))
+    assert empty.shortfalls["reserve_w"] == pytest.approx(4e5, abs=10.0)
+
+
 def test_load_beyond_the_connection_is_served_and_told() -> None:
     plan = dispatch(task_of([50.0] * 2, load_w=np.full(2, 3e6), import_limit_w=2e6))
     assert plan.shortfalls == {"import_limit_w": pytest.approx(1e6)}

@@ -100,13 +100,69 @@ def test_second_answer_is_refused() -> None:
     ]
 
 
+def after_timeout(state: FlexResponseState) -> list[WireMessage]:
+    assert tick(CONFIG, state, 0) == []
+    assert tick(CONFIG, state, 59 * S_NS) == []
+    return tick(CONFIG, state, 60 * S_NS)
+
+
 def test_missing_parts_become_what_was_planned_for_own_nodes_and_zero_for_the_markets() -> None:
-    given = take(CONFIG, waiting(), answer_of({"prediction 1": (1.0,)}, nodes=(4,)))
+    state = waiting()
+    assert take(CONFIG, state, answer_of({"prediction 1": (1.0,)}, nodes=(4,))) == []
+    given = after_timeout(state)
     assert held(given).flex_response == {"prediction 1": (1.0, -3.0), "prediction 2": (0.0, 1.0)}
     assert held(given).status == "changed"
     assert alarms(given) == [
         "the answer to 'vpp@7': not answered: 5 in prediction 1, 4 in prediction 2, 5 in prediction 2"
     ]
+
+
+def test_parts_are_put_together_until_nothing_is_missing() -> None:
+    state = waiting()
+    assert take(CONFIG, state, answer_of({"prediction 1": (9.0,)}, nodes=(), positions=(0,), time_ns=None)) == []
+    assert take(CONFIG, state, answer_of({"prediction 1": (1.5,)}, nodes=(), positions=(0,), time_ns=None)) == []
+    assert take(CONFIG, state, answer_of({"prediction 1": (-3.0,)}, nodes=(), positions=(1,), time_ns=None)) == []
+    assert take(CONFIG, state, answer_of({"prediction 3": (0.0,)}, nodes=(), positions=(1,), time_ns=None)) == []
+    assert len(alarms(take(CONFIG, state, answer_of({"prediction 2": (math.nan, 1.0)})))) == 1
+    given = take(CONFIG, state, answer_of({"prediction 2": (0.0, 1.0)}, nodes=(), positions=(0, 1), time_ns=None))
+    assert held(given).flex_response == FULL.flex_response
+    assert held(given).reason == "predictions that were not asked are left out: prediction 3"
+    assert "late" in alarms(take(CONFIG, state, answer_of({"prediction 2": (0.0, 1.0)})))[0]
+
+
+def test_own_nodes_are_not_waited_for() -> None:
+    given = take(CONFIG, waiting(), answer_of({"prediction 1": (2.0,), "prediction 2": (1.0,)}, nodes=(4,)))
+    assert held(given).flex_response == REQUEST.flex_request
+
+
+def test_parts_of_the_request_before_do_not_count() -> None:
+    state = waiting()
+    take(CONFIG, state, answer_of({"prediction 1": (1.0, 0.0)}))
+    ask(CONFIG, state, REQUEST)
+    assert take(CONFIG, state, answer_of({"prediction 2": (1.0, 1.0)})) == []
+
+
+def test_answer_that_holds_nothing_of_what_was_asked_is_none() -> None:
+    state = waiting()
+    assert take(CONFIG, state, answer_of({"prediction 9": (1.0, 1.0)})) == []
+    given = after_timeout(state)
+    assert held(given).status == "none"
+    assert held(given).reason == "no answer within 60 s; predictions that were not asked are left out: prediction 9"
+
+
+def test_alarms_have_the_time_of_the_answer_or_of_the_last_turn_of_the_clock() -> None:
+    state = start(CONFIG)
+    tick(CONFIG, state, 70 * S_NS)
+    for time_ns, told_ns in ((71 * S_NS, 71 * S_NS), (None, 70 * S_NS)):
+        [alarm] = take(CONFIG, state, answer_of({}, time_ns=time_ns))
+        assert isinstance(alarm, Alarm)
+        assert alarm.time_ns == told_ns
+
+
+def test_absurd_values_are_cut_to_what_was_asked() -> None:
+    given = take(CONFIG, waiting(), answer_of({"prediction 1": (1e308, -1e308), "prediction 2": (-1.0, -1e9)}))
+    assert held(given).flex_response == {"prediction 1": (2.0, -3.0), "prediction 2": (0.0, 0.0)}
+    assert held(given).status == "changed"
 
 
 def test_more_than_was_asked_or_the_opposite_is_cut() -> None:
@@ -129,7 +185,9 @@ def test_nodes_and_predictions_that_were_not_asked_are_left_out_and_told() -> No
 
 
 def test_places_among_the_nodes_are_understood() -> None:
-    given = take(CONFIG, waiting(), answer_of({"prediction 1": (-1.0, 1.0)}, nodes=(), positions=(1, 7)))
+    state = waiting()
+    take(CONFIG, state, answer_of({"prediction 1": (-1.0, 1.0)}, nodes=(), positions=(1, 7)))
+    given = after_timeout(state)
     assert held(given).flex_response["prediction 1"] == (0.0, -1.0)
     assert "left out: 7" in held(given).reason
 
@@ -141,6 +199,8 @@ def test_places_among_the_nodes_are_understood() -> None:
         (answer_of({}, variable="reactive_power", unit="kvar"), "active_power in kW was asked for"),
         (answer_of({"prediction 1": (1.0,)}), "'prediction 1' has 1 values for 2 nodes"),
         (answer_of({"prediction 1": (1.0, math.nan)}), "'prediction 1' has a value that is not a number"),
+        (answer_of({"prediction 1": (1.0, math.inf)}), "'prediction 1' has a value that is not a number"),
+        (answer_of(FULL.flex_response, time_ns=6), "it is from before the request that waits"),
     ],
 )
 def test_answer_that_cannot_be_used_is_refused_and_the_request_goes_on_waiting(answer: FlexResponse, text: str) -> None:
@@ -189,7 +249,8 @@ def test_whatever_is_answered_nobody_is_told_more_than_was_asked(
     answer = answer_of(
         {"prediction 1": tuple(value for _, value in answered)}, nodes=tuple(node for node, _ in answered)
     )
-    for value, most in zip(held(take(CONFIG, state, answer)).flex_response["prediction 1"], asked, strict=True):
+    given = take(CONFIG, state, answer) or after_timeout(state)
+    for value, most in zip(held(given).flex_response["prediction 1"], asked, strict=True):
         assert min(most, 0.0) <= value <= max(most, 0.0)
 
 

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 from edgeflex_flow.errors import FatalError
-from edgeflex_flow.messages import DeadLetter, Forecast, Quality, Samples, decode_message, encode_message
+from edgeflex_flow.messages import (
+    DeadLetter,
+    Forecast,
+    Quality,
+    Samples,
+    decode_message,
+    encode_message,
+    samples_from_rows,
+)
 from edgeflex_operators.forecast import (
     NODE,
     ForecastAsset,
@@ -248,6 +256,29 @@ def test_weather_ahead_makes_the_forecast_better() -> None:
     truth = np.array(windy(31)[0][28 * PER_DAY :][:24])
     assert made.status == "ok"
     assert np.abs(np.array(made.values) - truth).mean() < 2e4
+
+
+def weather_at(time_ns: int, *, received_ns: int = 0) -> Samples:
+    return samples_from_rows([(time_ns, "station", {"wind_speed_m_per_s": 9.0})], received_ns=received_ns)
+
+
+@pytest.mark.parametrize("received_ns", [0, 28 * PER_DAY * HOUR_NS], ids=["by the measurements", "by the reception"])
+def test_weather_of_the_far_future_is_dropped_and_counted_and_the_rest_stays(received_ns: int) -> None:
+    config = config_of(assets=WIND, weather="wind_speed_m_per_s")
+    state = told_weather(30 * PER_DAY, config=config)
+    [letter] = step_weather(config, state, weather_at(7 * 10**18, received_ns=received_ns))
+    assert isinstance(letter, DeadLetter)
+    assert (letter.reason, letter.count) == ("clock_ahead", 1)
+    assert len(state.weather["station"]) == 30 * PER_DAY
+
+
+def test_weather_of_the_far_future_goes_once_the_time_is_known() -> None:
+    config = config_of(assets=WIND, weather="wind_speed_m_per_s")
+    state = start(config)
+    for time_ns in (HOUR_NS, 7 * 10**18):
+        assert step_weather(config, state, weather_at(time_ns)) == []
+    assert step_weather(config, state, weather_at(2 * HOUR_NS, received_ns=3 * HOUR_NS)) == []
+    assert list(state.weather["station"]) == [HOUR_NS, 2 * HOUR_NS]
 
 
 def test_missing_weather_falls_back_and_is_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import (
     BUILT_IN_MESSAGES,
     Alarm,
+    DeadLetter,
     DispatchPlan,
     Forecast,
     Quality,
@@ -162,10 +165,10 @@ def test_policy_that_allows_more_than_the_hardware_changes_nothing() -> None:
     assert max(plan.exchange_w) <= 1e6 + 1.0
 
 
-def test_missing_forecast_of_a_renewable_counts_nothing_from_it_and_does_not_limit_it() -> None:
+def test_missing_forecast_of_a_renewable_counts_nothing_from_it_and_leaves_it_what_room_there_is() -> None:
     config = config_of()
     state = told(config)
-    del state.forecasts["wind"]
+    del state.forecasts.kept["wind", POWER]
     setpoints, plan, alarms = split(tick(config, state, 0))
     assert plan is not None
     assert (plan.status, plan.missing) == ("fallback", ("wind",))
@@ -178,7 +181,7 @@ def test_missing_forecast_of_a_renewable_counts_nothing_from_it_and_does_not_lim
 def test_alarm_is_raised_once_and_ends_with_what_raised_it() -> None:
     config = config_of()
     state = told(config)
-    forecast = state.forecasts.pop("wind")
+    [forecast] = state.forecasts.kept.pop(("wind", POWER))
     assert len(split(tick(config, state, 0))[2]) == 1
     state.fresh = True
     assert split(tick(config, state, S_NS))[2] == []
@@ -206,7 +209,8 @@ def without(what: str, state: VppDispatchState, monkeypatch: pytest.MonkeyPatch)
     if what == "prices":
         state.prices.clear()
     elif what == "load":
-        state.forecasts["village"] = forecast_of("village", [], status="none", reason="nothing was measured")
+        none = forecast_of("village", [], status="none", reason="nothing was measured")
+        state.forecasts.kept["village", POWER] = [none]
     else:
         monkeypatch.setattr(vpp_dispatch, "dispatch", fails)
     state.fresh = True
@@ -299,12 +303,159 @@ def test_hourly_prices_hold_for_their_hour_and_forecasts_follow() -> None:
     assert plan.prices_eur_per_mwh == (70.0,) * 4 + (1.0,) * 4
 
 
-def test_forecast_of_another_quantity_is_not_taken_for_power() -> None:
+@pytest.mark.parametrize(
+    "other",
+    [
+        forecast_of("wind", [9.0] * 8, quantity="wind_speed_m_per_s", made_ns=1),
+        forecast_of("market", [9.0] * 8, made_ns=1),
+        forecast_of("wind", [], made_ns=1, status="none", reason="nothing was measured"),
+        forecast_of("wind", [9.0] * 8, made_ns=2 * S_NS),
+    ],
+    ids=["another quantity", "power of the market", "none", "from the future"],
+)
+def test_forecast_in_use_stays_whatever_else_comes(other: Forecast) -> None:
     config = config_of()
     state = told(config)
-    take_forecast(config, state, forecast_of("wind", [9.0] * 8, quantity="wind_speed_m_per_s", made_ns=1))
-    _, _, alarms = split(tick(config, state, 1))
-    assert [each.text for each in alarms] == ["wind: its forecast is of `wind_speed_m_per_s`, not of `active_power_w`"]
+    take_forecast(config, state, other)
+    _, plan, alarms = split(tick(config, state, 1))
+    assert alarms == []
+    assert plan is not None
+    assert plan.available_w["wind"] == (2e6,) * 8
+    assert plan.prices_eur_per_mwh == (50.0, 90.0) * 4
+
+
+def test_forecast_from_the_future_is_told_and_keeps_no_later_one_away() -> None:
+    config = config_of()
+    state = told(config)
+    del state.forecasts.kept["village", POWER]
+    take_forecast(config, state, forecast_of("village", [9e6] * 8, made_ns=10**18))
+    _, _, alarms = split(tick(config, state, 0))
+    assert "village: its forecast comes from a clock that is 1000000000 s ahead" in [each.text for each in alarms]
+    take_forecast(config, state, forecast_of("village", [5e5] * 8, made_ns=1, begin_ns=0))
+    assert split(tick(config, state, 2))[1] is not None
+
+
+def test_forecast_is_of_its_steps() -> None:
+    config = config_of(storages={}, generators={})
+    state = told(config)
+    courses = {"wind": [k * 1e5 for k in range(8)], "village": [k * 1e4 for k in range(8)]}
+    for name, values in courses.items():
+        take_forecast(config, state, forecast_of(name, values, made_ns=1, begin_ns=-STEP_NS))
+    _, plan, _ = split(tick(config, state, 1))
+    assert plan is not None
+    assert plan.available_w["wind"] == pytest.approx(courses["wind"][1:])
+    assert plan.loads_w == pytest.approx(courses["village"][1:])
+
+
+@pytest.mark.parametrize("values", [[], [math.nan] * 8, [math.inf] * 8, [1e308] * 8])
+def test_forecast_that_cannot_be_used_is_refused_and_the_one_before_stays(values: list[float]) -> None:
+    config = config_of()
+    state = told(config)
+    with pytest.raises(BadMessageError, match="the forecast of `active_power_w` of 'wind' has") as raised:
+        take_forecast(config, state, forecast_of("wind", values, made_ns=1))
+    assert raised.value.reason == "bad_forecast"
+    assert split(tick(config, state, 1))[0][POWER].status == "ok"
+
+
+def test_what_nobody_asked_for_is_not_kept() -> None:
+    config = config_of()
+    state = told(config)
+    for number in range(100):
+        take_forecast(config, state, forecast_of(f"other{number}", [1.0] * 8))
+        take_prices(config, state, prices_of([1.0] * 100, begin_ns=10**18 + number))
+    take_prices(config, state, samples_from_rows([(1 + k, "market", {PRICE: 1.0}) for k in range(20_000)]))
+    tick(config, state, 2 * STEP_NS)
+    assert len(state.forecasts.kept) == 2
+    assert len(state.prices) == vpp_dispatch.PRICES_KEPT
+    assert max(state.prices) < 10**18
+
+
+def test_price_that_is_none_is_passed_over_and_counted() -> None:
+    config = config_of()
+    state = told(config)
+    [letter] = take_prices(config, state, prices_of([1e12, math.inf, math.nan, -10_001.0, 70.0]))
+    assert isinstance(letter, DeadLetter)
+    assert (letter.reason, letter.count, letter.text) == ("bad_price", 3, "a price beyond 10000 EUR/MWh: 1e+12")
+    _, plan, _ = split(tick(config, state, 0))
+    assert plan is not None
+    assert plan.prices_eur_per_mwh == (50.0, 90.0, 50.0, 90.0, 70.0, 90.0, 50.0, 90.0)
+
+
+SUN = {"wind": Renewable(power=5e6), "sun": Renewable(power=15e6)}
+
+
+def let_out_w(setpoints: dict[str, Setpoints]) -> float:
+    """What generators and storage are told, and all that renewables may give."""
+    return sum(setpoints[POWER].values.values()) + sum(setpoints[POWER_LIMIT].values.values())
+
+
+def test_room_is_shared_where_forecasts_are_too_low() -> None:
+    config = config_of(export_limit=8e6, renewables=SUN, storages={}, generators={})
+    state = told(config)
+    take_forecast(config, state, forecast_of("sun", [1.5e6] * 8))
+    setpoints, _, _ = split(tick(config, state, 0))
+    # 8 MW of room and 0.5 MW of load, less the 3.5 MW that are counted on: 1 to 3 as their power.
+    assert setpoints[POWER_LIMIT].values == pytest.approx({"wind": 2e6 + 1.25e6, "sun": 1.5e6 + 3.75e6})
+    assert setpoints[POWER_LIMIT].limits == {"wind": ("policy",), "sun": ("policy",)}
+
+
+def test_connection_that_limits_renewables_is_hardware() -> None:
+    config = config_of(connection=8e6, renewables=SUN, storages={}, generators={})
+    setpoints, _, _ = split(tick(config, told(config), 0))
+    assert let_out_w(setpoints | {POWER: setpoints[POWER_LIMIT]}) == pytest.approx(2 * 8.5e6)
+    assert setpoints[POWER_LIMIT].limits["sun"] == ("hardware",)
+
+
+def test_renewable_without_forecast_keeps_the_export_limit() -> None:
+    config = config_of(export_limit=4e6, renewables=SUN)
+    setpoints, plan, _ = split(tick(config, told(config, wind_w=4e6, prices=[200.0] * 8), 0))
+    assert plan is not None
+    assert let_out_w(setpoints) == pytest.approx(4.5e6)
+    assert setpoints[POWER_LIMIT].values["wind"] >= plan.powers_w["wind"][0] - 1.0
+
+
+def test_limit_by_price_stays_where_there_is_room() -> None:
+    config = config_of(export_limit=8e6, renewables=SUN, storages={}, generators={}, loads=())
+    state = told(config, prices=[-20.0] * 8)
+    setpoints, _, _ = split(tick(config, state, 0))
+    assert setpoints[POWER_LIMIT].values == pytest.approx({"wind": 0.0, "sun": 8e6})
+    assert setpoints[POWER_LIMIT].limits == {"wind": ("price",), "sun": ("policy",)}
+
+
+@pytest.mark.parametrize(("export_limit", "battery_w", "chp_w"), [(3e6, 5e5, 1e6), (2e6, 0.0, 5e5), (1.4e6, 0.0, 0.0)])
+def test_plan_that_is_followed_keeps_a_lower_export_limit(export_limit: float, battery_w: float, chp_w: float) -> None:
+    config = config_of()
+    state = told(config, prices=[200.0, 200.0, 10.0, 10.0] * 2)
+    first, _, _ = split(tick(config, state, 0))
+    assert first[POWER].values == pytest.approx({"battery": 1e6, "chp": 1e6})
+    state.prices.clear()
+    lower = msgspec.structs.replace(config, export_limit=export_limit)
+    setpoints, _, _ = split(tick(lower, state, S_NS))
+    assert setpoints[POWER].status == "fallback"
+    assert setpoints[POWER].values == pytest.approx({"battery": battery_w, "chp": chp_w})
+    assert setpoints[POWER].limits["battery"] == ("policy",)
+    assert let_out_w(setpoints) <= export_limit + 5e5 + 1.0
+
+
+def test_plan_that_is_followed_counts_on_no_load_that_is_not_known() -> None:
+    config = config_of()
+    state = told(config, prices=[200.0] * 8)
+    tick(config, state, 0)
+    del state.forecasts.kept["village", POWER]
+    setpoints, _, _ = split(tick(msgspec.structs.replace(config, export_limit=3e6), state, STEP_NS))
+    assert setpoints[POWER].status == "fallback"
+    assert let_out_w(setpoints) == pytest.approx(3e6)
+
+
+def test_plan_that_is_followed_keeps_a_lower_import_limit() -> None:
+    config = config_of(renewables={}, generators={})
+    state = told(config, prices=[10.0, 200.0] * 4)
+    first, _, _ = split(tick(config, state, 0))
+    assert first[POWER].values == pytest.approx({"battery": -1e6})
+    state.prices.clear()
+    setpoints, _, _ = split(tick(msgspec.structs.replace(config, import_limit=8e5), state, S_NS))
+    assert setpoints[POWER].values == pytest.approx({"battery": -3e5})
+    assert setpoints[POWER].limits == {"battery": ("policy",)}
 
 
 def test_shortfall_is_told_with_its_size() -> None:
@@ -345,7 +496,7 @@ def test_policy_takes_effect_at_the_next_turn() -> None:
 def test_set_points_never_leave_the_hardware(
     prices: list[float], percent: float, wind_w: float, limit_w: float
 ) -> None:
-    config = config_of(export_limit=limit_w)
+    config = config_of(export_limit=limit_w, renewables=SUN)
     state = told(config, prices=prices, wind_w=wind_w)
     take_charge(config, state, charge_of(percent, time_ns=1))
     setpoints, _, _ = split(tick(config, state, 1))
@@ -356,6 +507,7 @@ def test_set_points_never_leave_the_hardware(
     assert values["battery"] <= max(energy - 2e5, 0.0) * 0.95 * 4 + 1.0
     assert -values["battery"] <= max(1.8e6 - energy, 0.0) / 0.95 * 4 + 1.0
     assert 0.0 <= setpoints[POWER_LIMIT].values["wind"] <= 5e6
+    assert let_out_w(setpoints) <= min(limit_w, 10e6) + 5e5 + 1.0
 
 
 def test_state_survives_pickling() -> None:

@@ -19,6 +19,9 @@ from edgeflex_services.vpp_simulation import (
     operate,
 )
 
+SUNNY = 13 * PER_DAY + 36
+"""A morning of wind and sun, which rises to more than may be exported."""
+
 
 @pytest.fixture(scope="module")
 def profiles() -> Profiles:
@@ -64,6 +67,21 @@ def test_orders_that_the_battery_cannot_follow_are_followed_as_far_as_it_can(pro
     assert done.energy_wh[-1] == pytest.approx(BATTERY.lowest_wh)
 
 
+def test_plants_own_control_cuts_what_orders_let_out_too_much(profiles: Profiles) -> None:
+    done = operate(profiles, SUNNY, 16, lambda _step, _energy: Orders(0.0, 0.0, np.inf, np.inf, np.nan))
+    assert_possible(profiles, done, SUNNY)
+    assert done.cut_w.max() > 5e6
+    assert done.cut_w.min() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_orders_of_the_operators_keep_the_export_limit_as_far_as_loads_are_as_forecast(profiles: Profiles) -> None:
+    done = by_plans(Controller(profiles, "persistence", horizon=8), SUNNY, 16)
+    assert_possible(profiles, done, SUNNY)
+    assert done.exchange_w.max() == pytest.approx(EXPORT_LIMIT_W)
+    before_w, load_w = profiles.load_w[SUNNY - 1 : SUNNY + 15], profiles.load_w[SUNNY : SUNNY + 16]
+    assert (done.cut_w <= np.maximum(before_w - load_w, 0.0) + 1.0).all()
+
+
 @pytest.mark.long
 def test_plans_from_forecasts_earn_more_than_the_rule_and_less_than_foresight(profiles: Profiles) -> None:
     begin, steps = 14 * PER_DAY, PER_DAY
@@ -77,3 +95,4 @@ def test_plans_from_forecasts_earn_more_than_the_rule_and_less_than_foresight(pr
     assert planned.profit_eur > 0.8 * best_eur
     assert {each.method for each in controller.forecasts} == {"regression"}
     assert len(controller.solver_s) == steps
+    assert planned.cut_w.sum() < 1e-3 * (planned.wind_w + planned.pv_w).sum()
