@@ -199,7 +199,7 @@ def test_forecast_that_is_too_old_is_none() -> None:
         voltage_mpc.take_forecast(day.config, day.state, each)
     day.step()
     assert "forecasts of n2 are missing" in day.alarms()[0]
-    assert "n2: forecast 3601 s old" in day.alarms()[0]
+    assert "n2: its forecast is 3601 s old" in day.alarms()[0]
 
 
 def test_missing_voltages_hold_the_set_points_then_the_safe_state() -> None:
