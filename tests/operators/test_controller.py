@@ -186,8 +186,8 @@ def test_start_ends_when_the_clock_is_set_back_meanwhile() -> None:
 def test_return_to_normal_is_told_though_the_clock_was_set_back() -> None:
     made = blinded(fallback="safe")
     made.tick(7200.0)
-    made.take(seen(7200.1, frequency_hz=49.9))
-    made.tick(7200.1)
+    made.take(seen(7200.1, frequency_hz=49.91))
+    assert setpoints(made.tick(7200.1))[0].status == "ok"
     made.told.clear()
     for k in range(12):
         made.take(seen(3600.0 + k / 5, frequency_hz=49.9 + 1e-6 * k, received_s=3600.0 + k / 5))

@@ -372,3 +372,21 @@ def test_set_back_of_the_clock_does_not_stretch_how_long_ramps_explain_a_shortfa
         made.take(asked("agc", now_s, 1e6 if k % 2 else -1e6))
         made.tick(now_s)
     assert [each.time_ns for each in alarms(made.told)] == [(7210 - 3600 + 21) * S]
+
+
+def test_shortfall_is_over_once_the_units_can_give_what_is_asked_though_they_are_on_their_ramp() -> None:
+    made = bench(controllers=("agc",), units={"a": DispatchedUnit(minimum=-1e6, maximum=1e6, ramp=1e5)})
+    for k in range(60):
+        made.take(asked("agc", float(k), 5e6 if k < 50 else -1e6))
+        made.tick(float(k))
+    assert [(each.severity, each.time_ns) for each in alarms(made.told)] == [("warning", 0), ("info", 50 * S)]
+    assert setpoints(made.told)[-1].limits == {"a": ("hardware", "ramp")}
+
+
+def test_decision_counts_as_seeing_while_a_controller_is_heard() -> None:
+    made = ready(hold_for=5.0, max_age=60.0)
+    made.tick(0.0)
+    made.take(asked("droop", 6.0, 0.0))
+    made.tick(12.0)
+    made.tick(20.0)
+    assert made.state.controller.normal_ns == 12 * S

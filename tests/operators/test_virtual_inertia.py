@@ -157,3 +157,20 @@ def test_phase_jumps_are_seen_after_the_clock_was_set_back_which_is_none_itself(
     phasor(bench, 7200.0, 1.0)
     assert jumps(bench, 3600.0, received=True)
     assert bench.state.jumped_ns == {"PMU": 3_600_040_000_000}
+
+
+@pytest.mark.parametrize("before_s", [10.0 + HOUR_S, 7200.0], ids=["ahead", "set back"])
+def test_wrong_time_hides_no_phase_jump_that_comes_before_the_next_decision(before_s: float) -> None:
+    bench = Bench(NODE, config())
+    received_s = 10.0 if before_s != 7200.0 else before_s
+    bench.take(seen(before_s, received_s=received_s, frequency_hz=50.0, voltage_angle_rad=0.0), "phasors")
+    for time_s, angle_rad in ((10.02, 0.0), (10.04, 1.0)):
+        bench.take(seen(time_s, received_s=time_s, frequency_hz=50.0, voltage_angle_rad=angle_rad), "phasors")
+    assert bench.state.jumped_ns == {"PMU": 10_040_000_000}
+
+
+def test_frame_that_is_ahead_does_not_take_the_place_of_the_last_good_one() -> None:
+    bench = Bench(NODE, config())
+    for time_s, received_s, angle_rad in ((10.0, 10.0, 0.0), (10.0 + HOUR_S, 10.01, 0.0), (10.02, 10.02, 1.0)):
+        bench.take(seen(time_s, received_s=received_s, frequency_hz=50.0, voltage_angle_rad=angle_rad), "phasors")
+    assert bench.state.jumped_ns == {"PMU": 10_020_000_000}
