@@ -9,11 +9,13 @@ from edgeflex_flow.messages import Alarm, Samples, Setpoints, ShadowSetpoints, s
 from edgeflex_flow.node import OperatorNode, WireMessage
 
 S = 1_000_000_000
+HOUR_S = 3600.0
 
 
-def seen(time_s: float, device: str = "PMU", *, quality: int = 0, **values: float) -> Samples:
+def seen(time_s: float, device: str = "PMU", *, quality: int = 0, received_s: float = 0.0, **values: float) -> Samples:
     """One row of one device."""
-    return samples_from_rows([(round(time_s * S), device, values)], quality=quality)
+    row = round(time_s * S), device, values
+    return samples_from_rows([row], quality=quality, received_ns=round(received_s * S))
 
 
 def setpoints(messages: Sequence[WireMessage]) -> list[Setpoints]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from msgspec import Meta
@@ -15,9 +15,12 @@ from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import WireMessage, quantity
 from edgeflex_operators._controller import ControllerConfig, ControllerState, Decision, reason_of
 from edgeflex_operators._latest import Latest, View
-from edgeflex_operators._limits import Bounds, limited
+from edgeflex_operators._limits import UNBOUNDED, Bounds, limited
 
 QUANTITY = "active_power_w"
+DISAGREEMENT = "two PMUs disagree, the one nearer to nominal counts"
+DISAGREE_HZ = 0.1
+"""Farther apart no two PMUs of one area are for long: one of the two is wrong, and which cannot be known."""
 PLAUSIBLE_HZ = 5.0
 """A frequency farther from nominal is no grid's that still stands: another unit, a broken sensor."""
 
@@ -55,6 +58,7 @@ class ActivePowerConfig(ControllerConfig, frozen=True, kw_only=True):
 
     def refusals(self) -> Iterator[FieldError]:
         yield from super().refusals()
+        yield from named_twice("devices", self.devices)
         if self.minimum >= self.maximum:
             text = f"minimum ({self.minimum:g} W) is not less than maximum ({self.maximum:g} W)"
             yield FieldError(text, "minimum", "maximum")
@@ -93,6 +97,23 @@ class ActivePowerConfig(ControllerConfig, frozen=True, kw_only=True):
         return self.scheduled if self.safe is None else self.safe
 
 
+def named_twice(field_name: str, names: Sequence[str]) -> Iterator[FieldError]:
+    """What is named twice would count twice."""
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        yield FieldError(f"{field_name}: named twice", field_name, got=", ".join(repeated))
+
+
+class Frequency(NamedTuple):
+    """What is seen of the frequency."""
+
+    hz: float
+    """NaN if nothing can be relied on."""
+    view: View
+    doubt: str = ""
+    """Why it may be wrong."""
+
+
 @dataclass(slots=True)
 class ActivePowerState:
     """What is seen at the PMUs, and what was decided."""
@@ -122,6 +143,15 @@ class ActivePowerState:
         known = view.values[np.isfinite(view.values)]
         return (float(np.median(known)) if len(known) else math.nan), view
 
+    def look_at_frequency(self, config: ActivePowerConfig, now_ns: int) -> Frequency:
+        """The median, but never the mean of two that disagree: then the one that asks for less."""
+        hz, view = self.look(config, now_ns, *config.plausible_hz)
+        known = view.values[np.isfinite(view.values)]
+        if len(known) != 2 or np.ptp(known) <= DISAGREE_HZ:
+            return Frequency(hz, view)
+        nearer_hz = float(known[np.argmin(np.abs(known - config.nominal))])
+        return Frequency(nearer_hz, view, f"{known[0]:.3f} and {known[1]:.3f} Hz")
+
     def set_power(
         self,
         config: ActivePowerConfig,
@@ -130,21 +160,27 @@ class ActivePowerState:
         views: tuple[View, ...],
         version: str,
         limits: tuple[str, ...] = (),
+        doubt: str = "",
     ) -> list[WireMessage]:
-        """Set the power within all limits; NaN is what a controller wants that cannot see. `limits`: its own ones."""
-        controller = self.controller
-        condition = reason = ""
-        if math.isnan(wanted_w):
+        """Set the power within all limits; NaN is what a controller wants that cannot see. `limits`: its own ones;
+        `doubt`: that of `look_at_frequency`."""
+        controller, policy = self.controller, config.policy
+        condition, reason = (DISAGREEMENT, doubt) if doubt else ("", "")
+        is_blind = math.isnan(wanted_w)
+        if is_blind:
             if controller.is_starting(config, now_ns):
                 return []
             condition, values = controller.fallback(config, now_ns, {config.asset: config.safe_w})
             wanted_w, reason = values[config.asset], reason_of(views)
-        ramp_w = math.inf if config.ramp is None else config.ramp * controller.elapsed_s(now_ns)
+            # No policy may keep an asset from its safe state.
+            policy = UNBOUNDED if condition == "safe" else policy
+        ramp_w = math.inf if config.ramp is None else config.ramp * controller.paced_s(config, now_ns)
         before_w = config.scheduled if self.power_w is None else self.power_w
-        made = limited(wanted_w, config.hardware, policy=config.policy, before=before_w, ramp=ramp_w)
+        made = limited(wanted_w, config.hardware, policy=policy, before=before_w, ramp=ramp_w)
         values = {config.asset: made.value}
         by = {config.asset: (*limits, *made.by)} if limits or made.by else {}
-        return controller.tell(config, now_ns, Decision(QUANTITY, values, condition, reason, by, views, version))
+        decision = Decision(QUANTITY, values, condition, reason, by, views, version, is_blind)
+        return controller.tell(config, now_ns, decision)
 
     def finish(self, config: ActivePowerConfig, version: str) -> list[WireMessage]:
         """The safe state: the hardware's ramp alone leads there."""

@@ -84,6 +84,8 @@ class Decision(NamedTuple):
     seen: Sequence[View] = ()
     """What was relied on, and what was missing."""
     version: str = ""
+    is_blind: bool = False
+    """Made from what was in force before, or from nothing, rather than from measurements."""
 
 
 @dataclass(slots=True)
@@ -95,27 +97,46 @@ class ControllerState:
     decided_ns: int | None = None
     begun_ns: int | None = None
     normal_ns: int | None = None
-    """When it last decided in normal operation."""
+    """When it last decided from measurements."""
+    fell_back_ns: int | None = None
+    """When it last asked what holds when there is nothing to rely on."""
     told: str = ""
     """The condition that the last alarm told."""
     well_since_ns: int | None = None
     known: tuple[ControllerConfig, str] | None = None
     """The config that was last used, and its digest."""
 
+    def notice(self, now_ns: int) -> None:
+        """Times that lie ahead are those of a clock that was set back since: they count as now, or nothing would end
+        for as long as it was set back."""
+        self.decided_ns = _not_ahead(self.decided_ns, now_ns)
+        self.begun_ns = _not_ahead(self.begun_ns, now_ns)
+        self.normal_ns = _not_ahead(self.normal_ns, now_ns)
+        self.well_since_ns = _not_ahead(self.well_since_ns, now_ns)
+
     def is_starting(self, config: ControllerConfig, now_ns: int) -> bool:
         """Whether nothing was decided yet and measurements still have time to come."""
+        self.notice(now_ns)
         if self.begun_ns is None:
             self.begun_ns = now_ns
         return self.decided_ns is None and now_ns - self.begun_ns < config.max_age * 1e9
 
     def elapsed_s(self, now_ns: int) -> float:
         """Time since the last decision; 0 before the first, and when the clock was set back."""
-        return 0.0 if self.decided_ns is None else max(now_ns - self.decided_ns, 0) / 1e9
+        self.notice(now_ns)
+        return 0.0 if self.decided_ns is None else (now_ns - self.decided_ns) / 1e9
+
+    def paced_s(self, config: ControllerConfig, now_ns: int) -> float:
+        """What counts of that for ramps and integrals: after a pause, or when the clock was set forward, no more than
+        set-points are valid."""
+        return min(self.elapsed_s(now_ns), config.valid_for)
 
     def fallback(
         self, config: ControllerConfig, now_ns: int, safe: Mapping[str, float]
     ) -> tuple[Literal["hold", "safe"], dict[str, float]]:
-        """What holds when there is nothing to rely on, and how that is called."""
+        """What holds when there is nothing to rely on, and how that is called. What is decided then is blind."""
+        self.notice(now_ns)
+        self.fell_back_ns = now_ns
         may_hold = config.fallback == "hold" and self.normal_ns is not None
         if may_hold and now_ns - (self.normal_ns or 0) <= config.hold_for * 1e9:
             return "hold", {**safe, **self.values}
@@ -123,9 +144,10 @@ class ControllerState:
 
     def tell(self, config: ControllerConfig, now_ns: int, decision: Decision) -> list[WireMessage]:
         """The set-points, after an alarm if operation left normal, changed, or came back."""
+        self.notice(now_ns)
         self.values = dict(decision.values)
         self.decided_ns = now_ns
-        if not decision.condition:
+        if not decision.is_blind and self.fell_back_ns != now_ns:
             self.normal_ns = now_ns
         status: Literal["ok", "fallback"] = "fallback" if decision.condition else "ok"
         return [*self._alarms(config, now_ns, decision), self.setpoints(config, now_ns, decision, status)]
@@ -182,6 +204,10 @@ class ControllerState:
                 text = f"in normal operation again; it was: {self.told}"
                 self.told = ""
                 yield Alarm(source=config.name, severity="info", text=text, time_ns=now_ns)
+
+
+def _not_ahead(time_ns: int | None, now_ns: int) -> int | None:
+    return None if time_ns is None else min(time_ns, now_ns)
 
 
 def reason_of(views: Sequence[View]) -> str:

@@ -55,7 +55,8 @@ class View(NamedTuple):
 
 @dataclass(slots=True)
 class Latest:
-    """The newest measurement of each device in one column. Rows that are older than what is known change nothing."""
+    """The newest measurement of each device in one column. Rows that are older than what is known change nothing, and
+    those that lie ahead of their reception, or of the moment they are looked at, do not become known."""
 
     column: str
     readings: dict[str, Reading] = field(default_factory=dict)
@@ -74,10 +75,22 @@ class Latest:
         for code, time_ns, value, quality in rows:
             name = samples.devices[code]
             if name in wanted:
-                used += self._take(name, time_ns, value, quality, trust)
+                used += self._take(name, time_ns, value, quality, trust, samples.received_ns)
         return used
 
-    def _take(self, name: str, time_ns: int, value: float, quality: int, trust: Trust) -> bool:
+    def _forget_if_ahead(self, name: str, now_ns: int) -> None:
+        """A row that came before the clock was set back must not shut out those that come after."""
+        reading = self.readings.get(name)
+        if reading is not None and is_ahead(reading.time_ns, now_ns):
+            self.refused[name] = _ahead(reading.time_ns, now_ns)
+            del self.readings[name]
+
+    def _take(self, name: str, time_ns: int, value: float, quality: int, trust: Trust, received_ns: int) -> bool:
+        if received_ns:
+            if is_ahead(time_ns, received_ns):
+                self.refused[name] = _ahead(time_ns, received_ns)
+                return False
+            self._forget_if_ahead(name, received_ns)
         before = self.readings.get(name)
         if before is not None and time_ns <= before.time_ns:
             return False
@@ -97,6 +110,7 @@ class Latest:
         times: list[int] = []
         quality = 0
         for place, name in enumerate(devices):
+            self._forget_if_ahead(name, now_ns)
             reading = self.readings.get(name)
             problem = self._why_not(name, reading, now_ns, trust)
             if problem or reading is None:
@@ -114,12 +128,19 @@ class Latest:
         age_s = (now_ns - reading.time_ns) / 1e9
         if age_s > trust.max_age_s:
             return self.refused.get(name, f"{age_s:.1f} s old")
-        if reading.time_ns - now_ns > AHEAD_NS:
-            return f"from a clock that is {-age_s:.1f} s ahead"
         frozen_s = (reading.time_ns - reading.since_ns) / 1e9
         if frozen_s >= trust.frozen_after_s:
             return f"frozen at {reading.value:g} for {frozen_s:.0f} s"
         return ""
+
+
+def is_ahead(time_ns: int, now_ns: int) -> bool:
+    """Whether a time lies so far in the future that the clock it came from, or the one here, was wrong."""
+    return time_ns - now_ns > AHEAD_NS
+
+
+def _ahead(time_ns: int, now_ns: int) -> str:
+    return f"from a clock that is {(time_ns - now_ns) / 1e9:.1f} s ahead"
 
 
 def _problem(value: float, quality: int, trust: Trust) -> str:

@@ -14,9 +14,9 @@ from edgeflex_flow import __version__
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import Input, OperatorNode, WireMessage, quantity
-from edgeflex_operators._active_power import ActivePowerConfig, ActivePowerState
+from edgeflex_operators._active_power import ActivePowerConfig, ActivePowerState, named_twice
 from edgeflex_operators._controller import controller_wire
-from edgeflex_operators._latest import Latest
+from edgeflex_operators._latest import Latest, Trust
 
 VERSION = f"{__version__}/agc-1"
 
@@ -31,7 +31,7 @@ class AgcConfig(ActivePowerConfig, frozen=True, kw_only=True):
 
     Input:
         Samples with `frequency_hz` of `devices`, and with `active_power_w` of `ties` where there are any. What can be
-        relied on is as with `frequency_droop`; all ties must be known.
+        relied on is as with `frequency_droop`; all ties must be known, and may stay the same for long.
     Output:
         `Setpoints` with the quantity `active_power_w` at each `period`, the cycle of the controller; `ShadowSetpoints`
         in mode `shadow`. `Alarm` and end as with `frequency_droop`.
@@ -60,6 +60,10 @@ class AgcConfig(ActivePowerConfig, frozen=True, kw_only=True):
     ties: Annotated[
         tuple[str, ...], Meta(description="Devices that measure the exchange, positive out of the area; none: no ties.")
     ] = ()
+    tie_power_max: Annotated[
+        Annotated[float, quantity("W", "Largest exchange of one tie.", gt=0)] | None,
+        Meta(description="Not relied on: an exchange of one of `ties` beyond this, in either direction; none: any is."),
+    ] = None
     programme: Annotated[float, quantity("W", "Scheduled exchange.")] = 0.0
     bias: Annotated[float, quantity("W/Hz", "K-factor of the area.", gt=0)]
     gain: Annotated[float, Meta(ge=0, le=10, description="Proportional gain.")] = 0.3
@@ -71,9 +75,16 @@ class AgcConfig(ActivePowerConfig, frozen=True, kw_only=True):
 
     def refusals(self) -> Iterator[FieldError]:
         yield from super().refusals()
+        yield from named_twice("ties", self.ties)
         if self.tracking_time is not None and self.tracking_time > self.integral_time:
             text = f"tracking_time ({self.tracking_time:g} s) is longer than integral_time ({self.integral_time:g} s)"
             yield FieldError(text, "tracking_time", "integral_time")
+
+    @property
+    def tie_trust(self) -> Trust:
+        """A tie may carry the same power for long, such as none: only a frequency that stays the same is frozen."""
+        most_w = math.inf if self.tie_power_max is None else self.tie_power_max
+        return self.trust(-most_w, most_w)._replace(frozen_after_s=math.inf)
 
 
 @dataclass(slots=True)
@@ -91,20 +102,21 @@ def start(_config: AgcConfig) -> AgcState:
 def step(config: AgcConfig, state: AgcState, samples: Samples) -> list[WireMessage]:
     state.take(config, samples, *config.plausible_hz)
     if config.ties:
-        state.tie.take(samples, config.trust(-math.inf, math.inf), frozenset(config.ties))
+        state.tie.take(samples, config.tie_trust, frozenset(config.ties))
     return []
 
 
 def tick(config: AgcConfig, state: AgcState, now_ns: int) -> list[WireMessage]:
-    frequency_hz, view = state.look(config, now_ns, *config.plausible_hz)
-    ties = state.tie.view(config.ties, now_ns, config.trust(-math.inf, math.inf))
+    seen = state.look_at_frequency(config, now_ns)
+    ties = state.tie.view(config.ties, now_ns, config.tie_trust)
+    views = (seen.view, ties)
     exchange_w = float(np.sum(ties.values)) - config.programme if config.ties else 0.0
-    ace_w = exchange_w + config.bias * (frequency_hz - config.nominal)
-    h_s = state.controller.elapsed_s(now_ns)
+    ace_w = exchange_w + config.bias * (seen.hz - config.nominal)
+    h_s = state.controller.paced_s(config, now_ns)
     before_w = (config.scheduled if state.power_w is None else state.power_w) - config.scheduled
     if math.isnan(ace_w):
         state.config = None
-        return state.set_power(config, now_ns, math.nan, (view, ties), VERSION)
+        return state.set_power(config, now_ns, math.nan, views, VERSION)
     if state.config is not config:
         # The first decision of all begins with the integral at 0: there is nothing in force to go on from.
         state.integral_w = before_w + config.gain * ace_w if state.power_w is not None else 0.0
@@ -112,7 +124,7 @@ def tick(config: AgcConfig, state: AgcState, now_ns: int) -> list[WireMessage]:
     else:
         state.integral_w -= h_s * ace_w / config.integral_time
     wanted_w = state.integral_w - config.gain * ace_w
-    told = state.set_power(config, now_ns, config.scheduled + wanted_w, (view, ties), VERSION)
+    told = state.set_power(config, now_ns, config.scheduled + wanted_w, views, VERSION, doubt=seen.doubt)
     sent_w = (state.power_w or 0.0) - config.scheduled
     tracking_s = config.integral_time / 10.0 if config.tracking_time is None else config.tracking_time
     # A cycle that is longer than the time of tracking must not overshoot.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
 
@@ -17,8 +17,8 @@ from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import Alarm, Samples, Setpoints, ShadowSetpoints
 from edgeflex_flow.node import Command, Input, NodeConfig, OperatorNode, WireMessage, quantity, table
 from edgeflex_operators._controller import ControllerConfig, ControllerState, Decision, controller_wire
-from edgeflex_operators._latest import Latest, View
-from edgeflex_operators._limits import UNBOUNDED, Bounds, limited
+from edgeflex_operators._latest import Latest, View, is_ahead
+from edgeflex_operators._limits import UNBOUNDED, Bounds
 
 VERSION = f"{__version__}/dispatch-1"
 QUANTITY = "active_power_w"
@@ -82,7 +82,8 @@ class DispatchConfig(ControllerConfig, frozen=True, kw_only=True):
     to `participation` times headroom in that direction. What a unit cannot take goes to the others, until all is placed
     or nothing is left to give. Headroom is what lies between `scheduled` and the limits of hardware, and of the energy
     where there is a storage: P ≤ (state of charge - least) · capacity / hold time, and likewise for charging. Each set-
-    point is the power of its unit, `scheduled` included, and keeps to the unit's ramp.
+    point is the power of its unit, `scheduled` included. It keeps to the unit's ramp, except where the energy does not
+    allow that; what a ramp keeps a unit from giving, or from giving up, the others make up for meanwhile.
 
     A controller whose set-points have expired counts with its last value for `hold_for` (`fallback: hold`), then, or
     at once (`safe`), with 0; the others go on. A storage whose state of charge is not known gets its safe power, and
@@ -94,8 +95,9 @@ class DispatchConfig(ControllerConfig, frozen=True, kw_only=True):
         measurements: Samples with `state_of_charge_percent`, the device named as the unit; where there are storages.
     Output:
         `Setpoints` with the quantity `active_power_w` and the power of each unit at each `period`; `ShadowSetpoints` in
-        mode `shadow`. An `Alarm` when less can be given than is asked, when a controller or a state of charge is
-        missing, and when that is over. At the end of the flow the safe state, with the status `safe`.
+        mode `shadow`. An `Alarm` when less can be given than is asked, or what is given differs from it for longer than
+        the slowest ramp takes from end to end; when a controller or a state of charge is missing; and when that is
+        over. At the end of the flow the safe state, with the status `safe`.
     Errors:
         Dead letter `wrong_quantity` for set-points for the area with another quantity.
     Source:
@@ -188,6 +190,27 @@ class DispatchState:
     charge: Latest = field(default_factory=lambda: Latest(CHARGE))
     controller: ControllerState = field(default_factory=ControllerState)
     is_short: bool = False
+    behind_since_ns: int | None = None
+    """Since when ramps keep the units from giving what is asked."""
+
+    def notice(self, now_ns: int) -> None:
+        """What was asked by a clock that was ahead, or before the one here was set back, counts as asked now: it must
+        neither last longer than it is valid, nor shut out what is asked later."""
+        for name, message in self.asked.items():
+            if is_ahead(message.time_ns, now_ns):
+                self.asked[name] = msgspec.structs.replace(message, time_ns=now_ns)
+        if self.behind_since_ns is not None:
+            self.behind_since_ns = min(self.behind_since_ns, now_ns)
+
+
+class Range(NamedTuple):
+    """Where the power of one unit may lie."""
+
+    able: Bounds
+    """Within its hardware and its energy."""
+    now: Bounds
+    """What of that its ramp reaches in this step. The energy wins: a storage that is empty stops at once."""
+    energy: Bounds
 
 
 class Request(NamedTuple):
@@ -254,22 +277,32 @@ def measure(config: DispatchConfig, state: DispatchState, samples: Samples) -> l
 
 
 def tick(config: DispatchConfig, state: DispatchState, now_ns: int) -> list[WireMessage]:
+    state.notice(now_ns)
     request = asked_now(config, state, now_ns)
     charge = state.charge.view(_storages(config), now_ns, config.trust(0.0, 100.0))
     if (request.view.missing or charge.missing) and state.controller.is_starting(config, now_ns):
         return []
     total_w = config.policy.nearest(request.change_w)
-    wanted_w, bounds = split(config, total_w, dict(zip(_storages(config), charge.values.tolist(), strict=True)))
+    ranges = ranges_of(config, state, now_ns, dict(zip(_storages(config), charge.values.tolist(), strict=True)))
+    wanted_w, values = split(config, total_w, ranges)
     conditions = (*request.conditions, *(f"state of charge of {name} unknown" for name in charge.missing))
     reasons = (*request.reasons, *(f"{name}: {why}" for name, why in charge.missing.items()))
-    values, limits = _within_ramps(config, state, now_ns, wanted_w, bounds)
+    limits = _limits_met(config, wanted_w, ranges)
     if total_w != request.change_w:
         limits = {name: ("policy", *by) for name, by in {**dict.fromkeys(values, ()), **limits}.items()}
     decision = Decision(
-        QUANTITY, values, "; ".join(conditions), "; ".join(reasons), limits, (request.view, charge), VERSION
+        QUANTITY,
+        values,
+        "; ".join(conditions),
+        "; ".join(reasons),
+        limits,
+        (request.view, charge),
+        VERSION,
+        is_blind=len(request.view.missing) == len(config.controllers),
     )
-    given_w = sum(wanted_w.values()) - sum(unit.scheduled for unit in config.units.values())
-    short = _shortfall(config, state, now_ns, request.change_w, given_w)
+    scheduled_w = sum(unit.scheduled for unit in config.units.values())
+    able_w, given_w = sum(wanted_w.values()) - scheduled_w, sum(values.values()) - scheduled_w
+    short = _shortfall(config, state, now_ns, request.change_w, able_w, given_w)
     return [*short, *state.controller.tell(config, now_ns, decision)]
 
 
@@ -302,45 +335,62 @@ def asked_now(config: DispatchConfig, state: DispatchState, now_ns: int) -> Requ
     return Request(change_w, tuple(conditions), tuple(reasons), View(np.empty(0), missing, begin_ns, end_ns, quality))
 
 
-def split(
-    config: DispatchConfig, total_w: float, charge_percent: dict[str, float]
-) -> tuple[dict[str, float], dict[str, Bounds]]:
-    """The power of each unit for a change of the sum, before ramps, and the bounds that its energy leaves it."""
-    units = config.units
-    bounds = {name: _energy_bounds(unit, charge_percent.get(name, math.nan)) for name, unit in units.items()}
-    scheduled = np.array([unit.scheduled for unit in units.values()])
-    hard = [bounds[name].within(unit.hardware) for name, unit in units.items()]
-    share = water_filled(
-        total_w,
-        np.array([unit.participation for unit in units.values()]),
-        np.array([each.low for each in hard]) - scheduled,
-        np.array([each.high for each in hard]) - scheduled,
-    )
-    return dict(zip(units, (scheduled + share).tolist(), strict=True)), bounds
+def ranges_of(
+    config: DispatchConfig, state: DispatchState, now_ns: int, charge_percent: dict[str, float]
+) -> dict[str, Range]:
+    seconds = state.controller.paced_s(config, now_ns)
+    before_w = state.controller.values
+    return {
+        name: _range(unit, charge_percent.get(name, math.nan), before_w.get(name, unit.scheduled), seconds)
+        for name, unit in config.units.items()
+    }
 
 
-def _energy_bounds(unit: DispatchedUnit, charge_percent: float) -> Bounds:
+def _range(unit: DispatchedUnit, charge_percent: float, before_w: float, seconds: float) -> Range:
+    ramp_w = math.inf if unit.ramp is None else unit.ramp * seconds
+    ramped = Bounds(before_w - ramp_w, before_w + ramp_w)
     if unit.storage is None:
-        return UNBOUNDED
+        return Range(unit.hardware, ramped.within(unit.hardware), UNBOUNDED)
     if math.isnan(charge_percent):
-        return Bounds(unit.safe_w, unit.safe_w)
-    return unit.storage.bounds(charge_percent)
+        towards_safe_w = ramped.within(unit.hardware).nearest(unit.safe_w)
+        safe = Bounds(unit.safe_w, unit.safe_w)
+        return Range(safe, Bounds(towards_safe_w, towards_safe_w), safe)
+    energy = unit.storage.bounds(charge_percent)
+    able = energy.within(unit.hardware)
+    return Range(able, ramped.within(able), energy)
 
 
-def _within_ramps(
-    config: DispatchConfig, state: DispatchState, now_ns: int, wanted_w: dict[str, float], bounds: dict[str, Bounds]
-) -> tuple[dict[str, float], dict[str, tuple[str, ...]]]:
-    values: dict[str, float] = {}
+def split(
+    config: DispatchConfig, total_w: float, ranges: dict[str, Range]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The power of each unit for a change of the sum: what it should come to, and what it is now, on its ramp."""
+    units = config.units
+    weight = np.array([unit.participation for unit in units.values()])
+    scheduled = np.array([unit.scheduled for unit in units.values()])
+    able, now = _ends(ranges[name].able for name in units), _ends(ranges[name].now for name in units)
+    # Sums of numbers of many sizes may miss an end by the last bit.
+    wanted = np.clip(scheduled + water_filled(total_w, weight, able[0] - scheduled, able[1] - scheduled), *able)
+    placed = np.clip(wanted, *now)
+    lacking_w = float((wanted - placed).sum())
+    given = np.clip(placed + water_filled(lacking_w, weight, now[0] - placed, now[1] - placed), *now)
+    return dict(zip(units, wanted.tolist(), strict=True)), dict(zip(units, given.tolist(), strict=True))
+
+
+def _ends(bounds: Iterable[Bounds]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    both = np.array(list(bounds)).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
+
+
+def _limits_met(
+    config: DispatchConfig, wanted_w: dict[str, float], ranges: dict[str, Range]
+) -> dict[str, tuple[str, ...]]:
     limits: dict[str, tuple[str, ...]] = {}
     for name, unit in config.units.items():
-        ramp_w = math.inf if unit.ramp is None else unit.ramp * state.controller.elapsed_s(now_ns)
-        before_w = state.controller.values.get(name, unit.scheduled)
-        made = limited(wanted_w[name], unit.hardware, before=before_w, ramp=ramp_w)
-        values[name] = made.value
-        by = [*_ends_met(wanted_w[name], unit, bounds[name]), *made.by]
+        is_ramped = ranges[name].now.nearest(wanted_w[name]) != wanted_w[name]
+        by = [*_ends_met(wanted_w[name], unit, ranges[name].energy), *["ramp"] * is_ramped]
         if by:
             limits[name] = tuple(by)
-    return values, limits
+    return limits
 
 
 def _ends_met(value_w: float, unit: DispatchedUnit, energy: Bounds) -> Sequence[str]:
@@ -351,17 +401,31 @@ def _ends_met(value_w: float, unit: DispatchedUnit, energy: Bounds) -> Sequence[
 
 
 def _shortfall(
-    config: DispatchConfig, state: DispatchState, now_ns: int, asked_w: float, given_w: float
+    config: DispatchConfig, state: DispatchState, now_ns: int, asked_w: float, able_w: float, given_w: float
 ) -> Iterator[Alarm]:
-    able_w = sum(unit.maximum - unit.minimum for unit in config.units.values())
-    is_short = abs(asked_w - given_w) > SHORT_SHARE * able_w
+    """Tells when less can be given than is asked, or less or more is given for longer than ramps explain."""
+    rounding_w = SHORT_SHARE * sum(unit.maximum - unit.minimum for unit in config.units.values())
+    if abs(able_w - given_w) <= rounding_w:
+        state.behind_since_ns = None
+    elif state.behind_since_ns is None:
+        state.behind_since_ns = now_ns
+    cannot = abs(asked_w - able_w) > rounding_w
+    behind_s = 0.0 if state.behind_since_ns is None else (now_ns - state.behind_since_ns) / 1e9
+    is_short = cannot or behind_s > _longest_ramp_s(config)
     if is_short == state.is_short:
         return
     state.is_short = is_short
-    text = f"asked to change the power of {config.area} by {asked_w:g} W, the units can give {given_w:g} W"
-    if not is_short:
-        text = f"the units can give again what is asked of {config.area}"
+    text = f"the units can give again what is asked of {config.area}"
+    if is_short:
+        gives = f"can give {able_w:g} W" if cannot else f"have given {given_w:g} W after {behind_s:.0f} s"
+        text = f"asked to change the power of {config.area} by {asked_w:g} W, the units {gives}"
     yield Alarm(source=config.name, severity="warning" if is_short else "info", text=text, time_ns=now_ns)
+
+
+def _longest_ramp_s(config: DispatchConfig) -> float:
+    """From one end of its hardware to the other, of the slowest unit."""
+    ramps = [(unit.maximum - unit.minimum) / unit.ramp for unit in config.units.values() if unit.ramp is not None]
+    return max(ramps, default=0.0) + config.period
 
 
 def end(config: DispatchConfig, state: DispatchState) -> list[WireMessage]:

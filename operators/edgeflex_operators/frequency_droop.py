@@ -57,8 +57,9 @@ class FrequencyDroopConfig(ActivePowerConfig, frozen=True, kw_only=True):
         as good as none.
     Output:
         `Setpoints` with the quantity `active_power_w` at each `period`; `ShadowSetpoints` in mode `shadow`. An `Alarm`
-        when no PMU can be relied on and the fallback holds, at each change of that, and when it is over. At the end of
-        the flow the safe state, with the status `safe`.
+        when no PMU can be relied on and the fallback holds, at each change of that, and when it is over; likewise when
+        two PMUs are more than 100 mHz apart, of which the one nearer to nominal counts. At the end of the flow the safe
+        state, with the status `safe`.
     Errors:
         None: what cannot be used leads to the fallback, and is told in `missing` and `reason`.
     Source:
@@ -117,6 +118,16 @@ class FrequencyDroopConfig(ActivePowerConfig, frozen=True, kw_only=True):
                 ends = sorted(self.nominal + sign * each for each in (0.2, 0.5))
                 text = f"{name} ({value:g} Hz) is not within {ends[0]:g} to {ends[1]:g} Hz"
                 yield FieldError(text, name, "nominal")
+        yield from self._reserve_that_cannot_be_given(rule)
+
+    def _reserve_that_cannot_be_given(self, rule: AreaRule) -> Iterator[FieldError]:
+        if self.ramp is not None and self.fcr_power > self.ramp * rule.full_within_s:
+            text = f"ramp ({self.ramp:g} W/s) takes {self.fcr_power / self.ramp:.0f} s for fcr_power"
+            text += f" ({self.fcr_power:g} W); the area allows {rule.full_within_s:g} s"
+            yield FieldError(text, "ramp", "fcr_power", "area")
+        if self.fcr_power > max(self.scheduled - self.minimum, self.maximum - self.scheduled):
+            text = f"fcr_power ({self.fcr_power:g} W) is more than the hardware can give in either direction"
+            yield FieldError(text, "fcr_power", "scheduled", "minimum", "maximum")
 
 
 @dataclass(slots=True)
@@ -135,8 +146,8 @@ class LimitedMode:
             if self.reference_w is None:
                 self.reference_w = power_w
         elif self.reference_w is not None:
-            if self.back_ns is None:
-                self.back_ns = now_ns
+            # Not later than now, though the clock was set back.
+            self.back_ns = now_ns if self.back_ns is None else min(self.back_ns, now_ns)
             if now_ns - self.back_ns >= release_s * 1e9:
                 self.reference_w = self.back_ns = None
         return self.reference_w
@@ -182,9 +193,9 @@ def step(config: FrequencyDroopConfig, state: FrequencyDroopState, samples: Samp
 
 
 def tick(config: FrequencyDroopConfig, state: FrequencyDroopState, now_ns: int) -> list[WireMessage]:
-    frequency_hz, view = state.look(config, now_ns, *config.plausible_hz)
-    wanted_w = math.nan if math.isnan(frequency_hz) else _wanted_w(config, state, frequency_hz, now_ns)
-    return state.set_power(config, now_ns, wanted_w, (view,), VERSION)
+    seen = state.look_at_frequency(config, now_ns)
+    wanted_w = math.nan if math.isnan(seen.hz) else _wanted_w(config, state, seen.hz, now_ns)
+    return state.set_power(config, now_ns, wanted_w, (seen.view,), VERSION, doubt=seen.doubt)
 
 
 def _wanted_w(config: FrequencyDroopConfig, state: FrequencyDroopState, frequency_hz: float, now_ns: int) -> float:

@@ -30,7 +30,8 @@ class SetpointWatchdogConfig(NodeConfig, frozen=True, kw_only=True):
     go from its last set-point to the safe state without falling back in between.
 
     What counts is when a set-point was decided: old ones that a broker keeps or sends again do not count, nor do those
-    from a clock more than a second ahead. Nothing counts as heard before the first tick, from which the time runs.
+    from a clock more than a second ahead. Nothing counts as heard before the first tick, from which the time runs. A
+    clock that is set back does not make the controller seem heard.
 
     Input:
         in: `Setpoints`. Those of other controllers, its own included, are not looked at.
@@ -88,6 +89,16 @@ class SetpointWatchdogState:
     heard_ns: int | None = None
     """When the controller was last heard, by the clock here."""
     is_silent: bool = False
+    looked_ns: int | None = None
+    """When it last looked."""
+
+    def notice(self, now_ns: int) -> None:
+        """When the clock was set back, what was heard stays as long ago as it was, and what is decided from now on
+        counts."""
+        if self.looked_ns is not None and self.heard_ns is not None and now_ns < self.looked_ns:
+            self.heard_ns -= self.looked_ns - now_ns
+            self.decided_ns = min(self.decided_ns, now_ns)
+        self.looked_ns = now_ns
 
 
 def start(_config: SetpointWatchdogConfig) -> SetpointWatchdogState:
@@ -102,6 +113,7 @@ def step(config: SetpointWatchdogConfig, state: SetpointWatchdogState, message: 
 
 def tick(config: SetpointWatchdogConfig, state: SetpointWatchdogState, now_ns: int) -> list[WireMessage]:
     timeout_ns = round(config.timeout * 1e9)
+    state.notice(now_ns)
     candidate_ns, state.candidate_ns = state.candidate_ns, None
     if state.heard_ns is None:
         state.heard_ns = now_ns

@@ -15,7 +15,7 @@ from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import Input, OperatorNode, WireMessage, quantity
 from edgeflex_operators._active_power import ActivePowerConfig, ActivePowerState, without_band
 from edgeflex_operators._controller import controller_wire
-from edgeflex_operators._latest import Latest
+from edgeflex_operators._latest import Latest, is_ahead
 
 VERSION = f"{__version__}/virtual-inertia-1"
 ANGLE = "voltage_angle_rad"
@@ -30,7 +30,8 @@ class VirtualInertiaConfig(ActivePowerConfig, frozen=True, kw_only=True):
     wash-out lets it fade with the time constant `wash_out`, so that a ROCOF that lasts does not empty a storage.
 
     A ROCOF that comes late drives the swings between areas that it should damp. It counts in full up to the age
-    `fresh`, less from there on, and not at all at `stale`; `limits` then names `late`.
+    `fresh`, less from there on, and not at all at `stale`; `limits` then names `late`. Of several devices the oldest
+    measurement is judged.
 
     Where the port `phasors` is wired, a step of the voltage angle of more than `jump_angle` between two frames, beyond
     what the frequency explains, blocks the change of power for `block_for`: that is a phase jump, which looks like a
@@ -103,6 +104,10 @@ class VirtualInertiaState(ActivePowerState):
     faded_w: float = 0.0
     """What the wash-out takes away."""
 
+    def forget_ahead(self, now_ns: int) -> None:
+        """A frame from a clock that was ahead, or before the one here was set back, must not shut out the next ones."""
+        self.phasors = {name: each for name, each in self.phasors.items() if not is_ahead(each.time_ns, now_ns)}
+
 
 def start(_config: VirtualInertiaConfig) -> VirtualInertiaState:
     return VirtualInertiaState(Latest("rocof_hz_per_s"))
@@ -119,11 +124,15 @@ def look_for_jumps(config: VirtualInertiaConfig, state: VirtualInertiaState, sam
         return []  # only a stream's own configuration tells whether it has phasors
     angles, frequencies = samples.columns[ANGLE].tolist(), samples.columns["frequency_hz"].tolist()
     times, codes = samples.time_ns.tolist(), samples.device.tolist()
+    if samples.received_ns:
+        state.forget_ahead(samples.received_ns)
     for code, time_ns, angle_rad, frequency_hz in zip(codes, times, angles, frequencies, strict=True):
         name = samples.devices[code]
-        before = state.phasors.get(name)
         if name not in config.devices or not math.isfinite(angle_rad + frequency_hz):
             continue
+        if samples.received_ns and is_ahead(time_ns, samples.received_ns):
+            continue
+        before = state.phasors.get(name)
         if before is not None and time_ns <= before.time_ns:
             continue
         now = state.phasors[name] = Phasor(time_ns, angle_rad, frequency_hz)
@@ -142,6 +151,7 @@ def unexplained_rad(before: Phasor, now: Phasor, nominal_hz: float) -> float:
 
 
 def tick(config: VirtualInertiaConfig, state: VirtualInertiaState, now_ns: int) -> list[WireMessage]:
+    state.forget_ahead(now_ns)
     frequencies = state.frequency.view(config.devices, now_ns, config.trust(*config.plausible_hz))
     known = tuple(name for name in config.devices if name not in frequencies.missing)
     rocof_hz_per_s, view = state.look(config, now_ns, -PLAUSIBLE_HZ_PER_S, PLAUSIBLE_HZ_PER_S, known)
@@ -152,9 +162,10 @@ def tick(config: VirtualInertiaConfig, state: VirtualInertiaState, now_ns: int) 
     jumped = [state.jumped_ns[name] for name in config.devices if name in state.jumped_ns]
     is_blocked = any(abs(now_ns - each) <= config.block_for * 1e9 for each in jumped)
     beyond = 0.0 if is_blocked else without_band(rocof_hz_per_s, config.dead_band)
-    share = config.share_at((now_ns - (view.end_ns or now_ns)) / 1e9)
+    # The median may rest on the oldest.
+    share = config.share_at((now_ns - (view.begin_ns or now_ns)) / 1e9)
     change_w = -2.0 * share * config.inertia * config.rated_power / config.nominal * beyond
-    fades = -np.expm1(-state.controller.elapsed_s(now_ns) / config.wash_out)
+    fades = -np.expm1(-state.controller.paced_s(config, now_ns) / config.wash_out)
     state.faded_w += float(fades) * (change_w - state.faded_w)
     wanted_w = config.scheduled + (0.0 if is_blocked else change_w - state.faded_w)
     limits = ("phase_jump",) * is_blocked + ("late",) * (share < 1.0)

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from control_cases import Bench, seen, setpoints
+from control_cases import HOUR_S, Bench, seen, setpoints
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -113,3 +113,56 @@ def test_unknown_exchange_is_a_fallback_though_the_frequency_is_known() -> None:
 def test_tracking_that_is_slower_than_the_integral_is_refused() -> None:
     with pytest.raises(ConfigError, match="tracking_time"):
         config(tracking_time=60.0)
+
+
+def test_ties_named_twice_are_refused() -> None:
+    with pytest.raises(ConfigError, match="ties: named twice"):
+        config(ties=("tie", "tie"))
+
+
+@pytest.mark.parametrize("tracking_s", [0.5, 5.0])
+def test_cycle_longer_than_the_time_of_tracking_does_not_overshoot(tracking_s: float) -> None:
+    bench = Bench(NODE, config(maximum=10e6, tracking_time=tracking_s))
+    course = [at(bench, 2.0 * k, 49.5) for k in range(30)]
+    assert course == [10e6] * 30
+    # What is kept of the integral is what came of it: the next smaller deviation shows at once.
+    assert at(bench, 60.0, 49.52) == pytest.approx(10e6 - 0.5 * 100e6 * 0.02 + 2.0 * 48e6 / 50.0, abs=3e6)
+
+
+def test_tie_that_carries_the_same_for_long_is_not_frozen_and_a_frequency_is() -> None:
+    bench = Bench(NODE, config(ties=("tie",), frozen_after=10.0))
+    for k in range(20):
+        at(bench, 2.0 * k, 50.0 + 1e-6 * k, 0.0)
+    assert {each.status for each in setpoints(bench.told)} == {"ok"}
+    for k in range(20, 30):
+        at(bench, 2.0 * k, 50.0, 1e-3 * k)
+    assert setpoints(bench.told)[-1].reason.startswith("PMU: frozen at 50")
+
+
+def test_exchange_beyond_what_a_tie_can_carry_is_not_relied_on() -> None:
+    bench = Bench(NODE, config(ties=("tie",), tie_power_max=500e6))
+    at(bench, 0.0, 50.0, -400e6)
+    for k in range(1, 4):
+        at(bench, 2.0 * k, 50.0 + 1e-6 * k, 30e9)
+    last = setpoints(bench.told)[-1]
+    assert (last.status, last.reason) == ("fallback", "tie: 3e+10 is not plausible: outside -5e+08 to 5e+08")
+
+
+def test_clock_that_is_set_back_neither_stops_it_nor_makes_it_jump() -> None:
+    bench = Bench(NODE, config(ramp=1e6))
+    before_w = [at(bench, 7200.0 + 2.0 * k, 49.95) for k in range(10)][-1]
+    after_w: list[float] = []
+    for k in range(5):
+        now_s = 7220.0 - HOUR_S + 2.0 * k
+        bench.take(seen(now_s, frequency_hz=49.95, received_s=now_s))
+        after_w.append(bench.power_w(now_s))
+    assert {each.status for each in setpoints(bench.told)} == {"ok"}
+    assert after_w[0] == pytest.approx(before_w)
+    assert after_w[1] == pytest.approx(before_w + 2.0 * 5e6 / 50.0)
+
+
+def test_clock_that_is_set_forward_moves_integral_and_ramp_by_no_more_than_set_points_are_valid() -> None:
+    for ramp_w, most_w in ((None, 10.0 * 5e6 / 50.0), (0.1e6, 10.0 * 0.1e6)):
+        bench = Bench(NODE, config(ramp=ramp_w, valid_for=10.0))
+        before_w = [at(bench, 2.0 * k, 49.95) for k in range(10)][-1]
+        assert at(bench, 18.0 + HOUR_S, 49.95) - before_w == pytest.approx(most_w, rel=1e-6)

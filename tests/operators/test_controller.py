@@ -6,12 +6,13 @@ import pickle
 from typing import Any
 
 import pytest
-from control_cases import Bench, alarms, seen, setpoints, shadows
+from control_cases import HOUR_S, Bench, S, alarms, seen, setpoints, shadows
 
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import ConfigError
 from edgeflex_flow.messages import Quality, decode_message, encode_message
 from edgeflex_flow.messages import Setpoints as SetpointsMessage
+from edgeflex_operators._controller import ControllerState, Decision
 from edgeflex_operators._units import digest
 from edgeflex_operators.frequency_droop import NODE, FrequencyDroopConfig
 
@@ -135,6 +136,7 @@ def test_end_before_anything_was_decided_tells_nothing() -> None:
         ({"lowest": 1e6, "highest": 0.0}, "lowest .* is above highest"),
         ({"safe": 9e6}, "safe .* is outside what the hardware can"),
         ({"scheduled": 9e6}, "scheduled .* is outside what the hardware can"),
+        ({"devices": ("PMU", "other", "PMU")}, "devices: named twice"),
     ],
 )
 def test_config_that_contradicts_itself_or_the_hardware_is_refused(values: dict[str, Any], why: str) -> None:
@@ -164,3 +166,99 @@ def test_state_survives_pickling_with_what_is_in_force() -> None:
     made = blinded()
     made.state = pickle.loads(pickle.dumps(made.state))
     assert made.power_w(3.0) == pytest.approx(500e3)
+
+
+def test_set_points_are_held_no_longer_when_the_clock_is_set_back() -> None:
+    made = bench(hold_for=5.0)
+    made.take(seen(7200.0, frequency_hz=49.9))
+    made.tick(7200.1)
+    course = [made.power_w(7200.1 - HOUR_S + k) for k in range(8)]
+    assert course == pytest.approx([500e3] * 6 + [0.0] * 2)
+
+
+def test_start_ends_when_the_clock_is_set_back_meanwhile() -> None:
+    made = bench(max_age=0.5)
+    assert made.tick(7200.0) == []
+    assert made.tick(7200.0 - HOUR_S) == []
+    assert made.tick(7200.6 - HOUR_S) != []
+
+
+def test_return_to_normal_is_told_though_the_clock_was_set_back() -> None:
+    made = blinded(fallback="safe")
+    made.tick(7200.0)
+    made.take(seen(7200.1, frequency_hz=49.91))
+    assert setpoints(made.tick(7200.1))[0].status == "ok"
+    made.told.clear()
+    for k in range(12):
+        made.take(seen(3600.0 + k / 5, frequency_hz=49.9 + 1e-6 * k, received_s=3600.0 + k / 5))
+        made.tick(3600.0 + k / 5)
+    assert [each.severity for each in alarms(made.told)] == ["info"]
+
+
+def test_time_since_the_last_decision_is_never_that_of_a_clock_that_was_set() -> None:
+    state, config = ControllerState(), bench(valid_for=2.0).config
+    assert state.elapsed_s(5 * S) == 0.0
+    state.tell(config, 10 * S, Decision("active_power_w", {"bess": 0.0}))
+    assert (state.elapsed_s(11 * S), state.paced_s(config, 11 * S)) == (1.0, 1.0)
+    assert (state.elapsed_s(3610 * S), state.paced_s(config, 3610 * S)) == (3600.0, 2.0)
+    assert state.elapsed_s(4 * S) == 0.0
+    assert state.elapsed_s(5 * S) == 1.0
+
+
+def test_ramp_holds_when_the_clock_is_set_forward_or_the_process_paused() -> None:
+    made = bench(ramp=1e5, valid_for=2.0)
+    for now_s, expected_w in ((0.0, 0.0), (1.0, 1e5), (1.0 + HOUR_S, 3e5)):
+        made.take(seen(now_s, frequency_hz=49.8 - 1e-6 * now_s))
+        assert made.power_w(now_s) == pytest.approx(expected_w)
+
+
+def test_degraded_decision_from_measurements_may_be_held_and_a_blind_one_may_not() -> None:
+    config = bench(hold_for=5.0).config
+    for is_blind, kind in ((False, "hold"), (True, "safe")):
+        state = ControllerState()
+        state.tell(config, 0, Decision("active_power_w", {"bess": 1.0}, "one is missing", is_blind=is_blind))
+        assert state.fallback(config, 4 * S, {"bess": 0.0})[0] == kind
+
+
+def test_decision_that_rests_on_the_fallback_does_not_prolong_it() -> None:
+    state, config = ControllerState(), bench(hold_for=5.0).config
+    state.tell(config, 0, Decision("active_power_w", {"bess": 1.0}))
+    kinds: list[str] = []
+    for k in range(1, 8):
+        kind, values = state.fallback(config, k * S, {"bess": 0.0})
+        state.tell(config, k * S, Decision("active_power_w", values, kind))
+        kinds.append(kind)
+    assert kinds == ["hold"] * 5 + ["safe"] * 2
+
+
+def test_no_policy_keeps_an_asset_from_its_safe_state_but_its_ramp_leads_there() -> None:
+    made = bench(fallback="safe", safe=0.0, lowest=100e3, ramp=1e5)
+    made.take(seen(0.0, frequency_hz=49.9))
+    made.tick(0.1)
+    for k in range(3):
+        made.take(seen(1.0 + k, frequency_hz=49.9 + 1e-6 * k))
+        made.tick(1.0 + k)
+    assert [made.power_w(4.0 + k) for k in range(4)] == pytest.approx([190e3, 90e3, 0.0, 0.0], abs=1.0)
+
+
+def test_policy_bounds_what_is_held() -> None:
+    made = blinded(hold_for=30.0)
+    made.config = bench(hold_for=30.0, highest=200e3).config
+    assert made.power_w(1.0) == 200e3
+
+
+@pytest.mark.parametrize(
+    ("other_hz", "power_w", "status"), [(49.95, 375e3, "ok"), (49.7, 500e3, "fallback"), (50.4, 500e3, "fallback")]
+)
+def test_of_two_pmus_that_disagree_the_one_nearer_to_nominal_counts(
+    other_hz: float, power_w: float, status: str
+) -> None:
+    made = bench(devices=("A", "B"))
+    made.take(seen(0.0, "A", frequency_hz=49.9))
+    made.take(seen(0.0, "B", frequency_hz=other_hz))
+    [told] = setpoints(made.tick(0.0))
+    assert told.values["bess"] == pytest.approx(power_w)
+    assert told.status == status
+    assert [each.text for each in alarms(made.told)] == [
+        f"not in normal operation: two PMUs disagree, the one nearer to nominal counts: 49.900 and {other_hz:.3f} Hz"
+    ] * (status != "ok")

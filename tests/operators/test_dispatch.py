@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from control_cases import Bench, S, alarms, seen, setpoints, shadows
+from control_cases import HOUR_S, Bench, S, alarms, seen, setpoints, shadows
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from edgeflex_flow.errors import BadMessageError, ConfigError
 from edgeflex_flow.messages import Setpoints, ShadowSetpoints
@@ -241,3 +242,151 @@ def test_no_unit_is_asked_for_more_than_its_hardware(asked_w: float, charge: flo
 def test_units_and_bounds_that_contradict_each_other_are_refused(values: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         bench(**values)
+
+
+def ramped(**storage: Any) -> Bench:
+    """A storage on a slow ramp beside a plant that can give all by itself."""
+    units = {
+        "bess": DispatchedUnit(minimum=-4e6, maximum=4e6, ramp=1e4, storage=Storage(capacity=1e6, **storage)),
+        "chp": DispatchedUnit(minimum=0.0, maximum=8e6),
+    }
+    return bench(units=units, controllers=("agc",), period=1.0)
+
+
+def course(made: Bench, seconds: range, change_w: float, charge: float) -> list[dict[str, float]]:
+    given: list[dict[str, float]] = []
+    for k in seconds:
+        made.take(seen(float(k), "bess", state_of_charge_percent=charge), "measurements")
+        made.take(asked("agc", float(k), change_w))
+        given.append(shares(made, float(k)))
+    return given
+
+
+def test_others_make_up_for_what_the_ramp_of_a_unit_keeps_it_from_giving() -> None:
+    made = ramped()
+    given = course(made, range(60), 6e6, 60.0)
+    assert [sum(each.values()) for each in given] == pytest.approx([6e6] * 60)
+    assert [each["bess"] for each in given] == pytest.approx([1e4 * k for k in range(60)])
+    # And the other way round: the storage is still on its way down.
+    given = course(made, range(60, 160), 2e6, 60.0)
+    assert [sum(each.values()) for each in given] == pytest.approx([2e6] * 100)
+    assert alarms(made.told) == []
+
+
+@pytest.mark.parametrize(("change_w", "full", "charge"), [(6e6, 90.0, 10.0), (-3e6, 10.0, 90.0), (6e6, 90.0, 4.0)])
+def test_storage_stops_at_the_end_of_its_energy_whatever_its_ramp(change_w: float, full: float, charge: float) -> None:
+    made = ramped()
+    assert abs(course(made, range(100), change_w, full)[-1]["bess"]) > 0.5e6
+    [stopped] = course(made, range(100, 101), change_w, charge)
+    assert stopped == pytest.approx({"bess": 0.0, "chp": max(change_w, 0.0)})
+
+
+def test_storage_whose_charge_is_unknown_goes_to_its_safe_power_along_the_ramp() -> None:
+    made = ramped()
+    course(made, range(60), 6e6, 60.0)
+    made.config = replace(made.config, max_age=0.5)
+    made.take(asked("agc", 60.0, 6e6))
+    assert shares(made, 60.0) == pytest.approx({"bess": 580e3, "chp": 5.42e6})
+
+
+def test_ramp_is_no_shortfall_until_it_takes_longer_than_ramps_explain() -> None:
+    units = {"a": DispatchedUnit(minimum=-1e6, maximum=1e6, ramp=1e5)}  # 20 s from end to end
+    made = bench(units=units, controllers=("agc",))
+    for k in range(30):
+        made.take(asked("agc", float(k), 1e6))
+        made.tick(float(k))
+    assert alarms(made.told) == []
+    for k in range(30, 80):
+        made.take(asked("agc", float(k), 1e6 if k > 34 and k % 2 else -1e6))
+        made.tick(float(k))
+    [alarm] = alarms(made.told)
+    assert alarm.time_ns == 51 * S
+    assert alarm.text == "asked to change the power of north by 1e+06 W, the units have given 600000 W after 21 s"
+    for k in range(80, 100):
+        made.take(asked("agc", float(k), 1e6))
+        made.tick(float(k))
+    assert [each.severity for each in alarms(made.told)] == ["warning", "info"]
+
+
+@given(st.lists(st.tuples(st.floats(-14e6, 14e6), st.floats(0.0, 100.0), st.floats(0.0, 3.0)), min_size=1, max_size=12))
+def test_sum_is_given_wherever_energy_hardware_and_ramps_allow(steps: list[tuple[float, float, float]]) -> None:
+    units = {
+        "bess": DispatchedUnit(minimum=-4e6, maximum=4e6, ramp=5e5, storage=Storage(capacity=1e6)),
+        "chp": DispatchedUnit(minimum=0.0, maximum=8e6, scheduled=2e6, ramp=1e6),
+        "free": DispatchedUnit(minimum=-1e6, maximum=1e6),
+    }
+    made, now_s = bench(units=units, controllers=("agc",)), 0.0
+    before = {name: unit.scheduled for name, unit in units.items()}
+    for change_w, charge, gap_s in steps:
+        reach = min(gap_s if made.state.controller.decided_ns is not None else 0.0, made.config.valid_for)
+        now_s += gap_s
+        made.take(seen(now_s, "bess", state_of_charge_percent=charge), "measurements")
+        made.take(asked("agc", now_s, change_w))
+        made.state.charge.readings["bess"].value = charge  # also where the time did not move
+        given_w = shares(made, now_s)
+        energy = units["bess"].storage.bounds(charge)  # type: ignore[union-attr]
+        low_w = high_w = -2e6
+        for name, unit in units.items():
+            low, high = unit.minimum, unit.maximum
+            if name == "bess":
+                low, high = max(low, energy.low), min(high, energy.high)
+            if unit.ramp is not None:
+                low, high = (min(max(before[name] + sign * unit.ramp * reach, low), high) for sign in (-1.0, 1.0))
+            assert low - 1.0 <= given_w[name] <= high + 1.0
+            low_w, high_w = low_w + low, high_w + high
+        assert sum(given_w.values()) - 2e6 == pytest.approx(min(max(change_w, low_w), high_w), abs=5.0)
+        before = given_w
+
+
+def test_clock_that_is_set_back_lets_old_set_points_expire_in_time() -> None:
+    made = bench(controllers=("agc",), units={"a": DispatchedUnit(minimum=-1e7, maximum=1e7)}, hold_for=5.0)
+    made.take(asked("agc", 7200.0, 9e6, valid_for_s=2.0))
+    made.tick(7200.0)
+    told = [setpoints(made.tick(7200.0 - HOUR_S + k))[0] for k in range(10)]
+    assert [each.status for each in told] == ["ok"] * 3 + ["fallback"] * 7
+    assert [each.values["a"] for each in told] == [9e6] * 8 + [0.0] * 2
+
+
+def test_set_points_count_after_the_clock_was_set_back() -> None:
+    made = bench(controllers=("agc",), units={"a": DispatchedUnit(minimum=-1e7, maximum=1e7)})
+    made.take(asked("agc", 7200.0, 9e6))
+    made.tick(7200.0)
+    course_w: list[float] = []
+    for k in range(3):
+        made.take(asked("agc", 3600.0 + k, 1e6))
+        course_w.append(shares(made, 3600.0 + k)["a"])
+    assert course_w == [9e6, 1e6, 1e6]
+
+
+def test_clock_that_is_set_forward_does_not_stretch_a_ramp() -> None:
+    made = bench(controllers=("agc",), units={"a": DispatchedUnit(minimum=-1e6, maximum=1e6, ramp=1e5)}, valid_for=2.0)
+    for now_s, expected_w in ((0.0, 0.0), (1.0, 1e5), (1.0 + HOUR_S, 3e5)):
+        made.take(asked("agc", now_s, 1e6))
+        assert shares(made, now_s)["a"] == pytest.approx(expected_w)
+
+
+def test_set_back_of_the_clock_does_not_stretch_how_long_ramps_explain_a_shortfall() -> None:
+    made = bench(controllers=("agc",), units={"a": DispatchedUnit(minimum=-1e6, maximum=1e6, ramp=1e5)})
+    for k in range(40):
+        now_s = 7200.0 + k - HOUR_S * (k >= 10)
+        made.take(asked("agc", now_s, 1e6 if k % 2 else -1e6))
+        made.tick(now_s)
+    assert [each.time_ns for each in alarms(made.told)] == [(7210 - 3600 + 21) * S]
+
+
+def test_shortfall_is_over_once_the_units_can_give_what_is_asked_though_they_are_on_their_ramp() -> None:
+    made = bench(controllers=("agc",), units={"a": DispatchedUnit(minimum=-1e6, maximum=1e6, ramp=1e5)})
+    for k in range(60):
+        made.take(asked("agc", float(k), 5e6 if k < 50 else -1e6))
+        made.tick(float(k))
+    assert [(each.severity, each.time_ns) for each in alarms(made.told)] == [("warning", 0), ("info", 50 * S)]
+    assert setpoints(made.told)[-1].limits == {"a": ("hardware", "ramp")}
+
+
+def test_decision_counts_as_seeing_while_a_controller_is_heard() -> None:
+    made = ready(hold_for=5.0, max_age=60.0)
+    made.tick(0.0)
+    made.take(asked("droop", 6.0, 0.0))
+    made.tick(12.0)
+    made.tick(20.0)
+    assert made.state.controller.normal_ns == 12 * S

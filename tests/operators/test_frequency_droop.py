@@ -143,8 +143,38 @@ def test_power_is_within_policy_bounds_and_hardware_whatever_the_frequency(
         ({"dead_band": 0.02}, "above the 0.01 Hz that the area allows"),
         ({"over_threshold": 51.0}, r"over_threshold \(51 Hz\) is not within 50.2 to 50.5 Hz"),
         ({"under_threshold": 49.9}, "is not within 49.5 to 49.8 Hz"),
+        ({"ramp": 0.3e6}, r"ramp \(300000 W/s\) takes 33 s for fcr_power \(1e\+07 W\); the area allows 30 s"),
+        ({"ramp": 0.9e6, "area": "gb"}, "the area allows 10 s"),
+        ({"fcr_power": 120e6}, "is more than the hardware can give in either direction"),
     ],
 )
 def test_settings_that_no_rule_knows_are_refused(values: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         config(**values)
+
+
+def test_reserve_that_ramp_and_hardware_can_just_give_is_accepted() -> None:
+    assert config(ramp=10e6 / 30.0, fcr_power=10e6).fcr_power == 10e6
+    assert config(fcr_power=100e6).fcr_power == 100e6
+    # A plant at its most, which can only go down.
+    assert config(fcr_power=100e6, minimum=0.0, scheduled=100e6).fcr_power == 100e6
+
+
+def test_limited_mode_never_gives_less_reaction_than_the_reserve() -> None:
+    for sign, threshold in ((1.0, {"over_threshold": 50.2}), (-1.0, {"under_threshold": 49.8})):
+        bench = Bench(NODE, config(scheduled=10e6, dead_band=0.0, **threshold))
+        assert at(bench, 0.0, 50.0) == 10e6
+        # P_ref is still 10 MW: LFSM alone would give that, the reserve gives up 10 MW more.
+        assert at(bench, 1.0, 50.0 + sign * 0.201) == pytest.approx(10e6 - sign * 10e6)
+        assert at(bench, 2.0, 50.0 + sign * 0.1) == pytest.approx(10e6 - sign * 5e6)
+
+
+def test_delay_of_release_ends_though_the_clock_was_set_back() -> None:
+    bench = lfsm(over_threshold=50.2, release_delay=600.0)
+    at(bench, 7200.0, 50.7)
+    bench.state.over.reference_w = 40e6
+    at(bench, 7201.0, 50.0)
+    for k in range(0, 601, 100):
+        now_s = 3600.0 + k
+        bench.take(seen(now_s, frequency_hz=50.0, received_s=now_s))
+        assert bench.power_w(now_s) == (60e6 if k >= 600 else 40e6)

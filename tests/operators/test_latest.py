@@ -13,10 +13,13 @@ TRUST = Trust(max_age_s=2.0, lowest=0.5, highest=1.5, frozen_after_s=10.0)
 NODES = ("a", "b")
 
 
-def fed(*rows: tuple[float, str, float], quality: int = 0, latest: Latest | None = None) -> Latest:
+def fed(
+    *rows: tuple[float, str, float], quality: int = 0, latest: Latest | None = None, received_s: float = 0.0
+) -> Latest:
     latest = latest or Latest("voltage_pu")
     for time_s, name, value in rows:
-        samples = samples_from_rows([(round(time_s * S), name, {"voltage_pu": value})], quality=quality)
+        row = round(time_s * S), name, {"voltage_pu": value}
+        samples = samples_from_rows([row], quality=quality, received_ns=round(received_s * S))
         latest.take(samples, TRUST, frozenset(NODES))
     return latest
 
@@ -35,6 +38,40 @@ def test_newest_value_of_each_device_is_seen_with_its_times_and_flags() -> None:
 
 def test_row_that_is_older_than_what_is_known_changes_nothing() -> None:
     assert seen(fed((2.0, "a", 1.02), (1.0, "a", 1.01)), 2.5).values[0] == 1.02
+
+
+def test_second_row_with_the_same_time_changes_nothing() -> None:
+    assert seen(fed((2.0, "a", 1.02), (2.0, "a", 1.01)), 2.5).values[0] == 1.02
+
+
+def test_row_from_a_clock_that_is_ahead_is_refused_and_shuts_out_no_other() -> None:
+    latest = fed((3600.0, "a", 1.05), latest=fed((1.0, "a", 1.01), received_s=1.0), received_s=1.5)
+    assert seen(latest, 1.5).values[0] == 1.01
+    assert seen(fed((2.0, "a", 1.02), latest=latest, received_s=2.0), 2.0).values[0] == 1.02
+
+
+def test_source_whose_clock_is_ahead_is_told_as_missing() -> None:
+    latest = Latest("voltage_pu")
+    for k in range(1, 6):
+        fed((k + 30.0, "a", 1.0), latest=latest, received_s=float(k))
+    assert seen(latest, 5.0).missing["a"] == "from a clock that is 30.0 s ahead"
+
+
+@pytest.mark.parametrize("is_reception_known", [True, False])
+def test_new_rows_count_after_the_clock_was_set_back_by_an_hour(is_reception_known: bool) -> None:
+    latest = fed((7200.0, "a", 1.01), received_s=7200.0)
+    if not is_reception_known:
+        assert seen(latest, 3600.0).missing["a"] == "from a clock that is 3600.0 s ahead"
+    for k in range(20):
+        fed((3600.0 + k, "a", 1.01 + 1e-9 * k), latest=latest, received_s=is_reception_known * (3600.0 + k))
+    assert seen(latest, 3619.0).missing == {"b": "nothing came"}
+
+
+def test_value_that_stays_is_not_frozen_only_because_the_clock_was_set_back_between() -> None:
+    latest = fed((3601.0, "a", 1.01), latest=fed((7200.0, "a", 1.01), received_s=7200.0), received_s=3601.0)
+    for k in range(2, 12):
+        fed((3600.0 + k, "a", 1.01), latest=latest, received_s=3600.0 + k)
+    assert seen(latest, 3611.0).missing["a"] == "frozen at 1.01 for 10 s"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from control_cases import Bench, S, alarms, setpoints
+from control_cases import HOUR_S, Bench, S, alarms, setpoints
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -113,3 +113,32 @@ def test_safe_state_is_sent_exactly_while_nothing_came_for_the_timeout(times_s: 
 def test_settings_that_cannot_work_are_refused(values: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         config(**values)
+
+
+def test_silence_is_noticed_in_time_though_the_clock_was_set_back() -> None:
+    bench = Bench(NODE, config(timeout=1.5, period=0.25))
+    for k in range(4):
+        bench.take(told(7200.0 + 0.25 * k))
+        bench.tick(7200.0 + 0.25 * k)
+    course = [bool(setpoints(bench.tick(7201.0 - HOUR_S + 0.25 * k))) for k in range(12)]
+    assert course.index(True) * 0.25 <= 1.5 + 0.25
+
+
+def test_controller_that_goes_on_is_heard_when_the_clock_was_set_back() -> None:
+    bench = Bench(NODE, config())
+    for k in range(40):
+        now_s = 7200.0 + 0.5 * k - HOUR_S * (k >= 20)
+        bench.take(told(now_s))
+        assert bench.tick(now_s) == []
+
+
+def test_clock_that_is_set_back_does_not_make_a_silent_controller_heard() -> None:
+    bench = Bench(NODE, config())
+    bench.take(told(100.0))
+    for k in range(21):
+        bench.tick(100.0 + 0.5 * k)
+    bench.told.clear()
+    assert len(setpoints(bench.tick(101.0))) == 1
+    bench.take(told(100.0))  # kept by the broker
+    assert len(setpoints(bench.tick(101.5))) == 1
+    assert alarms(bench.told) == []

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from control_cases import Bench, seen, setpoints
+from control_cases import HOUR_S, Bench, seen, setpoints
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,3 +112,65 @@ def test_rocof_that_comes_late_counts_less_and_in_the_end_not_at_all(age_s: floa
 def test_rocof_that_would_be_stale_before_it_is_not_fresh_is_refused() -> None:
     with pytest.raises(ConfigError, match="stale"):
         config(fresh=0.3, stale=0.3)
+
+
+def test_phase_jump_blocks_what_the_wash_out_gives_back_as_well() -> None:
+    bench = Bench(NODE, config(wash_out=0.5, dead_band=0.0))
+    for k in range(20):
+        at(bench, 0.05 * k, -1.0 - 1e-9 * k)
+    phasor(bench, 0.96, 0.1)
+    phasor(bench, 0.98, 0.1 + math.radians(10.0))
+    assert at(bench, 1.0, -1.0) == 0.0
+    assert at(bench, 1.05, 0.0) == 0.0
+
+
+def test_rocof_is_as_late_as_the_oldest_of_the_devices() -> None:
+    bench = Bench(NODE, config(devices=("A", "B", "C"), fresh=0.2, stale=0.3))
+    for name, time_s, rocof_hz_per_s in (("A", 1.0, 0.0), ("B", 0.75, -1.0), ("C", 0.75, -1.0)):
+        bench.take(seen(time_s, name, frequency_hz=49.9, rocof_hz_per_s=rocof_hz_per_s))
+    [told] = setpoints(bench.tick(1.0))
+    assert told.values["bess"] == pytest.approx(0.5 * 4 * 10e6 / 50.0 * 0.95)
+    assert told.limits == {"bess": ("late",)}
+
+
+def jumps(bench: Bench, begin_s: float, *, received: bool) -> bool:
+    """Whether a phase jump is seen at the third of four frames."""
+    for k in range(4):
+        time_s = begin_s + 0.02 * k
+        received_s, angle_rad = received * time_s, math.radians(10.0 * (k >= 2))
+        bench.take(seen(time_s, received_s=received_s, frequency_hz=50.0, voltage_angle_rad=angle_rad), "phasors")
+        bench.take(seen(time_s, received_s=received_s, frequency_hz=50.0, rocof_hz_per_s=1e-9 * k))
+        bench.tick(time_s)
+    return "phase_jump" in setpoints(bench.told)[-1].limits.get("bess", ())
+
+
+@pytest.mark.parametrize("received", [True, False])
+def test_frame_from_a_clock_that_is_ahead_does_not_hide_the_phase_jumps_after_it(received: bool) -> None:
+    bench = Bench(NODE, config())
+    late = seen(10.0 + HOUR_S, received_s=received * 10.0, frequency_hz=50.0, voltage_angle_rad=0.0)
+    bench.take(late, "phasors")
+    assert jumps(bench, 10.0, received=received)
+
+
+def test_phase_jumps_are_seen_after_the_clock_was_set_back_which_is_none_itself() -> None:
+    bench = Bench(NODE, config())
+    phasor(bench, 7200.0, 1.0)
+    assert jumps(bench, 3600.0, received=True)
+    assert bench.state.jumped_ns == {"PMU": 3_600_040_000_000}
+
+
+@pytest.mark.parametrize("before_s", [10.0 + HOUR_S, 7200.0], ids=["ahead", "set back"])
+def test_wrong_time_hides_no_phase_jump_that_comes_before_the_next_decision(before_s: float) -> None:
+    bench = Bench(NODE, config())
+    received_s = 10.0 if before_s != 7200.0 else before_s
+    bench.take(seen(before_s, received_s=received_s, frequency_hz=50.0, voltage_angle_rad=0.0), "phasors")
+    for time_s, angle_rad in ((10.02, 0.0), (10.04, 1.0)):
+        bench.take(seen(time_s, received_s=time_s, frequency_hz=50.0, voltage_angle_rad=angle_rad), "phasors")
+    assert bench.state.jumped_ns == {"PMU": 10_040_000_000}
+
+
+def test_frame_that_is_ahead_does_not_take_the_place_of_the_last_good_one() -> None:
+    bench = Bench(NODE, config())
+    for time_s, received_s, angle_rad in ((10.0, 10.0, 0.0), (10.0 + HOUR_S, 10.01, 0.0), (10.02, 10.02, 1.0)):
+        bench.take(seen(time_s, received_s=received_s, frequency_hz=50.0, voltage_angle_rad=angle_rad), "phasors")
+    assert bench.state.jumped_ns == {"PMU": 10_020_000_000}
