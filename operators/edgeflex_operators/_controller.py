@@ -98,8 +98,6 @@ class ControllerState:
     begun_ns: int | None = None
     normal_ns: int | None = None
     """When it last decided from measurements."""
-    fell_back_ns: int | None = None
-    """When it last asked what holds when there is nothing to rely on."""
     told: str = ""
     """The condition that the last alarm told."""
     well_since_ns: int | None = None
@@ -134,9 +132,8 @@ class ControllerState:
     def fallback(
         self, config: ControllerConfig, now_ns: int, safe: Mapping[str, float]
     ) -> tuple[Literal["hold", "safe"], dict[str, float]]:
-        """What holds when there is nothing to rely on, and how that is called. What is decided then is blind."""
+        """What holds when there is nothing to rely on, and how that is called."""
         self.notice(now_ns)
-        self.fell_back_ns = now_ns
         may_hold = config.fallback == "hold" and self.normal_ns is not None
         if may_hold and now_ns - (self.normal_ns or 0) <= config.hold_for * 1e9:
             return "hold", {**safe, **self.values}
@@ -147,7 +144,7 @@ class ControllerState:
         self.notice(now_ns)
         self.values = dict(decision.values)
         self.decided_ns = now_ns
-        if not decision.is_blind and self.fell_back_ns != now_ns:
+        if not decision.is_blind:
             self.normal_ns = now_ns
         status: Literal["ok", "fallback"] = "fallback" if decision.condition else "ok"
         return [*self._alarms(config, now_ns, decision), self.setpoints(config, now_ns, decision, status)]

@@ -133,6 +133,8 @@ class Why(NamedTuple):
     of_inverters: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType({})
     """By quantity and inverter."""
     seen: tuple[View, ...] = ()
+    is_blind: bool = False
+    """Whether it was made from what was in force before rather than from measurements."""
 
 
 def steady(trust: Trust) -> Trust:
@@ -227,6 +229,7 @@ def decisions_of(config: VoltageGridConfig, powers: Powers, why: Why, version: s
             limits=_merged(why.of_inverters.get(quantity, {}), why.limits),
             seen=why.seen,
             version=version,
+            is_blind=why.is_blind,
         )
         for quantity, values, able in parts
         if any(able)

@@ -26,8 +26,10 @@ class AgcConfig(ActivePowerConfig, frozen=True, kw_only=True):
 
     ACE = (P_tie - `programme`) + `bias` · Δf, with P_tie the sum over `ties`, positive out of the area. The change of
     power is u = -(`gain` · ACE + ∫ACE dt / `integral_time`). Against wind-up the integral is drawn to what came of u
-    after limits and ramp, within `tracking_time`. When the config changes (bounds or gains by a policy), or after a
-    fallback, the integral is set such that u goes on from the set-point in force, without a jump.
+    after limits and ramp, within `tracking_time`. When the config changes (bounds or gains by a policy), the integral
+    is set such that u goes on from the set-point in force, without a jump. After a fallback it is so only as far as the
+    integral lies between 0 and that set-point: where measurements come back in the middle of a disturbance, u may jump
+    towards what the error asks for, within its ramp.
 
     Input:
         Samples with `frequency_hz` of `devices`, and with `active_power_w` of `ties` where there are any. What can be
@@ -118,8 +120,7 @@ def tick(config: AgcConfig, state: AgcState, now_ns: int) -> list[WireMessage]:
         state.config = None
         return state.set_power(config, now_ns, math.nan, views, VERSION)
     if state.config is not config:
-        # The first decision of all begins with the integral at 0: there is nothing in force to go on from.
-        state.integral_w = before_w + config.gain * ace_w if state.power_w is not None else 0.0
+        state.integral_w = _integral_w(state, before_w, config.gain * ace_w)
         state.config = config
     else:
         state.integral_w -= h_s * ace_w / config.integral_time
@@ -130,6 +131,15 @@ def tick(config: AgcConfig, state: AgcState, now_ns: int) -> list[WireMessage]:
     # A cycle that is longer than the time of tracking must not overshoot.
     state.integral_w += min(h_s / tracking_s, 1.0) * (sent_w - wanted_w)
     return told
+
+
+def _integral_w(state: AgcState, before_w: float, proportional_w: float) -> float:
+    """The integral with which u goes on from what is in force. After the start or a fallback it lies between 0 and
+    that: more would pull against the error as soon as that becomes smaller."""
+    bumpless_w = before_w + proportional_w
+    if state.config is not None:
+        return bumpless_w
+    return min(max(bumpless_w, min(before_w, 0.0)), max(before_w, 0.0))
 
 
 def end(config: AgcConfig, state: AgcState) -> list[WireMessage]:

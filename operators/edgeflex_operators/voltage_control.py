@@ -224,7 +224,7 @@ def _after_failure(
     """What is in force while it may be held: it was right a moment ago, where Q(V) would begin anew."""
     kind, _ = state.control.fallback(config, now_ns, {})
     if kind == "hold":
-        return state.program.within(state.last, situation), Why("set-points are held", seen=tuple(seen))
+        return state.program.within(state.last, situation), Why("set-points are held", seen=tuple(seen), is_blind=True)
     return _without_program(config, state, now_ns, seen, situation)
 
 
@@ -247,7 +247,7 @@ def _without_program(
     unseen = "hold what they had" if kind == "hold" else "are in the safe state"
     others = len(config.inverters) - len(local)
     parts = [f"{len(local)} inverters follow Q(V)"] * bool(local) + [f"{others} {unseen}"] * bool(others)
-    return powers, Why(" and ".join(parts), reason_of(seen), seen=tuple(seen))
+    return powers, Why(" and ".join(parts), reason_of(seen), seen=tuple(seen), is_blind=True)
 
 
 def local_share(voltage_pu: float) -> float:

@@ -241,7 +241,9 @@ def _blind(
     kind, _ = state.control.fallback(config, now_ns, {})
     powers = state.last if kind == "hold" else no_powers(len(config.inverters))
     what = "set-points are held" if kind == "hold" else "the safe state holds"
-    return state.send(config, now_ns, powers, Why(f"{condition}: {what}", reason, seen=tuple(seen)), VERSION)
+    return state.send(
+        config, now_ns, powers, Why(f"{condition}: {what}", reason, seen=tuple(seen), is_blind=True), VERSION
+    )
 
 
 def _outlook(

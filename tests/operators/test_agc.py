@@ -91,12 +91,25 @@ def test_wider_bounds_are_entered_from_where_it_was() -> None:
     assert 5e6 < at(bench, 102.0, 49.8) < 7e6
 
 
-def test_after_a_fallback_it_goes_on_from_the_set_point_in_force() -> None:
-    bench = Bench(NODE, config(hold_for=1.0, safe=1e6))
-    for k in range(30):
-        at(bench, 2.0 * k, 49.9)
-    assert bench.power_w(70.0) == 1e6
-    assert at(bench, 72.0, 49.9) == pytest.approx(1e6)
+def test_after_a_fallback_it_goes_on_from_the_set_point_that_was_held() -> None:
+    bench = Bench(NODE, config(hold_for=20.0))
+    held_w = [at(bench, 2.0 * k, 49.9) for k in range(30)][-1]
+    assert bench.power_w(70.0) == held_w
+    assert at(bench, 72.0, 49.9) == pytest.approx(held_w)
+
+
+@pytest.mark.parametrize("begins_s", [0.0, 12.0])
+def test_measurements_that_begin_in_a_disturbance_never_make_it_pull_the_wrong_way(begins_s: float) -> None:
+    bench = Bench(NODE, config(safe=0.0, hold_for=1.0))
+    asked: list[float] = []
+    for k in range(40):
+        time_s = 2.0 * k
+        if time_s < begins_s:
+            bench.tick(time_s)
+            continue
+        asked.append(at(bench, time_s, 49.73 + 0.005 * min(k, 40)))
+    assert min(asked) > 5e6
+    assert asked[0] == pytest.approx(0.5 * 100e6 * (0.27 - 0.0025 * begins_s))
 
 
 def test_unknown_exchange_is_a_fallback_though_the_frequency_is_known() -> None:

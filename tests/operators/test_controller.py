@@ -226,7 +226,7 @@ def test_decision_that_rests_on_the_fallback_does_not_prolong_it() -> None:
     kinds: list[str] = []
     for k in range(1, 8):
         kind, values = state.fallback(config, k * S, {"bess": 0.0})
-        state.tell(config, k * S, Decision("active_power_w", values, kind))
+        state.tell(config, k * S, Decision("active_power_w", values, kind, is_blind=True))
         kinds.append(kind)
     assert kinds == ["hold"] * 5 + ["safe"] * 2
 
