@@ -440,6 +440,8 @@ def _silence(config: ForecastConfig, series: StepSeries, end: int) -> str:
     if series.newest_ns is None:
         return "nothing was measured"
     silent_s = (end * config.step_ns - series.newest_ns) / 1e9
+    if silent_s <= config.bridge:
+        return "no step is over yet that holds a measurement"
     return f"nothing was measured for {max(silent_s, config.step):.0f} s, more than {config.bridge:g} s are not bridged"
 
 
