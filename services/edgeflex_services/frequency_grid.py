@@ -60,13 +60,18 @@ _NS_PER_S: Final = 1_000_000_000
 class Inbox:
     """Set-points that a broker passes on. It connects again by itself when the broker was away."""
 
-    def __init__(self, host: str, port: int, topic: str) -> None:
+    def __init__(self, host: str, port: int, topic: str, told: Callable[[str], None] = lambda _text: None) -> None:
+        """`told` gets the state of the connection in words, each change of it once."""
+        self._told, self._state = told, ""
+        self._address = f"{host}:{port}"
         self.unreadable = 0
         """Payloads that are no set-points."""
         self._waiting: deque[bytes] = deque(maxlen=MOST_WAITING)
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2)
         self._client.reconnect_delay_set(1, 5)
         self._client.on_connect = self._subscribe
+        self._client.on_connect_fail = lambda *_: self._tell("away")
+        self._client.on_disconnect = lambda *_: self._tell("away")
         self._topic = topic
         self._client.on_message = lambda _client, _data, message: self._waiting.append(bytes(message.payload))
         self._client.connect_async(host, port)
@@ -74,6 +79,12 @@ class Inbox:
 
     def _subscribe(self, client: mqtt.Client, *_: object) -> None:
         client.subscribe(self._topic, 1)
+        self._tell("connected")
+
+    def _tell(self, state: str) -> None:
+        if state != self._state:
+            self._state = state
+            self._told(f"broker {self._address}: {state}")
 
     def take(self) -> list[Setpoints]:
         """What came since the last call."""
@@ -284,7 +295,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_serv
         LoadStep(at_s=options.event_at, area=area, power_w=power_w) for area, power_w in options.load_step
     ]
     events += [MachineTrip(at_s=options.event_at, machine=name) for name in options.trip]
-    inbox = None if options.mqtt is None else Inbox(options.mqtt[0], options.mqtt[1], options.topic)
+    inbox = None if options.mqtt is None else Inbox(options.mqtt[0], options.mqtt[1], options.topic, _tell_broker)
     try:
         service = FrequencyGridService(
             options.host,
@@ -311,6 +322,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_serv
             f"last {1e3 * report.last_deviation_hz:.0f} mHz\n"
         )
     return 0
+
+
+def _tell_broker(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def _tell_start(start_ns: int) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -55,6 +56,14 @@ def test_frames_are_read_as_what_the_grid_measured(make_context: ContextMaker) -
     storage = rows.take(rows.device == rows.devices.index("north_bess"))
     assert storage.columns["state_of_charge_percent"] == pytest.approx(np.full(50, 50.0), abs=0.01)
     assert np.isnan(north.columns["state_of_charge_percent"]).all()
+
+
+def test_broker_that_is_away_is_told_once() -> None:
+    told: list[str] = []
+    with closing(Inbox("127.0.0.1", 1, "edgeflex/#", told.append)):
+        wait_until(lambda: told)
+        time.sleep(1.5)  # it has tried again by then
+    assert told == ["broker 127.0.0.1:1: away"]
 
 
 def test_inbox_gives_set_points_and_counts_what_is_none(any_broker: BrokerProcess) -> None:
