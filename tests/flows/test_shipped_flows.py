@@ -528,6 +528,64 @@ def test_vpp_dispatch_plans_orders_and_asks_the_market(
     assert {"forecast", "dispatch_plan", "setpoints", "flex_response"} <= kept
 
 
+class Battery:
+    """A battery of 10 MWh that does what it was told last, in the time of the clock."""
+
+    def __init__(self) -> None:
+        self.power_w = 0.0
+        self.energy_wh = 5e6
+        self._since_s = time.monotonic()
+
+    def follow(self, power_w: float) -> float:
+        """Go on to now, then do this; the state of charge, %."""
+        now_s = time.monotonic()
+        stored_w = -self.power_w * 0.95 if self.power_w < 0.0 else -self.power_w / 0.95
+        self.energy_wh += stored_w * (now_s - self._since_s) / 3600.0
+        self._since_s, self.power_w = now_s, power_w
+        return self.energy_wh / 1e5
+
+
+@pytest.mark.long
+def test_vpp_dispatch_runs_a_battery_by_prices_in_closed_loop_over_the_databus(
+    tmp_path: Path, any_broker: BrokerProcess
+) -> None:
+    run = flow_run("vpp_dispatch.yaml", mqtt_port=any_broker.port, data_folder=tmp_path, step="1s", vpp_mode="control")
+    battery, course = Battery(), [(0.0, 0.0, 50.0)]
+    begin_s = time.time()
+
+    def row(kind: str, device: str, column: str, value: float, at_s: float) -> None:
+        payload = json.dumps([{"created": round(1000 * at_s), "device": device, column: value}]).encode()
+        listener.publish(f"edgeflex/local/vpp/{kind}/{device}", payload)
+
+    def price_at(at_s: float) -> float:
+        return 200.0 if at_s - begin_s < 25.0 else 5.0 if at_s - begin_s < 35.0 else 50.0
+
+    def go_on() -> bool:
+        now_s = time.time()
+        told = [json.loads(payload) for topic, payload in listener.received if topic.endswith("/setpoints")]
+        powers = [each["values"]["battery"] for each in told if each["quantity"] == "active_power_w"]
+        charge = battery.follow(powers[-1] if powers else 0.0)
+        course.append((now_s - begin_s, battery.power_w, charge))
+        for device, power_w in {"wind": 2e6, "pv": 1e6, "load": 4e6}.items():
+            for ago_s in (8.0, 7.0, 0.0):
+                row("measurement", device, "active_power_w", power_w, now_s - ago_s)
+        for ahead_s in range(-2, 100):
+            row("price", "market", "price_eur_per_mwh", price_at(now_s + ahead_s), float(int(now_s) + ahead_s))
+        row("charge", "battery", "state_of_charge_percent", charge, now_s)
+        time.sleep(0.25)
+        return now_s - begin_s > 36.0
+
+    with Listener(any_broker, "edgeflex/local/vpp/#") as listener, running(run, run_bytewax):
+        wait_until(go_on, timeout_s=60.0)
+    dear = [power_w for at_s, power_w, _ in course if 15.0 < at_s < 24.0]
+    cheap = [power_w for at_s, power_w, _ in course if at_s > 28.0]
+    assert max(dear) == pytest.approx(5e6)
+    assert min(cheap) == pytest.approx(-5e6)
+    lowest = min(charge for at_s, _, charge in course if at_s < 27.0)
+    assert 49.0 < lowest < 49.95  # 5 MW for some seconds
+    assert course[-1][2] > lowest + 0.05
+
+
 def test_flow_that_waits_for_a_service_drains_at_once(tmp_path: Path) -> None:
     with HttpService() as service:
         service.answers("/meters", Reply(hangs=True))
