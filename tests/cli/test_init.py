@@ -77,7 +77,7 @@ def test_every_kind_of_connection_stands_there_and_is_right_when_it_is_uncomment
     file = folder / "sites" / "s12.yaml"
     used, heading, others = file.read_text().partition("# Other kinds, in comments;")
     used, others = used.replace("# connections:", "connections:"), re.sub(r"(?m)^  # ?", "  ", others)
-    file.write_text(used + heading + others)
+    file.write_text((used + heading + others).replace("file: CHANGE_ME", "file: events.jsonl"))
     connections = YAML(typ="safe").load(file)["connections"]
     assert sorted(each["kind"] for each in connections.values()) == sorted(shipped_registry().connections)
     result = invoke("check", str(file))
