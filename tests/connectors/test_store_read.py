@@ -191,7 +191,7 @@ def test_descriptor_is_silent_while_the_next_row_is_not_due(tmp_path: Path, make
             given += seconds(opened.poll())
         wait_until(lambda: seconds(opened.poll()) or opened.next_poll_ns() is not None)
         # The thread that reads ahead may tell its end once more.
-        wait_until(lambda: not is_readable(opened, 0.05) or seconds(opened.poll()), 0.9)
+        wait_until(lambda: not is_readable(opened, 0.05) or seconds(opened.poll()), 5.0)
         assert not is_readable(opened, 0.05)
 
 
