@@ -9,8 +9,9 @@ import json
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -24,12 +25,17 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.children import child
+from benchmarks.control_frequency import plan_of
 from benchmarks.control_voltage import Operator, config_of
 from benchmarks.mqtt import running_broker
 from benchmarks.report import Report
+from edgeflex_flow.cli.closed_loop import flow_in_loop
 from edgeflex_flow.cli.pictures import plain_frame
+from edgeflex_flow.flowfile.plan import PlannedNode
+from edgeflex_flow.node import OperatorNode, WireMessage
 from edgeflex_operators._qp import Solver
 from edgeflex_services.broker import free_tcp_port
+from edgeflex_services.frequency_model import FrequencyGrid, close_loop, single_area
 from edgeflex_services.powerflow_grid import make_grid
 from edgeflex_services.powerflow_plant import Plant
 from edgeflex_services.profiles import make_profiles
@@ -41,6 +47,8 @@ PAUSE_S = 0.6
 FRAMES_S = 30.0
 SUN, VOLTAGE = "/voltage_control/measuremnts/pv", "/voltage_control/measuremnts/voltage"
 REACTIVE = "/voltage_control/control/reactive_power"
+
+CONTROLLERS = ("droop", "inertia", "agc", "dispatch")
 
 Arrival = tuple[int, bytes]
 """When a message came, nanoseconds of the clock, and what it holds."""
@@ -154,13 +162,39 @@ def measure_frequency(report: Report, port: int, folder: str) -> dict[str, list[
             told = json.loads(payload)
             ages.setdefault(told["controller"], []).append((came_ns - told["measured_end_ns"]) / 1e6)
     section = "frequency_control: time tag of the newest frame until the set-point that it had a part in was received"
-    for controller in ("droop", "inertia", "agc", "dispatch"):
+    for controller in CONTROLLERS:
         add_percentiles(report, section, controller, ages[controller])
+    for name, seconds in ticks_alone().items():
+        report.add(section, f"one decision of {name} alone", "ms", [1e3 * float(np.median(seconds))])
     report.notes.append(
         "Droop, inertia and dispatch decide each 50 ms, agc each second, with what came by then: 0 to 20 ms, the time "
         "between two frames, and the way of the frame are in it."
     )
     return {f"{name}, from the time tag of the frame": values for name, values in ages.items()}
+
+
+def ticks_alone() -> dict[str, list[float]]:
+    """By controller, how long its decisions take in closed loop with the grid, s."""
+    taken: dict[str, list[float]] = {name: [] for name in CONTROLLERS}
+
+    def timed(planned: PlannedNode) -> PlannedNode:
+        node = planned.node
+        if planned.id not in taken or not isinstance(node, OperatorNode) or node.tick is None:
+            return planned
+        tick = node.tick
+
+        def tick_timed(config: Any, state: Any, now_ns: int) -> Sequence[WireMessage]:
+            began_s = time.perf_counter()
+            told = tick(config, state, now_ns)
+            taken[planned.id].append(time.perf_counter() - began_s)
+            return told
+
+        return replace(planned, node=replace(node, tick=tick_timed))
+
+    plan = plan_of()
+    with flow_in_loop(replace(plan, nodes=tuple(timed(each) for each in plan.nodes))) as loop:
+        close_loop(FrequencyGrid(single_area()), loop.react, 30.0)
+    return taken
 
 
 def first(publish: Callable[[], int], arrived: SimpleQueue[Arrival]) -> None:
