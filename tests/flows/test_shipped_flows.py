@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from broker import Amqtt, BrokerProcess, Listener, wait_until
 from http_service import HttpService, Reply, Request, json_reply
+from served_grids import GRID
 from served_grids import running as served_grid
 
 from edgeflex_connectors.payload_formats import JsonEdgeflex
@@ -28,7 +29,7 @@ from edgeflex_flow.cli.inertia_pipeline import estimate_record
 from edgeflex_flow.cli.kinds import shipped_registry
 from edgeflex_flow.cli.places import shipped_flows
 from edgeflex_flow.flowfile import check_flows, load_flow, load_table
-from edgeflex_flow.messages import Quality, Samples, Setpoints, encode_message, join_samples
+from edgeflex_flow.messages import Forecast, Quality, Samples, Setpoints, encode_message, join_samples
 from edgeflex_flow.runtime.bytewax import run_bytewax
 from edgeflex_flow.runtime.inline import run_inline
 from edgeflex_flow.runtime.policies import apply_policies
@@ -38,6 +39,8 @@ from edgeflex_services.broker import free_tcp_port, free_udp_port
 from edgeflex_services.frequency_grid import FrequencyGridService, Inbox
 from edgeflex_services.frequency_model import LoadStep as StepOfArea
 from edgeflex_services.pmu_simulator import PmuSimulator
+from edgeflex_services.powerflow_network import write_network
+from edgeflex_services.profiles import make_profiles
 from edgeflex_services.swing_grid import Unit, two_areas
 from edgeflex_services.swing_record import PmuNoise, measure
 from edgeflex_services.swing_simulator import LoadNoise, LoadStep, simulate
@@ -632,19 +635,40 @@ def test_voltage_mpc_asks_the_market_and_keeps_a_feeder_within_limits_over_the_d
     tmp_path: Path, any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
 ) -> None:
     params = {"mqtt_port": any_broker.port, "data_folder": tmp_path, "log_file": tmp_path / "log.jsonl"}
-    run = flow_run("voltage_mpc.yaml", period="1s", mpc_mode="control", **params)
+    write_network(tmp_path / "grid", GRID, make_profiles(GRID, "constant").at(0.0))
+    run = flow_run("voltage_mpc.yaml", period="1s", mpc_mode="control", grid=tmp_path / "grid", **params)
+    now_ns = time.time_ns()
+    forecasts = [
+        Forecast(
+            device=name,
+            quantity="available_power_pu",
+            time_ns=now_ns,
+            begin_ns=now_ns,
+            step_s=900.0,
+            values=(0.22,) * 25,
+            method="of others",
+            status="ok",
+        )
+        for name in GRID.inverters.names
+    ]
     with Listener(any_broker, "#") as listener, served_grid(any_broker.url, extension=True) as grid:
         wait_until(lambda: grid.events("state"))
         with running(run, execute):
+            wait_until(lambda: run.counters["sun"].get("messages_out"), 30.0)
+            for forecast in forecasts:
+                listener.publish("edgeflex/local/forecast/sun", encode_message(forecast))
             asked = "/edgeflex/goflex/flex_request"
             wait_until(lambda: [topic for topic, _ in listener.received if topic == asked], 30.0)
             request = next(json.loads(payload) for topic, payload in listener.received if topic == asked)
             given = {"flex_response": request["flex_request"], "variable": "active_power", "nodes": request["nodes"]}
             listener.publish("/edgeflex/goflex/flex_result", json.dumps({**given, "unit": request["unit"]}).encode())
             wait_until(lambda: grid.events("state")[-1]["max_voltage_pu"] < 1.0515, 30.0)
+            time.sleep(2.0)
     told = [json.loads(payload) for topic, payload in listener.received if "/voltage_mpc/" in topic]
     assert request["nodes"] == [24, 26]
-    assert {each["type"] for each in told} >= {"setpoints", "flex_request", "alarm"}  # nobody sends forecasts here
+    assert {each["type"] for each in told} >= {"setpoints", "flex_request"}
+    stored = [each for each in told if each.get("quantity") == "active_power_ess_pu" and each["status"] == "ok"]
+    assert sum(stored[-1]["values"].values()) < -0.05  # storages charge, and forecasts are there
     assert grid.events("refused") == []
 
 
