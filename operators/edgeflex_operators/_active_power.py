@@ -13,7 +13,7 @@ from msgspec import Meta
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import WireMessage, quantity
-from edgeflex_operators._controller import ControllerConfig, ControllerState, Decision, reason_of
+from edgeflex_operators._controller import ControllerConfig, ControllerState, Decision, reason_of, repeated
 from edgeflex_operators._latest import Latest, View
 from edgeflex_operators._limits import UNBOUNDED, Bounds, limited
 
@@ -99,9 +99,8 @@ class ActivePowerConfig(ControllerConfig, frozen=True, kw_only=True):
 
 def named_twice(field_name: str, names: Sequence[str]) -> Iterator[FieldError]:
     """What is named twice would count twice."""
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        yield FieldError(f"{field_name}: named twice", field_name, got=", ".join(repeated))
+    if twice := repeated(names):
+        yield FieldError(f"{field_name}: named twice", field_name, got=", ".join(twice))
 
 
 class Frequency(NamedTuple):

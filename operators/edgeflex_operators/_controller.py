@@ -57,6 +57,11 @@ class ControllerConfig(NodeConfig, frozen=True, kw_only=True):
         """Those that it decides about."""
         raise NotImplementedError
 
+    @property
+    def setpoints(self) -> type[Setpoints] | type[ShadowSetpoints]:
+        """What its set-points are, by `mode`."""
+        return Setpoints if self.mode == "control" else ShadowSetpoints
+
     def commands(self) -> tuple[Command, ...]:
         return tuple(Command(asset, "active_power") for asset in self.assets) if self.mode == "control" else ()
 
@@ -163,8 +168,7 @@ class ControllerState:
         quality = 0
         for view in seen:
             quality |= view.quality
-        kind = Setpoints if config.mode == "control" else ShadowSetpoints
-        return kind(
+        return config.setpoints(
             controller=config.name,
             time_ns=now_ns,
             quantity=decision.quantity,
@@ -212,6 +216,15 @@ def reason_of(views: Sequence[View]) -> str:
     return "; ".join(f"{name}: {why}" for view in views for name, why in view.missing.items())
 
 
+def repeated(names: Sequence[str]) -> list[str]:
+    """Those that stand there more than once.
+
+    >>> repeated(("b", "a", "b", "c", "a"))
+    ['a', 'b']
+    """
+    return sorted({name for name in names if names.count(name) > 1})
+
+
 def controller_wire(config: ControllerConfig, _inputs: Mapping[str, Wire]) -> Wire:
     """What a controller gives: the `output` of its node."""
-    return message_wire(Setpoints if config.mode == "control" else ShadowSetpoints, Alarm)
+    return message_wire(config.setpoints, Alarm)

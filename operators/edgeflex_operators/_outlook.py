@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import Forecast
+from edgeflex_operators._latest import is_ahead
 
 HIGH = "0.9"
-AHEAD_NS = 1_000_000_000
-"""A forecast that was made farther in the future comes from a clock that is wrong."""
 LARGEST = {"_pu": 1e3, "_eur_per_mwh": 1e4}
 """By unit: larger values are a mistake, and a solver would fail on them."""
 LARGEST_OF_OTHERS = 1e12
@@ -76,7 +75,7 @@ class Forecasts:
         known = self.kept.pop(key, [])
         if not known:
             return "no forecast came"
-        past = [each for each in reversed(known) if each.time_ns <= now_ns + AHEAD_NS]
+        past = [each for each in reversed(known) if not is_ahead(each.time_ns, now_ns)]
         if not past:
             ahead_s = (known[-1].time_ns - now_ns) / 1e9
             return f"its forecast comes from a clock that is {ahead_s:.0f} s ahead"

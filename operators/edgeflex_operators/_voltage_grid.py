@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, NamedTuple
 
@@ -15,7 +15,7 @@ from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Setpoints
 from edgeflex_flow.node import Command, quantity, table
 from edgeflex_operators._controller import ControllerConfig, Decision
-from edgeflex_operators._inverters import InverterTable
+from edgeflex_operators._inverters import Inverter, InverterTable
 from edgeflex_operators._latest import Latest, Trust, View
 from edgeflex_operators._limits import Bounds
 from edgeflex_operators._network import (
@@ -83,16 +83,8 @@ class VoltageGridConfig(ControllerConfig, frozen=True, kw_only=True):
     def commands(self) -> tuple[Command, ...]:
         if self.mode != "control":
             return ()
-        reactive = [name for name, each in self.inverters.items() if not each.storage_only]
-        active = [
-            name
-            for name, each in self.inverters.items()
-            if each.storage is not None or (each.curtailable and not each.storage_only)
-        ]
-        return (
-            *(Command(name, "reactive_power") for name in reactive),
-            *(Command(name, "active_power") for name in active),
-        )
+        moved = (Command.of(name, each) for name, inverter in self.inverters.items() for each in moved_by(inverter))
+        return tuple(sorted(dict.fromkeys(moved), key=lambda command: command.power, reverse=True))
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -123,6 +115,13 @@ class VoltageGridConfig(ControllerConfig, frozen=True, kw_only=True):
         )
 
 
+class Remark(NamedTuple):
+    """Something that is not normal: what stays the same in words while it lasts, and the numbers that decided."""
+
+    condition: str
+    reason: str
+
+
 class Why(NamedTuple):
     """What is told of a step; see `Decision`."""
 
@@ -135,6 +134,21 @@ class Why(NamedTuple):
     seen: tuple[View, ...] = ()
     is_blind: bool = False
     """Whether it was made from what was in force before rather than from measurements."""
+
+    def remarked(self, remarks: Sequence[Remark]) -> Why:
+        """The same with what is not normal."""
+        conditions, reasons = ("; ".join(part) for part in zip(*remarks, strict=True)) if remarks else ("", "")
+        return self._replace(condition=conditions, reason=reasons)
+
+
+def moved_by(inverter: Inverter) -> tuple[str, ...]:
+    """The quantities that an inverter can do something with."""
+    able = {
+        REACTIVE: not inverter.storage_only,
+        ACTIVE: inverter.curtailable and not inverter.storage_only,
+        STORED: inverter.storage is not None,
+    }
+    return tuple(quantity for quantity, can in able.items() if can)
 
 
 def steady(trust: Trust) -> Trust:
@@ -211,28 +225,24 @@ def changed_powers(config: VoltageGridConfig, powers: Powers, setpoints: Setpoin
 
 def decisions_of(config: VoltageGridConfig, powers: Powers, why: Why, version: str) -> list[Decision]:
     """A decision for each quantity that the inverters can do something with."""
-    names = tuple(config.inverters)
-    inverters = config.inverters.values()
-    parts: list[tuple[str, Vector, list[bool]]] = [
-        (REACTIVE, powers.reactive, [not each.storage_only for each in inverters]),
-        (ACTIVE, 0.0 - powers.curtailed, [each.curtailable and not each.storage_only for each in inverters]),
-        (STORED, powers.storage, [each.storage is not None for each in inverters]),
-    ]
+    values = {REACTIVE: powers.reactive, ACTIVE: 0.0 - powers.curtailed, STORED: powers.storage}
+    by_quantity: dict[str, dict[str, float]] = {each: {} for each in values}
+    for place, (name, inverter) in enumerate(config.inverters.items()):
+        for each in moved_by(inverter):
+            by_quantity[each][name] = round(float(values[each][place]), 9) + 0.0
     return [
         Decision(
-            quantity=quantity,
-            values={
-                name: round(float(value), 9) + 0.0 for name, value, can in zip(names, values, able, strict=True) if can
-            },
+            quantity=each,
+            values=moved,
             condition=why.condition,
             reason=why.reason,
-            limits=_merged(why.of_inverters.get(quantity, {}), why.limits),
+            limits=_merged(why.of_inverters.get(each, {}), why.limits),
             seen=why.seen,
             version=version,
             is_blind=why.is_blind,
         )
-        for quantity, values, able in parts
-        if any(able)
+        for each, moved in by_quantity.items()
+        if moved
     ]
 
 

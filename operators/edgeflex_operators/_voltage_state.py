@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from edgeflex_operators._voltage_grid import (
     CHARGE,
     PLAUSIBLE_VOLTAGE,
     VOLTAGE,
+    Remark,
     VoltageGridConfig,
     Why,
     changed_powers,
@@ -152,6 +153,11 @@ class VoltageGridState(Generic[C]):
         last = self.last
         return Powers(kept * last.reactive, kept * last.curtailed, kept * last.storage)
 
+    def fallback(self, config: C, now_ns: int) -> tuple[Literal["hold", "safe"], Powers]:
+        """What holds when nothing can be decided: the last decision while it may be held, then the safe state."""
+        kind, _ = self.control.fallback(config, now_ns, {})
+        return kind, self.last if kind == "hold" else no_powers(len(config.inverters))
+
     def send(self, config: C, now_ns: int, powers: Powers, why: Why, version: str) -> list[WireMessage]:
         self.decided = powers
         if config.mode == "control":
@@ -183,7 +189,7 @@ def take_charge(config: C, state: VoltageGridState[C], samples: Samples) -> list
 def take_in_force(config: C, state: VoltageGridState[C], setpoints: Setpoints) -> list[WireMessage]:
     """In shadow, what the controller that is not in shadow tells the assets."""
     state.follow(config)
-    before = state.told[-1] if state.told else InForce(0, 0, state.in_force(0))
+    before = state.told[-1] if state.told else InForce(0, 0, no_powers(len(config.inverters)))
     if config.mode == "shadow" and setpoints.time_ns >= before.time_ns:
         powers = changed_powers(config, before.powers, setpoints)
         until_ns = setpoints.time_ns + round(setpoints.valid_for_s * 1e9)
@@ -191,19 +197,18 @@ def take_in_force(config: C, state: VoltageGridState[C], setpoints: Setpoints) -
     return []
 
 
-def without_charge(seen: Seen) -> tuple[list[str], list[str]]:
-    """Condition and reason where states of charge are missing; none otherwise."""
+def without_charge(seen: Seen) -> list[Remark]:
+    """On states of charge that are missing."""
     if not seen.charge.missing:
-        return [], []
-    return [f"storages of {', '.join(seen.charge.missing)} are not used: no state of charge"], [
-        reason_of((seen.charge,))
-    ]
+        return []
+    names = ", ".join(seen.charge.missing)
+    return [Remark(f"storages of {names} are not used: no state of charge", reason_of((seen.charge,)))]
 
 
-def not_kept(config: VoltageGridConfig, slack: NDArray[np.float64]) -> tuple[list[str], list[str]]:
-    """Condition and reason where voltages are expected to stay outside by `slack`, pu, shape (n,); none otherwise."""
+def not_kept(config: VoltageGridConfig, slack: NDArray[np.float64]) -> list[Remark]:
+    """On voltages that are expected to stay outside by `slack`, pu, shape (n,)."""
     outside = np.flatnonzero(slack > TOLD_PU).tolist()
     if not outside:
-        return [], []
+        return []
     reason = ", ".join(f"{config.nodes[n]} by {1e3 * slack[n]:.1f} mpu" for n in outside)
-    return ["voltages cannot be kept within limits"], [reason]
+    return [Remark("voltages cannot be kept within limits", reason)]

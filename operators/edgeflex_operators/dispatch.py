@@ -16,7 +16,7 @@ from edgeflex_flow import __version__
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import Alarm, Samples, Setpoints, ShadowSetpoints
 from edgeflex_flow.node import Command, Input, NodeConfig, OperatorNode, WireMessage, quantity, table
-from edgeflex_operators._controller import ControllerConfig, ControllerState, Decision, controller_wire
+from edgeflex_operators._controller import ControllerConfig, ControllerState, Decision, controller_wire, repeated
 from edgeflex_operators._latest import Latest, View, is_ahead
 from edgeflex_operators._limits import UNBOUNDED, Bounds
 
@@ -141,9 +141,8 @@ class DispatchConfig(ControllerConfig, frozen=True, kw_only=True):
 
     def refusals(self) -> Iterator[FieldError]:
         yield from super().refusals()
-        repeated = sorted({name for name in self.controllers if self.controllers.count(name) > 1})
-        if repeated:
-            yield FieldError("a controller is named twice", "controllers", got=", ".join(repeated))
+        if twice := repeated(self.controllers):
+            yield FieldError("a controller is named twice", "controllers", got=", ".join(twice))
         wrong = [text for name, unit in self.units.items() for text in _unit_problems(name, unit)]
         for text in wrong:
             yield FieldError(text, "units")

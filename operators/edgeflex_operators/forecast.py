@@ -30,6 +30,7 @@ from edgeflex_operators._forecast_model import (
     usual_zero,
 )
 from edgeflex_operators._highs import load_optimize
+from edgeflex_operators._latest import AHEAD_NS
 from edgeflex_operators._step_series import StepSeries
 from edgeflex_operators._units import digest
 
@@ -38,8 +39,6 @@ VERSION = f"{__version__}/forecast-1"
 Array = NDArray[np.float64]
 
 REFUSED_QUALITY = int(Quality.BAD_DATA | Quality.TEST)
-AHEAD_NS = 1_000_000_000
-"""A measurement whose time lies farther after its reception comes from a clock that is wrong."""
 DAY_S = 86_400
 TICK_S = 1.0
 ZERO_SHARE = 1e-3

@@ -15,7 +15,7 @@ from edgeflex_flow.messages import Alarm, Setpoints
 from edgeflex_flow.node import Command, Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire
 from edgeflex_flow.node import quantity as in_unit
 from edgeflex_flow.units import names_its_unit
-from edgeflex_operators._latest import AHEAD_NS
+from edgeflex_operators._latest import is_ahead
 from edgeflex_operators._units import digest
 
 VERSION = f"{__version__}/watchdog-1"
@@ -117,7 +117,7 @@ def tick(config: SetpointWatchdogConfig, state: SetpointWatchdogState, now_ns: i
     candidate_ns, state.candidate_ns = state.candidate_ns, None
     if state.heard_ns is None:
         state.heard_ns = now_ns
-    if candidate_ns is not None and state.decided_ns < candidate_ns <= now_ns + AHEAD_NS:
+    if candidate_ns is not None and candidate_ns > state.decided_ns and not is_ahead(candidate_ns, now_ns):
         state.decided_ns = candidate_ns
         state.heard_ns = max(state.heard_ns, min(candidate_ns, now_ns))
     is_silent = now_ns - state.heard_ns > timeout_ns

@@ -18,13 +18,14 @@ from edgeflex_operators._voltage_grid import (
     AVAILABLE,
     CHARGE,
     VOLTAGE,
+    Remark,
     VoltageGridConfig,
     Why,
     limits_of,
     named_limits,
 )
 from edgeflex_operators._voltage_program import Decision as Step
-from edgeflex_operators._voltage_program import Powers, Situation, no_powers
+from edgeflex_operators._voltage_program import Powers, Situation
 from edgeflex_operators._voltage_state import (
     Seen,
     VoltageGridState,
@@ -177,7 +178,6 @@ def end(config: VoltageControlConfig, state: VoltageControlState) -> list[WireMe
 def _decide(config: VoltageControlConfig, state: VoltageControlState, now_ns: int, seen: Seen) -> list[WireMessage]:
     situation = state.situation(config, now_ns, seen)
     known = 1.0 - len(seen.voltage.missing) / max(len(config.nodes), 1)
-    powers, why = no_powers(len(config.inverters)), Why()
     if known < config.needed:
         powers, why = _without_program(config, state, now_ns, seen, situation)
         why = why._replace(condition=f"too few voltages are known: {why.condition}")
@@ -205,26 +205,24 @@ def _why(
 ) -> Why:
     limits = named_limits(config, {"voltage_max": decided.binds_high, "voltage_min": decided.binds_low})
     of_inverters = limits_of(config, state.program, situation, decided.powers)
-    conditions: list[str] = []
-    reasons: list[str] = []
     missing = [*seen.voltage.missing, *seen.available.missing]
+    remarks: list[Remark] = []
     if missing:
-        conditions.append(f"measurements of {', '.join(dict.fromkeys(missing))} are missing")
-        reasons.append(reason_of((seen.voltage, seen.available)))
-    found = [without_charge(seen), *([not_kept(config, decided.slack)] if config.method == "central" else [])]
-    for condition, reason in found:
-        conditions += condition
-        reasons += reason
-    return Why("; ".join(conditions), "; ".join(reasons), limits, of_inverters, tuple(seen))
+        condition = f"measurements of {', '.join(dict.fromkeys(missing))} are missing"
+        remarks.append(Remark(condition, reason_of((seen.voltage, seen.available))))
+    remarks += without_charge(seen)
+    if config.method == "central":
+        remarks += not_kept(config, decided.slack)
+    return Why(limits=limits, of_inverters=of_inverters, seen=tuple(seen)).remarked(remarks)
 
 
 def _after_failure(
     config: VoltageControlConfig, state: VoltageControlState, now_ns: int, seen: Seen, situation: Situation
 ) -> tuple[Powers, Why]:
     """What is in force while it may be held: it was right a moment ago, where Q(V) would begin anew."""
-    kind, _ = state.control.fallback(config, now_ns, {})
+    kind, held = state.fallback(config, now_ns)
     if kind == "hold":
-        return state.program.within(state.last, situation), Why("set-points are held", seen=tuple(seen), is_blind=True)
+        return state.program.within(held, situation), Why("set-points are held", seen=tuple(seen), is_blind=True)
     return _without_program(config, state, now_ns, seen, situation)
 
 
@@ -232,8 +230,7 @@ def _without_program(
     config: VoltageControlConfig, state: VoltageControlState, now_ns: int, seen: Seen, situation: Situation
 ) -> tuple[Powers, Why]:
     """Q(V) where the own voltage and power are known; else what is in force, and in the end nothing."""
-    kind, _ = state.control.fallback(config, now_ns, {})
-    kept = state.last if kind == "hold" else no_powers(len(config.inverters))
+    kind, kept = state.fallback(config, now_ns)
     wanted = kept.reactive.copy()
     known = dict(zip(config.nodes, seen.voltage.values.tolist(), strict=True))
     local: list[str] = []

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import FieldError
-from edgeflex_flow.messages import Alarm, FlexRequest, FlexResponse, Forecast, Node, Samples, Setpoints, ShadowSetpoints
+from edgeflex_flow.messages import Alarm, FlexRequest, FlexResponse, Forecast, Node, Samples, Setpoints
 from edgeflex_flow.node import Input, OperatorNode, Wire, WireMessage, message_wire, quantity
 from edgeflex_operators import flex_response
 from edgeflex_operators._controller import reason_of
@@ -25,12 +25,12 @@ from edgeflex_operators._voltage_grid import (
     AVAILABLE,
     CHARGE,
     VOLTAGE,
+    Remark,
     VoltageGridConfig,
     Why,
     named_limits,
 )
 from edgeflex_operators._voltage_horizon import HorizonProgram, Outlook, Plan
-from edgeflex_operators._voltage_program import no_powers
 from edgeflex_operators._voltage_state import (
     Seen,
     VoltageGridState,
@@ -238,8 +238,7 @@ def _blind(
     config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int, condition: str, reason: str, seen: Seen
 ) -> list[WireMessage]:
     """What is in force while it may be held, then nothing."""
-    kind, _ = state.control.fallback(config, now_ns, {})
-    powers = state.last if kind == "hold" else no_powers(len(config.inverters))
+    kind, powers = state.fallback(config, now_ns)
     what = "set-points are held" if kind == "hold" else "the safe state holds"
     return state.send(
         config, now_ns, powers, Why(f"{condition}: {what}", reason, seen=tuple(seen), is_blind=True), VERSION
@@ -265,7 +264,7 @@ def _outlook(
         first=state.program.bounds(situation),
         voltage_bounds=situation.voltage_bounds,
         curtailable_share=config.curtailable,
-        targets=np.full((config.horizon, len(config.inverters)), np.nan),
+        targets=_no_targets(config),
     ), lacking
 
 
@@ -273,12 +272,11 @@ def _powers_to_come(
     config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int, seen: Seen
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], dict[str, str]]:
     """Available powers and how far they may be above, (steps, inverters); now they are what is measured."""
-    steps, step_ns, age_ns = config.horizon, round(config.step * 1e9), round(config.forecast_age * 1e9)
-    available = np.tile(seen.available.values, (steps, 1))
+    available = np.tile(seen.available.values, (config.horizon, 1))
     above = np.zeros_like(available)
     lacking: dict[str, str] = {}
     for place, (name, inverter) in enumerate(config.inverters.items()):
-        found = state.forecasts.expected(name, AVAILABLE, now_ns, step_ns, steps, age_ns)
+        found = _expected(config, state, name, AVAILABLE, now_ns)
         if isinstance(found, Expected):
             available[1:, place], above[1:, place] = found.values[1:], found.above[1:]
         elif not inverter.storage_only:
@@ -288,26 +286,29 @@ def _powers_to_come(
 
 def _loads_to_come(config: VoltageMpcConfig, state: VoltageMpcState, now_ns: int) -> NDArray[np.float64]:
     """Forecast loads, (steps, nodes); where there is none it is taken to stay."""
-    steps, step_ns, age_ns = config.horizon, round(config.step * 1e9), round(config.forecast_age * 1e9)
-    loads = np.zeros((steps, len(config.nodes)))
+    loads = np.zeros((config.horizon, len(config.nodes)))
     for place, node in enumerate(config.nodes):
-        found = state.forecasts.expected(node, LOAD, now_ns, step_ns, steps, age_ns)
+        found = _expected(config, state, node, LOAD, now_ns)
         if isinstance(found, Expected):
             loads[:, place] = found.values
     return loads
 
 
+def _expected(
+    config: VoltageMpcConfig, state: VoltageMpcState, name: str, quantity: str, now_ns: int
+) -> Expected | str:
+    step_ns, age_ns = round(config.step * 1e9), round(config.forecast_age * 1e9)
+    return state.forecasts.expected(name, quantity, now_ns, step_ns, config.horizon, age_ns)
+
+
 def _why(config: VoltageMpcConfig, seen: Seen, plan: Plan, lacking: dict[str, str]) -> Why:
     limits = named_limits(config, {"voltage_max": plan.binds_high, "voltage_min": plan.binds_low})
-    conditions: list[str] = []
-    reasons: list[str] = []
+    remarks: list[Remark] = []
     if lacking:
-        conditions.append(f"forecasts of {', '.join(lacking)} are missing: what is available now is taken to stay")
-        reasons.append("; ".join(f"{name}: {why}" for name, why in lacking.items()))
-    for condition, reason in (without_charge(seen), not_kept(config, plan.slack[0])):
-        conditions += condition
-        reasons += reason
-    return Why("; ".join(conditions), "; ".join(reasons), limits, seen=tuple(seen))
+        condition = f"forecasts of {', '.join(lacking)} are missing: what is available now is taken to stay"
+        remarks.append(Remark(condition, "; ".join(f"{name}: {why}" for name, why in lacking.items())))
+    remarks += [*without_charge(seen), *not_kept(config, plan.slack[0])]
+    return Why(limits=limits, seen=tuple(seen)).remarked(remarks)
 
 
 # The market ---------------------------------------------------------------------------------------------------------
@@ -334,11 +335,14 @@ def _request(config: VoltageMpcConfig, plan: Plan, now_ns: int) -> FlexRequest:
 
 def _given(config: VoltageMpcConfig, answer: FlexResponse) -> NDArray[np.float64]:
     """What is given, pu, (steps, inverters); NaN for inverters that the market does not own."""
-    targets = np.full((config.horizon, len(config.inverters)), np.nan)
-    for step in range(config.horizon):
-        row = np.array(answer.flex_response[f"prediction {step + 1}"])
-        targets[step, _of_market(config)] = row / config.power_base
+    targets = _no_targets(config)
+    rows = [answer.flex_response[f"prediction {step + 1}"] for step in range(config.horizon)]
+    targets[:, _of_market(config)] = np.array(rows) / config.power_base
     return targets
+
+
+def _no_targets(config: VoltageMpcConfig) -> NDArray[np.float64]:
+    return np.full((config.horizon, len(config.inverters)), np.nan)
 
 
 def _of_market(config: VoltageMpcConfig) -> list[int]:
@@ -350,7 +354,7 @@ def _targets(config: VoltageMpcConfig, state: VoltageMpcState) -> NDArray[np.flo
     """What the market has given; while it has not answered, what its inverters were told last goes on."""
     if state.given is not None:
         return state.given
-    targets = np.full((config.horizon, len(config.inverters)), np.nan)
+    targets = _no_targets(config)
     if state.waits:
         places = _of_market(config)
         targets[0, places] = (state.last.storage - state.last.curtailed)[places]
@@ -358,8 +362,7 @@ def _targets(config: VoltageMpcConfig, state: VoltageMpcState) -> NDArray[np.flo
 
 
 def _output(config: VoltageMpcConfig, _inputs: Mapping[str, Wire]) -> Wire:
-    setpoints = Setpoints if config.mode == "control" else ShadowSetpoints
-    return message_wire(setpoints, Alarm, *([FlexRequest] if config.asks else []))
+    return message_wire(config.setpoints, Alarm, *([FlexRequest] if config.asks else []))
 
 
 NODE = OperatorNode(

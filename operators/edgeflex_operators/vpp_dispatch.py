@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import FieldError
-from edgeflex_flow.messages import Alarm, DeadLetter, DispatchPlan, Forecast, Samples, Setpoints, ShadowSetpoints
+from edgeflex_flow.messages import Alarm, DeadLetter, DispatchPlan, Forecast, Samples
 from edgeflex_flow.node import Input, OperatorNode, Wire, WireMessage, message_wire, quantity, table
-from edgeflex_operators._controller import ControllerConfig, ControllerState, Decision
+from edgeflex_operators._controller import ControllerConfig, ControllerState, Decision, repeated
 from edgeflex_operators._dispatch_program import Generator, NoPlanError, Plan, Storage, Task, dispatch
 from edgeflex_operators._highs import load_optimize
 from edgeflex_operators._latest import Latest, Trust, View
@@ -163,8 +163,7 @@ class VppDispatchConfig(ControllerConfig, frozen=True, kw_only=True):
             if generator.minimum > generator.power:
                 yield FieldError(f"`generators`: `minimum` of '{name}' is above `power`", f"generators.{name}")
         names = [*self.generators, *self.storages, *self.renewables, *self.loads, self.market]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
+        if twice := repeated(names):
             fields = ("generators", "storages", "renewables", "loads", "market")
             yield FieldError("names that stand for two things", *fields, got=", ".join(twice))
 
@@ -664,7 +663,7 @@ def _alarms(
 
 
 def _output(config: VppDispatchConfig, _inputs: Mapping[str, Wire]) -> Wire:
-    return message_wire(Setpoints if config.mode == "control" else ShadowSetpoints, DispatchPlan, Alarm)
+    return message_wire(config.setpoints, DispatchPlan, Alarm)
 
 
 NODE = OperatorNode(
