@@ -167,13 +167,11 @@ def _dedented(lines: list[str]) -> str:
 
 def _forms(config: type[msgspec.Struct]) -> Iterator[Form]:
     for field in config_fields(config):
-        for name, kind in forms(field.hint).items():
+        tagged = [(field.key, name, kind) for name, kind in forms(field.hint).items()]
+        entries = [(key, "", kind) for kind, key in _parts(field.hint, field.key) if tag_field(kind) is None]
+        for key, name, kind in (*tagged, *entries):
             text, _, _ = read_docstring(kind.__doc__ or "")
-            yield Form(field.key, name, text, tuple(_form_settings(kind, "")))
-        for kind, key in _parts(field.hint, field.key):
-            if tag_field(kind) is None:
-                text, _, _ = read_docstring(kind.__doc__ or "")
-                yield Form(key, "", text, tuple(_form_settings(kind, "")))
+            yield Form(key, name, text, tuple(_form_settings(kind, "")))
 
 
 def _form_settings(kind: type[msgspec.Struct], prefix: str) -> Iterator[Setting]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgeflex_flow.flowfile.document import Value
 from edgeflex_flow.flowfile.fields import config_fields
-from edgeflex_flow.flowfile.report import FileReport, got
+from edgeflex_flow.flowfile.report import FileReport, got, line_words
 from edgeflex_flow.flowfile.secrecy import Place
 from edgeflex_flow.flowfile.wiring import Draft
 from edgeflex_flow.node import NodeConfig
@@ -53,7 +53,7 @@ class _Claim:
 
     def refused_for(self, first: _Claim) -> str:
         """What to say of a claim that another one, which came first, excludes."""
-        where = f"line {first.place.line}" if first.file == self.file else f"{first.file}:{first.place.line}"
+        where = line_words(first.place, first.file, seen_from=self.file)
         if self.reads:
             return f"{_WORDS[self.what]} is written by node '{first.node}' ({where}), so it cannot be read"
         if first.reads:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeflex_flow.flowfile.fields import config_fields
-from edgeflex_flow.flowfile.report import FileReport
+from edgeflex_flow.flowfile.report import FileReport, line_words
 from edgeflex_flow.flowfile.secrecy import Place
 from edgeflex_flow.flowfile.wiring import Draft
 from edgeflex_flow.node import Command, NodeConfig, SinkNode
@@ -90,7 +90,7 @@ def _leads_outwards(config: type[NodeConfig]) -> bool:
 
 
 def _refused(power: str, assets: list[str], first: _Controller, own: _Controller) -> str:
-    where = f"line {first.place.line}" if first.file == own.file else f"{first.file}:{first.place.line}"
+    where = line_words(first.place, first.file, seen_from=own.file)
     names = f"'{assets[0]}'" if len(assets) == 1 else f"'{assets[0]}' and {len(assets) - 1} more"
     return (
         f"would control the {power.replace('_', ' ')} of {names}, as node '{first.node}' ({where}) does already; "

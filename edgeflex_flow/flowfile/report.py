@@ -54,6 +54,11 @@ def shown(data: Scalar) -> str:
     return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
 
 
+def line_words(place: Place, file: str, *, seen_from: str) -> str:
+    """Where something else stands, for whoever reads of it at a place in a file."""
+    return f"line {place.line}" if file == seen_from else f"{file}:{place.line}"
+
+
 def got(value: Value) -> str:
     """What stands in the file, for an error text; never a hidden value."""
     if value.hidden:
