@@ -34,7 +34,7 @@ from edgeflex_flow.cli.pictures import plain_frame
 from edgeflex_flow.flowfile.plan import PlannedNode
 from edgeflex_flow.node import OperatorNode, WireMessage
 from edgeflex_operators._qp import Solver
-from edgeflex_services.broker import free_tcp_port
+from edgeflex_services.broker import free_udp_port, hang_up
 from edgeflex_services.frequency_model import FrequencyGrid, close_loop, single_area
 from edgeflex_services.powerflow_grid import make_grid
 from edgeflex_services.powerflow_plant import Plant
@@ -74,8 +74,7 @@ def listening(port: int, topic: str) -> Iterator[tuple[Client, SimpleQueue[Arriv
     try:
         yield client, arrived
     finally:
-        client.disconnect()
-        client.loop_stop()
+        hang_up(client)
 
 
 def flow(name: str, **params: object) -> list[str]:
@@ -143,7 +142,7 @@ def _measure_alone(report: Report, section: str) -> None:
 
 
 def measure_frequency(report: Report, port: int, folder: str) -> dict[str, list[float]]:
-    pmu_port = free_tcp_port()
+    pmu_port = free_udp_port()
     grid = ["-m", "edgeflex_flow", "serve", "frequency-grid", "--port", str(pmu_port)]
     grid += ["--mqtt", f"127.0.0.1:{port}", "--seconds", str(FRAMES_S + 20.0)]
     ages: dict[str, list[float]] = {}

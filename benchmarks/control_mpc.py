@@ -18,8 +18,6 @@ from rich.progress import track
 from benchmarks.control_voltage import PACE, Operator, local, nobody
 from benchmarks.kerber import (
     NOTE,
-    QUANTITIES,
-    QUARTERS_A_DAY,
     Controller,
     Course,
     KerberDay,
@@ -30,14 +28,15 @@ from benchmarks.kerber import (
     voltages_of_day,
 )
 from benchmarks.report import Report
-from edgeflex_flow.messages import Setpoints, samples_at
 from edgeflex_operators import voltage_mpc
 from edgeflex_operators._voltage_state import take_available, take_charge
 from edgeflex_operators.voltage_control import VoltageControlConfig
 from edgeflex_operators.voltage_mpc import VoltageMpcConfig
-from edgeflex_services.grid_forecasts import QUARTER_S, GridForecaster
+from edgeflex_services.grid_forecasts import GridForecaster
 from edgeflex_services.powerflow_grid import Grid, make_grid
+from edgeflex_services.powerflow_loop import batches_of, obey
 from edgeflex_services.powerflow_plant import Measurements, Plant
+from edgeflex_services.profiles import QUARTERS_A_DAY
 
 MIDNIGHT_NS = 1000 * 86_400 * 1_000_000_000
 HISTORY_DAYS = 28
@@ -53,29 +52,23 @@ class Planner:
     forecaster: GridForecaster
     state: voltage_mpc.VoltageMpcState = field(init=False)
     seconds: list[float] = field(default_factory=list)
-    quarter: int = -1
 
     def __post_init__(self) -> None:
         self.state = voltage_mpc.start(self.config)
 
     def __call__(self, plant: Plant, measured: Measurements, time_s: float) -> None:
         now_ns = MIDNIGHT_NS + round(time_s * 1e9)
-        if (quarter := int(time_s // QUARTER_S)) != self.quarter:
-            self.quarter = quarter
-            for each in self.forecaster.at(quarter):
-                voltage_mpc.take_forecast(self.config, self.state, each)
-        grid, known = plant.grid, (self.config, self.state)
-        charge = 100.0 * measured.state_of_charge
-        take_charge(*known, samples_at(now_ns, "state_of_charge_percent", grid.storages.names, charge))
-        sun = measured.available_w / grid.power_base_w
-        take_available(*known, samples_at(now_ns, "available_power_pu", grid.inverters.names, sun))
-        voltage_mpc.take_voltage(*known, samples_at(now_ns, "voltage_pu", grid.nodes, measured.voltage_pu))
+        known, batches = (self.config, self.state), batches_of(plant.grid, measured, now_ns)
+        for each in self.forecaster.due(time_s):
+            voltage_mpc.take_forecast(*known, each)
+        assert batches.charge is not None
+        take_charge(*known, batches.charge)
+        take_available(*known, batches.available)
+        voltage_mpc.take_voltage(*known, batches.voltage)
         began_s = time.perf_counter()
         told = voltage_mpc.tick(*known, now_ns)
         self.seconds.append(time.perf_counter() - began_s)
-        for message in told:
-            if isinstance(message, Setpoints):
-                plant.apply(QUANTITIES[message.quantity], message.values)
+        obey(plant, told)
 
 
 class Run(NamedTuple):

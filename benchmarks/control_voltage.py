@@ -12,8 +12,6 @@ from rich.console import Console
 
 from benchmarks.kerber import (
     NOTE,
-    QUANTITIES,
-    QUARTER_S,
     Controller,
     KerberDay,
     above_nominal,
@@ -24,7 +22,6 @@ from benchmarks.kerber import (
 )
 from benchmarks.other_solver import by_clarabel
 from benchmarks.report import Report
-from edgeflex_flow.messages import Setpoints, samples_at
 from edgeflex_operators import voltage_control
 from edgeflex_operators._inverters import Storage
 from edgeflex_operators._limits import Bounds
@@ -34,9 +31,10 @@ from edgeflex_operators._voltage_program import VoltageProgram
 from edgeflex_operators._voltage_state import take_available, take_charge
 from edgeflex_operators.voltage_control import VoltageControlConfig, local_share
 from edgeflex_services.powerflow_grid import TAN_PHI, Grid, make_grid
+from edgeflex_services.powerflow_loop import batches_of, obey
 from edgeflex_services.powerflow_optimum import optimum
 from edgeflex_services.powerflow_plant import REACTIVE_POWER, V_MAX_PU, Measurements, Plant
-from edgeflex_services.profiles import Inputs, Profiles, make_profiles
+from edgeflex_services.profiles import QUARTER_S, Inputs, Profiles, make_profiles
 
 NS = 1_000_000_000
 PACE: dict[str, Any] = {"period": 15.0, "valid_for": 45.0}
@@ -62,22 +60,14 @@ class Operator:
 
     def __call__(self, plant: Plant, measured: Measurements, time_s: float) -> None:
         now_ns = round((1.0 + time_s) * NS)
-        grid = plant.grid
-        available = measured.available_w / grid.power_base_w
-        sun = samples_at(now_ns, "available_power_pu", grid.inverters.names, available)
-        voltages = samples_at(now_ns, "voltage_pu", grid.nodes, measured.voltage_pu)
+        batches = batches_of(plant.grid, measured, now_ns)
         began_s = time.perf_counter()
-        take_available(self.config, self.state, sun)
-        if len(grid.storages.names):
-            charge = 100.0 * measured.state_of_charge
-            take_charge(
-                self.config, self.state, samples_at(now_ns, "state_of_charge_percent", grid.storages.names, charge)
-            )
-        told = voltage_control.take_voltage(self.config, self.state, voltages)
+        take_available(self.config, self.state, batches.available)
+        if batches.charge is not None:
+            take_charge(self.config, self.state, batches.charge)
+        told = voltage_control.take_voltage(self.config, self.state, batches.voltage)
         self.seconds.append(time.perf_counter() - began_s)
-        for message in told:
-            if isinstance(message, Setpoints) and message.quantity in QUANTITIES:
-                plant.apply(QUANTITIES[message.quantity], message.values)
+        obey(plant, told)
 
 
 def nobody(_plant: Plant, _measured: Measurements, _time_s: float) -> None:

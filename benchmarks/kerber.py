@@ -16,22 +16,14 @@ from edgeflex_operators._inverters import Inverter, Storage
 from edgeflex_operators._network import NodeSensitivity
 from edgeflex_services.powerflow_grid import POWER_FACTOR, Grid
 from edgeflex_services.powerflow_network import sensitivities
-from edgeflex_services.powerflow_plant import ACTIVE_POWER, REACTIVE_POWER, STORAGE_POWER, Measurements, Plant
-from edgeflex_services.profiles import Inputs, Profiles
+from edgeflex_services.powerflow_plant import Measurements, Plant
+from edgeflex_services.profiles import DAY_S, QUARTER_S, QUARTERS_A_DAY, Inputs, Profiles
 
 DAY = 145
 """25 May of SimBench's year: its day with the most sun."""
-DAY_S = 86_400.0
 STEP_S = 15.0
-QUARTER_S = 900.0
-QUARTERS_A_DAY = 96
 LOAD_PROFILES = ("H0-A", "H0-B", "H0-C")
 SUN_PROFILES = ("PV5", "PV6", "PV8")
-QUANTITIES = {
-    "reactive_power_pu": REACTIVE_POWER,
-    "active_power_pu": ACTIVE_POWER,
-    "active_power_ess_pu": STORAGE_POWER,
-}
 NOTE = (
     "Profiles: SimBench households and PV, each scaled to its highest value of the year; they are read from the "
     "package simbench (ODbL) and not kept here."

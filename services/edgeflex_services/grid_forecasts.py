@@ -13,11 +13,11 @@ from edgeflex_operators import forecast
 from edgeflex_operators._voltage_grid import AVAILABLE
 from edgeflex_operators.forecast import ForecastAsset, ForecastConfig, Method
 from edgeflex_operators.voltage_mpc import LOAD
+from edgeflex_services.foresight import perfect_forecast
 from edgeflex_services.powerflow_grid import Grid
-from edgeflex_services.profiles import Inputs
+from edgeflex_services.profiles import QUARTER_S, Inputs
 
-QUARTER_S: Final = 900.0
-_QUARTER_NS: Final = 900_000_000_000
+_QUARTER_NS: Final = round(QUARTER_S * 1e9)
 
 
 class _Quantity(NamedTuple):
@@ -44,6 +44,7 @@ class GridForecaster:
         history_quarters: int,
     ) -> None:
         self._means, self._midnight_ns, self._steps = means, midnight_ns, steps
+        self._told_of: int | None = None
         loads = np.flatnonzero(grid.load_w > 0)
         self._quantities = {
             AVAILABLE: _Quantity(grid.inverters.names, lambda inputs: inputs.available_w / grid.power_base_w),
@@ -85,8 +86,16 @@ class GridForecaster:
             names, values = self._quantities[config.column]
             forecast.step(config, state, samples_at(self._begin_ns(quarter), config.column, names, values(inputs)))
 
-    def at(self, quarter: int) -> list[Forecast]:
-        """The forecasts when this quarter begins; to be asked for one after the other."""
+    def due(self, time_s: float) -> list[Forecast]:
+        """The forecasts, when a quarter has begun since the last call; to be asked for in the order of time."""
+        quarter = int(time_s // QUARTER_S)
+        if quarter == self._told_of:
+            return []
+        self._told_of = quarter
+        return self._at(quarter)
+
+    def _at(self, quarter: int) -> list[Forecast]:
+        """The forecasts when this quarter begins."""
         if not self._forecasters:
             return list(self._truth(quarter))
         self._measure(quarter - 1)
@@ -103,16 +112,7 @@ class GridForecaster:
         for column, (names, values) in self._quantities.items():
             table = np.stack([values(each) for each in inputs])
             for name, course in zip(names, table.T.tolist(), strict=True):
-                yield Forecast(
-                    device=name,
-                    quantity=column,
-                    time_ns=begin_ns,
-                    begin_ns=begin_ns,
-                    step_s=QUARTER_S,
-                    values=tuple(course),
-                    method="perfect",
-                    status="ok",
-                )
+                yield perfect_forecast(name, column, begin_ns, QUARTER_S, course)
 
 
 def _delay_ns(config: ForecastConfig) -> int:

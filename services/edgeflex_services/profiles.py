@@ -25,6 +25,7 @@ ProfileName: TypeAlias = Literal["constant", "clear", "cloudy", "simbench"]
 DAY_S: Final = 86_400.0
 MINUTES_A_DAY: Final = 1440
 QUARTER_S: Final = 900.0
+QUARTERS_A_DAY: Final = 96
 LOAD_NOISE: Final = 0.1
 """Share of a load, rms, by the minute."""
 SUN_NOISE: Final = 0.01

@@ -18,6 +18,7 @@ from edgeflex_operators import forecast, vpp_dispatch
 from edgeflex_operators._dispatch_program import Generator, Storage, Task, dispatch
 from edgeflex_operators.forecast import ForecastAsset, ForecastConfig, Method
 from edgeflex_operators.vpp_dispatch import CHARGE, POWER, POWER_LIMIT, PRICE, Renewable, VppDispatchConfig
+from edgeflex_services.foresight import perfect_forecast
 from edgeflex_services.vpp_profiles import PER_DAY, STEP_S, Profiles
 
 Array = NDArray[np.float64]
@@ -221,16 +222,7 @@ class Controller:
 
     def _truth(self, name: str, values: Array, step: int) -> Forecast:
         begin_ns = (self.profiles.first + step) * STEP_NS
-        return Forecast(
-            device=name,
-            quantity=POWER,
-            time_ns=begin_ns,
-            begin_ns=begin_ns,
-            step_s=STEP_S,
-            values=tuple(values[step : step + self.horizon].tolist()),
-            method="perfect",
-            status="ok",
-        )
+        return perfect_forecast(name, POWER, begin_ns, STEP_S, values[step : step + self.horizon].tolist())
 
 
 def by_plans(controller: Controller, begin: int, steps: int) -> Done:

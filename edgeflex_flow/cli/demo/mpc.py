@@ -15,21 +15,22 @@ from typing import Final
 import click
 
 from edgeflex_flow.cli.closed_loop import FlowInLoop, flow_in_loop
-from edgeflex_flow.cli.demo.voltage import QUANTITIES, START_NS, STEP_S, React, measure, nothing, run_day, tell
+from edgeflex_flow.cli.demo.voltage import START_NS, VALID_S, React, measure, nothing, run_day, tell
 from edgeflex_flow.cli.kinds import shipped_registry
 from edgeflex_flow.cli.places import shipped_flows
 from edgeflex_flow.flowfile import load_flow
 from edgeflex_flow.messages import FlexRequest, FlexResponse
-from edgeflex_services.grid_forecasts import QUARTER_S, GridForecaster
+from edgeflex_services.grid_forecasts import GridForecaster
 from edgeflex_services.powerflow_grid import Grid, make_grid
+from edgeflex_services.powerflow_loop import obey
 from edgeflex_services.powerflow_network import write_network
 from edgeflex_services.powerflow_plant import Measurements, Plant
-from edgeflex_services.profiles import Inputs, SyntheticDay, make_profiles
+from edgeflex_services.profiles import QUARTER_S, QUARTERS_A_DAY, Inputs, SyntheticDay, make_profiles
 
 STORAGE_KWH: Final = 5.0
-QUARTERS_A_DAY: Final = 96
 STEPS: Final = 25
 """The horizon of the flow, and the quarter of an hour that is under way."""
+MIDNIGHT_NS: Final = START_NS - START_NS % round(QUARTER_S * 1e9)
 FIRST_HOUR: Final = 4.0
 NOON_S: Final = 12.0 * 3600.0
 
@@ -42,9 +43,8 @@ def yesterday_again(grid: Grid, profile: str) -> GridForecaster:
     def means(quarter: int) -> Inputs:
         return (yesterday if quarter < 0 else today).at((quarter % QUARTERS_A_DAY + 0.5) * QUARTER_S)
 
-    midnight_ns = START_NS - START_NS % round(QUARTER_S * 1e9)
     return GridForecaster(
-        grid, means, "daily", midnight_ns=midnight_ns, steps=STEPS, history_quarters=2 * QUARTERS_A_DAY
+        grid, means, "daily", midnight_ns=MIDNIGHT_NS, steps=STEPS, history_quarters=2 * QUARTERS_A_DAY
     )
 
 
@@ -61,22 +61,17 @@ def answer(request: FlexRequest, share: float) -> FlexResponse:
 
 def by_plans(loop: FlowInLoop, forecaster: GridForecaster, share: float) -> React:
     """The reaction of the running flow, with forecasts at each quarter of an hour and a market that answers at once."""
-    told_of = -1
 
     def react(plant: Plant, measured: Measurements, time_s: float) -> None:
-        nonlocal told_of
-        now_ns = START_NS - START_NS % round(QUARTER_S * 1e9) + round(time_s * 1e9)
-        if (quarter := int(time_s // QUARTER_S)) != told_of:
-            told_of = quarter
-            for each in forecaster.at(quarter):
-                loop.take("forecasts", each, now_ns)
+        now_ns = MIDNIGHT_NS + round(time_s * 1e9)
+        for each in forecaster.due(time_s):
+            loop.take("forecasts", each, now_ns)
         measure(loop, plant.grid, measured, now_ns)
         setpoints = loop.react(None, now_ns)
         while loop.requests:
             loop.take("answers", answer(loop.requests.pop(), share), now_ns)
             setpoints += loop.react(None, now_ns)
-        for message in setpoints:
-            plant.apply(QUANTITIES[message.quantity], message.values, time_s + 2.0 * STEP_S)
+        obey(plant, setpoints, time_s + VALID_S)
 
     return react
 

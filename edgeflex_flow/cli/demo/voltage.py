@@ -22,18 +22,15 @@ from edgeflex_flow.cli.kinds import shipped_registry
 from edgeflex_flow.cli.pictures import plain_frame, save_picture, two_panels
 from edgeflex_flow.cli.places import shipped_flows
 from edgeflex_flow.flowfile import load_flow
-from edgeflex_flow.messages import samples_at
 from edgeflex_services.powerflow_grid import Grid, make_grid
-from edgeflex_services.powerflow_plant import ACTIVE_POWER, REACTIVE_POWER, STORAGE_POWER, Measurements, Plant
+from edgeflex_services.powerflow_loop import batches_of, obey
+from edgeflex_services.powerflow_plant import Measurements, Plant
 from edgeflex_services.profiles import make_profiles
 
 START_NS: Final = 1_700_000_000_000_000_000
 STEP_S: Final = 30.0
-QUANTITIES: Final = {
-    "reactive_power_pu": REACTIVE_POWER,
-    "active_power_pu": ACTIVE_POWER,
-    "active_power_ess_pu": STORAGE_POWER,
-}
+VALID_S: Final = 2.0 * STEP_S
+"""So long the grid obeys a set-point."""
 BEFORE, AFTER, LIMIT, CHARGE = "#c4561a", "#1f6fb4", "#999999", "#3c8f4d"
 
 
@@ -83,20 +80,18 @@ def by_flow(loop: FlowInLoop) -> React:
     def react(plant: Plant, measured: Measurements, time_s: float) -> None:
         now_ns = START_NS + round(time_s * 1e9)
         measure(loop, plant.grid, measured, now_ns)
-        for message in loop.react(None, now_ns):
-            plant.apply(QUANTITIES[message.quantity], message.values, time_s + 2.0 * STEP_S)
+        obey(plant, loop.react(None, now_ns), time_s + VALID_S)
 
     return react
 
 
 def measure(loop: FlowInLoop, grid: Grid, measured: Measurements, now_ns: int) -> None:
     """Give the flow what the field publishes."""
-    sun = measured.available_w / grid.power_base_w
-    loop.take("sun", samples_at(now_ns, "available_power_pu", grid.inverters.names, sun), now_ns)
-    if grid.storages.names:
-        charge = 100.0 * measured.state_of_charge
-        loop.take("charges", samples_at(now_ns, "state_of_charge_percent", grid.storages.names, charge), now_ns)
-    loop.take("voltages", samples_at(now_ns, "voltage_pu", grid.nodes, measured.voltage_pu), now_ns)
+    batches = batches_of(grid, measured, now_ns)
+    loop.take("sun", batches.available, now_ns)
+    if batches.charge is not None:
+        loop.take("charges", batches.charge, now_ns)
+    loop.take("voltages", batches.voltage, now_ns)
 
 
 def draw(before: Course, after: Course, by: str, file: Path) -> None:
