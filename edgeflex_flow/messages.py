@@ -505,6 +505,47 @@ class FlexResponse(_FlexFields, frozen=True, kw_only=True, tag="flex_response"):
     """Why it is not `full`, in words."""
 
 
+PolicyKind: TypeAlias = Literal["operational_bounds", "trigger", "data_management", "flexibility", "sharing"]
+"""What a policy is for; each kind has a schema of its own in the policy system."""
+
+
+class Policy(Message, frozen=True, kw_only=True, tag="policy"):
+    """A version of a policy, as the policy system gives it to those who may read it."""
+
+    policy_id: str
+    policy_group: str
+    policy_kind: PolicyKind
+    version: Annotated[int, msgspec.Meta(ge=1)]
+    """Counts how often the policy was saved."""
+    fields: dict[str, Any]
+    """What parameters of flows are bound to: quantities with their unit (`0.02 Hz/s`), numbers without one, texts."""
+    about: str = ""
+    asset_id: str = ""
+    """The asset that it is for; empty: no certain one."""
+    valid_from_ns: TimeNs | None = None
+    valid_until_ns: TimeNs | None = None
+    """Outside of these the policy says nothing."""
+    saved_ns: TimeNs | None = None
+
+
+class ServiceRequest(Message, frozen=True, kw_only=True, tag="service_request"):
+    """A service that the event service wants run, since a policy says so."""
+
+    service: str
+    """Such as `inertia_estimation`."""
+    policy: str
+    """`group/id` of the policy."""
+    version: int
+    rule: str
+    reason: str
+    """Which condition held, in words with the values."""
+    time_ns: TimeNs
+    """When what it reacts to happened."""
+    device: str | None = None
+    values: dict[str, float] = msgspec.field(default_factory=dict)
+    """The measured state by name with its unit, such as `rocof_hz_per_s`."""
+
+
 class Alarm(Message, frozen=True, kw_only=True, tag="alarm"):
     """Something that a person should see."""
 
@@ -589,6 +630,8 @@ BUILT_IN_MESSAGES: tuple[type[Message], ...] = (
     DispatchPlan,
     FlexRequest,
     FlexResponse,
+    Policy,
+    ServiceRequest,
     Alarm,
     DeadLetter,
 )
