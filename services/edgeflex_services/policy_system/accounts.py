@@ -20,7 +20,9 @@ from edgeflex_services.policy_system.documents import Name
 from edgeflex_services.policy_system.repository import Repository, UnknownError
 from edgeflex_services.policy_system.tables import groups, members, sessions, users
 
-Role: TypeAlias = Literal["reader", "reporter", "editor", "manager"]
+Role: TypeAlias = Literal["blocked", "reader", "reporter", "editor", "manager"]
+BLOCKED: Role = "blocked"
+"""Refused all that the group has, whatever else gives a right to it."""
 ROLES: tuple[Role, ...] = ("reader", "reporter", "editor", "manager")
 """What members of a group may, each also what stands before it: read its policies; report events, effects and ask for
 data; save policies; say who is a member and who may read a policy."""
@@ -57,14 +59,15 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def groups(self) -> frozenset[str]:
-        return frozenset(self.roles)
+        """Those in which the user has a role and is not blocked."""
+        return frozenset(name for name, role in self.roles.items() if role != BLOCKED)
 
     def may(self, role: Role, group: str) -> bool:
         """Whether the user has a role in a group, or one that holds more."""
         if self.is_admin:
             return True
-        own = self.roles.get(group)
-        return own is not None and ROLES.index(own) >= ROLES.index(role)
+        own = self.roles.get(group, BLOCKED)
+        return own != BLOCKED and ROLES.index(own) >= ROLES.index(role)
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -203,7 +206,7 @@ class Accounts:
                 connection.execute(insert(groups).values(name=name, about=about))
             self._repository.note(connection, actor, "put_group", name, {"about": about})
 
-    def set_role(self, actor: str, group: str, user: str, role: Role | None) -> None:
+    def set_role(self, actor: str, group: str, user: str, role: Role | None, why: str = "") -> None:
         """Give a user a role in a group, or none. Raises UnknownError."""
         with self._repository.writing() as connection:
             for table, name, what in ((users, user, "user"), (groups, group, "group")):
@@ -212,7 +215,11 @@ class Accounts:
             connection.execute(delete(members).where(members.c.user == user, members.c.group == group))
             if role is not None:
                 connection.execute(insert(members).values({"user": user, "group": group, "role": role}))
-            self._repository.note(connection, actor, "set_role", f"{group}/{user}", {"role": role})
+            self._repository.note(connection, actor, "set_role", f"{group}/{user}", {"role": role, "why": why})
+
+    def block(self, actor: str, group: str, user: str, why: str) -> None:
+        """Refuse a user all that a group has, until somebody gives a role there again. Raises UnknownError."""
+        self.set_role(actor, group, user, BLOCKED, why)
 
     # Signing in -----------------------------------------------------------------------------------------------------
 

@@ -14,15 +14,25 @@ from litestar.types import ControllerRouterHandler, ExceptionHandlersMap
 from edgeflex_flow import __version__
 from edgeflex_services.policy_system.accounts import BadAccountError
 from edgeflex_services.policy_system.api_accounts import AuditApi, GroupApi, UserApi
+from edgeflex_services.policy_system.api_events import EventApi
 from edgeflex_services.policy_system.api_policies import AccessPoint, PolicyRepository
 from edgeflex_services.policy_system.api_tokens import TokenApi
 from edgeflex_services.policy_system.documents import DocumentError
 from edgeflex_services.policy_system.enforce import AnyRequest, Door, system_of
+from edgeflex_services.policy_system.events import BadReportError, EventService
 from edgeflex_services.policy_system.repository import ConflictError, UnknownError
 from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.web import PROBLEMS, BodyGuard, problem
 
-HANDLERS: tuple[ControllerRouterHandler, ...] = (AccessPoint, PolicyRepository, UserApi, GroupApi, AuditApi, TokenApi)
+HANDLERS: tuple[ControllerRouterHandler, ...] = (
+    AccessPoint,
+    PolicyRepository,
+    EventApi,
+    UserApi,
+    GroupApi,
+    AuditApi,
+    TokenApi,
+)
 
 
 @get("/health/live", include_in_schema=False, sync_to_thread=False)
@@ -62,16 +72,17 @@ ANSWERS = cast(
         ConflictError: _conflict,
         DocumentError: _wrong_document,
         BadAccountError: _wrong,
+        BadReportError: _wrong,
         msgspec.ValidationError: _wrong,
     },
 )
 
 
-def make_app(system: PolicySystem) -> Litestar:
+def make_app(system: PolicySystem, events: EventService) -> Litestar:
     """The application that serves a system, which somebody else starts and closes."""
     return Litestar(
         [live, ready, *HANDLERS],
-        state=State({"system": system, "door": Door()}),
+        state=State({"system": system, "events": events, "door": Door()}),
         middleware=[BodyGuard],
         exception_handlers={**PROBLEMS, **ANSWERS},
         openapi_config=OpenAPIConfig(

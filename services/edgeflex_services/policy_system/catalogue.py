@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from edgeflex_services.policy_system.accounts import Role, User
+from edgeflex_services.policy_system.accounts import BLOCKED, Role, User
 from edgeflex_services.policy_system.repository import Grant, Repository, Saved
 
 Right: TypeAlias = Literal["read", "edit"]
@@ -29,13 +29,15 @@ class Entry(NamedTuple):
         """Whether a user has a right to it. Administrators have all of them."""
         if user.is_admin:
             return True
+        if user.roles.get(self.saved.group) == BLOCKED:
+            return False
         if not self.grants:
             return user.may(ROLE_FOR[right], self.saved.group)
         return any(_covers(grant, user, right) for grant in self.grants)
 
 
 def _covers(grant: Grant, user: User, right: Right) -> bool:
-    theirs = grant.subject == user.name if grant.subject_kind == "user" else grant.subject in user.roles
+    theirs = grant.subject == user.name if grant.subject_kind == "user" else grant.subject in user.groups
     return theirs and grant.right in (right, "edit")
 
 
@@ -77,9 +79,9 @@ class Catalogue:
         every = (entry for _, found in sorted(groups.items()) for _, entry in sorted(found.items()))
         return [entry for entry in every if entry.may(user, "read")]
 
-    def in_force(self) -> Iterable[Entry]:
-        """All policies that are not withdrawn, for decisions."""
-        return [entry for found in self._entries.values() for entry in found.values() if not entry.saved.withdrawn]
+    def in_force(self, group: str) -> Iterable[Entry]:
+        """A group's policies that are not withdrawn, for decisions."""
+        return [entry for entry in self._entries.get(group, {}).values() if not entry.saved.withdrawn]
 
     def serve(self, user: User, group: str, ids: Sequence[str] | None) -> Served:
         """The policies of a group that the user may read, those with these ids or all; counted as read."""

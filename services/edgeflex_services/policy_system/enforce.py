@@ -16,12 +16,12 @@ from edgeflex_flow.clock import SystemClock
 from edgeflex_services.policy_system.accounts import Role, User
 from edgeflex_services.policy_system.catalogue import Entry, Right
 from edgeflex_services.policy_system.documents import NAME
+from edgeflex_services.policy_system.events import EventService
 from edgeflex_services.policy_system.limits import FailureLimit
 from edgeflex_services.policy_system.system import LOG, PolicySystem
-from edgeflex_services.policy_system.tokens import Refused
+from edgeflex_services.policy_system.tokens import BEARER, Refused
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
-BEARER = "Bearer "
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="edgeflex-policy"'}
 LONGEST_ID = 128
 _NAME = re.compile(NAME)
@@ -39,6 +39,7 @@ class Door:
 
 class _State(Protocol):
     system: PolicySystem
+    events: EventService
     door: Door
 
 

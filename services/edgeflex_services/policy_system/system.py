@@ -14,6 +14,7 @@ from edgeflex_flow.clock import Clock, SystemClock
 from edgeflex_flow.errors import FatalError
 from edgeflex_services.policy_system.accounts import Accounts, NewUser
 from edgeflex_services.policy_system.catalogue import Catalogue
+from edgeflex_services.policy_system.journal import Journal
 from edgeflex_services.policy_system.repository import Repository
 from edgeflex_services.policy_system.tables import open_database
 from edgeflex_services.policy_system.tokens import Tokens
@@ -38,6 +39,7 @@ class PolicySystem:
         self.accounts = Accounts(self.repository)
         self.tokens = Tokens(self.repository, self.accounts, folder / "keys", audience, ISSUER)
         self.catalogue = Catalogue(self.repository)
+        self.journal = Journal(self.repository)
         self._loaded = -1
         self._loading = threading.Lock()
         self._stop = threading.Event()
@@ -90,6 +92,7 @@ class PolicySystem:
                 if self.repository.newest_change() != self._loaded:
                     self.changed()
                 self.catalogue.keep_reads()
+                self.journal.keep()
             except Exception:
                 LOG.exception("upkeep")
 
@@ -98,4 +101,5 @@ class PolicySystem:
         if self._upkeep is not None:
             self._upkeep.join()
         self.catalogue.keep_reads()
+        self.journal.keep()
         self.repository.close()

@@ -27,6 +27,9 @@ from edgeflex_services.policy_system.repository import Repository, UnknownError
 from edgeflex_services.policy_system.tables import revoked_tokens, signing_keys
 
 NS_PER_S = 1_000_000_000
+BEARER = "Bearer "
+"""Begins the header that holds a token."""
+
 GRANTED_FOR_S = 300
 LONGEST_LIFE_S = 86400
 """A token of a service's own that is valid for longer is refused: it could not be taken back by time."""
