@@ -83,6 +83,7 @@ class ServedPolicies:
             if told["event"] == "started":
                 self.url = told["url"]
                 return
+        self.process.stdout.close()
         raise AssertionError(f"ended with {self.process.wait()}: {self.log.read_text()}")
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
