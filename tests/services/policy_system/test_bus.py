@@ -46,7 +46,7 @@ class Publisher:
         self._client.loop_start()
 
     def publish(self, topic: str, payload: bytes, token: str | None = None, *, retain: bool = False) -> None:
-        properties = Properties(PacketTypes.PUBLISH)
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         if token is not None:
             properties.UserProperty = [("authorization", f"Bearer {token}")]
         self._client.publish(topic, payload, 1, retain, properties).wait_for_publish(10.0)
