@@ -36,7 +36,7 @@ from edgeflex_operators._units import GeneratingUnit, UnitTable
 
 EXIT_NO_ESTIMATE: Final = 1
 _NOMINAL_HZ: Final = {"50Hz": 50.0, "60Hz": 60.0}
-_WIDTH_OF_FILES: Final = 120
+WIDTH_OF_FILES: Final = 120
 """Columns when the output is no terminal."""
 
 
@@ -214,7 +214,7 @@ def _checked_settings(settings: Sequence[tuple[str, str]]) -> dict[str, float]:
 
 
 def _console() -> Console:
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDTH_OF_FILES, highlight=False)
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
 
 
 def _progress() -> Progress:

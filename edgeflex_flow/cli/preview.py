@@ -10,11 +10,12 @@ from typing import Final
 
 import click
 import msgspec
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from edgeflex_connectors.recording_table import RecordingError
 from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS
-from edgeflex_flow.cli.estimate import Time
+from edgeflex_flow.cli.estimate import WIDTH_OF_FILES, Time
 from edgeflex_flow.cli.places import Definition, find_site
 from edgeflex_flow.cli.preview_compare import compare
 from edgeflex_flow.cli.preview_plan import OnTime, span_of
@@ -22,7 +23,7 @@ from edgeflex_flow.cli.preview_policies import Given, PolicyFileError, changes, 
 from edgeflex_flow.cli.preview_records import NoRecordError, Records, Span, find_records, read_records
 from edgeflex_flow.cli.preview_run import Outcome, behind, prepare, run_through
 from edgeflex_flow.cli.preview_show import OPEN_LOOP, Preview, RecordFacts, show
-from edgeflex_flow.cli.preview_words import summary
+from edgeflex_flow.cli.preview_words import summary, within_a_day
 from edgeflex_flow.cli.problems import console, show_problems
 from edgeflex_flow.errors import FatalError, FlowFileError
 from edgeflex_flow.flowfile import Plan, load_flow
@@ -107,7 +108,7 @@ def preview(
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
-        show(found, console())
+        show(found, Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False))
     sys.exit(EXIT_DIFFERS if tells and found.differs else 0)
 
 
@@ -144,7 +145,7 @@ def _preview(
             refused=refused,
             unbound=list(unbound(plan, proposed.values)),
             differs=comparison.differs,
-            summary=summary(comparison),
+            summary=summary(comparison, dated=not within_a_day(first_ns, last_ns)),
             comparison=comparison,
             open_loop=OPEN_LOOP if _has_controllers(plan) else None,
             notes=[*proposed.notes, *in_force.notes, *recorded.notes, *_unusable(outcomes)],

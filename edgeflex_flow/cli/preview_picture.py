@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from edgeflex_flow.cli.pictures import plain_frame, save_picture
 from edgeflex_flow.cli.preview_compare import Changed, MessagesDifference, Told
 from edgeflex_flow.cli.preview_plan import Record
+from edgeflex_flow.cli.preview_policies import Change
 from edgeflex_flow.cli.preview_run import Outcome, Series, SeriesKey
 from edgeflex_flow.cli.preview_setpoints import SetpointsDifference
 from edgeflex_flow.cli.preview_show import Preview
-from edgeflex_flow.cli.preview_words import is_of_a_day, quantity_name
+from edgeflex_flow.cli.preview_words import is_of_a_day, quantity_name, setting
 
 TODAY, PROPOSED, GONE, MEASURED, SHADE = "#c4561a", "#1f6fb4", "#b3261e", "#8a8a8a", "#f2c94c"
 MOST_PANELS: Final = 6
@@ -44,8 +45,10 @@ class _Lane(NamedTuple):
 def draw(preview: Preview, records: Mapping[str, Record], outcomes: tuple[Outcome, Outcome], file: Path) -> None:
     """Draw it; the file's ending tells the format. Raises OSError."""
     measured = _measured(records)
-    shown = sorted(preview.comparison.setpoints, key=_weight)[:MOST_PANELS]
-    shown.sort(key=preview.comparison.setpoints.index)
+    found = preview.comparison.setpoints
+    differing = [each for each in found if each.differs] or found
+    shown = sorted(differing, key=lambda each: -abs(each.largest or 0.0))[:MOST_PANELS]
+    shown.sort(key=found.index)
     lanes = list(_lanes(preview))
     heights = [1.6] * (measured is not None) + [1.8] * len(shown) + [0.5 + 0.22 * len(lanes)] * bool(lanes)
     figure = Figure(figsize=(9.0, 1.6 + sum(heights)), layout="constrained")
@@ -61,11 +64,6 @@ def draw(preview: Preview, records: Mapping[str, Record], outcomes: tuple[Outcom
         _draw_lanes(left.pop(0), lanes, dated=dated)
     _finish(figure, panels, preview, dated=dated, has_setpoints=bool(shown))
     save_picture(figure, file)
-
-
-def _weight(found: SetpointsDifference) -> tuple[bool, float]:
-    """What is drawn first: what differs, and of that what differs most."""
-    return not found.differs, -abs(found.largest or 0.0)
 
 
 def _times(time_ns: NDArray[np.int64], *, dated: bool) -> NDArray[Any]:
@@ -168,7 +166,7 @@ def _finish(figure: Figure, panels: Sequence[Any], preview: Preview, *, dated: b
     if dated:
         locator: Any = AutoDateLocator(tz=UTC)  # type: ignore[no-untyped-call]
         panels[-1].xaxis.set_major_locator(locator)
-        formatter: Any = ConciseDateFormatter(locator, tz=UTC)  # type: ignore[no-untyped-call]
+        formatter: Any = ConciseDateFormatter(locator, tz=UTC, show_offset=False)  # type: ignore[no-untyped-call]
         panels[-1].xaxis.set_major_formatter(formatter)
         day = datetime.fromtimestamp(preview.record.begin_ns / 1e9, UTC)
         panels[-1].set_xlabel(f"UTC, from {day:%Y-%m-%d} on", fontsize=8)
@@ -193,8 +191,6 @@ def _finish(figure: Figure, panels: Sequence[Any], preview: Preview, *, dated: b
     figure.suptitle(title if len(title) <= 110 else f"{title[:107]}…", fontsize=10)
 
 
-def _change(change: Any) -> str:
-    before, after = (
-        f"{each:.4g}" if isinstance(each, int | float) else str(each) for each in (change.before, change.after)
-    )
-    return f"{change.node}.{change.setting} {before} to {after} {change.unit}".strip()
+def _change(change: Change) -> str:
+    before, after = (setting(each, change.unit) for each in (change.before, change.after))
+    return f"{change.node}.{change.setting} {before} to {after}"

@@ -81,7 +81,7 @@ def read_policy_file(file: Path) -> Given:
     return Given(
         {policy.policy_id: {**policy.fields, VERSION: str(policy.version)} for policy in policies},
         tuple(
-            f"policy '{policy.policy_id}' holds for a certain time only; this shows it as if that were all of the record"
+            f"policy '{policy.policy_id}' holds for a certain time only: here for all of the record"
             for policy in policies
             if policy.valid_from_ns is not None or policy.valid_until_ns is not None
         ),

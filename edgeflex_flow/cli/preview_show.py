@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -12,7 +12,17 @@ from rich.text import Text
 
 from edgeflex_flow.cli.preview_compare import Changed, Comparison, MessagesDifference, Told
 from edgeflex_flow.cli.preview_policies import Change, Unbound
-from edgeflex_flow.cli.preview_words import amount, field_difference, field_value, moment, quantity_name
+from edgeflex_flow.cli.preview_samples import SamplesDifference
+from edgeflex_flow.cli.preview_setpoints import SetpointsDifference
+from edgeflex_flow.cli.preview_words import (
+    amount,
+    field_difference,
+    field_value,
+    moment,
+    quantity_name,
+    setting,
+    within_a_day,
+)
 
 MOST_ROWS: Final = 20
 """Of each table; `--json` tells all."""
@@ -57,20 +67,20 @@ class Preview(Struct, frozen=True):
 
 def show(preview: Preview, out: Console) -> None:
     """What the policy changes, what would have been different, and what to bear in mind."""
+    dated = not within_a_day(preview.record.begin_ns, preview.record.end_ns)
     out.print(_heading(preview))
     out.print(_changes(preview))
-    out.print(Text(preview.summary, style="bold"), "")
+    out.print(Text(preview.summary, style="bold"))
+    out.print()
     comparison = preview.comparison
     for each in comparison.messages:
-        out.print(_messages(each))
+        out.print(_messages(each, dated=dated))
     if comparison.setpoints:
-        out.print(_setpoints(comparison))
-    for found in comparison.samples:
-        if found.differs:
-            out.print(_samples(comparison))
-            break
-    for text in filter(None, [preview.open_loop]):
-        out.print(Text(text, style="yellow"))
+        out.print(_setpoints(comparison.setpoints, dated=dated))
+    if any(each.differs for each in comparison.samples):
+        out.print(_samples(comparison.samples, dated=dated))
+    if preview.open_loop is not None:
+        out.print(Text(preview.open_loop, style="yellow"))
     for note in preview.notes:
         out.print(Text.assemble(("note", "bold yellow"), f": {note}"))
 
@@ -91,7 +101,7 @@ def _changes(preview: Preview) -> RenderableType:
         "setting", "policy and field", "today", "proposed", title="What the policy changes", title_justify="left"
     )
     for each in preview.changes:
-        values = (_setting(value, each.unit) for value in (each.before, each.after))
+        values = (setting(value, each.unit) for value in (each.before, each.after))
         table.add_row(f"{each.node}.{each.setting}", f"{each.policy}.{each.field}", *values)
     lines: list[RenderableType] = [table] if preview.changes else [Text("The policy changes no setting of the flow.")]
     lines += [Text(text, style="red") for text in preview.refused]
@@ -101,19 +111,15 @@ def _changes(preview: Preview) -> RenderableType:
     return Group(*lines, "")
 
 
-def _setting(value: Any, unit: str) -> str:
-    return amount(value, unit) if isinstance(value, int | float) else str(value)
-
-
-def _messages(found: MessagesDifference) -> RenderableType:
+def _messages(found: MessagesDifference, *, dated: bool) -> RenderableType:
     """Messages of one type of a node: how many, and those that differ."""
     title = f"{found.node}: {found.type}: today {found.today:,}, proposed {found.proposed:,}, the same {found.same:,}"
     if not found.differs:
         return Text(title, style="dim")
     table = Table("", "time", "of", "what", title=title, title_justify="left")
-    rows = sorted(_rows(found), key=lambda row: row[0])
+    rows = sorted(_rows(found, dated=dated), key=lambda row: row[0])
     for _, sign, told, text in rows[:MOST_ROWS]:
-        table.add_row(sign, moment(told.time_ns), ", ".join(told.who.values()), text)
+        table.add_row(sign, moment(told.time_ns, dated=dated), ", ".join(told.who.values()), text)
     return Group(table, *_and_more(len(rows)))
 
 
@@ -121,18 +127,22 @@ def _and_more(rows: int) -> list[Text]:
     return [Text(f"and {rows - MOST_ROWS:,} more: --json tells them", style="dim")] if rows > MOST_ROWS else []
 
 
-def _rows(found: MessagesDifference) -> Iterator[tuple[int, str, Told | Changed, str]]:
+def _rows(found: MessagesDifference, *, dated: bool) -> Iterator[tuple[int, str, Told | Changed, str]]:
     for told in found.only_today:
         yield told.time_ns, "[red]- only today[/]", told, _told(told.fields)
     for told in found.only_proposed:
         yield told.time_ns, "[green]+ only proposed[/]", told, _told(told.fields)
     for changed in found.changed:
-        texts = (
-            f"{name} {field_value(name, each.today)} -> {field_value(name, each.proposed)}"
-            + (f" ({field_difference(name, each.by)})" if each.by is not None else "")
-            for name, each in changed.fields.items()
-        )
-        yield changed.time_ns, "~ changed", changed, _some(list(texts))
+        yield changed.time_ns, "~ changed", changed, _some(list(_field_texts(changed, dated=dated)))
+
+
+def _field_texts(changed: Changed, *, dated: bool) -> Iterator[str]:
+    """What changed, without what looks the same to people."""
+    for name, each in changed.fields.items():
+        before, after = (field_value(name, value, dated=dated) for value in (each.today, each.proposed))
+        if before != after:
+            by = f" ({field_difference(name, each.by)})" if each.by is not None else ""
+            yield f"{name.removesuffix('_ns')} {before} -> {after}{by}"
 
 
 def _told(fields: Mapping[str, Any]) -> str:
@@ -152,44 +162,41 @@ def _some(texts: list[str]) -> str:
     return ", ".join(texts[:MOST_SHOWN_FIELDS]) + more
 
 
-def _setpoints(comparison: Comparison) -> RenderableType:
-    table = Table(
-        "controller",
-        "asset",
-        "set-points of",
-        "differ",
-        "by up to",
-        "at",
-        "energy today -> proposed",
-        "shifted",
-        title="Set-points",
-        title_justify="left",
-    )
-    found = sorted(comparison.setpoints, key=lambda each: not each.differs)
-    for each in found[:MOST_ROWS]:
+def _setpoints(found: Sequence[SetpointsDifference], *, dated: bool) -> RenderableType:
+    columns = ("controller", "asset", "set-points of", "differ", "by up to", "at", "today", "proposed", "shifted")
+    table = Table(*columns, title="Set-points, and as energy", title_justify="left")
+    differing = [each for each in found if each.differs]
+    for each in differing[:MOST_ROWS]:
         count = each.changed + each.only_today + each.only_proposed
         energy = each.energy
+        energies = (energy.today, energy.proposed, energy.shifted) if energy else ()
         table.add_row(
-            each.controller if each.node == each.controller else f"{each.controller} ({each.node})",
+            _controller(each),
             each.asset,
             quantity_name(each.quantity),
             f"{count:,} of {max(each.today, each.proposed):,}",
             "" if each.largest is None else amount(each.largest, each.unit),
-            "" if each.largest_time_ns is None else moment(each.largest_time_ns),
-            f"{amount(energy.today, energy.unit)} -> {amount(energy.proposed, energy.unit)}" if energy else "",
-            amount(energy.shifted, energy.unit) if energy else "",
-            style=None if each.differs else "dim",
+            "" if each.largest_time_ns is None else moment(each.largest_time_ns, dated=dated),
+            *(amount(value, energy.unit) for value in energies if energy),
         )
-    return Group(table, *_and_more(len(found)))
+    same = dict.fromkeys(f"{_controller(each)} ({quantity_name(each.quantity)})" for each in found if not each.differs)
+    parts: list[RenderableType] = [table, *_and_more(len(differing))] if differing else []
+    if same:
+        parts.append(Text(f"set-points that are the same: {', '.join(same)}", style="dim"))
+    return Group(*parts)
 
 
-def _samples(comparison: Comparison) -> RenderableType:
+def _controller(found: SetpointsDifference) -> str:
+    return found.controller if found.node == found.controller else f"{found.controller}, node {found.node}"
+
+
+def _samples(samples: Sequence[SamplesDifference], *, dated: bool) -> RenderableType:
     table = Table("node", "column", "rows that differ", "by up to", "at", title="Samples", title_justify="left")
-    for found in comparison.samples:
+    for found in samples:
         for name, each in found.columns.items():
-            at = f"{each.device}, {moment(each.time_ns)}"
+            at = f"{each.device}, {moment(each.time_ns, dated=dated)}"
             table.add_row(found.node, name, f"{each.changed:,} of {found.today:,}", f"{each.largest:.4g}", at)
         for told, count in (("only today", found.only_today), ("only proposed", found.only_proposed)):
             if count:
-                table.add_row(found.node, told, f"{count:,} of {found.today:,}", "", "")
+                table.add_row(found.node, told, f"{count:,}", "", "")
     return table

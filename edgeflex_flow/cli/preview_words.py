@@ -21,7 +21,8 @@ NAMES: Final = {
     "flex_response": ("answer about flexibility", "answers about flexibility"),
 }
 """Types of messages as people call one and several."""
-NOTHING: Final = "With the proposed policy nothing would have been different on this record."
+NOTHING: Final = "With the proposed policy nothing would have been different on this record"
+_ENERGIES: Final = ("kWh", "kvarh")
 _UNIX_TIME_NS: Final = 365 * 24 * 3_600_000_000_000
 """Times before this count from the beginning of a record, not from 1970."""
 _THOUSANDS: Final = {
@@ -32,20 +33,29 @@ _THOUSANDS: Final = {
 }
 
 
+def within_a_day(begin_ns: int, end_ns: int) -> bool:
+    """Whether a record lies within one day, UTC, so that its times need no date."""
+    day_ns = 24 * 3_600_000_000_000
+    return begin_ns // day_ns == end_ns // day_ns
+
+
 def is_of_a_day(time_ns: int) -> bool:
     """Whether a time is of the calendar, not from the beginning of a record."""
     return abs(time_ns) >= _UNIX_TIME_NS
 
 
-def moment(time_ns: int) -> str:
+def moment(time_ns: int, *, dated: bool = True) -> str:
     """
     >>> moment(1_780_000_000_250_000_000), moment(3_007_000_000)
     ('2026-05-28 20:26:40.250', '3.007 s')
+    >>> moment(1_780_000_000_250_000_000, dated=False)
+    '20:26:40.250'
     """
     if not is_of_a_day(time_ns):
         return f"{time_ns / 1e9:.3f} s"
     whole = datetime.fromtimestamp(time_ns // 1_000_000_000, UTC) + timedelta(milliseconds=time_ns // 1_000_000 % 1000)
-    return f"{whole:%Y-%m-%d %H:%M:%S}.{whole.microsecond // 1000:03d}"
+    day = f"{whole:%Y-%m-%d} " if dated else ""
+    return f"{day}{whole:%H:%M:%S}.{whole.microsecond // 1000:03d}"
 
 
 def amount(value: float, unit: str) -> str:
@@ -57,7 +67,14 @@ def amount(value: float, unit: str) -> str:
     place = 0
     while abs(value) >= 1e3 and place + 1 < len(units):
         value, place = value / 1e3, place + 1
+    if not place and unit in _ENERGIES:
+        value = round(value, 3)  # what is below a watt-hour comes of rounding
     return f"{value:.4g} {units[place]}".strip()
+
+
+def setting(value: Any, unit: str) -> str:
+    """The value of a setting: a quantity with its unit, or a text."""
+    return amount(value, unit) if isinstance(value, int | float) else str(value)
 
 
 def counted(count: int, type_: str) -> str:
@@ -69,14 +86,21 @@ def counted(count: int, type_: str) -> str:
     return f"{count:,} {one if count == 1 else several}"
 
 
-def summary(comparison: Comparison) -> str:
-    """What would have been different, in a few sentences; first what people would have been told."""
-    if not comparison.differs:
-        return NOTHING
+def summary(comparison: Comparison, *, dated: bool = True) -> str:
+    """What would have been different, in a few sentences; first what people would have been told.
+
+    `dated`: times with their date.
+    """
     types = dict.fromkeys(each.type for each in comparison.messages)
+    if not comparison.differs:
+        counts = {type_: sum(each.today for each in comparison.messages if each.type == type_) for type_ in types}
+        told = [counted(count, type_) for type_, count in counts.items()]
+        setpoints = sum(each.today for each in comparison.setpoints)
+        told += [f"{setpoints:,} set-points"] if setpoints else []
+        return f"{NOTHING}: both tell {_listed(told)}." if told else f"{NOTHING}, on which the flow tells nothing."
     said = [
         *(text for type_ in types if (text := _of_messages([m for m in comparison.messages if m.type == type_]))),
-        *_of_setpoints([each for each in comparison.setpoints if each.differs]),
+        *_of_setpoints([each for each in comparison.setpoints if each.differs], dated=dated),
         *(_of_samples(each) for each in comparison.samples if each.differs),
     ]
     return " ".join(["With the proposed policy " + said[0], *(text[0].upper() + text[1:] for text in said[1:])])
@@ -91,7 +115,8 @@ def _of_messages(found: Sequence[MessagesDifference]) -> str:
     changed = sum(len(each.changed) for each in found)
     parts = []
     if gone:
-        parts.append(f"{_of(gone, today, type_)} would not have been told")
+        none = f"none of today's {counted(today, type_)} would have been told"
+        parts.append(none if gone == today else f"{_of(gone, today, type_)} would not have been told")
     if new:
         more = f"{new:,} more" if gone else f"{counted(new, type_)} beside today's {today:,}"
         parts.append(
@@ -107,7 +132,7 @@ def _of(count: int, all_: int, type_: str) -> str:
     return f"{count:,} of {counted(all_, type_)}"
 
 
-def _of_setpoints(found: Sequence[SetpointsDifference]) -> Iterable[str]:
+def _of_setpoints(found: Sequence[SetpointsDifference], *, dated: bool) -> Iterable[str]:
     """Of each controller and quantity."""
     for key in dict.fromkeys((each.controller, each.quantity) for each in found):
         of_key = [each for each in found if (each.controller, each.quantity) == key]
@@ -116,7 +141,7 @@ def _of_setpoints(found: Sequence[SetpointsDifference]) -> Iterable[str]:
         if largest.largest is None or largest.largest_time_ns is None:
             text += "come at other times or with another status"
         else:
-            by, when = amount(abs(largest.largest), largest.unit), moment(largest.largest_time_ns)
+            by, when = amount(abs(largest.largest), largest.unit), moment(largest.largest_time_ns, dated=dated)
             text += f"differed by up to {by} ({largest.asset}, {when})"
         shifted = sum(each.energy.shifted for each in of_key if each.energy is not None)
         unit = next((each.energy.unit for each in of_key if each.energy is not None), "")
@@ -148,12 +173,12 @@ def _listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def field_value(name: str, value: Any) -> str:
+def field_value(name: str, value: Any, *, dated: bool = True) -> str:
     """A field's value for people: times as such, numbers short."""
     if value is None:
         return "none"
     if name.endswith("_ns") and isinstance(value, int):
-        return moment(value)
+        return moment(value, dated=dated)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return "none" if math.isnan(value) else f"{value:.5g}"
