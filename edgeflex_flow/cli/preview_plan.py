@@ -85,8 +85,8 @@ def span_of(records: Mapping[str, Record]) -> tuple[int, int]:
 
 
 def clock_of(records: Mapping[str, Record]) -> VirtualClock:
-    """A clock that stands where the records begin."""
-    return VirtualClock(span_of(records)[0])
+    """A clock that stands right before the records begin, so that a tick of their first moment comes first, too."""
+    return VirtualClock(span_of(records)[0] - 1)
 
 
 def _batches(record: Record, periods_ns: Sequence[int], others: Sequence[NDArray[np.int64]]) -> list[_Batch]:
