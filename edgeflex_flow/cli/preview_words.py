@@ -116,6 +116,8 @@ def _of_messages(found: Sequence[MessagesDifference]) -> str:
     parts = []
     if gone:
         none = f"none of today's {counted(today, type_)} would have been told"
+        if today == 1:
+            none = f"today's only {counted(1, type_).removeprefix('1 ')} would not have been told"
         parts.append(none if gone == today else f"{_of(gone, today, type_)} would not have been told")
     if new:
         more = f"{new:,} more" if gone else f"{counted(new, type_)} beside today's {today:,}"

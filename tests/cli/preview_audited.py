@@ -40,10 +40,10 @@ def watch(kept: str) -> None:
 
 
 def main() -> None:
-    import numba  # noqa: PLC0415
+    import numba
 
-    from edgeflex_flow.cli import main as edgeflex  # noqa: PLC0415
-    from edgeflex_flow.cli.kinds import shipped_registry  # noqa: PLC0415
+    from edgeflex_flow.cli import main as edgeflex
+    from edgeflex_flow.cli.kinds import shipped_registry
 
     shipped_registry()
     watch(str(numba.config.CACHE_DIR))

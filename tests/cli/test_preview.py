@@ -276,23 +276,31 @@ def test_source_without_a_record_is_told_with_what_it_gives(tmp_path: Path, volt
     assert "--record voltages=FILE" in result.stderr
 
 
+def audited(folder: Path, *arguments: object) -> str:
+    """What a command wrote, connected to or listened on, by Python's own audit; `folder` is where it works."""
+    command = [sys.executable, str(AUDITED), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("flow", ["frequency_events", "frequency_control", "inertia_estimation"])
 def test_nothing_outside_the_process_is_written_or_spoken_to(tmp_path: Path, flow: str, frequency_record: Path) -> None:
-    """By Python's own audit of all that a process opens, connects and listens to."""
     record = frequency_record if flow == "frequency_control" else SWING
-    arguments = [
-        "--flow",
-        FLOWS / f"{flow}.yaml",
-        "--site",
-        FLOWS / "sites" / "local.yaml",
-        "--record",
-        f"pmu={record}",
-    ]
     home = tmp_path / "home"
     home.mkdir()
     proposed = policies(tmp_path, rocof_trigger={"onset": "1 Hz/s"})
-    command = [sys.executable, AUDITED, "policy", "preview", proposed, *arguments, "-D", f"data_folder={home}"]
-    done = subprocess.run([str(each) for each in command], capture_output=True, text=True, check=False, cwd=home)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[-1] == "audit: []"
+    site = FLOWS / "sites" / "local.yaml"
+    told = audited(
+        home,
+        *("policy", "preview", proposed, "--flow", FLOWS / f"{flow}.yaml", "--site", site),
+        *("--record", f"pmu={record}", "-D", f"data_folder={home}"),
+    )
+    assert told == "audit: []"
     assert list(home.iterdir()) == []
+
+
+def test_the_audit_sees_what_a_running_flow_writes(tmp_path: Path) -> None:
+    recording, events = npz(tmp_path / "night.npz", [rising(50)]), tmp_path / "events.jsonl"
+    parameters = ("-D", f"recording={recording}", "-D", f"events={events}")
+    assert str(events) in audited(tmp_path, "run", FLOWS / "replay_events.yaml", "--runtime", "inline", *parameters)

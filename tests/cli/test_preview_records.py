@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from c37118_cases import plain_config, plain_data
+from captures import ETHERNET, UDP, ip, link, pcap, udp
 from preview_cases import NIGHT_NS, SWING, lines, npz, rising, shipped_plan
 
+from edgeflex_connectors.c37118 import encode_config, encode_data
 from edgeflex_connectors.recording_table import RecordingError
 from edgeflex_flow.cli.preview_files import Wanted, read_file, readable_in
 from edgeflex_flow.cli.preview_records import GivenRecord, NoRecordError, Records, Span, find_records, read_records
@@ -73,6 +76,17 @@ def test_files_of_a_folder_serve_the_sources_that_they_are_named_after(tmp_path:
     (tmp_path / "notes.txt").write_text("nothing of this")
     records = read("voltage_control", tmp_path)
     assert records.places == {"sun": [str(tmp_path / "sun.csv")], "voltages": [str(tmp_path / "voltages.jsonl")]}
+
+
+def test_capture_serves_the_source_whose_channels_it_holds(tmp_path: Path) -> None:
+    config = plain_config()
+    frames = [encode_config(config), *(encode_data(plain_data(config, number), config) for number in range(50))]
+    sent = [link(ip(UDP, udp(frame)), ETHERNET) for frame in frames]
+    (tmp_path / "night.pcap").write_bytes(pcap(sent))
+    samples = read("frequency_events", tmp_path / "night.pcap").by_source["pmu"].samples
+    assert samples is not None
+    assert samples.rows == 50
+    assert samples.columns["voltage_v"].tolist() == [230.0] * 50
 
 
 def test_parts_of_a_recording_count_once(tmp_path: Path) -> None:
@@ -166,7 +180,7 @@ def test_record_without_a_needed_column_is_refused_with_who_needs_it(tmp_path: P
 
 
 def test_unknown_source_is_told_with_the_nearest() -> None:
-    with pytest.raises(NoRecordError, match="no source 'pmuu'; known: pmu; did you mean 'pmu'?"):
+    with pytest.raises(NoRecordError, match=r"no source 'pmuu'; known: pmu; did you mean 'pmu'\?"):
         read("frequency_events", f"pmuu={SWING}")
 
 
