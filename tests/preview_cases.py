@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,12 @@ def lines(file: Path, items: Iterable[Samples | Message]) -> Path:
     return file
 
 
-def frequency_night(seconds: float = 20.0) -> list[Samples]:
-    """What the PMU of an area and of its plant saw while the shipped flow held the frequency after a load step."""
-    grid = FrequencyGrid(single_area(), [LoadStep(at_s=5.0, area="north", power_w=50e6)])
+def frequency_night(seconds: float = 20.0, steps_w: Mapping[float, float] = {5.0: 50e6}) -> list[Samples]:
+    """What the PMU of an area and of its plant saw while the shipped flow held the frequency after steps of the load,
+    given by their time in s."""
+    grid = FrequencyGrid(
+        single_area(), [LoadStep(at_s=at_s, area="north", power_w=power_w) for at_s, power_w in steps_w.items()]
+    )
     seen: list[Samples] = []
     with flow_in_loop(shipped_plan("frequency_control")) as loop:
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 import msgspec
@@ -112,7 +112,7 @@ def preview(
     sys.exit(EXIT_DIFFERS if tells and found.differs else 0)
 
 
-def _end(text: str, code: int) -> None:
+def _end(text: str, code: int) -> NoReturn:
     for line in text.splitlines():
         click.echo(f"error: {line}", err=True)
     sys.exit(code)

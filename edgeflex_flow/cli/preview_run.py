@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,9 +28,9 @@ SeriesKey: TypeAlias = tuple[str, str, str, str]
 class Series:
     """Set-points of one asset, in order of time."""
 
-    times_ns: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-    valid_s: list[float] = field(default_factory=list)
+    times_ns: array[int] = field(default_factory=lambda: array("q"))
+    values: array[float] = field(default_factory=lambda: array("d"))
+    valid_s: array[float] = field(default_factory=lambda: array("d"))
     status: list[str] = field(default_factory=list)
 
     def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -163,17 +163,16 @@ def _some(texts: list[str]) -> str:
 
 
 def _setpoints(found: Sequence[SetpointsDifference], *, dated: bool) -> RenderableType:
-    columns = ("controller", "asset", "set-points of", "differ", "by up to", "at", "today", "proposed", "shifted")
-    table = Table(*columns, title="Set-points, and as energy", title_justify="left")
+    table = Table("set-points", "differ", "by up to", title="Set-points, and as energy", title_justify="left")
+    for heading in ("at", "today", "proposed", "shifted"):
+        table.add_column(heading, no_wrap=True)
     differing = [each for each in found if each.differs]
     for each in differing[:MOST_ROWS]:
         count = each.changed + each.only_today + each.only_proposed
         energy = each.energy
         energies = (energy.today, energy.proposed, energy.shifted) if energy else ()
         table.add_row(
-            _controller(each),
-            each.asset,
-            quantity_name(each.quantity),
+            f"{_controller(each)}: {quantity_name(each.quantity)} of {each.asset}",
             f"{count:,} of {max(each.today, each.proposed):,}",
             "" if each.largest is None else amount(each.largest, each.unit),
             "" if each.largest_time_ns is None else moment(each.largest_time_ns, dated=dated),

@@ -40,17 +40,18 @@ def watch(kept: str) -> None:
 
 
 def main() -> None:
-    import numba
+    from numba.core import config
 
     from edgeflex_flow.cli import main as edgeflex
     from edgeflex_flow.cli.kinds import shipped_registry
 
     shipped_registry()
-    watch(str(numba.config.CACHE_DIR))
+    watch(vars(config)["CACHE_DIR"])
     try:
         edgeflex()
     finally:
         sys.stderr.write(f"audit: {seen}\n")
 
 
-main()
+if __name__ == "__main__":
+    main()
