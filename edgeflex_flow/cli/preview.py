@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NoReturn
@@ -19,7 +19,7 @@ from edgeflex_flow.cli.estimate import WIDTH_OF_FILES, Time
 from edgeflex_flow.cli.places import Definition, find_site
 from edgeflex_flow.cli.preview_compare import compare
 from edgeflex_flow.cli.preview_plan import OnTime, span_of
-from edgeflex_flow.cli.preview_policies import Given, PolicyFileError, changes, read_policy_file, unbound
+from edgeflex_flow.cli.preview_policies import Change, Given, PolicyFileError, changes, read_policy_file, unbound
 from edgeflex_flow.cli.preview_records import NoRecordError, Records, Span, find_records, read_records
 from edgeflex_flow.cli.preview_run import Outcome, behind, prepare, run_through
 from edgeflex_flow.cli.preview_show import OPEN_LOOP, Preview, RecordFacts, show
@@ -28,6 +28,7 @@ from edgeflex_flow.cli.problems import console, show_problems
 from edgeflex_flow.errors import FatalError, FlowFileError
 from edgeflex_flow.flowfile import Plan, load_flow
 from edgeflex_flow.messages import Setpoints, ShadowSetpoints
+from edgeflex_flow.node import OperatorNode
 
 EXIT_BAD_FILE: Final = 1
 EXIT_FATAL: Final = 3
@@ -148,7 +149,13 @@ def _preview(
             summary=summary(comparison, dated=not within_a_day(first_ns, last_ns)),
             comparison=comparison,
             open_loop=OPEN_LOOP if _has_controllers(plan) else None,
-            notes=[*proposed.notes, *in_force.notes, *recorded.notes, *_unusable(outcomes)],
+            notes=[
+                *proposed.notes,
+                *in_force.notes,
+                *_without_effect(plan, changed),
+                *recorded.notes,
+                *_unusable(outcomes),
+            ],
         ),
         outcomes,
     )
@@ -158,6 +165,14 @@ def _has_controllers(plan: Plan) -> bool:
     return any(
         node.wire is not None and not node.wire.messages.isdisjoint({Setpoints, ShadowSetpoints}) for node in plan.nodes
     )
+
+
+def _without_effect(plan: Plan, changed: Sequence[Change]) -> Iterator[str]:
+    """Settings that matter only to what was replaced."""
+    operators = {node.id for node in plan.nodes if isinstance(node.node, OperatorNode)}
+    for each in changed:
+        if each.node not in operators:
+            yield f"{each.node}.{each.setting} would be another one, which a record cannot show"
 
 
 def _unusable(outcomes: tuple[Outcome, Outcome]) -> Iterator[str]:

@@ -28,6 +28,8 @@ LINES: Final = ".jsonl"
 SUFFIXES: Final = (LINES, *recordings.SUFFIXES)
 """Endings of the names of files that can be read."""
 MOST_LINE_BYTES: Final = 1 << 20
+ROWS_AT_ONCE: Final = 100_000
+"""Rows of lines that are held as Python's own numbers, which take ten times the room."""
 
 
 class Timed(NamedTuple):
@@ -101,10 +103,7 @@ def read_store(name: str, store: Store, wanted: Wanted) -> Content:
         raise RecordingError(f"{name}: {error}") from error
     finally:
         store.close()
-    samples = join_samples(batches) if batches else None
-    if samples is not None:
-        samples = _without(samples, [name for name, values in samples.columns.items() if np.isnan(values).all()])
-    return _chosen(Content(samples, tuple(messages)), wanted)
+    return _chosen(Content(_joined(batches), tuple(messages)), wanted)
 
 
 def _table_parts(file: Path) -> list[Path]:
@@ -136,6 +135,7 @@ def _read_tables(parts: Sequence[Path], wanted: Wanted) -> Content:
 def _read_lines(file: Path, wanted: Wanted) -> Content:
     columns = tuple(sorted(wanted.columns))
     decoder, builder = LineDecoder(columns, tuple(wanted.messages)), SamplesBuilder(columns)
+    batches: list[Samples] = []
     messages: list[Timed] = []
     bad: list[str] = []
     latest_ns = 0
@@ -157,13 +157,22 @@ def _read_lines(file: Path, wanted: Wanted) -> Content:
             elif item is not None:
                 latest_ns = item[0]
                 builder.add(*item)
+                if len(builder) >= ROWS_AT_ONCE:
+                    batches.append(builder.take(received_ns=0))
     if bad and not good:
         raise RecordingError(f"{bad[0]}; it holds no line that can be read")
     notes = (f"{bad[0]}; {len(bad)} lines like this are left out",) if bad else ()
-    samples = builder.take(received_ns=0) if len(builder) else None
-    if samples is not None:
-        samples = _without(samples, [name for name, values in samples.columns.items() if np.isnan(values).all()])
-    return Content(samples, tuple(messages), notes)
+    if len(builder):
+        batches.append(builder.take(received_ns=0))
+    return Content(_joined(batches), tuple(messages), notes)
+
+
+def _joined(batches: Sequence[Samples]) -> Samples | None:
+    """All rows, without the columns that have no value in any."""
+    if not batches:
+        return None
+    samples = join_samples(batches)
+    return _without(samples, [name for name, values in samples.columns.items() if np.isnan(values).all()])
 
 
 def _chosen(content: Content, wanted: Wanted) -> Content:

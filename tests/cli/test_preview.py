@@ -25,7 +25,7 @@ from preview_cases import (
 
 from edgeflex_connectors.sqlite import SqliteConfig, SqliteStore
 from edgeflex_flow.cli.preview import EXIT_DIFFERS
-from edgeflex_flow.messages import Samples, join_samples
+from edgeflex_flow.messages import Forecast, Samples, join_samples, samples_from_rows
 
 AUDITED = Path(__file__).parent / "preview_audited.py"
 
@@ -140,6 +140,45 @@ def test_lower_bound_of_voltage_curtails_more(tmp_path: Path, voltages: list[Sam
     assert {each["unit"] for each in energies} == {"kWh"}
     assert sum(each["proposed"] for each in energies) < sum(each["today"] for each in energies) - 1.0
     assert "source 'charges' has no record: it gives nothing" in found["notes"]
+
+
+def test_another_limit_gives_other_crossings(tmp_path: Path) -> None:
+    """The shipped flow of limits, with a band that a policy may move."""
+    bound = "{policy: bands, field: voltage_above, default: 115500.0, min: 110000.0, max: 123000.0}"
+    text = (FLOWS / "frequency_limits.yaml").read_text(encoding="utf-8").replace("above: 115500.0", f"above: {bound}")
+    flow = tmp_path / "limits.yaml"
+    flow.write_text(text, encoding="utf-8")
+    course_kv = [112.0, 116.0, 116.0, 112.0, 118.0, 112.0]
+    rows = [(NIGHT_NS + k * 10**9, "bus_1", {"voltage_kv": v, "frequency_hz": 50.0}) for k, v in enumerate(course_kv)]
+    night = lines(tmp_path / "night.jsonl", [samples_from_rows(rows)])
+    proposed = policies(tmp_path, bands={"voltage_above": 117000.0})
+    site = ("--site", FLOWS / "sites" / "local.yaml")
+    found = preview_json(proposed, flow, [night], *site)
+    crossings = events_of(found, "voltage", "crossing")
+    assert [each["time_ns"] - NIGHT_NS for each in crossings["only_today"]] == [10**9, 3 * 10**9]
+    assert crossings["proposed"] == 2
+    assert {"limit", "value"} >= set(crossings["changed"][0]["fields"])
+    assert "2 of 4 crossings of limits would not have been told" in found["summary"]
+
+
+def test_controller_with_foresight_runs_on_recorded_forecasts(tmp_path: Path, voltages: list[Samples]) -> None:
+    made = Forecast(
+        device="node_26",
+        quantity="available_power_pu",
+        time_ns=NIGHT_NS,
+        begin_ns=NIGHT_NS,
+        step_s=900.0,
+        values=(0.1,) * 24,
+        method="daily",
+        status="ok",
+    )
+    night = lines(tmp_path / "night.jsonl", [made, *voltages[:8]])
+    found = preview_json(policies(tmp_path, voltage_bounds={"voltage_max": "1.03 pu"}), "voltage_mpc", [night])
+    assert found["record"]["messages"] == 1
+    assert found["record"]["sources"]["forecasts"] == [str(night)]
+    assert any(each["changed"] for each in found["comparison"]["setpoints"])
+    again = preview_json(policies(tmp_path, voltage_bounds={"voltage_max": "1.03 pu"}), "voltage_mpc", [night])
+    assert again == found
 
 
 def csv_of(folder: Path, source: str, batches: list[Samples]) -> Path:
