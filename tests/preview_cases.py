@@ -12,11 +12,13 @@ from click.testing import CliRunner, Result
 
 from edgeflex_connectors.records import encode_lines, write_npz
 from edgeflex_flow.cli.closed_loop import flow_in_loop
-from edgeflex_flow.cli.kinds import shipped_registry
+from edgeflex_flow.cli.kinds import SHIPPED, shipped_registry
 from edgeflex_flow.cli.places import shipped_flows
 from edgeflex_flow.cli.policy import policy
 from edgeflex_flow.flowfile import Plan, load_flow
 from edgeflex_flow.messages import Message, Samples, encode_message, join_samples
+from edgeflex_flow.node import AnyNode
+from edgeflex_flow.registry import Registry
 from edgeflex_services.frequency_model import FrequencyGrid, LoadStep, close_loop, single_area
 from edgeflex_services.powerflow_grid import make_grid
 from edgeflex_services.powerflow_loop import batches_of
@@ -38,13 +40,19 @@ def shipped_plan(name: str, **params: object) -> Plan:
     )
 
 
-def preview(policy_file: Path, flow: str | Path, records: Sequence[object], *options: object) -> Result:
+def preview(
+    policy_file: Path,
+    flow: str | Path,
+    records: Sequence[object],
+    *options: object,
+    more_kinds: Sequence[AnyNode] = (),
+) -> Result:
     """Run the command. A shipped flow goes by its name, with the shipped site."""
     file = FLOWS / f"{flow}.yaml" if isinstance(flow, str) else flow
     site = ["--site", str(FLOWS / "sites" / "local.yaml")] if isinstance(flow, str) else []
     given = [text for record in records for text in ("--record", str(record))]
     arguments = ["preview", str(policy_file), "--flow", str(file), *site, *given, *map(str, options)]
-    result = CliRunner().invoke(policy, arguments, obj=shipped_registry())
+    result = CliRunner().invoke(policy, arguments, obj=Registry([*SHIPPED, *more_kinds]))
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
     return result
 

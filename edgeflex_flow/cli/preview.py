@@ -11,17 +11,17 @@ from typing import Final, NoReturn
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from edgeflex_connectors.recording_table import RecordingError
 from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS
 from edgeflex_flow.cli.estimate import WIDTH_OF_FILES, Time
 from edgeflex_flow.cli.places import Definition, find_site
 from edgeflex_flow.cli.preview_compare import compare
-from edgeflex_flow.cli.preview_plan import OnTime, span_of
+from edgeflex_flow.cli.preview_plan import OnTime, behind, span_of
 from edgeflex_flow.cli.preview_policies import Change, Given, PolicyFileError, changes, read_policy_file, unbound
 from edgeflex_flow.cli.preview_records import NoRecordError, Records, Span, find_records, read_records
-from edgeflex_flow.cli.preview_run import Outcome, behind, prepare, run_through
+from edgeflex_flow.cli.preview_run import Outcome, prepare, run_through
 from edgeflex_flow.cli.preview_show import OPEN_LOOP, Preview, RecordFacts, show
 from edgeflex_flow.cli.preview_words import summary, within_a_day
 from edgeflex_flow.cli.problems import console, show_problems
@@ -197,10 +197,20 @@ def _progress(first_ns: int, last_ns: int) -> Iterator[tuple[OnTime, OnTime]]:
         total = max(last_ns - first_ns, 1)
         tasks = [progress.add_task(name, total=total) for name in ("with today's policies", "with the proposed policy")]
 
-        def moves(place: int) -> OnTime:
-            return lambda time_ns: progress.update(tasks[place], completed=time_ns - first_ns)
+        def moves(task: TaskID) -> OnTime:
+            shown_ns = 0
 
-        yield moves(0), moves(1)
+            def move(time_ns: int) -> None:
+                nonlocal shown_ns
+                done_ns = time_ns - first_ns
+                if done_ns - shown_ns >= total // 100:  # the bar has no finer steps, and each costs time
+                    shown_ns = done_ns
+                    progress.update(task, completed=done_ns)
+
+            return move
+
+        first, second = map(moves, tasks)
+        yield first, second
 
 
 def _draw(found: Preview, recorded: Records, outcomes: tuple[Outcome, Outcome], file: Path) -> None:

@@ -23,7 +23,7 @@ NOT_COMPARED: Final = frozenset(
     {"type", "policies", "version", "config_digest", "unit_digest", "settings", "solver_s", "id", "event_id"}
 )
 """Fields that tell how something was made, and names that follow from the time."""
-WHO: Final = ("device", "source", "controller", "service", "method", "quantity", "column", "variable")
+WHO: Final = ("device", "source", "controller", "service", "quantity", "column", "variable")
 """Fields by which messages of one type are told apart, beside their time."""
 MOST_FIELDS: Final = 50
 

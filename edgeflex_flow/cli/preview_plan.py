@@ -7,7 +7,7 @@ ticks run as they do live; nothing outside the process is read, written or spoke
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
@@ -76,6 +76,15 @@ def plan_on_record(plan: Plan, records: Mapping[str, Record], *, on_time: OnTime
         return dataclasses.replace(planned, node=dataclasses.replace(planned.node, open=open_source), connections={})
 
     return dataclasses.replace(plan, nodes=tuple(replaced(planned) for planned in plan.nodes))
+
+
+def behind(plan: Plan, nodes: Iterable[str]) -> set[str]:
+    """These nodes and all that their output reaches, through whatever others."""
+    reached = set(nodes)
+    for node in plan.nodes:
+        if any(source in reached for ids in node.inputs.values() for source in ids):
+            reached.add(node.id)
+    return reached
 
 
 def span_of(records: Mapping[str, Record]) -> tuple[int, int]:

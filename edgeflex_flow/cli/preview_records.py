@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS
 from edgeflex_flow.cli.preview_files import SUFFIXES, Content, Wanted, read_file, read_store, readable_in
-from edgeflex_flow.cli.preview_plan import Record
+from edgeflex_flow.cli.preview_plan import Record, behind
 from edgeflex_flow.errors import EdgeflexError, nearest
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.flowfile.wires import describe, merge
@@ -257,18 +257,8 @@ def _columns_of(plan: Plan, source: PlannedNode) -> frozenset[str]:
     assert source.wire is not None
     if not source.wire.more_columns:
         return source.wire.columns
-    return source.wire.columns | {name for node in _behind(plan, source.id) for name in _needs(node)}
-
-
-def _behind(plan: Plan, node: str) -> list[PlannedNode]:
-    """Nodes that a node's output reaches, through whatever others."""
-    reached = {node}
-    behind = []
-    for planned in plan.nodes:
-        if any(source in reached for sources in planned.inputs.values() for source in sources):
-            reached.add(planned.id)
-            behind.append(planned)
-    return behind
+    reached = behind(plan, [source.id])
+    return source.wire.columns | {name for node in plan.nodes if node.id in reached for name in _needs(node)}
 
 
 def _needs(node: PlannedNode) -> frozenset[str]:

@@ -74,15 +74,6 @@ def told_nodes(plan: Plan) -> list[str]:
     return [node.id for node in plan.nodes if node.id in fed and isinstance(node.node, OperatorNode)]
 
 
-def behind(plan: Plan, nodes: Collection[str]) -> set[str]:
-    """These nodes and all that their output reaches."""
-    reached = set(nodes)
-    for node in plan.nodes:
-        if any(source in reached for ids in node.inputs.values() for source in ids):
-            reached.add(node.id)
-    return reached
-
-
 def prepare(plan: Plan, records: Mapping[str, Record], policies: Sequence[PolicyValues], *, on_time: OnTime) -> FlowRun:
     """A run on the records that has not begun, after these policies have come one after the other."""
     run = FlowRun(plan_on_record(plan, records, on_time=on_time), clock=clock_of(records))

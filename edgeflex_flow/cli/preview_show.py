@@ -163,7 +163,10 @@ def _some(texts: list[str]) -> str:
 
 
 def _setpoints(found: Sequence[SetpointsDifference], *, dated: bool) -> RenderableType:
-    table = Table("set-points", "differ", "by up to", title="Set-points, and as energy", title_justify="left")
+    table = Table(title="Set-points, and as energy", title_justify="left")
+    table.add_column("set-points", overflow="fold", min_width=12)
+    table.add_column("differ")
+    table.add_column("by up to")
     for heading in ("at", "today", "proposed", "shifted"):
         table.add_column(heading, no_wrap=True)
     differing = [each for each in found if each.differs]

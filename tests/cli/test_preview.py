@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import toy_nodes
 from preview_cases import (
     FLOWS,
     NIGHT_NS,
@@ -25,6 +26,7 @@ from preview_cases import (
 
 from edgeflex_connectors.sqlite import SqliteConfig, SqliteStore
 from edgeflex_flow.cli.preview import EXIT_DIFFERS
+from edgeflex_flow.errors import FatalError
 from edgeflex_flow.messages import Forecast, Samples, join_samples, samples_from_rows
 
 AUDITED = Path(__file__).parent / "preview_audited.py"
@@ -304,6 +306,23 @@ def test_absent_files_end_with_code_1(tmp_path: Path) -> None:
         assert result.exit_code == 1
         assert "none" in result.stderr
     assert preview(good, tmp_path / "none.yaml", [SWING]).exit_code == 1
+
+
+def test_flow_that_cannot_go_on_ends_with_code_3(tmp_path: Path) -> None:
+    def step(_config: object, _state: object, _message: object) -> list[Samples]:
+        raise FatalError("the operator has had enough")
+
+    flow = tmp_path / "flow.yaml"
+    flow.write_text(
+        "flow: fails\nnodes:\n  pmu: {kind: file_replay, path: x.jsonl, columns: [frequency_hz]}\n"
+        "  failing: {kind: toy_operator, from: pmu}\n",
+        encoding="utf-8",
+    )
+    night = npz(tmp_path / "night.npz", [rising(3)])
+    kinds = [toy_nodes.operator(step)]
+    result = preview(policies(tmp_path, a={"b": 1}), flow, [night], more_kinds=kinds)
+    assert result.exit_code == 3
+    assert "the operator has had enough" in result.stderr
 
 
 def test_source_without_a_record_is_told_with_what_it_gives(tmp_path: Path, voltages: list[Samples]) -> None:
