@@ -15,7 +15,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from edgeflex_connectors.recording_table import RecordingError
 from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS
-from edgeflex_flow.cli.estimate import WIDTH_OF_FILES, Time
 from edgeflex_flow.cli.places import Definition, find_site
 from edgeflex_flow.cli.preview_compare import compare
 from edgeflex_flow.cli.preview_plan import OnTime, behind, span_of
@@ -24,7 +23,8 @@ from edgeflex_flow.cli.preview_records import NoRecordError, Records, Span, find
 from edgeflex_flow.cli.preview_run import Outcome, prepare, run_through
 from edgeflex_flow.cli.preview_show import OPEN_LOOP, Preview, RecordFacts, show
 from edgeflex_flow.cli.preview_words import summary, within_a_day
-from edgeflex_flow.cli.problems import console, show_problems
+from edgeflex_flow.cli.problems import WIDTH_OF_FILES, console, show_problems
+from edgeflex_flow.cli.times import Time
 from edgeflex_flow.errors import FatalError, FlowFileError
 from edgeflex_flow.flowfile import Plan, load_flow
 from edgeflex_flow.messages import Setpoints, ShadowSetpoints
