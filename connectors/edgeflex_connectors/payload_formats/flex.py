@@ -8,14 +8,15 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from edgeflex_connectors.payload_formats.codec import (
-    Decoded,
     FormatConfig,
     MessageFormat,
+    NoSamplesDecoder,
+    NoSamplesEncoder,
     PayloadFormat,
     bad_payload,
     quoted,
 )
-from edgeflex_flow.messages import FlexRequest, FlexResponse, Message, Node, Samples
+from edgeflex_flow.messages import FlexRequest, FlexResponse, Message, Node
 from edgeflex_flow.units import UNITS
 
 UNIT_OF = {"active_power": "kW", "reactive_power": "kvar"}
@@ -149,29 +150,9 @@ def encode(_config: Flex, message: Message) -> bytes:
     return msgspec.json.encode(content)
 
 
-class Decoder:
-    """For samples, of which this format holds none."""
-
-    def __init__(self, _config: Flex, _columns: tuple[str, ...], _given: bool) -> None:
-        pass
-
-    def decode(self, payload: bytes, device: str | None) -> Decoded:  # noqa: ARG002 - named as the protocol has it
-        raise bad_payload("the format `flex` holds no samples", payload)
-
-
-class Encoder:
-    """For samples, of which this format holds none."""
-
-    def __init__(self, _config: Flex) -> None:
-        pass
-
-    def encode(self, samples: Samples) -> list[bytes]:  # noqa: ARG002 - named as the protocol has it
-        raise ValueError("the format `flex` holds no samples")
-
-
 FORMAT = PayloadFormat(
     config=Flex,
-    decoder=Decoder,
-    encoder=Encoder,
+    decoder=NoSamplesDecoder,
+    encoder=NoSamplesEncoder,
     messages=MessageFormat((FlexRequest, FlexResponse), decode, encode),
 )
