@@ -520,9 +520,9 @@ class FlexSlice(msgspec.Struct, frozen=True, kw_only=True):
     max_duration: Annotated[int, msgspec.Meta(ge=1)] = 1
     """Length of the slice, in intervals."""
     price_min_eur_per_kwh: float | None = None
-    """The most that the owner pays for what it consumes; None: what comes."""
+    """The most that the owner pays for what it consumes; None: as the other price, 0 if there is none."""
     price_max_eur_per_kwh: float | None = None
-    """The least that the owner takes for what it produces; None: what comes."""
+    """The least that the owner takes for what it produces; None: as the other price, 0 if there is none."""
 
 
 class FlexScheduleSlice(msgspec.Struct, frozen=True, kw_only=True):

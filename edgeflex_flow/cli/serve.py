@@ -41,3 +41,16 @@ def powerflow(arguments: tuple[str, ...]) -> None:
 def frequency_grid(arguments: tuple[str, ...]) -> None:
     """Be a grid of one or two areas whose frequency can be held: PMU frames out, set-points in over MQTT (--help)."""
     sys.exit(frequency_grid_service(arguments, prog="edgeflex serve frequency-grid"))
+
+
+@serve.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def market(arguments: tuple[str, ...]) -> None:
+    """Be a market of FlexOffers: accept, clear by merit order, assign (--help tells the options)."""
+    try:
+        from edgeflex_services.market import main as market_service  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("litestar", "uvicorn"):
+            raise
+        raise click.UsageError("serve market needs Litestar: pip install 'edgeflex-flow[services]'") from error
+    sys.exit(market_service(arguments, prog="edgeflex serve market"))

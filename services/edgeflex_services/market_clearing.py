@@ -54,6 +54,8 @@ class Clearing(NamedTuple):
 
     energies_kwh: tuple[tuple[float, ...], ...]
     """For each bidder, for each of its bids."""
+    demand_kwh: tuple[float, ...]
+    """Of each demand what is consumed (negative) or produced."""
     prices: dict[Interval, float]
     """By interval, what everyone in it pays and gets."""
     imbalances_kwh: dict[Interval, float]
@@ -170,7 +172,8 @@ class _Book:
             prices[interval] = last
             if abs(lacking) > 1e-6:
                 imbalances[interval] = lacking
-        return Clearing(tuple(tuple(each) for each in energies[:count]), prices, imbalances)
+        taken = tuple(tuple(each) for each in energies)
+        return Clearing(taken[:count], tuple(each[0] for each in taken[count:]), prices, imbalances)
 
 
 class _Step(NamedTuple):
