@@ -51,9 +51,7 @@ class DemandList(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     demand: Annotated[list[Demand], Meta(max_length=10_000)]
 
 
-def make_app(
-    book: MarketBook, clients: Mapping[str, str] | None = None, clear_every_s: float = 1.0
-) -> Litestar:
+def make_app(book: MarketBook, clients: Mapping[str, str] | None = None, clear_every_s: float = 1.0) -> Litestar:
     """The application. `clients`: tokens by the name of their owner; None: anyone may do everything."""
     guard = _Clients(clients)
 

@@ -52,9 +52,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Demand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Energy that the market needs, or has too much of, in each of its intervals between two times."""
 
-    energy_kwh: Annotated[
-        float, Meta(ge=-1e9, le=1e9, description="In each interval; positive: production is needed.")
-    ]
+    energy_kwh: Annotated[float, Meta(ge=-1e9, le=1e9, description="In each interval; positive: production is needed.")]
     price_eur_per_kwh: Annotated[
         float,
         Meta(ge=-PRICE_LIMIT, le=PRICE_LIMIT, description="Most that is paid, or least that is taken if negative."),
@@ -233,8 +231,12 @@ class MarketBook:
                 first + place,
                 each.lower_kwh,
                 each.upper_kwh,
-                each.price_min_eur_per_kwh if each.price_min_eur_per_kwh is not None else each.price_max_eur_per_kwh or 0.0,
-                each.price_max_eur_per_kwh if each.price_max_eur_per_kwh is not None else each.price_min_eur_per_kwh or 0.0,
+                each.price_min_eur_per_kwh
+                if each.price_min_eur_per_kwh is not None
+                else each.price_max_eur_per_kwh or 0.0,
+                each.price_max_eur_per_kwh
+                if each.price_max_eur_per_kwh is not None
+                else each.price_min_eur_per_kwh or 0.0,
             )
             for place, each in enumerate(offer.slices)
         ]
@@ -314,7 +316,9 @@ class _Store:
 
     def add(self, time_ns: int, offer: FlexOffer) -> None:
         with self._database:
-            self._database.execute("INSERT INTO changes VALUES (?, ?, ?)", (offer.id, time_ns, encode_message(offer).decode()))
+            self._database.execute(
+                "INSERT INTO changes VALUES (?, ?, ?)", (offer.id, time_ns, encode_message(offer).decode())
+            )
 
     def forget(self, offer_id: str) -> None:
         with self._database:

@@ -129,12 +129,16 @@ class _Book:
         """The trade outside, and what keeps every interval balanced: never the first choice, but always possible."""
         for interval, blocks in enumerate(self.blocks):
             size = sum(each.size for each in blocks) + abs(self._wanted[interval]) + 1.0
-            prices = [PRICE_LIMIT, -PRICE_LIMIT] if wholesale is None else [wholesale, wholesale, PRICE_LIMIT, -PRICE_LIMIT]
+            prices = (
+                [PRICE_LIMIT, -PRICE_LIMIT] if wholesale is None else [wholesale, wholesale, PRICE_LIMIT, -PRICE_LIMIT]
+            )
             for number, price in enumerate(prices):
                 is_bought = number % 2 == 1
                 # At its price after all others.
                 self._put(
-                    _Block(_OPERATOR, number, interval, price, size), int(is_bought), -math.inf if is_bought else math.inf
+                    _Block(_OPERATOR, number, interval, price, size),
+                    int(is_bought),
+                    -math.inf if is_bought else math.inf,
                 )
                 if is_bought:
                     self._wanted[interval] += size
@@ -222,7 +226,9 @@ class _Totals:
         self._up[node, interval] = next(
             (each.price for each in blocks if each.size - each.fill > EPSILON_KWH), math.inf
         )
-        self._down[node, interval] = next((each.price for each in reversed(blocks) if each.fill > EPSILON_KWH), -math.inf)
+        self._down[node, interval] = next(
+            (each.price for each in reversed(blocks) if each.fill > EPSILON_KWH), -math.inf
+        )
 
     def enforce(self) -> dict[int, float]:
         """Keep all bounds; gives the value of a kWh more of each offer."""

@@ -26,7 +26,9 @@ def costs(bidders: list[Bidder], demand: list[Bid], cleared: Clearing, wholesale
             left[bid.interval] = left.get(bid.interval, 0.0) + energy
     for bid in demand:
         left.setdefault(bid.interval, 0.0)
-    return total + sum(_rest_of(net, [each for each in demand if each.interval == t], wholesale) for t, net in left.items())
+    return total + sum(
+        _rest_of(net, [each for each in demand if each.interval == t], wholesale) for t, net in left.items()
+    )
 
 
 def _rest_of(net: float, demand: list[Bid], wholesale: float | None) -> float:
@@ -79,7 +81,12 @@ def _solve(bidders: list[Bidder], demand: list[Bid], wholesale: float | None, fi
         for column, sign in row:
             above[number, column] += sign
     found = linprog(
-        price, A_ub=above if rows else None, b_ub=limits or None, A_eq=equal, b_eq=[-(fixed or 0.0)] * len(intervals), bounds=bounds
+        price,
+        A_ub=above if rows else None,
+        b_ub=limits or None,
+        A_eq=equal,
+        b_eq=[-(fixed or 0.0)] * len(intervals),
+        bounds=bounds,
     )
     assert found.status == 0, found.message
     return float(found.fun)
