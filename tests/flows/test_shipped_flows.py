@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from broker import Amqtt, BrokerProcess, Listener, wait_until
 from http_service import HttpService, Reply, Request, json_reply
 from served_grids import GRID
 from served_grids import running as served_grid
+from shipped import FLOWS, flow_run, running
 
 from edgeflex_connectors.payload_formats import JsonEdgeflex
 from edgeflex_connectors.payloads import PayloadEncoder
@@ -27,8 +28,7 @@ from edgeflex_connectors.recordings import read_recording
 from edgeflex_connectors.sqlite import SqliteConfig, SqliteStore
 from edgeflex_flow.cli.inertia_pipeline import estimate_record
 from edgeflex_flow.cli.kinds import shipped_registry
-from edgeflex_flow.cli.places import shipped_flows
-from edgeflex_flow.flowfile import check_flows, load_flow, load_table
+from edgeflex_flow.flowfile import check_flows, load_table
 from edgeflex_flow.messages import Forecast, Quality, Samples, Setpoints, encode_message, join_samples
 from edgeflex_flow.runtime.bytewax import run_bytewax
 from edgeflex_flow.runtime.inline import run_inline
@@ -48,8 +48,6 @@ from edgeflex_services.swing_simulator import LoadNoise, LoadStep, simulate
 if TYPE_CHECKING:
     from conftest import ContextMaker
 
-FLOWS = shipped_flows()
-LOCAL = FLOWS / "sites" / "local.yaml"
 RECORDING = Path(__file__).parents[1] / "data" / "ieee39_load_step.npz"
 START_NS = 1_700_000_000_000_000_000
 
@@ -70,34 +68,6 @@ def test_every_shipped_flow_passes_the_check_with_every_shipped_site(site: Path)
 def test_every_shipped_flow_is_run_by_a_test_of_this_file() -> None:
     here = Path(__file__).read_text()
     assert [file.name for file in FLOWS.glob("*.yaml") if f'"{file.name}"' not in here] == []
-
-
-def flow_run(name: str, **params: object) -> FlowRun:
-    texts = {key: str(value) for key, value in params.items()}
-    return FlowRun(load_flow(FLOWS / name, shipped_registry(), site=LOCAL, params=texts))
-
-
-@contextmanager
-def running(run: FlowRun, execute: Callable[[FlowRun], None]) -> Iterator[None]:
-    """The flow runs in a thread while the block does; then it drains."""
-    errors: list[Exception] = []
-
-    def target() -> None:
-        try:
-            execute(run)
-        except Exception as error:  # noqa: BLE001 - raised again in the test's own thread
-            errors.append(error)
-
-    thread = threading.Thread(target=target)
-    thread.start()
-    try:
-        assert run.started.wait(60.0), errors
-        yield
-    finally:
-        run.stop()
-        thread.join(60.0)
-    assert errors == []
-    assert not thread.is_alive()
 
 
 def recording(tmp_path: Path) -> Path:
