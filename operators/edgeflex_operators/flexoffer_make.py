@@ -57,7 +57,7 @@ class FlexofferMakeConfig(NodeConfig, frozen=True, kw_only=True):
     ('mpc@7:4', [(-0.75, 0.0), (0.0, 0.25)])
     """
 
-    offered_by: Annotated[str, Meta(min_length=1, max_length=200, description="Who offers, as the market knows it.")]
+    offered_by: Annotated[Node, Meta(description="Who offers, as the market knows it: a text or a number.")]
     ids: Annotated[
         Literal["text", "number", "uuid"],
         Meta(description="Ids as readable texts, as whole numbers (INEA) or as UUIDs (GOFLEX)."),
@@ -199,7 +199,7 @@ def _offer(
         id=_id(config, name),
         state="invalid" if reason else "initial",
         state_reason=reason,
-        offered_by=config.offered_by,
+        offered_by=str(config.offered_by),
         location=str(node),
         request_id=name_of(request),
         quantity="active_energy" if request.variable == "active_power" else "reactive_energy",
