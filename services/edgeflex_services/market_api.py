@@ -16,7 +16,7 @@ from litestar.exceptions import HTTPException, NotAuthorizedException, Permissio
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
-from litestar.params import Parameter
+from litestar.params import FromPath, JSONBody, PathParameter, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_304_NOT_MODIFIED, HTTP_404_NOT_FOUND, HTTP_409_CONFLICT
 from msgspec import Meta
 
@@ -33,8 +33,8 @@ OPERATOR: Final = "operator"
 JSON: Final = "application/json"
 
 AnyRequest = Request[Any, Any, Any]
-_DialectName = Annotated[Dialect, Parameter(description="How offers are written.")]
-_OfferId = Annotated[str | None, Parameter(query="id", description="Only this one.", max_length=200)]
+_DialectName = Annotated[Dialect, PathParameter(description="How offers are written.")]
+_OfferId = Annotated[str | None, QueryParameter(name="id", description="Only this one.", max_length=200)]
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +146,7 @@ def _offers(book: MarketBook, clients: _Clients) -> list[Any]:
     async def cancel(
         dialect: _DialectName,
         request: AnyRequest,
-        offer_id: Annotated[str, Parameter(query="id", max_length=200, description="Which one.")],
+        offer_id: Annotated[str, QueryParameter(name="id", max_length=200, description="Which one.")],
     ) -> Response[bytes]:
         """It is canceled, whatever was assigned."""
         form = _format(dialect)
@@ -159,7 +159,7 @@ def _offers(book: MarketBook, clients: _Clients) -> list[Any]:
     @get("/history", summary="When an offer came into each of its states", tags=["offers"])
     async def history(
         request: AnyRequest,
-        offer_id: Annotated[str, Parameter(query="id", max_length=200, description="Which one.")],
+        offer_id: Annotated[str, QueryParameter(name="id", max_length=200, description="Which one.")],
     ) -> list[Change]:
         """What is held back by a delay is not told here either."""
         now_ns = time.time_ns()
@@ -179,7 +179,7 @@ def _operation(book: MarketBook, clients: _Clients) -> list[Any]:
         return DemandList(demand=list(book.demand))
 
     @put("/demand", summary="Say what is needed", tags=["operation"])
-    async def set_demand(request: AnyRequest, data: DemandList) -> DemandList:
+    async def set_demand(request: AnyRequest, data: JSONBody[DemandList]) -> DemandList:
         """In place of what was needed before."""
         clients.need_operator(request)
         book.set_demand(data.demand)
@@ -192,7 +192,7 @@ def _operation(book: MarketBook, clients: _Clients) -> list[Any]:
         return book.behaviour
 
     @put("/behaviour", summary="Make the market late or unwilling", tags=["operation"])
-    async def set_behaviour(request: AnyRequest, data: Behaviour) -> Behaviour:
+    async def set_behaviour(request: AnyRequest, data: JSONBody[Behaviour]) -> Behaviour:
         """For tests of those who trade on it."""
         clients.need_operator(request)
         book.behaviour = data
