@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from edgeflex_flow.flexoffer import NS_PER_S
-from edgeflex_flow.messages import FlexOffer, FlexRequest, FlexSchedule, FlexScheduleSlice, FlexSlice
+from edgeflex_flow.flexoffer import NEXT, NS_PER_S
+from edgeflex_flow.messages import FlexOffer, FlexRequest, FlexSchedule, FlexScheduleSlice, FlexSlice, FlexState
 from edgeflex_operators.flexoffer_make import FlexofferMakeConfig, make, start
 
 START_NS = 1_700_000_100 * NS_PER_S
@@ -43,7 +43,7 @@ def a_schedule(*energies_kwh: float, start_ns: int = START_NS, **changes: Any) -
 ENERGIES = st.floats(-1e4, 1e4, allow_subnormal=False)
 PRICES = st.none() | st.floats(-1, 1, allow_subnormal=False)
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=20)
-STATES = st.sampled_from(["initial", "offered", "accepted", "rejected", "assigned", "executed", "invalid", "canceled"])
+STATES: st.SearchStrategy[FlexState] = st.sampled_from(sorted(NEXT))
 
 
 @st.composite

@@ -24,12 +24,12 @@ class FlexofferReceiveConfig(NodeConfig, frozen=True, kw_only=True):
     """Ask a market of FlexOffers (KIBERNet, GOFLEX, `edgeflex serve market`) again and again what became of offers.
 
     A GET of `path` goes out every `period`; the answer holds offers in the dialect of `format`, one or many, some of
-    them perhaps with state and schedule alone. What comes out are changes: an offer that is seen for the first time, one
-    in a state that may follow on the state in which it was seen last, or one with a newer schedule. The same again is
-    dropped and counted under `duplicates`, an earlier state under `out_of_order`: answers may overtake each other.
+    them perhaps with state and schedule alone. What comes out are changes: an offer that is seen for the first time,
+    one in a state that may follow on the state in which it was seen last, or one with a newer schedule. The same again
+    is dropped and counted under `duplicates`, an earlier state under `out_of_order`: answers may overtake each other.
 
     The service is told by `If-None-Match` which answer was used last; when it answers 304 there is nothing new. When it
-    is away, it is asked again after waits that double from `retry_min` to `retry_max`. All of that is as in `rest_poll`.
+    is away, it is asked again after waits that double from `retry_min` to `retry_max`. All that is as in `rest_poll`.
 
     Input:
         None: answers of the market.

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from edgeflex_connectors.http_client import Answer
 from edgeflex_connectors.payload_formats import FlexOfferFormat
 from edgeflex_connectors.payload_formats.flexoffer import encode_offer
-from edgeflex_connectors.rest_post import Item, RestPost, RestPostConfig
 from edgeflex_connectors.rest import path_problem
+from edgeflex_connectors.rest_post import Item, RestPost, RestPostConfig
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.flexoffer import (
     DAY_S,
@@ -55,10 +55,10 @@ class FlexofferSendConfig(NodeConfig, frozen=True, kw_only=True):
     **An offer is never sent late**: once the time until which it is to be accepted, assigned or begun is over, it is
     dropped, however often it was tried.
 
-    A request that fails is made again after waits that double from `retry_min` to `retry_max`, with some jitter, after a
-    failure to connect, an answer that did not come, or a status that passes. That does no harm: a market knows an offer
-    by its id, and `Idempotency-Key` is that id too, also after a restart. What the market then makes of the offer comes
-    by `flexoffer_receive`.
+    A request that fails is made again after waits that double from `retry_min` to `retry_max`, with some jitter, after
+    a failure to connect, an answer that did not come, or a status that passes. That does no harm: a market knows an
+    offer by its id, and `Idempotency-Key` is that id too, also after a restart. What the market then makes of the offer
+    comes by `flexoffer_receive`.
 
     Input:
         in: `FlexOffer`.

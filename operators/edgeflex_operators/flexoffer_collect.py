@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec.structs import replace
 
@@ -31,8 +31,8 @@ class FlexofferCollectConfig(NodeConfig, frozen=True, kw_only=True):
     An answer goes out once all offers of the request are assigned or at an end, or when `timeout` is over. It has the
     request's shape: what is assigned, as mean power of each step, and 0 for all else: what was refused, canceled or not
     offered, what is not answered in time, and schedules that break the bounds of their offer. `status` is `full` if all
-    was given that was asked for, `none` if nothing was, else `changed`; `reason` counts the offers by what became of them
-    and gives the market's reasons.
+    was given that was asked for, `none` if nothing was, else `changed`; `reason` counts the offers by what became of
+    them and gives the market's reasons.
 
     Input:
         request: `FlexRequest`, as `flexoffer_make` gets it.
@@ -215,7 +215,7 @@ def _powers_kw(request: FlexRequest, offer: FlexOffer) -> dict[int, float]:
     }
 
 
-def _status(request: FlexRequest, given: Mapping[str, tuple[float, ...]]) -> str:
+def _status(request: FlexRequest, given: Mapping[str, tuple[float, ...]]) -> Literal["full", "changed", "none"]:
     pairs = [pair for key, asked in request.flex_request.items() for pair in zip(asked, given[key], strict=True)]
     if all(abs(asked - got) <= WITHIN_KW for asked, got in pairs):
         return "full"

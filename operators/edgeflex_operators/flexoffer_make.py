@@ -28,8 +28,8 @@ LARGEST_NUMBER = 2**53
 class FlexofferMakeConfig(NodeConfig, frozen=True, kw_only=True):
     """Turns each request of flexibility into FlexOffers: one for each node and each stretch of time without a gap.
 
-    A slice of an offer is a step of the request. Its bounds are zero and what was asked for, so that the market may give
-    a part: -3 kW over a quarter of an hour become -0.75 to 0 kWh. Positive stays production.
+    A slice of an offer is a step of the request. Its bounds are zero and what was asked for, so that the market may
+    give a part: -3 kW over a quarter of an hour become -0.75 to 0 kWh. Positive stays production.
 
     What lies outside of `window_begin` to `window_end` (hours of the day, UTC; across midnight if the end is before the
     beginning) or beyond `max_duration` is not offered. Limits may be bound to policies, as may prices and times.
@@ -37,8 +37,8 @@ class FlexofferMakeConfig(NodeConfig, frozen=True, kw_only=True):
     Nothing becomes of nodes for which less than `least_power` is asked in every step.
 
     Input:
-        in: `FlexRequest`. Where it does not tell `step_s`, `step` holds; its first step begins at `begin_ns`, or when it
-            was made.
+        in: `FlexRequest`. Where it does not tell `step_s`, `step` holds; its first step begins at `begin_ns`, or when
+            it was made.
     Output:
         `FlexOffer` in the state `initial`; in the state `invalid`, with the reason, what may not be offered:
         `flexoffer_send` passes over these, `flexoffer_collect` tells them in its answer. The same request gives the
@@ -50,7 +50,9 @@ class FlexofferMakeConfig(NodeConfig, frozen=True, kw_only=True):
         edgeFLEX deliverable D4.3, sections 4.3 and 6.4; FlexOffer specification V1.
 
     >>> asked = {"prediction 1": (-3.0, 0.0), "prediction 2": (1.0, 0.0)}
-    >>> request = FlexRequest(variable="active_power", nodes=(4, 5), unit="kW", flex_request=asked, id="mpc@7", time_ns=7)
+    >>> request = FlexRequest(
+    ...     variable="active_power", nodes=(4, 5), unit="kW", flex_request=asked, id="mpc@7", time_ns=7
+    ... )
     >>> config = FlexofferMakeConfig(offered_by="substation_12")
     >>> [offer] = make(config, start(config), request)
     >>> offer.id, [(each.lower_kwh, each.upper_kwh) for each in offer.slices]

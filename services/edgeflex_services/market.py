@@ -31,8 +31,8 @@ DEFAULT_PORT: Final = 8620
 def _demand(text: str) -> Demand:
     energy, _, price = text.partition(":")
     try:
-        made = Demand(energy_kwh=float(energy), **({"price_eur_per_kwh": float(price)} if price else {}))
-        return msgspec.convert(msgspec.to_builtins(made), type=Demand)
+        given = {"energy_kwh": float(energy), **({"price_eur_per_kwh": float(price)} if price else {})}
+        return msgspec.convert(given, type=Demand)
     except (ValueError, msgspec.ValidationError) as error:
         raise argparse.ArgumentTypeError(f"expected KWH or KWH:EUR_PER_KWH, got '{text}' ({error})") from error
 

@@ -16,7 +16,7 @@ from litestar.exceptions import HTTPException, NotAuthorizedException, Permissio
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
-from litestar.params import FromPath, JSONBody, PathParameter, QueryParameter
+from litestar.params import JSONBody, PathParameter, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_304_NOT_MODIFIED, HTTP_404_NOT_FOUND, HTTP_409_CONFLICT
 from msgspec import Meta
 
@@ -65,7 +65,7 @@ def make_app(book: MarketBook, clients: Mapping[str, str] | None = None, clear_e
             book.close()
 
     routes = Router("/api/v1", route_handlers=[*_offers(book, guard), *_operation(book, guard)])
-    security = None if clients is None else [{"bearer": []}]
+    security: list[dict[str, list[str]]] | None = None if clients is None else [{"bearer": []}]
     return Litestar(
         [routes],
         lifespan=[trading],

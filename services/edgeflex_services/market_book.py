@@ -141,7 +141,8 @@ class MarketBook:
             yield f"`interval_s`: this market trades intervals of {self.rules.interval_s} s; got {offer.interval_s}"
         for place, each in enumerate(offer.slices):
             if each.min_duration != 1:
-                yield f"`slices[{place}].min_duration`: this market trades slices of 1 interval; got {each.min_duration}"
+                rule = "this market trades slices of 1 interval"
+                yield f"`slices[{place}].min_duration`: {rule}; got {each.min_duration}"
             if max(abs(each.price_min_eur_per_kwh or 0.0), abs(each.price_max_eur_per_kwh or 0.0)) >= PRICE_LIMIT:
                 yield f"`slices[{place}]`: prices of this market stay below {PRICE_LIMIT:g} EUR/kWh"
 

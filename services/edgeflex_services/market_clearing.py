@@ -1,16 +1,17 @@
 """Clears a market of FlexOffers: the cheapest are taken until the demand is met, interval by interval.
 
-Every energy that may be produced, not consumed, bought or sold is a block of an interval: a price and a size. Blocks are
-filled in order of merit until production and consumption of the interval are equal: by price, at one price first what
-lets more trade take place, then by arrival. That is the best there is (largest welfare) while intervals do not depend
-on each other. They do where an offer bounds its energy as a whole: then what is too much or too little of it is moved to
-other blocks along the cheapest ways (successive shortest paths of minimum cost flow), which is the best again.
+Every energy that may be produced, not consumed, bought or sold is a block of an interval: a price and a size. Blocks
+are filled in order of merit until production and consumption of the interval are equal: by price, at one price first
+what lets more trade take place, then by arrival. That is the best there is (largest welfare) while intervals do not
+depend on each other. They do where an offer bounds its energy as a whole: then what is too much or too little of it is
+moved to other blocks along the cheapest ways (successive shortest paths of minimum cost flow), the best again.
 
 All energies are in kWh, positive is production; prices in EUR/kWh.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -251,7 +252,7 @@ class _Totals:
         while way[-1] != source:
             way.append(int(before[way[-1]]))
         way.reverse()
-        steps = [self._step(giver, taker) for giver, taker in zip(way, way[1:], strict=False)]
+        steps = [self._step(giver, taker) for giver, taker in itertools.pairwise(way)]
         amount = min(most, *(step.room for step in steps))
         for step in steps:
             step.take(amount)

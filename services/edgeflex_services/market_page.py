@@ -46,5 +46,6 @@ def _section(method: str, path: str, operation: dict[str, Any]) -> str:
     statuses = ", ".join(escape(str(status)) for status in operation["responses"])
     return (
         f"<section><h2>{escape(operation.get('summary', ''))}</h2><p><code>{escape(method.upper())} {escape(path)}"
-        f"</code></p><p>{escape(operation.get('description', ''))}</p><ul>{rows}</ul><p>Answers: {statuses}</p></section>"
+        f"</code></p><p>{escape(operation.get('description', ''))}</p><ul>{rows}</ul>"
+        f"<p>Answers: {statuses}</p></section>"
     )

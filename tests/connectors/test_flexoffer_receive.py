@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +23,7 @@ from edgeflex_connectors.payload_formats.flexoffer import encode_offers
 from edgeflex_connectors.rest import RestConfig
 from edgeflex_connectors.rest_poll import RestPoll
 from edgeflex_flow.flexoffer import is_later
-from edgeflex_flow.messages import FlexOffer
+from edgeflex_flow.messages import FlexOffer, FlexState
 from edgeflex_flow.node import Context, OpenConnection
 
 if TYPE_CHECKING:
@@ -120,12 +122,12 @@ def test_in_whatever_order_answers_come_states_only_go_on(order: random.Random, 
     from conftest import ContextMaker as Maker
 
     order.shuffle(states)
-    reader = ChangedOffers(FlexOfferFormat(), Maker(folder=None)("in"))  # type: ignore[arg-type] - no files
-    given_states = [
+    reader = ChangedOffers(FlexOfferFormat(), Maker(Path())("in"))
+    given_states: list[FlexState] = [
         each.state
         for state in states
         for each in reader.read(encode_offers(FlexOfferFormat(), [an_offer(state=state)]), 0).messages
         if isinstance(each, FlexOffer)
     ]
     assert given_states[:1] == states[:1]
-    assert all(is_later(before, after) for before, after in zip(given_states, given_states[1:], strict=False))
+    assert all(is_later(before, after) for before, after in itertools.pairwise(given_states))

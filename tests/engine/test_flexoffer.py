@@ -214,7 +214,7 @@ def test_an_offer_goes_from_initial_to_executed() -> None:
 @given(STATES, STATES)
 def test_later_states_are_those_that_steps_lead_to(before: FlexState, after: FlexState) -> None:
     reached: set[FlexState] = set()
-    edge = {before}
+    edge: set[FlexState] = {before}
     while edge:
         edge = {state for each in edge for state in NEXT[each]} - reached
         reached |= edge

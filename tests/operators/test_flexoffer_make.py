@@ -142,7 +142,7 @@ def test_requests_that_cannot_be_offered_are_refused(
 
 
 def test_times_and_prices_that_do_not_go_together_are_refused() -> None:
-    with pytest.raises(ConfigError, match="times do not follow on each other.*got 30, 20 and 60 s"):
+    with pytest.raises(ConfigError, match=r"times do not follow on each other.*got 30, 20 and 60 s"):
         FlexofferMakeConfig(offered_by="x", accept_within=30.0)
-    with pytest.raises(ConfigError, match="`price_min` .0.2. is above `price_max` .0.1."):
+    with pytest.raises(ConfigError, match=r"`price_min` .0.2. is above `price_max` .0.1."):
         FlexofferMakeConfig(offered_by="x", price_min=0.2, price_max=0.1)

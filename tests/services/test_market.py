@@ -17,13 +17,14 @@ from broker import wait_until
 from flexoffers import an_offer
 from hypothesis import HealthCheck, given, settings
 from market_process import MarketProcess
+from schemathesis.core.result import Ok
 
 from edgeflex_connectors.payload_formats import FlexOfferFormat
 from edgeflex_connectors.payload_formats.flexoffer import decode_offers, encode_offers
 from edgeflex_flow.flexoffer import NS_PER_S
 from edgeflex_flow.messages import FlexOffer
 
-FORMS = {name: FlexOfferFormat(dialect=name) for name in ("edgeflex", "inea", "goflex")}  # type: ignore[arg-type]
+FORMS = {name: FlexOfferFormat(dialect=name) for name in ("edgeflex", "inea", "goflex")}
 
 
 def fresh(**changes: Any) -> FlexOffer:
@@ -201,14 +202,19 @@ def test_page_lists_all_operations_and_loads_nothing(market: MarketProcess) -> N
 
 def test_nothing_that_the_document_allows_is_an_error_of_the_service(market: MarketProcess) -> None:
     document = schemathesis.openapi.from_url(f"{market.url}/schema/openapi.json")
-    operations = [each.ok() for each in document.get_all_operations()]
+    operations: list[Any] = [each.ok() for each in document.get_all_operations() if isinstance(each, Ok)]
     assert len(operations) == 9
 
     for operation in operations:
 
-        @settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=25,
+            deadline=None,
+            database=None,
+            suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
+        )
         @given(case=operation.as_strategy())
-        def ask(case: schemathesis.Case) -> None:
+        def ask(case: Any) -> None:
             assert case.call().status_code < 500
 
         ask()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def test_whatever_is_offered_states_follow_and_schedules_keep_all_bounds(
         book.clear(each.created_ns)
     for number in range(len(came)):
         mine = [each for each in told if each.id == str(number)]
-        for before, after in zip(mine, mine[1:], strict=False):
+        for before, after in itertools.pairwise(mine):
             assert may_follow(before.state, after.state)
         assert mine[-1].state in ("assigned", "canceled", "rejected")
         if mine[-1].schedule is not None:

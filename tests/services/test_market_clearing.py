@@ -19,7 +19,8 @@ ENERGIES = st.integers(-8, 8).map(lambda step: step / 2)
 
 def costs(bidders: list[Bidder], demand: list[Bid], cleared: Clearing, wholesale: float | None) -> float:
     """What everything that was taken costs, the trade outside and the operator's included."""
-    total, left = 0.0, {}
+    total = 0.0
+    left: dict[object, float] = {}
     for bidder, energies in zip(bidders, cleared.energies_kwh, strict=True):
         for bid, energy in zip(bidder.bids, energies, strict=True):
             total += bid.sells_from * max(energy, 0.0) + bid.buys_up_to * min(energy, 0.0)

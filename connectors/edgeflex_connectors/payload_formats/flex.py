@@ -31,8 +31,8 @@ class Flex(FormatConfig, frozen=True, kw_only=True, tag="flex"):
     Also read are CoVEE's older shapes, with one variable a payload: requests `{"variables": ["active_power"],
     "flex_dict": {"active_power": {"pred_1": {"node_4": 0.1}}}}` and answers `{"variable": ["active_power"],
     "active_power": {"vector_position": [0], "flex_value": [0.1], "prediction": 1}}`. Written is the first shape alone,
-    with `unit`; `id`, `request_id`, `begin_ns` and `step_s` besides, where they are known, and `status` and `reason` of an
-    answer that is not `full`, which other readers skip.
+    with `unit`; `id`, `request_id`, `begin_ns` and `step_s` besides, where they are known, and `status` and `reason` of
+    an answer that is not `full`, which other readers skip.
     """
 
     active_unit: Annotated[str, Meta(description="Unit of active power in payloads that do not say it.")] = "kW"

@@ -106,7 +106,8 @@ _STYLES: Final[Mapping[Dialect, _Style]] = {
         price="tariff",
     ),
 }
-_STATES: Final[dict[str, FlexState]] = {name: name for name in NEXT} | {
+_STATES: Final[Mapping[str, FlexState]] = {
+    **{str(name): name for name in NEXT},
     # GOFLEX: being executed.
     "inadaptation": "assigned",
     "adaptation": "assigned",

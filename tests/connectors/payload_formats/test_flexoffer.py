@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 from flexoffers import START_NS, a_schedule, an_offer, offers
 from hypothesis import given, settings
@@ -20,7 +20,7 @@ from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.flexoffer import NS_PER_S, violations
 from edgeflex_flow.messages import Alarm, FlexOffer, FlexSlice, encode_message, samples_from_rows
 
-EDGEFLEX, INEA, GOFLEX = (FlexOfferFormat(dialect=name) for name in ("edgeflex", "inea", "goflex"))  # type: ignore[arg-type]
+EDGEFLEX, INEA, GOFLEX = (FlexOfferFormat(dialect=name) for name in ("edgeflex", "inea", "goflex"))
 NUMBERS = st.integers(0, 2**53).map(str)
 DATE_TIME = {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$"}
 SCHEDULE_SCHEMA: dict[str, Any] = {
