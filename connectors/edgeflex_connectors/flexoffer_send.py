@@ -50,7 +50,8 @@ class FlexofferSendConfig(NodeConfig, frozen=True, kw_only=True):
     An offer goes out by POST to `path`, in the dialect of `format`, in the state `offered`. Before that it is held
     against the rules of FlexOffers, and against what this site allows: no profile longer than `max_duration`, none
     outside of `window_begin` to `window_end` (hours of the day, UTC; across midnight if the end is before the
-    beginning). These may be bound to policies. Offers in other states than `initial` and `offered` are passed over.
+    beginning). These are the site's own and stand in the file; policies may set those of `flexoffer_make`. Offers in
+    other states than `initial` and `offered` are passed over.
 
     **An offer is never sent late**: once the time until which it is to be accepted, assigned or begun is over, it is
     dropped, however often it was tried.

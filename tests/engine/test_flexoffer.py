@@ -213,11 +213,12 @@ def test_an_offer_goes_from_initial_to_executed() -> None:
 
 @given(STATES, STATES)
 def test_later_states_are_those_that_steps_lead_to(before: FlexState, after: FlexState) -> None:
-    reached: set[FlexState] = set()
-    edge: set[FlexState] = {before}
-    while edge:
-        edge = {state for each in edge for state in NEXT[each]} - reached
-        reached |= edge
+    reached = set(NEXT[before])
+    while True:
+        more = reached.union(*(NEXT[each] for each in reached))
+        if more == reached:
+            break
+        reached = more
     assert is_later(before, after) == (after in reached)
     assert may_follow(before, after) <= is_later(before, after)
     assert not (is_later(before, after) and is_later(after, before))

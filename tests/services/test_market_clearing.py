@@ -200,7 +200,7 @@ def test_what_must_be_produced_and_nobody_wants_is_told() -> None:
     assert cleared.imbalances_kwh == pytest.approx({0: 2.0})
 
 
-@pytest.mark.parametrize(("offers_of", "bounded", "most_s"), [(1000, False, 2.0), (40, True, 10.0)])
+@pytest.mark.parametrize(("offers_of", "bounded", "most_s"), [(1000, False, 20.0), (40, True, 20.0)])
 def test_a_day_of_many_offers_is_cleared_in_time(offers_of: int, bounded: bool, most_s: float) -> None:
     random = np.random.default_rng(0)
     total = 20.0 if bounded else math.inf
