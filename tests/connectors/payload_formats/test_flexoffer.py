@@ -105,6 +105,7 @@ def test_many_offers_are_read_as_they_were_written(many: list[FlexOffer], form: 
     assert decode_offers(form, encode_offers(form, many)) == many
 
 
+@settings(deadline=None)
 @given(offers(tick_ns=NS_PER_S, ids=NUMBERS))
 def test_a_dialect_read_by_another_sign_offers_the_opposite(offer: FlexOffer) -> None:
     other = FlexOfferFormat(dialect="inea", positive="consumption")
@@ -273,6 +274,7 @@ def test_offers_are_messages_on_a_databus_too() -> None:
         encoder.encode(samples_from_rows([(1, "G1", {"active_power_w": 1.0})]))
 
 
+@settings(deadline=None)
 @given(WILD_JSON | st.binary(max_size=30))
 def test_nothing_but_a_bad_message_comes_of_wild_payloads(payload: bytes) -> None:
     try:
