@@ -9,10 +9,17 @@ from contextlib import contextmanager
 from edgeflex_flow.cli.kinds import shipped_registry
 from edgeflex_flow.cli.places import shipped_flows
 from edgeflex_flow.flowfile import load_flow
+from edgeflex_flow.runtime.bytewax import run_bytewax
+from edgeflex_flow.runtime.inline import run_inline
 from edgeflex_flow.runtime.run import FlowRun
 
 FLOWS = shipped_flows()
 LOCAL = FLOWS / "sites" / "local.yaml"
+RUNTIMES: dict[str, Callable[[FlowRun], None]] = {
+    "inline": run_inline,
+    "bytewax": run_bytewax,
+    "bytewax-2": lambda run: run_bytewax(run, workers=2),
+}
 
 
 def flow_run(name: str, **params: object) -> FlowRun:

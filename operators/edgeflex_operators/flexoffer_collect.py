@@ -136,7 +136,7 @@ def _is_settled(asked: _Asked) -> bool:
 
 def _late(state: FlexofferCollectState, answer: FlexOffer) -> list[WireMessage]:
     request_id = state.over.get(answer.id)
-    if request_id is None or answer.state != "assigned":
+    if request_id is None or answer.state not in ("assigned", "executed"):
         return []
     del state.over[answer.id]
     text = f"offer '{answer.id}' was assigned after '{request_id}' had been answered: nobody does what it says"
@@ -191,7 +191,7 @@ def _answer(state: FlexofferCollectState, request: FlexRequest, offers: list[Fle
 
 def _fate(offer: FlexOffer) -> tuple[str, str]:
     """What became of an offer, and why if that is worth telling."""
-    if offer.state != "assigned":
+    if offer.state not in ("assigned", "executed"):
         if is_final(offer.state):
             return offer.state if offer.state != "invalid" else "not offered", offer.state_reason
         return "without an answer in time", f"still {offer.state}" if offer.state == "accepted" else ""

@@ -182,9 +182,7 @@ def test_policies_limit_duration_and_time_of_day() -> None:
 
 @settings(deadline=None)
 @given(st.integers(0, 86_399), st.integers(0, 86_399), st.integers(0, 86_399), st.integers(1, 86_400))
-def test_a_stretch_is_within_hours_if_no_gap_cuts_it(
-    begin: int, end: int, first: int, length: int
-) -> None:
+def test_a_stretch_is_within_hours_if_no_gap_cuts_it(begin: int, end: int, first: int, length: int) -> None:
     limits = OfferLimits(window_begin_s=begin, window_end_s=end)
     gap = (begin - end) % 86_400
     gaps = [end + day * 86_400 for day in range(-1, 3)] if gap else []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from market_process import MarketProcess
 from served_grids import GRID
 from served_grids import Running as ServedGrid
 from served_grids import running as served_grid
-from shipped import flow_run, running
+from shipped import RUNTIMES, flow_run, running
 
 from edgeflex_flow.messages import Forecast, encode_message
 from edgeflex_flow.runtime.bytewax import run_bytewax
@@ -57,7 +58,9 @@ class Loop:
 
 
 @contextmanager
-def closed_loop(tmp_path: Path, *options: str, dialect: str = "edgeflex", **params: object) -> Iterator[Loop]:
+def closed_loop(
+    tmp_path: Path, *options: str, dialect: str = "edgeflex", runtime: str = "bytewax", **params: object
+) -> Iterator[Loop]:
     """The loop until both flows are under way and the MPC has asked."""
     with ExitStack() as stack:
         folder = tmp_path / "broker"
@@ -88,7 +91,7 @@ def closed_loop(tmp_path: Path, *options: str, dialect: str = "edgeflex", **para
             log_file=tmp_path / "mpc.jsonl",
             **shared,
         )
-        stack.enter_context(running(flexibility, run_bytewax))
+        stack.enter_context(running(flexibility, RUNTIMES[runtime]))
         wait_until(lambda: flexibility.counters["fates"].get("requests"))
         stack.enter_context(running(mpc, run_bytewax))
         wait_until(lambda: mpc.counters["sun"].get("messages_out"), 30.0)
@@ -116,15 +119,17 @@ def wanted_kw(request: dict[str, Any]) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("dialect", "params"),
+    ("dialect", "runtime", "params"),
     [
-        ("edgeflex", {}),
-        ("inea", {"ids": "number", "owner": 201}),
-        ("goflex", {"ids": "uuid"}),
+        ("edgeflex", "bytewax", {}),
+        ("inea", "inline", {"ids": "number", "owner": 201}),
+        ("goflex", "bytewax-2", {"ids": "uuid"}),
     ],
 )
-def test_what_the_mpc_asks_for_is_bought_and_done(tmp_path: Path, dialect: str, params: dict[str, object]) -> None:
-    with closed_loop(tmp_path, dialect=dialect, **params) as loop:
+def test_what_the_mpc_asks_for_is_bought_and_done(
+    tmp_path: Path, dialect: str, runtime: str, params: dict[str, object]
+) -> None:
+    with closed_loop(tmp_path, dialect=dialect, runtime=runtime, **params) as loop:
         request = loop.on(REQUEST)[0]
         wait_until(lambda: loop.on(RESULT), 20.0)
         result = loop.on(RESULT)[0]
@@ -136,6 +141,14 @@ def test_what_the_mpc_asks_for_is_bought_and_done(tmp_path: Path, dialect: str, 
     assert given == pytest.approx(asked, abs=1e-3)
     assert (result["request_id"], result.get("status", "full")) == (request["id"], "full")
     assert len(loop.market.states("assigned")) == 2
+    logged = [json.loads(line) for line in (tmp_path / "flexibility.jsonl").read_text().splitlines()]
+    assert {each["type"] for each in logged} == {"flex_offer", "flex_response"}
+    with closing(sqlite3.connect(tmp_path / "history.db")) as store:
+        rows = store.execute("SELECT time_ns, body FROM messages WHERE type = 'flex_offer'").fetchall()
+    kept = [(time_ns, json.loads(body)) for time_ns, body in rows]
+    assert {each["state"] for _, each in kept} >= {"initial", "assigned"}
+    assert all(time_ns == each["created_ns"] for time_ns, each in kept)
+    assert {each["policies"]["flexibility.price_max"] for _, each in kept if each["state"] == "initial"} == {"default"}
     assert [each for each in loop.told("alarm") if "answer" in each["text"]] == []
     assert loop.grid.events("refused") == []
 

@@ -51,11 +51,6 @@ if TYPE_CHECKING:
 RECORDING = Path(__file__).parents[1] / "data" / "ieee39_load_step.npz"
 START_NS = 1_700_000_000_000_000_000
 
-RUNTIMES: dict[str, Callable[[FlowRun], None]] = {
-    "inline": run_inline,
-    "bytewax": run_bytewax,
-    "bytewax-2": lambda run: run_bytewax(run, workers=2),
-}
 each_runtime = pytest.mark.parametrize("execute", RUNTIMES.values(), ids=RUNTIMES)
 
 

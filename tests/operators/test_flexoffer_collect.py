@@ -156,6 +156,14 @@ def test_states_that_cannot_follow_and_offers_of_others_change_nothing() -> None
     assert answer.status == "full"
 
 
+def test_offers_that_are_executed_when_they_are_first_seen_count_as_assigned() -> None:
+    state, offers = waiting(ASKED)
+    told: list[WireMessage] = []
+    for each in offers:
+        told += take(CONFIG, state, replace(assigned(each, 1.0), state="executed"))
+    assert answer_of(told).status == "full"
+
+
 def test_request_of_nothing_is_answered_with_nothing_in_full() -> None:
     state, offers = waiting(request([(0.0, 1e-4)]))
     assert offers == []
