@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from broker import Listener, Mosquitto, wait_until
 from market_process import MarketProcess
-from served_grids import GRID
+from served_grids import GRID, full_sun
 from served_grids import Running as ServedGrid
 from served_grids import running as served_grid
 from shipped import RUNTIMES, flow_run, running
 
-from edgeflex_flow.messages import Forecast, encode_message
+from edgeflex_flow.messages import encode_message
 from edgeflex_flow.runtime.bytewax import run_bytewax
 from edgeflex_flow.runtime.policies import apply_policies
 from edgeflex_flow.runtime.run import FlowRun
@@ -95,18 +95,7 @@ def closed_loop(
         wait_until(lambda: flexibility.counters["fates"].get("requests"))
         stack.enter_context(running(mpc, run_bytewax))
         wait_until(lambda: mpc.counters["sun"].get("messages_out"), 30.0)
-        now_ns = time.time_ns()
-        for name in GRID.inverters.names:
-            forecast = Forecast(
-                device=name,
-                quantity="available_power_pu",
-                time_ns=now_ns,
-                begin_ns=now_ns,
-                step_s=900.0,
-                values=(0.22,) * 25,
-                method="of others",
-                status="ok",
-            )
+        for forecast in full_sun():
             listener.publish("edgeflex/local/forecast/sun", encode_message(forecast))
         loop = Loop(grid, market, flexibility, listener)
         wait_until(lambda: loop.on(REQUEST), 30.0)

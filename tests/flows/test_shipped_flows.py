@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from broker import Amqtt, BrokerProcess, Listener, wait_until
 from http_service import HttpService, Reply, Request, json_reply
-from served_grids import GRID
+from served_grids import GRID, full_sun
 from served_grids import running as served_grid
-from shipped import FLOWS, flow_run, running
+from shipped import FLOWS, RUNTIMES, flow_run, running
 
 from edgeflex_connectors.payload_formats import JsonEdgeflex
 from edgeflex_connectors.payloads import PayloadEncoder
@@ -29,7 +29,7 @@ from edgeflex_connectors.sqlite import SqliteConfig, SqliteStore
 from edgeflex_flow.cli.inertia_pipeline import estimate_record
 from edgeflex_flow.cli.kinds import shipped_registry
 from edgeflex_flow.flowfile import check_flows, load_table
-from edgeflex_flow.messages import Forecast, Quality, Samples, Setpoints, encode_message, join_samples
+from edgeflex_flow.messages import Quality, Samples, Setpoints, encode_message, join_samples
 from edgeflex_flow.runtime.bytewax import run_bytewax
 from edgeflex_flow.runtime.inline import run_inline
 from edgeflex_flow.runtime.policies import apply_policies
@@ -602,25 +602,11 @@ def test_voltage_mpc_asks_the_market_and_keeps_a_feeder_within_limits_over_the_d
     params = {"mqtt_port": any_broker.port, "data_folder": tmp_path, "log_file": tmp_path / "log.jsonl"}
     write_network(tmp_path / "grid", GRID, make_profiles(GRID, "constant").at(0.0))
     run = flow_run("voltage_mpc.yaml", period="1s", mpc_mode="control", grid=tmp_path / "grid", **params)
-    now_ns = time.time_ns()
-    forecasts = [
-        Forecast(
-            device=name,
-            quantity="available_power_pu",
-            time_ns=now_ns,
-            begin_ns=now_ns,
-            step_s=900.0,
-            values=(0.22,) * 25,
-            method="of others",
-            status="ok",
-        )
-        for name in GRID.inverters.names
-    ]
     with Listener(any_broker, "#") as listener, served_grid(any_broker.url, extension=True) as grid:
         wait_until(lambda: grid.events("state"))
         with running(run, execute):
             wait_until(lambda: run.counters["sun"].get("messages_out"), 30.0)
-            for forecast in forecasts:
+            for forecast in full_sun():
                 listener.publish("edgeflex/local/forecast/sun", encode_message(forecast))
             asked = "/edgeflex/goflex/flex_request"
             wait_until(lambda: [topic for topic, _ in listener.received if topic == asked], 30.0)
