@@ -197,7 +197,7 @@ def test_everything_that_is_done_stands_in_the_audit_log(served: ServedPolicies,
 )
 def test_what_is_for_administrators_is_refused_to_others(reader: httpx.Client, method: str, path: str) -> None:
     bodies: dict[str, Any] = {"members": {"role": "manager"}, "disable": {"why": "x"}}
-    body = next((each for word, each in bodies.items() if word in path), {})
+    body: Any = next((each for word, each in bodies.items() if word in path), {})
     answer = reader.request(method, path, json=None if method in ("GET", "DELETE") else body)
     assert answer.status_code == 403
 

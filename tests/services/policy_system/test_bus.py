@@ -46,7 +46,7 @@ class Publisher:
         self._client.loop_start()
 
     def publish(self, topic: str, payload: bytes, token: str | None = None, *, retain: bool = False) -> None:
-        properties = Properties(PacketTypes.PUBLISH)
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         if token is not None:
             properties.UserProperty = [("authorization", f"Bearer {token}")]
         self._client.publish(topic, payload, 1, retain, properties).wait_for_publish(10.0)
@@ -133,6 +133,30 @@ def test_what_the_broker_had_kept_starts_nothing_when_the_service_comes(tmp_path
         made.device.publish(f"{TOPIC}/G2", row("G2", rocof_hz_per_s=0.5))
         wait_until(lambda: len(made.requests()) == 2)
         assert [request.device for request in made.requests()] == ["G1", "G2"]
+
+
+@pytest.mark.needs("mosquitto")
+def test_data_is_asked_for_on_the_databus_and_the_answer_goes_to_a_topic_of_the_asker(tmp_path: Path) -> None:
+    with site(tmp_path, "--trust", f"{GROUP}={TOPIC}/+", "--listen", f"{GROUP}=edgeflex/{GROUP}/ask") as made:
+        permit = {
+            "name": "vpp",
+            "effect": "permit",
+            "when": {"users": ["vpp"]},
+            "then": {"do": "return_data", "quantities": ["rocof_*"]},
+        }
+        made.served.save("share", {"kind": "sharing", "rules": [permit]})
+        keys = {name: made.served.make_service(name, None) for name in ("vpp", "other")}
+        made.device.publish(f"{TOPIC}/G1", row(rocof_hz_per_s=0.001))
+        with Listener(made.broker, f"edgeflex/{GROUP}/answer/+") as answers:
+            ask = json.dumps({"type": "data_request", "asset": "G1", "id": "7"}).encode()
+            for token in (None, keys["other"].token("other"), keys["vpp"].token("vpp")):
+                made.device.publish(f"edgeflex/{GROUP}/ask", ask, token)
+            wait_until(lambda: len(answers.received) == 2)
+            found = {topic.rpartition("/")[2]: json.loads(payload) for topic, payload in answers.received}
+        assert found["other"] == {**found["other"], "permitted": False, "why": "denied", "values": {}, "id": "7"}
+        assert found["vpp"]["permitted"]
+        assert found["vpp"]["values"] == {"rocof_hz_per_s": 0.001}
+        assert "does not show who asks" in made.log()
 
 
 @pytest.mark.needs("mosquitto")

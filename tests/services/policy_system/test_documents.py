@@ -3,9 +3,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-import jsonschema
 import msgspec
 import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from edgeflex_services.policy_system.documents import (
     KINDS,
@@ -57,7 +57,7 @@ def problems_of(document: Any) -> dict[str, str]:
 def test_a_document_of_each_kind_is_read_and_fits_the_schema_of_its_kind(kind: str) -> None:
     document = read_document(GOOD[kind])
     assert document.kind == kind
-    jsonschema.validate(GOOD[kind], schema_of(kind))
+    assert Draft202012Validator(schema_of(kind)).is_valid(GOOD[kind])
     assert read_document(msgspec.json.encode(document)) == document
 
 
@@ -65,8 +65,7 @@ def test_a_document_of_each_kind_is_read_and_fits_the_schema_of_its_kind(kind: s
 def test_an_unknown_key_is_an_error_and_no_silent_no(kind: str) -> None:
     wrong = {**GOOD[kind], "feilds": {}}
     assert "unknown field `feilds`" in problems_of(wrong)[""]
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(wrong, schema_of(kind))
+    assert not Draft202012Validator(schema_of(kind)).is_valid(wrong)
 
 
 def test_an_unknown_kind_is_told_with_the_known_ones() -> None:

@@ -115,7 +115,7 @@ def test_the_audit_log_tells_which_entry_was_forged(repository: Repository, tmp_
             connection.execute(text("DROP TRIGGER no_update_of_audit"))
         else:
             connection.execute(text("DROP TRIGGER keep_audit ON audit"))
-        second = connection.scalar(select(func.min(audit.c.id))) + 1
+        second = (connection.scalar(select(func.min(audit.c.id))) or 0) + 1
         connection.execute(update(audit).where(audit.c.id == second).values(actor="eve"))
     assert repository.first_forged() == second
 
