@@ -1,8 +1,8 @@
 """A load of HTTP requests from a process of its own: `python -m benchmarks.http_load`, told on standard input.
 
-Reads one JSON object: `port`, `clients`, `requests` (whole requests as texts: client N sends those at N, N + clients … in
-turn), `seconds`, and `period_s`: how long each client waits from one request to the next; 0: none, the next goes out once
-the answer is there. Writes one JSON object: latencies in ms, and counts of answers by status.
+Reads one JSON object: `port`, `clients`, `requests` (whole requests as texts: client N sends those at N, N + clients …
+in turn), `seconds`, and `period_s`: how long each client waits from one request to the next; 0: none, the next goes out
+once the answer is there. Writes one JSON object: latencies in ms, and counts of answers by status.
 """
 
 from __future__ import annotations
