@@ -195,6 +195,9 @@ MINIMAL: dict[str, dict[str, Any]] = {
         "units": {"bess": {"minimum": -1e6, "maximum": 1e6}},
     },
     "flex_request": {"nodes": {"battery": 4}},
+    "flexoffer_make": {"offered_by": "site_12"},
+    "flexoffer_send": {"api": "market", "path": "/offers"},
+    "flexoffer_receive": {"api": "market", "path": "/offers"},
     "vpp_dispatch": {"name": "vpp", "connection": 1e6},
     "forecast": {"column": "active_power_w", "assets": {"P1": {"kind": "pv"}}},
 }
