@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from edgeflex_flow.errors import EdgeflexError
-from edgeflex_flow.flowfile.decode import PLACEHOLDER
 from edgeflex_flow.flowfile.fields import ConfigField, config_fields
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
+from edgeflex_flow.flowfile.stand_ins import PLACEHOLDER
 from edgeflex_flow.flowfile.wires import message_name
 from edgeflex_flow.messages import DeadLetter
 from edgeflex_flow.node import DEAD_LETTERS, NodeConfig, OpenConnection
