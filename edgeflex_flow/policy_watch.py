@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from edgeflex_flow.clock import Clock
@@ -35,6 +36,8 @@ class InForcePolicies(NamedTuple):
 
     policies: Mapping[str, Policy]
     """By id, those that are valid now; none when what the policy system said last is too old."""
+    known: Mapping[str, Policy] = MappingProxyType({})
+    """By id, all that the policy system said last."""
     withdrawn: frozenset[str] = frozenset()
     """Ids of those that were there before, and that the policy system does not give any more."""
     is_expired: bool = False
@@ -43,6 +46,8 @@ class InForcePolicies(NamedTuple):
     """Time of the last contact, UTC nanoseconds since 1970; None: never, as far as is known."""
     is_kept: bool = False
     """Whether this comes from disk, and the policy system has not answered since the program began."""
+    is_asked: bool = False
+    """Whether the first attempt to ask it has an end."""
 
 
 def is_valid(policy: Policy, now_ns: int) -> bool:
@@ -121,7 +126,7 @@ class PolicyWatch:
         try:
             # Flows that start together, as after a power failure, ask one after the other from the second time on.
             next_s = self._ask(self._now_s(), self._terms.refresh_s * random.uniform(0.1, 1.0))  # noqa: S311
-            self.answered.set()
+            self._first_answer()
             while not self._stop.wait(self._wait_s(next_s)):
                 if self._now_s() >= next_s:
                     next_s = self._ask(next_s, self._terms.refresh_s)
@@ -133,6 +138,10 @@ class PolicyWatch:
             self.answered.set()
             self._save(only_due=False)
             self._system.close()
+
+    def _first_answer(self) -> None:
+        self.answered.set()
+        self._tell()
 
     def _now_s(self) -> float:
         return self._clock.monotonic_ns() / NS
@@ -211,7 +220,10 @@ class PolicyWatch:
         """Say what holds now, if that is not what was said last."""
         now_ns, is_expired = self._clock.now_ns(), self._is_expired()
         valid = {} if is_expired else {name: each for name, each in self._policies.items() if is_valid(each, now_ns)}
-        now = InForcePolicies(valid, self._withdrawn, is_expired, self._contact_ns, self._is_kept)
+        known = dict(self._policies)
+        now = InForcePolicies(
+            valid, known, self._withdrawn, is_expired, self._contact_ns, self._is_kept, self.answered.is_set()
+        )
         # The time of contact alone is nothing new.
         if self._told is None or now._replace(contact_ns=None) != self._told._replace(contact_ns=None):
             self._told = now

@@ -68,6 +68,7 @@ class PolicyLoader:
         self._reports = EffectReports(run, reporting)
         self._lacking: frozenset[str] = frozenset()
         self._was_expired = False
+        self._told_kept = False
         self._watch = PolicyWatch(
             asking,
             run.plan.policy_ids,
@@ -95,7 +96,8 @@ class PolicyLoader:
         values: dict[str, dict[str, Any]] = {
             name: {**policy.fields, VERSION: policy.version} for name, policy in in_force.policies.items()
         }
-        if in_force.is_kept and in_force.policies:
+        if in_force.is_kept and in_force.is_asked and in_force.policies and not self._told_kept:
+            self._told_kept = True
             self._tell(logging.INFO, f"{_since(in_force)}; until it answers, what it said then holds")
         self._tell_lacking(values)
         if in_force.is_expired and not self._was_expired:

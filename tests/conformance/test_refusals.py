@@ -168,6 +168,10 @@ GIVEN: dict[str, list[Values]] = {
         {"url": "https://a?b", "auth": ClientCredentials(token_url="b", client_id="i", client_secret="s")},
         {"url": "https://a", "key": "x", "certificate": "y"},
     ],
+    "policy_system": [
+        {"url": "https://u@a", "group": "a", "key": "x"},
+        {"url": "https://a", "group": "a", "proxy": "http://p/x"},
+    ],
     "rest_poll": [
         {"api": "a", "path": "a", "period": 1.0},
         {"api": "a", "path": "/a?b", "period": 1.0, "messages": ("alarn", "alarm", "alarm"), "retry_max": 0.5},

@@ -13,18 +13,15 @@ from pathlib import Path
 
 import pytest
 from broker import HOST, Listener, Mosquitto, MosquittoWithRights, free_port, wait_until
+from flow_files import RunningFlow
 from http_service import HttpService, Reply, json_reply
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edgeflex_connectors.mqtt_session import MqttSession
-from edgeflex_flow.cli.kinds import shipped_registry
-from edgeflex_flow.flowfile import load_flow
 from edgeflex_flow.messages import Crossing, Samples, encode_message
 from edgeflex_flow.node import WireMessage
-from edgeflex_flow.runtime.bytewax import run_bytewax
 from edgeflex_flow.runtime.policies import apply_policies
-from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_services.broker import hang_up
 
 RATE_HZ = 1000.0
@@ -46,35 +43,13 @@ connections:
 """
 
 
-class Flow:
-    """A flow of files that runs on bytewax, and what its nodes gave."""
+class Flow(RunningFlow):
+    """A flow and a site by their texts."""
 
     def __init__(self, folder: Path, flow: str, site: str) -> None:
         (folder / "flow.yaml").write_text(flow, encoding="utf-8")
         (folder / "site.yaml").write_text(site, encoding="utf-8")
-        plan = load_flow(folder / "flow.yaml", shipped_registry(), site=folder / "site.yaml")
-        self.given: dict[str, list[WireMessage]] = {node.id: [] for node in plan.nodes}
-        self.run = FlowRun(plan, taps={node: given.append for node, given in self.given.items()})
-        self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._go)
-
-    def _go(self) -> None:
-        try:
-            run_bytewax(self.run)
-        except BaseException as error:  # noqa: BLE001 - the test looks at it
-            self.error = error
-
-    def count(self, node: str, name: str) -> int:
-        return self.run.counters[node].get(name)
-
-    def __enter__(self) -> Flow:
-        self._thread.start()
-        wait_until(lambda: self.run.started.is_set() or self.error is not None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.run.stop()
-        self._thread.join()
+        super().__init__(folder / "flow.yaml", folder / "site.yaml")
 
 
 class Publisher:
