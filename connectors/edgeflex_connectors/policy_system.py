@@ -76,7 +76,7 @@ def encoded(text: str) -> str:
     >>> encoded("rocof_trigger")
     'cm9jb2ZfdHJpZ2dlcg'
     """
-    return urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
+    return urlsafe_b64encode(text.encode(errors="replace")).rstrip(b"=").decode()
 
 
 class _Listed(msgspec.Struct, frozen=True):

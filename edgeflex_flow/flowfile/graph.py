@@ -18,10 +18,10 @@ def role(node: PlannedNode) -> str:
 def kind_words(node: PlannedNode) -> str:
     """The kind of a node, and which policies may change its settings."""
     policies = sorted({binding.policy for binding in node.policies.values()})
+    if not policies:
+        return node.node.kind
     shown = ", ".join([*policies[:2], *(["…"] if len(policies) > 2 else [])])
-    return (
-        f"{node.node.kind} · {'policy' if len(policies) == 1 else 'policies'} {shown}" if policies else node.node.kind
-    )
+    return f"{node.node.kind} · {'policy' if len(policies) == 1 else 'policies'} {shown}"
 
 
 def output_wires(plan: Plan) -> dict[str, Wire | None]:

@@ -6,7 +6,7 @@ Fields say so by `topic`, `login`, `url` and `udp_port` in the node contract; no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
