@@ -81,8 +81,8 @@ class PolicyEffect(msgspec.Struct, frozen=True, kw_only=True):
 
     policy_group: str
     policy_id: str
-    version: int | None
-    """None when the default holds again, since the policy says nothing any more."""
+    version: int
+    """When the default holds again, since the policy says nothing any more, that which held before."""
     site: str
     flow: str
     node: str

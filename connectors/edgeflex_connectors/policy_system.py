@@ -164,12 +164,12 @@ class RestPolicySystem:
             raise PolicySystemError(f"{self._session.name}: {method} {where}: {error}") from error
 
     def _unusable(self, answer: Answer, what: str) -> PolicySystemError:
-        refused = answer.status in NO_ENTRY
+        passes = answer.status in (401, 408, *UNHANDLED_STATUSES) or answer.status >= 500
         return PolicySystemError(
             f"{self._session.name}: {what}: {self._session.shown(answer)}",
             wait_s=retry_after_s(answer),
-            is_refusal=refused,
-            is_final=400 <= answer.status < 500 and not refused and answer.status not in (408, *UNHANDLED_STATUSES),
+            is_refusal=answer.status in NO_ENTRY,
+            is_final=not passes,
         )
 
     def abort(self) -> None:

@@ -26,7 +26,8 @@ PERIOD_S = 0.5
 VERSION = "version"
 """Key in a policy of what others know its state by; no field."""
 
-LONGEST_SHOWN = 200
+LONGEST_SHOWN, LONGEST_REASON = 200, 1000
+"""Characters of what is reported to a policy system."""
 
 PolicyValues = Mapping[str, Mapping[str, Any]]
 """Values by policy and field: numbers in the unit of the parameter, or texts with their unit."""
@@ -151,7 +152,7 @@ def _apply(run: FlowRun, holder: _Holder, wanted: Sequence[_Wanted]) -> list[_Re
         changes, new = [], config
     holder.entries[holder.key] = InForce(new, {**versions, **{each.binding.key: each.version for each, _ in values}})
     for each, value in changes:
-        _tell_change(run, holder, config, each, value)
+        _tell_change(run, holder, InForce(config, versions), each, value)
     if changes and holder.is_input:
         run.sources_change()
     return refused
@@ -187,11 +188,14 @@ def _check_interface(run: FlowRun, holder: _Holder, changes: Sequence[tuple[_Wan
             raise ValueError(problem)
 
 
-def _tell_change(run: FlowRun, holder: _Holder, config: NodeConfig, wanted: _Wanted, value: Any) -> None:
+def _tell_change(run: FlowRun, holder: _Holder, before_it: InForce, wanted: _Wanted, value: Any) -> None:
+    config, versions = before_it
     for node in holder.nodes:
         run.counters[node.id].add("policy_changes")
     before, after = (in_words(config, wanted.name, each) for each in (getattr(config, wanted.name), value))
     run.log.info("%s: %s -> %s", wanted.place(holder.name), before, after, extra={"node": holder.key})
+    if wanted.version == NO_POLICY:
+        wanted = wanted._replace(version=versions[wanted.binding.key])
     run.on_effect(_effect(run, holder, wanted, before, after, None))
 
 
@@ -201,14 +205,14 @@ def _effect(
     return PolicyEffect(
         policy_group="",
         policy_id=wanted.binding.policy,
-        version=int(wanted.version) if wanted.version.isdecimal() else None,
+        version=int(wanted.version) if wanted.version.isdecimal() else 0,
         site=run.plan.site,
         flow=run.plan.name,
         node=holder.name,
         setting=wanted.name,
-        before=before,
-        after=after,
-        refused=refused,
+        before=before[:LONGEST_SHOWN],
+        after=after[:LONGEST_SHOWN],
+        refused=None if refused is None else refused[:LONGEST_REASON],
         time_ns=run.clock.now_ns(),
     )
 

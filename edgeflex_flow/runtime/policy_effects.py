@@ -93,7 +93,7 @@ class EffectReports:
             if failures & (failures + 1) == 0:  # the 1st, 2nd, 4th, 8th … in a row
                 self._log.warning("policies: what they changed is not reported: %s", error)
             if error.is_final:
-                self._done(lost=len(batch))
+                self._report_alone(batch)
                 return None
             with self._condition:
                 self._waiting.extendleft(reversed(batch))
@@ -101,6 +101,22 @@ class EffectReports:
             return max(min(FIRST_RETRY_S * 2.0 ** min(failures, 32), LONGEST_RETRY_S), error.wait_s)
         self._done(sent=len(batch))
         return None
+
+    def _report_alone(self, batch: list[PolicyEffect]) -> None:
+        """One that is refused, as it is of a policy that this site may not read any more, costs no other."""
+        for place, effect in enumerate(batch if len(batch) > 1 else ()):
+            try:
+                self._system.report([effect])
+            except PolicySystemError as error:
+                if not error.is_final:  # the others are as likely to fail now, and wait with it
+                    with self._condition:
+                        self._waiting.extendleft(reversed(batch[place:]))
+                        self._under_way = 0
+                    return
+                self._counters.add("effects_lost")
+            else:
+                self._counters.add("effects_sent")
+        self._done(lost=len(batch) if len(batch) == 1 else 0)
 
     def _done(self, *, sent: int = 0, lost: int = 0) -> None:
         self._counters.add_all(effects_sent=sent, effects_lost=lost)

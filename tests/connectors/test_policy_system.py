@@ -110,7 +110,7 @@ def test_a_report_that_is_refused_for_good_is_told_apart(server: PolicyServer, m
     )
     system = policy_system.open_system(server.config(), make_context("policies"))
     try:
-        for status, is_final in ((400, True), (404, True), (413, True), (401, False), (429, False), (503, False)):
+        for status, is_final in ((400, True), (403, True), (413, True), (401, False), (429, False), (503, False)):
             server.fault = lambda _request, status=status: Reply(status)
             with pytest.raises(PolicySystemError) as refused:
                 system.report([effect])

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import pytest
 from broker import wait_until
-from http_service import Reply
+from http_service import Reply, Request
 from policy_server import GROUP, PolicyServer
 from toy_nodes import CollectingSink, ScriptedSource, batch, plan, planned, sink, source
 
@@ -243,7 +243,7 @@ def test_a_policy_that_is_withdrawn_leaves_the_default(
         assert flow.count("withdrawn") == 1
         wait_until(lambda: len(server.effects) == 2)
     assert "'trigger' is withdrawn" in caplog.text
-    assert (server.effects[1]["version"], server.effects[1]["after"]) == (None, "0.02 Hz/s")
+    assert (server.effects[1]["version"], server.effects[1]["after"]) == (1, "0.02 Hz/s")
 
 
 def test_a_policy_that_cannot_be_read_costs_no_other(server: PolicyServer, tmp_path: Path) -> None:
@@ -328,6 +328,22 @@ def test_effects_are_reported_later_when_the_policy_system_is_away(server: Polic
         server.fault = None
         wait_until(lambda: flow.count("effects_sent") == 2)
     assert [each["after"] for each in server.effects] == ["0.1 Hz/s", "0.3 Hz/s"]
+
+
+def test_an_effect_that_is_refused_costs_no_other(server: PolicyServer, tmp_path: Path) -> None:
+    def refuse_timing(request: Request) -> Reply:
+        effects = request.json["effects"]
+        if any(each["policy_id"] == "timing" for each in effects):
+            return Reply(403)
+        server.effects.extend(effects)
+        return Reply(204)
+
+    server.script(EFFECTS_PATH, refuse_timing)
+    server.save("trigger", onset="0.1 Hz/s")
+    server.save("timing", hold="5 s")
+    with running(server, tmp_path) as flow:
+        wait_until(lambda: flow.count("effects_lost") == flow.count("effects_sent") == 1)
+    assert [each["policy_id"] for each in server.effects] == ["trigger"]
 
 
 def test_effects_that_are_not_reported_are_counted_as_lost(server: PolicyServer, tmp_path: Path) -> None:
