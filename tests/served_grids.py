@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from edgeflex_flow.errors import FatalError
-from edgeflex_services.powerflow_bus import Bus
 from edgeflex_services.powerflow_grid import make_grid
 from edgeflex_services.powerflow_payloads import QUANTITIES
 from edgeflex_services.powerflow_plant import Plant
 from edgeflex_services.powerflow_service import PowerflowService, ServiceReport, Settings
+from edgeflex_services.service_bus import Bus
 
 GRID = make_grid("kerber", storage_kwh=10.0)
 

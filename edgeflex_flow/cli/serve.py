@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import click
 
 from edgeflex_services.frequency_grid import main as frequency_grid_service
 from edgeflex_services.pmu_simulator import main as pmu_simulator
+
+
+@contextmanager
+def _extra(service: str, extra: str, libraries: Sequence[str]) -> Iterator[None]:
+    """Import a service that is not everywhere, and takes its time, only when it is asked for."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in libraries:
+            raise
+        raise click.UsageError(f"serve {service} needs {missing}: pip install 'edgeflex-flow[{extra}]'") from error
 
 
 @click.group()
@@ -26,13 +40,8 @@ def pmu(arguments: tuple[str, ...]) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def powerflow(arguments: tuple[str, ...]) -> None:
     """Be a grid: publish its voltages over MQTT and obey set-points (--help tells the options)."""
-    try:
-        # Imported here: it takes seconds, and is not everywhere.
+    with _extra("powerflow", "grid", ("pandapower",)):
         from edgeflex_services.powerflow_service import main as powerflow_service  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        if error.name != "pandapower":
-            raise
-        raise click.UsageError("serve powerflow needs pandapower: pip install 'edgeflex-flow[grid]'") from error
     sys.exit(powerflow_service(arguments, prog="edgeflex serve powerflow"))
 
 
@@ -41,3 +50,12 @@ def powerflow(arguments: tuple[str, ...]) -> None:
 def frequency_grid(arguments: tuple[str, ...]) -> None:
     """Be a grid of one or two areas whose frequency can be held: PMU frames out, set-points in over MQTT (--help)."""
     sys.exit(frequency_grid_service(arguments, prog="edgeflex serve frequency-grid"))
+
+
+@serve.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def policy(arguments: tuple[str, ...]) -> None:
+    """Keep policies, serve them to flows, and decide by them, with a page for people (--help tells the options)."""
+    with _extra("policy", "services", ("litestar", "uvicorn", "sqlalchemy", "jinja2", "argon2", "jwt")):
+        from edgeflex_services.policy_system.__main__ import main as policy_system  # noqa: PLC0415
+    sys.exit(policy_system(arguments, prog="edgeflex serve policy"))

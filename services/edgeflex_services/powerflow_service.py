@@ -32,7 +32,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeflex_flow.errors import BadMessageError, FatalError
-from edgeflex_services.powerflow_bus import Bus
 from edgeflex_services.powerflow_grid import POWER_BASE_KVA, SIMBENCH, make_grid
 from edgeflex_services.powerflow_network import write_network
 from edgeflex_services.powerflow_payloads import (
@@ -46,6 +45,7 @@ from edgeflex_services.powerflow_payloads import (
 from edgeflex_services.powerflow_plant import Measurements, Plant, Report
 from edgeflex_services.profiles import DAY_S, ProfileName, make_profiles
 from edgeflex_services.program import stop_on_signals
+from edgeflex_services.service_bus import Bus
 
 USER: Final = "DATABUS_USER"
 PASSWORD: Final = "DATABUS_PASSWORD"  # noqa: S105 - the name of a variable

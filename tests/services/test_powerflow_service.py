@@ -16,9 +16,9 @@ import pytest
 from broker import Listener, Mosquitto, wait_until
 from served_grids import GRID, running
 
-from edgeflex_services.powerflow_bus import LARGEST_PAYLOAD, Bus
 from edgeflex_services.powerflow_plant import Plant
 from edgeflex_services.powerflow_service import PowerflowService, ServiceReport, Settings, main
+from edgeflex_services.service_bus import LARGEST_PAYLOAD, Bus
 
 pytestmark = pytest.mark.needs("mosquitto")
 

@@ -1,4 +1,4 @@
-"""The MQTT client of a simulated grid: connected again and again, with what comes in kept until it is taken."""
+"""The MQTT client of a service: connected again and again, with what comes in kept until it is taken."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from paho.mqtt.client import Client, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edgeflex_connectors.topics import TopicMap
 from edgeflex_connectors.urls import split_url
@@ -42,6 +42,8 @@ class Bus:
         user: str | None = None,
         password: str | None = None,
         ca: str | None = None,
+        name: str = "edgeflex-powerflow",
+        protocol: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv311,
     ) -> None:
         try:
             split = split_url(url, PORTS, "mqtt:// or mqtts://")
@@ -56,7 +58,8 @@ class Bus:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[str, bytes, bool]] = deque()
         self._overflow = 0
-        self._client = Client(CallbackAPIVersion.VERSION2, client_id=f"edgeflex-powerflow-{uuid.uuid4().hex[:8]}")
+        client_id = f"{name}-{uuid.uuid4().hex[:8]}"
+        self._client = Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=protocol)
         self._client.reconnect_delay_set(*RECONNECT_S)
         if user is not None:
             self._client.username_pw_set(user, password)
@@ -101,6 +104,7 @@ class Bus:
         if reason.is_failure:
             if str(reason) in REFUSED_THE_USER:
                 self.failure = f"{self.url}: the broker refused the user: {str(reason).lower()}"
+            self._tell("refused", url=self.url, reason=str(reason).lower())
             return
         self._is_away = False
         self._tell("connected", url=self.url)

@@ -1,0 +1,118 @@
+"""`edgeflex serve policy`: the policy system with its REST interface and its page for people."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeflex_flow.errors import FatalError
+from edgeflex_flow.messages import ServiceRequest
+from edgeflex_services.policy_system.app import make_app
+from edgeflex_services.policy_system.bus import EventBus, Listen
+from edgeflex_services.policy_system.events import EventService
+from edgeflex_services.policy_system.system import ADMIN, AUDIENCE, PolicySystem
+from edgeflex_services.program import tell
+from edgeflex_services.web import add_listening, listen
+
+PORT = 8600
+ADMIN_PASSWORD = "EDGEFLEX_POLICY_ADMIN_PASSWORD"  # noqa: S105 - the name of a variable
+DATABASE = "EDGEFLEX_POLICY_DATABASE"
+BUS_USER, BUS_PASSWORD = "EDGEFLEX_POLICY_BUS_USER", "EDGEFLEX_POLICY_BUS_PASSWORD"
+FATAL = 3
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="Keep policies, serve them to flows, decide by them.")
+    add_listening(parser, PORT)
+    add = parser.add_argument
+    add(
+        "--data",
+        type=Path,
+        default=Path("~/edgeflex-data/policy"),
+        metavar="FOLDER",
+        help="keys, and the database if no other is named (default %(default)s)",
+    )
+    database = f"postgresql://… or sqlite:///FILE; rather by {DATABASE} if it holds a password"
+    add("--database", metavar="URL", help=database)
+    add("--audience", default=AUDIENCE, help="claim `aud` that tokens must have (default %(default)s)")
+    add("--rotate-keys", action="store_true", help="sign tokens with a new key from now on")
+    add("--bus", metavar="URL", help=f"mqtt://… or mqtts://…; user and password by {BUS_USER}, {BUS_PASSWORD}")
+    add("--ca", metavar="PEM", help="authority of the bus, if the system does not know it")
+    listening: dict[str, Any] = {"action": _Listening, "dest": "listens", "default": [], "metavar": "GROUP=FILTER"}
+    add("--listen", **listening, help="topics with reports to a group's policies, each message with a token")
+    add("--trust", **listening, help="the same without tokens: the broker lets only the group publish there")
+    parser.epilog = f"At the first start the administrator gets the password in {ADMIN_PASSWORD}, or one is made up."
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_services.policy_system") -> int:
+    """The program, called `prog` in its usage. SIGTERM and SIGINT end it with exit code 0."""
+    options = _parser(prog).parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        _run(options, os.environ)
+    except FatalError as error:
+        sys.stderr.write(f"{prog}: error: {error}\n")
+        return FATAL
+    return 0
+
+
+def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    folder = options.data.expanduser()
+    database = options.database or environment.get(DATABASE) or f"sqlite:///{folder / 'policy.db'}"
+    if options.listens and options.bus is None:
+        raise FatalError("--listen and --trust need a --bus")
+    system = PolicySystem(database, folder, audience=options.audience)
+    bus = None
+    try:
+        told = system.start(admin_password=environment.get(ADMIN_PASSWORD), rotate_keys=options.rotate_keys)
+        if told is not None:
+            tell(event="administrator", user=ADMIN, password_file=str(told))
+        bus = _bus(options, environment, system)
+        events = EventService(system, _no_bus if bus is None else bus.run_service)
+        if bus is not None:
+            bus.hear(events)
+        listen(make_app(system, events), options)
+    finally:
+        if bus is not None:
+            bus.close()
+        system.close()
+
+
+def _bus(options: argparse.Namespace, environment: Mapping[str, str], system: PolicySystem) -> EventBus | None:
+    if options.bus is None:
+        return None
+    return EventBus(
+        system,
+        options.bus,
+        options.listens,
+        tell=lambda event, **fields: tell(event=f"bus_{event}", **fields),
+        user=environment.get(BUS_USER),
+        password=environment.get(BUS_PASSWORD),
+        ca=options.ca,
+    )
+
+
+def _no_bus(_: str, request: ServiceRequest) -> str:
+    return f"could not ask for {request.service}: no databus was given (--bus)"
+
+
+class _Listening(argparse.Action):
+    """Collects `GROUP=FILTER`, both of topics that need a token and of those that are trusted."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        group, _, topics = str(values).partition("=")
+        if not group or not topics:
+            parser.error(f"{option}: GROUP=FILTER, such as substation_12=edgeflex/substation_12/rocof/+")
+        namespace.listens = [*namespace.listens, Listen(group, topics, is_trusted=option == "--trust")]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

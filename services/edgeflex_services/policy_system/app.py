@@ -1,0 +1,98 @@
+"""The policy system's web application."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
+from litestar import Litestar, Response, get
+from litestar.datastructures import State
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.types import ControllerRouterHandler, ExceptionHandlersMap
+
+from edgeflex_flow import __version__
+from edgeflex_services.policy_system.accounts import BadAccountError
+from edgeflex_services.policy_system.api_accounts import AuditApi, GroupApi, UserApi
+from edgeflex_services.policy_system.api_events import EventApi
+from edgeflex_services.policy_system.api_policies import AccessPoint, PolicyRepository
+from edgeflex_services.policy_system.api_tokens import TokenApi
+from edgeflex_services.policy_system.documents import DocumentError
+from edgeflex_services.policy_system.enforce import AnyRequest, Door, system_of
+from edgeflex_services.policy_system.events import BadReportError, EventService
+from edgeflex_services.policy_system.repository import ConflictError, UnknownError
+from edgeflex_services.policy_system.system import PolicySystem
+from edgeflex_services.web import PROBLEMS, BodyGuard, problem
+
+HANDLERS: tuple[ControllerRouterHandler, ...] = (
+    AccessPoint,
+    PolicyRepository,
+    EventApi,
+    UserApi,
+    GroupApi,
+    AuditApi,
+    TokenApi,
+)
+
+
+@get("/health/live", include_in_schema=False, sync_to_thread=False)
+def live() -> dict[str, str]:
+    return {"status": "live"}
+
+
+@get("/health/ready", include_in_schema=False, sync_to_thread=True)
+def ready(request: AnyRequest) -> dict[str, str]:
+    """Whether the database answers."""
+    system_of(request).repository.newest_change()
+    return {"status": "ready"}
+
+
+def _not_there(_: AnyRequest, error: UnknownError) -> Response[dict[str, Any]]:
+    return problem(404, str(error))
+
+
+def _conflict(_: AnyRequest, error: ConflictError) -> Response[dict[str, Any]]:
+    return problem(409, str(error))
+
+
+def _wrong_document(_: AnyRequest, error: DocumentError) -> Response[dict[str, Any]]:
+    return problem(
+        422, "the document is no policy", errors=[{"place": place, "text": text} for place, text in error.problems]
+    )
+
+
+def _wrong(_: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
+    return problem(422, str(error))
+
+
+ANSWERS = cast(
+    "ExceptionHandlersMap",
+    {
+        UnknownError: _not_there,
+        ConflictError: _conflict,
+        DocumentError: _wrong_document,
+        BadAccountError: _wrong,
+        BadReportError: _wrong,
+        msgspec.ValidationError: _wrong,
+    },
+)
+
+
+def make_app(system: PolicySystem, events: EventService) -> Litestar:
+    """The application that serves a system, which somebody else starts and closes."""
+    return Litestar(
+        [live, ready, *HANDLERS],
+        state=State({"system": system, "events": events, "door": Door()}),
+        middleware=[BodyGuard],
+        exception_handlers={**PROBLEMS, **ANSWERS},
+        openapi_config=OpenAPIConfig(
+            title="edgeFLEX policy system",
+            version=__version__,
+            path="/schema",
+            render_plugins=[],
+            components=Components(
+                security_schemes={"token": SecurityScheme(type="http", scheme="bearer", bearer_format="JWT")}
+            ),
+            security=[{"token": []}],
+        ),
+    )

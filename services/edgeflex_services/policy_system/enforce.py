@@ -1,0 +1,159 @@
+"""The policy enforcement point at the service's own door: who sends a request, and what they may do."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import re
+from typing import Any, Protocol, TypeAlias, cast
+
+from anyio.to_thread import run_sync
+from litestar import Request
+from litestar.exceptions import ClientException, HTTPException, NotAuthorizedException, PermissionDeniedException
+
+from edgeflex_flow.clock import SystemClock
+from edgeflex_services.policy_system.accounts import Role, User
+from edgeflex_services.policy_system.catalogue import Entry, Right
+from edgeflex_services.policy_system.documents import NAME
+from edgeflex_services.policy_system.events import EventService
+from edgeflex_services.policy_system.limits import FailureLimit
+from edgeflex_services.policy_system.system import LOG, PolicySystem
+from edgeflex_services.policy_system.tokens import BEARER, Refused
+
+AnyRequest: TypeAlias = Request[Any, Any, Any]
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="edgeflex-policy"'}
+LONGEST_ID = 128
+_NAME = re.compile(NAME)
+
+
+class Door:
+    """What is kept from request to request about who knocks in vain."""
+
+    def __init__(self) -> None:
+        clock = SystemClock()
+        self.tokens = FailureLimit(60, 60.0, clock)
+        self.passwords = FailureLimit(8, 300.0, clock)
+        self.accounts = FailureLimit(100, 300.0, clock)
+        """Much higher, so that nobody can easily keep the owner of an account out by trying from elsewhere."""
+
+
+class _State(Protocol):
+    system: PolicySystem
+    events: EventService
+    door: Door
+
+
+def state_of(request: AnyRequest) -> _State:
+    return cast("_State", request.app.state)
+
+
+def system_of(request: AnyRequest) -> PolicySystem:
+    return state_of(request).system
+
+
+def address_of(request: AnyRequest) -> str:
+    return request.client.host if request.client is not None else "unknown"
+
+
+class TooManyAttempts(HTTPException):
+    """Too many attempts in vain."""
+
+    status_code = 429
+
+
+def refuse_many(limit: FailureLimit, key: str) -> None:
+    """Raise TooManyAttempts, with how long to wait, while a limit does not allow another attempt."""
+    wait_s = limit.wait_s(key)
+    if wait_s > 0:
+        raise TooManyAttempts("too many attempts; try later", headers={"Retry-After": str(math.ceil(wait_s))})
+
+
+async def check_credentials(request: AnyRequest, name: str, secret: str) -> bool:
+    """Whether a name goes with a client secret or a password. Raises TooManyAttempts after some in vain.
+
+    It takes as long for names that nobody has; hashing runs in a thread, so that the service goes on meanwhile.
+    """
+    state = state_of(request)
+    tries = ((state.door.passwords, address_of(request)), (state.door.accounts, name[:64]))
+    for limit, key in tries:
+        refuse_many(limit, key)
+    accounts = state.system.accounts
+    is_right = accounts.check_secret(name, secret) or await run_sync(accounts.check_password, name, secret)
+    if not is_right or state.system.tokens.user(name) is None:
+        LOG.info("wrong name or password from %s", address_of(request))
+        for limit, key in tries:
+            limit.failed(key)
+        return False
+    return True
+
+
+def user_of(request: AnyRequest) -> User:
+    """Who sends the request, by its token. Raises NotAuthorizedException, which tells nothing more."""
+    header = request.headers.get("authorization", "")
+    state = state_of(request)
+    if header.startswith(BEARER):
+        try:
+            return state.system.tokens.check(header[len(BEARER) :])
+        except Refused as error:
+            address = address_of(request)
+            # A good token is let in whatever others at the same address did.
+            refuse_many(state.door.tokens, address)
+            state.door.tokens.failed(address)
+            LOG.info("token of %s refused: %s", address, error)
+    raise NotAuthorizedException("a valid token is needed", headers=CHALLENGE)
+
+
+def admin_of(request: AnyRequest) -> User:
+    """Who sends the request, who must be an administrator."""
+    user = user_of(request)
+    if not user.is_admin:
+        raise PermissionDeniedException("only administrators may")
+    return user
+
+
+def member_of(request: AnyRequest, role: Role, group: str) -> User:
+    """Who sends the request, who must have this role in a group, or one that holds more."""
+    user = user_of(request)
+    if not user.may(role, group):
+        raise PermissionDeniedException(f"role '{role}' in the group is needed")
+    return user
+
+
+def decoded_id(text: str, what: str) -> str:
+    """The name in a base64url text. It is an encoding, no protection: what it holds is checked like any other text.
+
+    Raises ClientException.
+    """
+    try:
+        if len(text) > LONGEST_ID:
+            raise ValueError
+        padded = text + "=" * (-len(text) % 4)
+        name = base64.b64decode(padded.encode("ascii"), altchars=b"-_", validate=True).decode("utf-8")
+        if not _NAME.match(name):
+            raise ValueError
+    except (ValueError, binascii.Error) as error:
+        raise ClientException(f"'{what}' is no base64url text of a name") from error
+    return name
+
+
+def encoded_id(name: str) -> str:
+    """
+    >>> encoded_id("rocof_trigger"), decoded_id("cm9jb2ZfdHJpZ2dlcg", "policy_id")
+    ('cm9jb2ZfdHJpZ2dlcg', 'rocof_trigger')
+    """
+    return base64.urlsafe_b64encode(name.encode()).rstrip(b"=").decode()
+
+
+def policy_of(request: AnyRequest, user: User, group: str, policy_id: str, right: Right = "read") -> Entry:
+    """A policy to which the user has a right. One that may not be read is as one that is not there.
+
+    Raises NotFound or PermissionDenied.
+    """
+    catalogue = system_of(request).catalogue
+    entry = catalogue.entry(user, group, policy_id)
+    if entry is None:
+        raise HTTPException("there is no such policy, or you may not read it", status_code=404)
+    if not entry.may(user, right):
+        raise PermissionDeniedException("you may read this policy, not change it")
+    return entry

@@ -1,0 +1,335 @@
+"""The event service: what is reported or asked meets the policies, and what they say is done."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from edgeflex_flow.messages import ServiceRequest, TimeNs
+from edgeflex_services.policy_system.accounts import BLOCKED, User
+from edgeflex_services.policy_system.catalogue import Entry as PolicyEntry
+from edgeflex_services.policy_system.decide import Decision, Measured, Question, decide
+from edgeflex_services.policy_system.documents import Action, Name, ReturnData, RevokeAccess, RunService
+from edgeflex_services.policy_system.journal import Entry
+from edgeflex_services.policy_system.repository import UnknownError
+from edgeflex_services.policy_system.system import SYSTEM, PolicySystem
+
+NS_PER_S = 1_000_000_000
+FROM_THE_FUTURE_S = 5.0
+"""A value with a time tag that is further ahead is refused: it would count as new for that long."""
+MOST_ASSETS = 20_000
+MOST_QUANTITIES = 100
+COUNTED_S = 60.0
+MOST_COUNTED = 5_000
+ASKED_COUNT = "requests_count"
+"""State in conditions: how many requests the asker made within the last minute, this one included."""
+
+Values = Annotated[dict[Name, float], Meta(max_length=MOST_QUANTITIES)]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Something that happened at an asset, and what was measured there."""
+
+    group: Name
+    asset: Name
+    action: Annotated[Name, Meta(description="What happened: `measured`, `frequency_event`, …")] = "measured"
+    values: Annotated[Values, Meta(description="By quantity with its unit, such as rocof_hz_per_s.")] = {}
+    time_ns: Annotated[TimeNs | None, Meta(description="When it was measured, UTC nanoseconds; now if not given.")] = (
+        None
+    )
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Something that somebody wants to do or to have."""
+
+    group: Annotated[Name, Meta(description="Whose policies decide.")]
+    asset: Name
+    action: Annotated[Name, Meta(description="Such as `read_data` or `offer_flexibility`.")] = "read_data"
+    id: Annotated[str, Meta(max_length=100, description="Comes back with the answer.")] = ""
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a policy made of a report."""
+
+    policy: str
+    version: int
+    rule: str
+    why: str
+    did: str
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a request."""
+
+    permitted: bool
+    why: str
+    """For those who may read the policy that decided; else no more than yes or no."""
+    policy: str = ""
+    version: int = 0
+    rule: str = ""
+    values: dict[str, float] = {}
+    times_ns: dict[str, int] = {}
+    id: str = ""
+
+
+class BadReportError(ValueError):
+    """A report that cannot be true."""
+
+
+class _Value(NamedTuple):
+    value: float
+    time_ns: int
+
+
+class GridState:
+    """The newest value of each quantity by group and asset. Reports of one group say nothing about another's."""
+
+    def __init__(self) -> None:
+        self._assets: OrderedDict[tuple[str, str], dict[str, _Value]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, report: Report, time_ns: int) -> None:
+        """Keep what is newer than what is known. The assets that were silent longest are forgotten beyond a limit."""
+        with self._lock:
+            known = self._assets.setdefault((report.group, report.asset), {})
+            self._assets.move_to_end((report.group, report.asset))
+            for name, value in report.values.items():
+                before = known.get(name)
+                if (before is None and len(known) < MOST_QUANTITIES) or (
+                    before is not None and before.time_ns <= time_ns
+                ):
+                    known[name] = _Value(value, time_ns)
+            if len(self._assets) > MOST_ASSETS:
+                self._assets.popitem(last=False)
+
+    def of(self, group: str, asset: str) -> dict[str, _Value]:
+        with self._lock:
+            return dict(self._assets.get((group, asset), {}))
+
+
+class Askers:
+    """How often each user asked lately."""
+
+    def __init__(self) -> None:
+        self._times: OrderedDict[str, deque[float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def count(self, user: str) -> int:
+        """Count a request; how many there were within the last minute, up to `MOST_COUNTED`."""
+        now_s = time.monotonic()
+        with self._lock:
+            times = self._times.setdefault(user, deque(maxlen=MOST_COUNTED))
+            self._times.move_to_end(user)
+            times.append(now_s)
+            while times[0] < now_s - COUNTED_S:
+                times.popleft()
+            if len(self._times) > MOST_ASSETS:
+                self._times.popitem(last=False)
+            return len(times)
+
+
+class EventService:
+    """Reports and requests in, actions out. `run(group, request)` has a service run and tells what became of it."""
+
+    def __init__(self, system: PolicySystem, run: Callable[[str, ServiceRequest], str]) -> None:
+        self._system = system
+        self._run = run
+        self._state = GridState()
+        self._askers = Askers()
+        self._held_off: OrderedDict[tuple[str, str, str, str], float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    # What happened --------------------------------------------------------------------------------------------------
+
+    def report(self, user: User, report: Report, source: str) -> list[Outcome]:
+        """Take a report of a user, whose right to report in the group was checked. Raises BadReportError."""
+        now_ns = self._system.repository.now_ns()
+        time_ns = now_ns if report.time_ns is None else report.time_ns
+        if time_ns > now_ns + FROM_THE_FUTURE_S * NS_PER_S:
+            raise BadReportError(f"its time lies {(time_ns - now_ns) / NS_PER_S:.0f} s in the future")
+        self._state.take(report, time_ns)
+        question = self._question(user, report.group, report.asset, report.action, now_ns)
+        outcomes: list[Outcome] = []
+        for policy in self._policies(report.group, report.asset):
+            decision = decide(policy.saved.document, question)
+            if decision.effect == "act" and decision.then is not None:
+                did = self._act(user, policy, decision, decision.then, question, time_ns)
+                if did:
+                    outcomes.append(_outcome(policy, decision, did))
+                    self._write_down(now_ns, "report", user, source, report, policy, decision, did, report.values)
+        return outcomes
+
+    def _policies(self, group: str, asset: str) -> Iterable[PolicyEntry]:
+        """Those of the group with rules, for this asset or for no certain one."""
+        for entry in self._system.catalogue.in_force(group):
+            document = entry.saved.document
+            if document.rules and document.asset_id in ("", asset):
+                yield entry
+
+    def _question(self, user: User, group: str, asset: str, action: str, now_ns: int) -> Question:
+        known = self._state.of(group, asset)
+        state = {name: Measured(each.value, (now_ns - each.time_ns) / NS_PER_S) for name, each in known.items()}
+        now = datetime.fromtimestamp(now_ns / NS_PER_S, UTC)
+        return Question(action, user.name, user.groups, now, asset, state)
+
+    # What is asked --------------------------------------------------------------------------------------------------
+
+    def ask(self, user: User, ask: Ask, source: str) -> Answer:
+        """Decide a request. Any policy that denies decides; else one that permits; else it is denied."""
+        now_ns = self._system.repository.now_ns()
+        question = self._question(user, ask.group, ask.asset, ask.action, now_ns)
+        asked = {ASKED_COUNT: Measured(self._askers.count(user.name), 0.0)}
+        question = question._replace(state={**question.state, **asked})
+        decisions = [
+            (policy, decide(policy.saved.document, question))
+            for policy in self._policies(ask.group, ask.asset)
+            if policy.saved.document.kind != "trigger"
+        ]
+        if user.roles.get(ask.group) == BLOCKED:
+            decisions = []
+        denied = next((each for each in decisions if each[1].effect == "deny"), None)
+        permitted = [each for each in decisions if each[1].effect == "permit"]
+        policy, decision = denied or (permitted[0] if permitted else (None, _NOTHING))
+        did = ""
+        if policy is not None and denied is not None and isinstance(decision.then, RevokeAccess):
+            did = self._act(user, policy, decision, decision.then, question, now_ns)
+        answer = self._answer(user, ask, policy, decision)
+        if answer.permitted:
+            wanted = [pattern for _, each in permitted for pattern in _quantities(each.then)]
+            known = self._state.of(ask.group, ask.asset)
+            given = {name: each for name, each in known.items() if any(fnmatchcase(name, every) for every in wanted)}
+            answer = msgspec.structs.replace(
+                answer,
+                values={name: each.value for name, each in given.items()},
+                times_ns={name: each.time_ns for name, each in given.items()},
+            )
+            did = f"gave {', '.join(given)}" if given else did
+        self._write_down(now_ns, "request", user, source, ask, policy, decision, did, {})
+        return answer
+
+    def _answer(self, user: User, ask: Ask, policy: PolicyEntry | None, decision: Decision) -> Answer:
+        permitted = decision.effect == "permit"
+        if policy is None or not policy.may(user, "read"):
+            return Answer(permitted=permitted, why="permitted" if permitted else "denied", id=ask.id)
+        return Answer(
+            id=ask.id,
+            permitted=permitted,
+            why=decision.why,
+            policy=f"{ask.group}/{policy.saved.policy_id}",
+            version=policy.saved.version,
+            rule=decision.rule,
+        )
+
+    # What is done ---------------------------------------------------------------------------------------------------
+
+    def _act(
+        self, user: User, policy: PolicyEntry, decision: Decision, action: Action, question: Question, time_ns: int
+    ) -> str:
+        """Do what a rule says; in words. Empty: nothing, since the same was done a short time ago."""
+        if isinstance(action, RunService):
+            return self._run_service(policy, decision, action, question, time_ns)
+        if isinstance(action, RevokeAccess):
+            return self._revoke(policy, decision, action.user or user.name)
+        return ""
+
+    def _run_service(
+        self, policy: PolicyEntry, decision: Decision, action: RunService, question: Question, time_ns: int
+    ) -> str:
+        group = policy.saved.group
+        if not self._may_act((group, policy.saved.policy_id, decision.rule, question.asset), action.hold_off_s):
+            return ""
+        request = ServiceRequest(
+            service=action.service,
+            policy=f"{group}/{policy.saved.policy_id}",
+            version=policy.saved.version,
+            rule=decision.rule,
+            reason=decision.why,
+            time_ns=time_ns,
+            device=question.asset or None,
+            values={name: each.value for name, each in question.state.items()},
+        )
+        return self._run(group, request)
+
+    def _may_act(self, key: tuple[str, str, str, str], hold_off_s: float) -> bool:
+        now_s = time.monotonic()
+        with self._lock:
+            last_s = self._held_off.get(key)
+            if last_s is not None and now_s - last_s < hold_off_s:
+                return False
+            self._held_off[key] = now_s
+            self._held_off.move_to_end(key)
+            if len(self._held_off) > MOST_ASSETS:
+                self._held_off.popitem(last=False)
+            return True
+
+    def _revoke(self, policy: PolicyEntry, decision: Decision, name: str) -> str:
+        """Block a user in the group of the policy: a policy has no power beyond its group."""
+        group = policy.saved.group
+        user = self._system.tokens.user(name)
+        if user is None or user.is_admin:
+            return f"could not block '{name}': {'an administrator' if user else 'no such user'}"
+        if user.roles.get(group) == BLOCKED:
+            return ""
+        try:
+            why = f"{policy.saved.policy_id} version {policy.saved.version}: {decision.why}"
+            self._system.accounts.block(SYSTEM, group, name, why)
+        except UnknownError as error:
+            return f"could not block '{name}': {error}"
+        self._system.changed()
+        return f"blocked '{name}' in group '{group}'"
+
+    def _write_down(
+        self,
+        now_ns: int,
+        kind: Literal["report", "request"],
+        user: User,
+        source: str,
+        what: Report | Ask,
+        policy: PolicyEntry | None,
+        decision: Decision,
+        did: str,
+        values: Mapping[str, float],
+    ) -> None:
+        self._system.journal.add(
+            Entry(
+                time_ns=now_ns,
+                kind=kind,
+                group=what.group,
+                user=user.name,
+                source=source,
+                asset=what.asset,
+                action=what.action,
+                values=dict(values),
+                policy="" if policy is None else f"{what.group}/{policy.saved.policy_id}",
+                version=0 if policy is None else policy.saved.version,
+                rule=decision.rule,
+                effect=decision.effect,
+                why=decision.why,
+                did=did,
+            )
+        )
+
+
+_NOTHING = Decision(effect="none", why="no rule permits it")
+
+
+def _quantities(action: Action | None) -> Sequence[str]:
+    return action.quantities if isinstance(action, ReturnData) else ()
+
+
+def _outcome(policy: PolicyEntry, decision: Decision, did: str) -> Outcome:
+    return Outcome(
+        policy=f"{policy.saved.group}/{policy.saved.policy_id}",
+        version=policy.saved.version,
+        rule=decision.rule,
+        why=decision.why,
+        did=did,
+    )

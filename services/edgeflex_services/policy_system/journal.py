@@ -1,0 +1,118 @@
+"""What happened, for people: told as it happens, and kept."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Literal
+
+import msgspec
+from sqlalchemy import delete, func, insert, select
+
+from edgeflex_flow.messages import TimeNs
+from edgeflex_services.policy_system.repository import Repository
+from edgeflex_services.policy_system.tables import events
+
+LOG = logging.getLogger("edgeflex.policy")
+MOST_PENDING = 10_000
+MOST_FOR_ONE = 500
+"""Entries that wait for a listener who is slow; the oldest go first."""
+KEPT = 100_000
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened and what the policies made of it."""
+
+    time_ns: TimeNs
+    kind: Literal["report", "request", "effect", "change"]
+    """Reported to the event service, asked of it, told by a flow, or done by somebody with policies or accounts."""
+    group: str
+    user: str
+    source: str
+    """Such as `rest`, or the topic of the databus."""
+    asset: str = ""
+    action: str = ""
+    values: dict[str, float] = {}
+    policy: str = ""
+    version: int = 0
+    rule: str = ""
+    effect: Literal["permit", "deny", "act", "none"] = "none"
+    why: str = ""
+    did: str = ""
+    """What was done, or could not be."""
+    id: int = 0
+    """Counts entries that are kept; 0: not yet."""
+
+
+class Journal:
+    """Tells entries to all who listen, and writes them down a little later. Any thread may add."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._lock = threading.Lock()
+        self._pending: deque[Entry] = deque()
+        self._listeners: set[Callable[[Entry], None]] = set()
+        self._since_pruning = 0
+        self.lost = 0
+        """Entries that were told, but not written down: too many at once."""
+
+    def add(self, entry: Entry) -> None:
+        with self._lock:
+            if len(self._pending) < MOST_PENDING:
+                self._pending.append(entry)
+            else:
+                self.lost += 1
+            listeners = tuple(self._listeners)
+        for tell in listeners:
+            tell(entry)
+
+    def keep(self) -> None:
+        """Write down what was added since the last call, and forget the oldest beyond `KEPT`."""
+        with self._lock:
+            pending, self._pending = self._pending, deque()
+        if not pending:
+            return
+        rows = [{"time_ns": entry.time_ns, "entry": msgspec.json.encode(entry).decode()} for entry in pending]
+        self._since_pruning += len(rows)
+        with self._repository.writing() as connection:
+            connection.execute(insert(events), rows)
+            if self._since_pruning > KEPT // 100:
+                self._since_pruning = 0
+                newest = connection.scalar(select(func.max(events.c.id))) or 0
+                connection.execute(delete(events).where(events.c.id <= newest - KEPT))
+
+    def entries(self, *, before: int | None = None, limit: int = 100) -> list[Entry]:
+        """The newest entries that are kept; `before`: only those with a smaller id."""
+        query = select(events).order_by(events.c.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(events.c.id < before)
+        with self._repository.reading() as connection:
+            rows = connection.execute(query).all()
+        return [msgspec.structs.replace(msgspec.json.decode(row.entry, type=Entry), id=row.id) for row in rows]
+
+    async def subscribe(self) -> AsyncIterator[Entry]:
+        """Entries as they happen, until the iterator is closed. The oldest are dropped for one who reads too slowly."""
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[Entry] = asyncio.Queue(MOST_FOR_ONE)
+
+        def put(entry: Entry) -> None:
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait(entry)
+
+        def tell(entry: Entry) -> None:
+            with suppress(RuntimeError):  # the loop is closed: the service ends
+                loop.call_soon_threadsafe(put, entry)
+
+        with self._lock:
+            self._listeners.add(tell)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            with self._lock:
+                self._listeners.discard(tell)

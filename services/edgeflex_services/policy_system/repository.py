@@ -1,0 +1,336 @@
+"""The policy repository: every version of every policy, who saved it and why. Nothing is overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
+from msgspec import Meta
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from edgeflex_flow.clock import Clock
+from edgeflex_flow.messages import Policy, TimeNs
+from edgeflex_services.policy_system.documents import AnyDocument, Name, time_ns
+from edgeflex_services.policy_system.tables import audit, effects, grants, groups, reads, versions
+
+
+class ConflictError(Exception):
+    """Somebody else saved first, or what is to be made is there already."""
+
+
+class UnknownError(Exception):
+    """There is no such thing."""
+
+
+class Saved(NamedTuple):
+    """A version of a policy."""
+
+    group: str
+    policy_id: str
+    version: int
+    document: AnyDocument
+    withdrawn: bool
+    saved_by: str
+    saved_ns: int
+    comment: str
+
+    def message(self) -> Policy:
+        """As flows get it."""
+        document = self.document
+        return Policy(
+            policy_id=self.policy_id,
+            policy_group=self.group,
+            policy_kind=document.kind,
+            version=self.version,
+            fields=document.field_values(),
+            about=document.about,
+            asset_id=document.asset_id,
+            valid_from_ns=time_ns(document.valid_from),
+            valid_until_ns=time_ns(document.valid_until),
+            saved_ns=self.saved_ns,
+        )
+
+
+class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A right to one policy. Once a policy has grants, roles in its group give no right to it."""
+
+    subject_kind: Literal["user", "group"]
+    subject: Name
+    right: Literal["read", "edit"]
+
+
+class AuditEntry(msgspec.Struct, frozen=True):
+    """Something that was done."""
+
+    id: int
+    time_ns: int
+    actor: str
+    action: str
+    object: str
+    detail: str
+    digest: str
+
+
+class Reader(msgspec.Struct, frozen=True):
+    """Who read a version of a policy, and when."""
+
+    user: str
+    version: int
+    first_ns: int
+    last_ns: int
+    count: int
+
+
+Told: TypeAlias = Annotated[str, Meta(max_length=200)]
+
+
+class Effect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a policy changed, or could not change, in a running flow."""
+
+    policy_group: Name
+    policy_id: Name
+    version: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    site: Told
+    flow: Told
+    node: Told
+    setting: Told
+    before: Told
+    after: Told
+    refused: Annotated[str, Meta(max_length=1000)] | None = None
+    time_ns: TimeNs
+
+
+class Repository:
+    """Policies in a database. Methods may be called from any thread; writers come one after the other."""
+
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._writing = threading.RLock()
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that writes. What goes wrong in it leaves nothing behind."""
+        with self._writing, self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        with self._engine.connect() as connection:
+            yield connection
+
+    def now_ns(self) -> int:
+        return self._clock.now_ns()
+
+    def close(self) -> None:
+        """Give up all connections to the database."""
+        self._engine.dispose()
+
+    # Policies -------------------------------------------------------------------------------------------------------
+
+    def heads(self) -> list[Saved]:
+        """The newest version of each policy, withdrawn ones included."""
+        newest = select(versions.c.group, versions.c.policy_id, func.max(versions.c.version).label("version")).group_by(
+            versions.c.group, versions.c.policy_id
+        )
+        found = newest.subquery()
+        query = select(versions).join(
+            found,
+            (versions.c.group == found.c.group)
+            & (versions.c.policy_id == found.c.policy_id)
+            & (versions.c.version == found.c.version),
+        )
+        with self.reading() as connection:
+            return [_saved(row) for row in connection.execute(query).mappings()]
+
+    def versions(self, group: str, policy_id: str) -> list[Saved]:
+        """All versions, newest first. Raises UnknownError."""
+        query = (
+            select(versions)
+            .where(versions.c.group == group, versions.c.policy_id == policy_id)
+            .order_by(versions.c.version.desc())
+        )
+        with self.reading() as connection:
+            found = [_saved(row) for row in connection.execute(query).mappings()]
+        if not found:
+            raise UnknownError(f"{group}/{policy_id}")
+        return found
+
+    def version(self, group: str, policy_id: str, version: int) -> Saved:
+        """One version. Raises UnknownError."""
+        query = select(versions).where(
+            versions.c.group == group, versions.c.policy_id == policy_id, versions.c.version == version
+        )
+        with self.reading() as connection:
+            row = connection.execute(query).mappings().first()
+        if row is None:
+            raise UnknownError(f"{group}/{policy_id} version {version}")
+        return _saved(row)
+
+    def save(
+        self,
+        actor: str,
+        group: str,
+        policy_id: str,
+        document: AnyDocument,
+        *,
+        based_on: int,
+        comment: str = "",
+        withdrawn: bool = False,
+    ) -> Saved:
+        """Save a new version after `based_on` (0: a new policy). Raises ConflictError when another came first."""
+        saved = Saved(group, policy_id, based_on + 1, document, withdrawn, actor, self.now_ns(), comment)
+        with self.writing() as connection:
+            newest = connection.scalar(
+                select(func.max(versions.c.version)).where(versions.c.group == group, versions.c.policy_id == policy_id)
+            )
+            if (newest or 0) != based_on:
+                raise ConflictError(f"version {newest or 0} is the newest, this was made from version {based_on}")
+            if connection.scalar(select(groups.c.name).where(groups.c.name == group)) is None:
+                raise UnknownError(f"there is no group '{group}'")
+            row = {**saved._asdict(), "document": msgspec.json.encode(document).decode()}
+            try:
+                connection.execute(insert(versions).values(row))
+            except IntegrityError as error:  # another instance on the same database
+                raise ConflictError(f"version {saved.version} was saved by somebody else meanwhile") from error
+            action = "withdraw_policy" if withdrawn else "save_policy"
+            detail = {"version": saved.version, "comment": comment}
+            self.note(connection, actor, action, f"{group}/{policy_id}", detail)
+        return saved
+
+    # Rights to single policies --------------------------------------------------------------------------------------
+
+    def grants(self) -> dict[tuple[str, str], list[Grant]]:
+        """All grants by group and policy."""
+        found: dict[tuple[str, str], list[Grant]] = {}
+        with self.reading() as connection:
+            for row in connection.execute(select(grants)).mappings():
+                grant = Grant(row["subject_kind"], row["subject"], row["right"])
+                found.setdefault((row["group"], row["policy_id"]), []).append(grant)
+        return found
+
+    def set_grants(self, actor: str, group: str, policy_id: str, wanted: Sequence[Grant]) -> None:
+        """Replace the grants of a policy; none: roles in the group decide again."""
+        with self.writing() as connection:
+            connection.execute(delete(grants).where(grants.c.group == group, grants.c.policy_id == policy_id))
+            for grant in wanted:
+                row = {"group": group, "policy_id": policy_id, **msgspec.to_builtins(grant)}
+                connection.execute(insert(grants).values(row))
+            detail = {"grants": msgspec.to_builtins(list(wanted))}
+            self.note(connection, actor, "set_grants", f"{group}/{policy_id}", detail)
+
+    # Who reads, and what came of it ---------------------------------------------------------------------------------
+
+    def add_reads(self, counted: Mapping[tuple[str, str, str, int], tuple[int, int, int]]) -> None:
+        """Add to the reads by group, policy, user and version: first and last time in ns, and how many."""
+        with self.writing() as connection:
+            for (group, policy_id, user, version), (first_ns, last_ns, count) in counted.items():
+                key = (
+                    (reads.c.group == group)
+                    & (reads.c.policy_id == policy_id)
+                    & (reads.c.user == user)
+                    & (reads.c.version == version)
+                )
+                changed = connection.execute(
+                    update(reads).where(key).values(last_ns=last_ns, count=reads.c.count + count)
+                )
+                if changed.rowcount == 0:
+                    row = {"group": group, "policy_id": policy_id, "user": user, "version": version}
+                    times = {"first_ns": first_ns, "last_ns": last_ns, "count": count}
+                    connection.execute(insert(reads).values({**row, **times}))
+
+    def readers(self, group: str, policy_id: str) -> list[Reader]:
+        """Who read a policy, the latest first."""
+        query = (
+            select(reads.c.user, reads.c.version, reads.c.first_ns, reads.c.last_ns, reads.c.count)
+            .where(reads.c.group == group, reads.c.policy_id == policy_id)
+            .order_by(reads.c.last_ns.desc())
+        )
+        with self.reading() as connection:
+            return [Reader(*row) for row in connection.execute(query)]
+
+    def add_effects(self, user: str, told: Sequence[Effect]) -> None:
+        """Keep what a flow says that policies changed in it."""
+        rows = [
+            {
+                "user": user,
+                "group": each.policy_group,
+                **{name: value for name, value in msgspec.to_builtins(each).items() if name != "policy_group"},
+            }
+            for each in told
+        ]
+        with self.writing() as connection:
+            connection.execute(insert(effects), rows)
+
+    def effects(self, group: str, policy_id: str, limit: int = 100) -> list[tuple[str, Effect]]:
+        """The newest effects of a policy and who told them."""
+        query = (
+            select(effects)
+            .where(effects.c.group == group, effects.c.policy_id == policy_id)
+            .order_by(effects.c.id.desc())
+            .limit(limit)
+        )
+        with self.reading() as connection:
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        return [(row["user"], _effect(row)) for row in rows]
+
+    # The audit log --------------------------------------------------------------------------------------------------
+
+    def note(self, connection: Connection, actor: str, action: str, what: str, detail: Mapping[str, Any]) -> None:
+        """Add to the audit log, as part of a transaction that writes. Each entry's digest covers the one before it."""
+        before = connection.scalar(select(audit.c.digest).order_by(audit.c.id.desc()).limit(1)) or ""
+        row = {
+            "time_ns": self.now_ns(),
+            "actor": actor,
+            "action": action,
+            "object": what,
+            "detail": msgspec.json.encode(detail, order="deterministic").decode(),
+        }
+        connection.execute(insert(audit).values({**row, "digest": digest_of(before, row)}))
+
+    def audit_entries(
+        self, *, before: int | None = None, limit: int = 100, what: str | None = None
+    ) -> list[AuditEntry]:
+        """The newest entries; `before`: only those with a smaller id. `what`: of this object only."""
+        query = select(audit).order_by(audit.c.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(audit.c.id < before)
+        if what is not None:
+            query = query.where(audit.c.object == what)
+        with self.reading() as connection:
+            return [AuditEntry(*row) for row in connection.execute(query)]
+
+    def newest_change(self) -> int:
+        """The id of the newest entry of the audit log: it grows with every change, whoever made it."""
+        with self.reading() as connection:
+            return connection.scalar(select(func.max(audit.c.id))) or 0
+
+    def first_forged(self) -> int | None:
+        """The id of the first entry of the audit log that does not follow from the one before it; None if all do."""
+        before = ""
+        with self.reading() as connection:
+            for row in connection.execute(select(audit).order_by(audit.c.id)).mappings():
+                if row["digest"] != digest_of(before, row):
+                    return int(row["id"])
+                before = row["digest"]
+        return None
+
+
+def digest_of(before: str, row: Any) -> str:
+    """SHA-256 of an entry of the audit log and of the digest before it."""
+    told = [before, *(row[name] for name in ("time_ns", "actor", "action", "object", "detail"))]
+    return hashlib.sha256(msgspec.json.encode(told)).hexdigest()
+
+
+def _saved(row: Any) -> Saved:
+    return Saved(**{**row, "document": msgspec.json.decode(row["document"], type=AnyDocument)})
+
+
+def _effect(row: Mapping[str, Any]) -> Effect:
+    names = {name: row[name] for name in Effect.__struct_fields__ if name != "policy_group"}
+    return Effect(policy_group=row["group"], **names)

@@ -1,0 +1,271 @@
+"""Tokens: who sends a request. Those that services sign themselves, and those that the policy system grants.
+
+Source: RFC 7519 (JWT), RFC 8725 (best practice: the key, not the token, says the algorithm), RFC 7517 (JWK sets),
+RFC 8037 (EdDSA), RFC 6749 section 4.4 (client credentials).
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jwt
+import msgspec
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from jwt.exceptions import PyJWKError
+from sqlalchemy import delete, insert, select, update
+
+from edgeflex_flow.errors import FatalError
+from edgeflex_services.policy_system.accounts import ALGORITHMS, Accounts, User
+from edgeflex_services.policy_system.repository import Repository, UnknownError
+from edgeflex_services.policy_system.tables import revoked_tokens, signing_keys
+
+NS_PER_S = 1_000_000_000
+BEARER = "Bearer "
+"""Begins the header that holds a token."""
+
+GRANTED_FOR_S = 300
+LONGEST_LIFE_S = 86400
+"""A token of a service's own that is valid for longer is refused: it could not be taken back by time."""
+LEEWAY_S = 10
+"""How far clocks may be apart."""
+LONGEST_TOKEN = 4096
+LONGEST_JTI = 128
+MOST_KNOWN = 20_000
+NEEDED = ["iss", "sub", "aud", "iat", "exp", "jti"]
+
+
+class Refused(Exception):  # noqa: N818 - it is an answer, not a defect
+    """A token that shows nobody. Its text is for the log; who sent it learns only that it is refused."""
+
+
+class Shown(NamedTuple):
+    """Whom a token shows."""
+
+    user: str
+    jti: str
+    issued_s: float
+    expires_s: float
+
+
+class Tokens:
+    """Checks tokens and grants some. Checked ones are known until they expire or anything about accounts changes."""
+
+    def __init__(self, repository: Repository, accounts: Accounts, folder: Path, audience: str, issuer: str) -> None:
+        self._repository = repository
+        self._accounts = accounts
+        self._folder = folder
+        self.audience = audience
+        self.issuer = issuer
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, Shown] = OrderedDict()
+        self._users: dict[str, User] = {}
+        self._keys: dict[tuple[str, str], jwt.PyJWK] = {}
+        self._revoked: set[str] = set()
+        self._signing: tuple[str, Ed25519PrivateKey] | None = None
+
+    def load(self) -> None:
+        """Read users, keys and revoked tokens anew: what was known of tokens is forgotten."""
+        users = {user.name: user for user in self._accounts.users()}
+        keys: dict[tuple[str, str], jwt.PyJWK] = {}
+        for user in users.values():
+            keys |= {(user.name, key["kid"]): _public(key) for key in user.jwks.get("keys", ())}
+        with self._repository.reading() as connection:
+            rows = list(connection.execute(select(signing_keys).order_by(signing_keys.c.created_ns)).mappings())
+            revoked = set(connection.scalars(select(revoked_tokens.c.jti)))
+        now_ns = self._repository.now_ns()
+        # A retired key still shows the tokens that it signed, until the last of them is over.
+        good = [
+            row
+            for row in rows
+            if row["retired_ns"] is None or now_ns < row["retired_ns"] + 2 * GRANTED_FOR_S * NS_PER_S
+        ]
+        keys |= {(self.issuer, row["kid"]): _public(msgspec.json.decode(row["jwk"])) for row in good}
+        signing = next((row["kid"] for row in reversed(rows) if row["retired_ns"] is None), None)
+        with self._lock:
+            self._users, self._keys, self._revoked = users, keys, revoked
+            self._signing = None if signing is None else (signing, self._private(signing))
+            self._known.clear()
+
+    def user(self, name: str) -> User | None:
+        """A user as last loaded, who is not disabled."""
+        user = self._users.get(name)
+        return None if user is None or user.disabled_because is not None else user
+
+    # Checking -------------------------------------------------------------------------------------------------------
+
+    def check(self, token: str) -> User:
+        """Whom a token shows. Raises Refused."""
+        now_s = self._repository.now_ns() / NS_PER_S
+        with self._lock:
+            shown = self._known.get(token)
+        if shown is None:
+            shown = self._verified(token, now_s)
+            with self._lock:
+                self._known[token] = shown
+                if len(self._known) > MOST_KNOWN:
+                    self._known.popitem(last=False)
+        if not shown.issued_s - LEEWAY_S <= now_s < shown.expires_s + LEEWAY_S:
+            raise Refused("it has expired")
+        user = self.user(shown.user)
+        if user is None:
+            raise Refused(f"user '{shown.user}' is not there or disabled")
+        return user
+
+    def _verified(self, token: str, now_s: float) -> Shown:
+        if len(token) > LONGEST_TOKEN:
+            raise Refused("it is too long")
+        try:
+            header = jwt.get_unverified_header(token)
+            issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")
+        except (jwt.PyJWTError, ValueError, RecursionError) as error:
+            raise Refused(f"it cannot be read: {error}") from error
+        if not isinstance(issuer, str):
+            raise Refused("it names no issuer")
+        key = self._key(issuer, header.get("kid"))
+        if header.get("crit") is not None:
+            raise Refused("it has critical extensions, which nobody here knows")
+        try:
+            # Times are compared below, by the clock of the service.
+            claims = jwt.decode(
+                token,
+                key.key,
+                algorithms=[key.algorithm_name],
+                audience=self.audience,
+                issuer=issuer,
+                options={"require": NEEDED, "verify_exp": False, "verify_iat": False, "verify_nbf": False},
+            )
+            return self._shown(claims, issuer, now_s)
+        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            raise Refused(str(error)) from error
+
+    def _key(self, issuer: str, kid: object) -> jwt.PyJWK:
+        """The issuer's key of that name; of an issuer with one key, that, if the token names none."""
+        if kid is None:
+            own = [key for (name, _), key in self._keys.items() if name == issuer]
+            if len(own) != 1:
+                raise Refused(f"it names no key, and '{issuer}' has {len(own)}")
+            return own[0]
+        key = self._keys.get((issuer, kid)) if isinstance(kid, str) else None
+        if key is None:
+            raise Refused(f"'{issuer}' has no key '{kid}'")
+        return key
+
+    def _shown(self, claims: dict[str, Any], issuer: str, now_s: float) -> Shown:
+        subject, jti = claims["sub"], claims["jti"]
+        issued_s, expires_s = float(claims["iat"]), float(claims["exp"])
+        if issuer not in (self.issuer, subject):
+            raise Refused(f"'{issuer}' signs for itself, not for '{subject}'")
+        if not expires_s - issued_s <= LONGEST_LIFE_S:
+            raise Refused(f"it is valid for longer than {LONGEST_LIFE_S} s")
+        if not issued_s - LEEWAY_S <= now_s:
+            raise Refused("it comes from the future")
+        if float(claims.get("nbf", issued_s)) - LEEWAY_S > now_s:
+            raise Refused("it is not valid yet")
+        if not isinstance(jti, str) or not 0 < len(jti) <= LONGEST_JTI:
+            raise Refused("its `jti` is no short text")
+        if jti in self._revoked:
+            raise Refused("it was revoked")
+        user = self._users.get(subject)
+        if user is not None and issued_s * NS_PER_S <= user.revoked_ns:
+            raise Refused("the user's tokens were revoked after it was made")
+        return Shown(subject, jti, issued_s, expires_s)
+
+    def revoke(self, actor: str, token: str) -> None:
+        """Refuse one token from now on. Raises Refused when it is none of ours, which needs nothing more."""
+        shown = self._verified(token, self._repository.now_ns() / NS_PER_S)
+        row = {"jti": shown.jti, "expires_s": int(shown.expires_s)}
+        with self._repository.writing() as connection:
+            over = self._repository.now_ns() // NS_PER_S - LEEWAY_S
+            connection.execute(delete(revoked_tokens).where(revoked_tokens.c.expires_s < over))
+            connection.execute(insert(revoked_tokens).values(row))
+            self._repository.note(connection, actor, "revoke_token", shown.user, {})
+        self.load()
+
+    # Granting -------------------------------------------------------------------------------------------------------
+
+    def grant(self, name: str) -> str:
+        """A token for a user who has shown who it is, with its roles for others who trust this system."""
+        user = self.user(name)
+        if user is None or self._signing is None:
+            raise UnknownError(f"there is no user '{name}'")
+        kid, key = self._signing
+        now_s = self._repository.now_ns() // NS_PER_S
+        claims = {
+            "iss": self.issuer,
+            "sub": name,
+            "aud": self.audience,
+            "iat": now_s,
+            "exp": now_s + GRANTED_FOR_S,
+            "jti": secrets.token_hex(16),
+            "roles": dict(sorted(user.roles.items())),
+            "admin": user.is_admin,
+        }
+        return jwt.encode(claims, key, algorithm="EdDSA", headers={"kid": kid})
+
+    def rotate(self, actor: str) -> str:
+        """Sign with a new key from now on; the ones before stay known for as long as tokens of theirs may live."""
+        kid, key = secrets.token_hex(8), Ed25519PrivateKey.generate()
+        self._keep(kid, key)
+        raw = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+        jwk = {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": kid, "x": _b64(raw)}
+        now_ns = self._repository.now_ns()
+        with self._repository.writing() as connection:
+            connection.execute(
+                update(signing_keys).where(signing_keys.c.retired_ns.is_(None)).values(retired_ns=now_ns)
+            )
+            row = {"kid": kid, "jwk": msgspec.json.encode(jwk).decode(), "created_ns": now_ns}
+            connection.execute(insert(signing_keys).values(row))
+            self._repository.note(connection, actor, "rotate_keys", kid, {})
+        self.load()
+        return kid
+
+    def jwks(self) -> dict[str, Any]:
+        """The public keys that show tokens of this system, for other services."""
+        with self._lock:
+            kids = {kid for issuer, kid in self._keys if issuer == self.issuer}
+        with self._repository.reading() as connection:
+            rows = list(connection.execute(select(signing_keys.c.jwk).where(signing_keys.c.kid.in_(kids))))
+        return {"keys": [msgspec.json.decode(row[0]) for row in rows]}
+
+    def has_signing_key(self) -> bool:
+        return self._signing is not None
+
+    def _file(self, kid: str) -> Path:
+        return self._folder / f"{kid}.pem"
+
+    def _keep(self, kid: str, key: Ed25519PrivateKey) -> None:
+        pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with os.fdopen(os.open(self._file(kid), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(pem)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _private(self, kid: str) -> Ed25519PrivateKey:
+        try:
+            key = serialization.load_pem_private_key(self._file(kid).read_bytes(), None)
+        except (OSError, ValueError, TypeError) as error:
+            text = f"the key '{self._file(kid)}', by which tokens are signed, cannot be read"
+            raise FatalError(f"{text}: give it back from a backup, or start once with --rotate-keys") from error
+        assert isinstance(key, Ed25519PrivateKey)
+        return key
+
+
+def _public(jwk: dict[str, Any]) -> jwt.PyJWK:
+    try:
+        return jwt.PyJWK(jwk, algorithm=ALGORITHMS[jwk["kty"]])
+    except (PyJWKError, jwt.InvalidKeyError) as error:
+        raise FatalError(f"key '{jwk.get('kid')}' in the database cannot be read") from error
+
+
+def _b64(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()

@@ -1,0 +1,183 @@
+"""What services with a REST interface share: they listen, tell that they do, answer errors alike, and end in order."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import socket
+import threading
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import uvicorn
+from litestar import Request, Response
+from litestar.enums import ScopeType
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR
+from litestar.types import ASGIApp, ExceptionHandlersMap, HTTPReceiveMessage, Receive, Scope, Send
+
+from edgeflex_flow.errors import FatalError
+from edgeflex_services.program import stop_on_signals, tell
+
+PROBLEM_JSON = "application/problem+json"
+STOP_TIMEOUT_S = 5
+"""How long requests that are on their way may take once the service ends."""
+
+BODY_LIMIT_BYTES = 256 * 1024
+DEEPEST_BODY = 32
+"""How deep JSON may be nested: deeper is no request of ours, and recursion costs stack."""
+
+
+_TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|$)', re.DOTALL)
+_BRACKETS = re.compile(rb"[][{}]")
+
+
+def add_listening(parser: argparse.ArgumentParser, port: int) -> None:
+    """The options by which a service is told where to listen."""
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default %(default)s)")
+    add("--port", type=int, default=port, metavar="N", help="TCP port to listen on, 0 for any (default %(default)s)")
+    add("--certificate", type=Path, metavar="PEM", help="certificate, for https")
+    add("--key", type=Path, metavar="PEM", help="private key of the certificate, without passphrase")
+
+
+def problem(status: int, detail: str, **more: Any) -> Response[dict[str, Any]]:
+    """An answer that says what is wrong, as RFC 9457 has it."""
+    return Response(
+        {"title": title_of(status), "status": status, "detail": detail, **more},
+        status_code=status,
+        media_type=PROBLEM_JSON,
+    )
+
+
+def title_of(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
+
+
+def _http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
+    more = {"errors": error.extra} if isinstance(error, ValidationException) and error.extra else {}
+    answer = problem(error.status_code, error.detail, **more)
+    if error.headers:
+        answer.headers.update(error.headers)
+    return answer
+
+
+def _unforeseen(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
+    """A defect of ours: told to the log, whole; to the caller, that it is one."""
+    request.logger.exception("%s %s", request.method, request.url.path, exc_info=error)
+    return problem(HTTP_500_INTERNAL_SERVER_ERROR, "an error of the service, which its log tells")
+
+
+PROBLEMS = cast("ExceptionHandlersMap", {HTTPException: _http_error, Exception: _unforeseen})
+"""Exception handlers: every error is `application/problem+json`."""
+
+
+def json_is_too_deep(body: bytes, deepest: int = DEEPEST_BODY) -> bool:
+    """Whether brackets outside of texts nest deeper than that. Looks at the bytes alone, in one pass.
+
+    >>> json_is_too_deep(b'[[["]]]["]]]', 2), json_is_too_deep(b'["[[[[["]', 2)
+    (True, False)
+    """
+    depth = 0
+    for bracket in _BRACKETS.findall(_TEXTS.sub(b"", body)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > deepest:
+            return True
+    return False
+
+
+class BodyGuard:
+    """ASGI middleware that reads a body before anything else does, and refuses one that is too long or too deep."""
+
+    def __init__(self, app: ASGIApp, limit_bytes: int = BODY_LIMIT_BYTES) -> None:
+        self._app = app
+        self._limit_bytes = limit_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP or scope["method"] in ("GET", "HEAD"):
+            await self._app(scope, receive, send)
+            return
+        body = bytearray()
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            body += message["body"]
+            more = message["more_body"]
+            if len(body) > self._limit_bytes:
+                await _refuse(send, 413, f"the body is longer than {self._limit_bytes} bytes")
+                return
+        if json_is_too_deep(bytes(body)):
+            await _refuse(send, 400, f"the body is nested deeper than {DEEPEST_BODY} levels")
+            return
+        given = False
+
+        async def replay() -> HTTPReceiveMessage:
+            nonlocal given
+            if given:
+                return cast("HTTPReceiveMessage", await receive())
+            given = True
+            return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+        await self._app(scope, cast("Receive", replay), send)
+
+
+async def _refuse(send: Send, status: int, detail: str) -> None:
+    body = msgspec.json.encode({"title": title_of(status), "status": status, "detail": detail})
+    headers = [(b"content-type", PROBLEM_JSON.encode()), (b"content-length", str(len(body)).encode())]
+    headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+class _TellingServer(uvicorn.Server):
+    """Tells its url once it listens, and not before."""
+
+    def __init__(self, config: uvicorn.Config, url: str, stop: threading.Event) -> None:
+        super().__init__(config)
+        self._url = url
+        self._stop = stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.should_exit = self.should_exit or self._stop.is_set()
+        if self.started and not self.should_exit:
+            tell(event="started", url=self._url)
+
+
+def listen(app: ASGIApp, options: argparse.Namespace) -> None:
+    """Serve until SIGTERM or SIGINT: requests that are on their way get their answers. Raises FatalError."""
+    if (options.certificate is None) != (options.key is None):
+        raise FatalError("--certificate and --key must be given together")
+    for file in (options.certificate, options.key):
+        if file is not None and not file.is_file():
+            raise FatalError(f"there is no file '{file}'")
+    try:
+        listening = socket.create_server((options.host, options.port), backlog=1024)
+    except OSError as error:
+        raise FatalError(f"cannot listen on {options.host}:{options.port}: {error.strerror}") from error
+    scheme = "http" if options.certificate is None else "https"
+    config = uvicorn.Config(
+        cast("Any", app),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=STOP_TIMEOUT_S,
+        h11_max_incomplete_event_size=16 * 1024,
+        ssl_certfile=options.certificate,
+        ssl_keyfile=options.key,
+    )
+    with listening:
+        url = f"{scheme}://{options.host}:{listening.getsockname()[1]}"
+        # uvicorn raises signals again once it has ended, for those who heed them beside it: us.
+        _TellingServer(config, url, stop_on_signals()).run(sockets=[listening])
