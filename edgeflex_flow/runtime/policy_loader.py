@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from edgeflex_flow.clock import SystemClock
+from edgeflex_flow.errors import nearest
 from edgeflex_flow.node import Context, OpenConnection
 from edgeflex_flow.policy import POLICIES, PolicyEffect, PolicySystem
 from edgeflex_flow.policy_watch import InForcePolicies, PolicyWatch, keep_of
@@ -66,7 +67,7 @@ class PolicyLoader:
         self._group = asking.terms.group
         self._max_age_s = asking.terms.max_age_s
         self._reports = EffectReports(run, reporting)
-        self._lacking: frozenset[str] = frozenset()
+        self._lacking: frozenset[tuple[str, str]] = frozenset()
         self._was_expired = False
         self._told_kept = False
         self._watch = PolicyWatch(
@@ -94,7 +95,7 @@ class PolicyLoader:
 
     def _apply(self, in_force: InForcePolicies) -> None:
         values: dict[str, dict[str, Any]] = {
-            name: {**policy.fields, VERSION: policy.version} for name, policy in in_force.policies.items()
+            name: {**_said(policy.fields), VERSION: policy.version} for name, policy in in_force.policies.items()
         }
         if in_force.is_kept and in_force.is_asked and in_force.policies and not self._told_kept:
             self._told_kept = True
@@ -108,17 +109,16 @@ class PolicyLoader:
         apply_policies(self._run, values, written=True, complete=False)
 
     def _tell_lacking(self, values: dict[str, dict[str, Any]]) -> None:
-        """Warn once of fields that are bound and that the policy does not have: their defaults hold."""
+        """Say once which bound fields a policy leaves open; warn where it has one that looks misspelt."""
         plan = self._run.plan
         bindings = [each.policies for each in plan.nodes] + list(plan.bound_connections.values())
         bound = {(each.policy, each.field) for bindings_of_one in bindings for each in bindings_of_one.values()}
-        lacking: set[str] = set()
-        for policy, field in sorted(bound):
-            if policy in values and field not in values[policy]:
-                known = ", ".join(sorted(values[policy].keys() - {VERSION})) or "none"
-                lacking.add(f"policy '{policy}' has no field '{field}', so that its default holds; known: {known}")
-        for text in sorted(lacking - self._lacking):
-            self._tell(logging.WARNING, text)
+        lacking = {(name, field) for name, field in bound if name in values and field not in values[name]}
+        for name, field in sorted(lacking - self._lacking):
+            close = nearest(field, values[name].keys() - {VERSION} - {each for of, each in bound if of == name})
+            hint = "" if close is None else f"; it says '{close}': did it mean that?"
+            text = f"policy '{name}' says nothing in field '{field}': the default holds{hint}"
+            self._tell(logging.INFO if close is None else logging.WARNING, text)
         self._lacking = frozenset(lacking)
 
     def _tell(self, level: int, text: str) -> None:
@@ -132,6 +132,11 @@ class PolicyLoader:
             if (node.policies or uses_bound) and self._run.teller(node.id) is not None:
                 self._run.alarm(node.id, f"policies: {text}", source=POLICY_SYSTEM)
                 return
+
+
+def _said(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that say something. Policy systems give all that a kind of policy has, those left open too."""
+    return {name: value for name, value in fields.items() if value is not None and value not in ("", [])}
 
 
 def _since(in_force: InForcePolicies) -> str:

@@ -64,14 +64,14 @@ def test_by_policy(tmp_path: Path, platform: HttpService) -> None:
             "policy_port": policies.port,
             "policy_key": policies.key_file,
         }
-        policies.save("external_data", path="/measurements/feeder_2", period="200 ms")
+        policies.save("external_data", topic="/measurements/feeder_2", period="200 ms", source="", topics=[])
         with external_data("by_policy.yaml", tmp_path, {}, **params) as run:
             wait_until(lambda: of_feeder(listener, "feeder_2"))
             assert of_feeder(listener, "feeder_1") == []
-            fields = {"path": "/measurements/feeder_2", "period": "200 ms", "url": other.url}
+            fields = {"topic": "/measurements/feeder_2", "period": "200 ms", "source": other.url}
             policies.save("external_data", fields=fields)
             wait_until(lambda: of_feeder(listener, "elsewhere"))
-            fields["url"] = "http://platform.example.evil.example/api"
+            fields["source"] = "http://platform.example.evil.example/api"
             policies.save("external_data", fields=fields)
             wait_until(lambda: run.counters["meters"].get("policy_refused"))
             wait_until(lambda: any(each["refused"] for each in policies.effects))
@@ -89,7 +89,7 @@ def test_by_file_and_policy(tmp_path: Path, platform: HttpService) -> None:
         params = {"policy_port": policies.port, "policy_key": policies.key_file}
         with external_data("by_file_and_policy.yaml", tmp_path, environment, **params):
             wait_until(lambda: of_feeder(listener, "feeder_1"))
-            policies.save("external_data", path="/measurements/feeder_2")
+            policies.save("external_data", topic="/measurements/feeder_2")
             wait_until(lambda: of_feeder(listener, "feeder_2"))
 
 

@@ -308,12 +308,14 @@ def test_a_value_that_is_refused_is_told_by_an_alarm_and_reported(server: Policy
     assert "outside 0.01 to 1 Hz/s" in refused["refused"]
 
 
-def test_a_field_that_is_not_there_is_told_with_those_that_are(
+def test_a_field_that_looks_misspelt_is_told(
     server: PolicyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.save("trigger", onsett="0.1 Hz/s")
     with running(server, tmp_path):
-        assert "policy 'trigger' has no field 'onset', so that its default holds; known: onsett" in caplog.text
+        assert (
+            "policy 'trigger' says nothing in field 'onset', so that its default holds; it says: onsett" in caplog.text
+        )
 
 
 def test_effects_are_reported_later_when_the_policy_system_is_away(server: PolicyServer, tmp_path: Path) -> None:
