@@ -167,6 +167,11 @@ class PolicyWatch:
             answer = self._system.ask(self._ids, self._etag)
         except PolicySystemError as error:
             return self._now_s() + self._failed(error)
+        except FatalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - asking goes on whatever happened
+            self._log.debug("policies: asking failed", exc_info=True)
+            return self._now_s() + self._failed(PolicySystemError(f"{type(error).__name__}: {error}"))
         if self._failures:
             self._log.info("policies: '%s' answers again after %d failures", self._terms.url, self._failures)
             self._failures = 0
@@ -206,7 +211,7 @@ class PolicyWatch:
         withdrawn = frozenset(self._policies.keys() - new.keys())
         for name in sorted(withdrawn):
             self._counters.add("withdrawn")
-            self._log.warning("policies: '%s' is withdrawn, or not for this site any more; defaults hold", name)
+            self._log.warning("policies: %r is withdrawn, or not for this site any more; defaults hold", name)
         changed = new != self._policies or self._etag != answer.etag
         self._withdrawn = frozenset((self._withdrawn | withdrawn) - new.keys())
         # Of an answer that cannot be read as a whole the next one is wanted in any case.
@@ -227,7 +232,11 @@ class PolicyWatch:
         # The time of contact alone is nothing new.
         if self._told is None or now._replace(contact_ns=None) != self._told._replace(contact_ns=None):
             self._told = now
-            self._on_change(now)
+            try:
+                self._on_change(now)
+            except Exception:  # noqa: BLE001 - what nobody foresaw must end neither the flow nor the asking
+                self._counters.add("not_applied")
+                self._log.exception("policies: what holds now cannot be used")
 
     # The disk -------------------------------------------------------------------------------------------------------
 

@@ -137,7 +137,7 @@ def _apply(run: FlowRun, holder: _Holder, wanted: Sequence[_Wanted]) -> list[_Re
             continue
         try:
             values.append((each, value_of(config, each.name, each.binding, each.value, is_written=each.is_written)))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ArithmeticError) as error:
             refused.append(_Refused([each], str(each.value)[:LONGEST_SHOWN], str(error)))
     changes = [(each, value) for each, value in values if value != getattr(config, each.name)]
     new = config  # the same object while nothing changes: by that nodes know
@@ -145,7 +145,7 @@ def _apply(run: FlowRun, holder: _Holder, wanted: Sequence[_Wanted]) -> list[_Re
         if changes:
             new = replace(config, **{each.name: value for each, value in changes})
             _check_interface(run, holder, changes, new)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         given = " and ".join(in_words(config, each.name, value) for each, value in changes)
         refused.append(_Refused([each for each, _ in changes], given, f"{given}: {error}"))
         values = [each for each in values if each not in changes]

@@ -116,7 +116,7 @@ class PolicyLoader:
         lacking = {(name, field) for name, field in bound if name in values and field not in values[name]}
         for name, field in sorted(lacking - self._lacking):
             close = nearest(field, values[name].keys() - {VERSION} - {each for of, each in bound if of == name})
-            hint = "" if close is None else f"; it says '{close}': did it mean that?"
+            hint = "" if close is None else f"; it says {close!r}: did it mean that?"
             text = f"policy '{name}' says nothing in field '{field}': the default holds{hint}"
             self._tell(logging.INFO if close is None else logging.WARNING, text)
         self._lacking = frozenset(lacking)

@@ -46,7 +46,7 @@ def _texts_of(config: NodeConfig, name: str, binding: TextBinding, value: Any) -
         raise ValueError(f"at most {MOST_TEXTS} texts of {LONGEST_TEXT} characters each are taken")
     for each in given:
         if not is_allowed(each, binding.allowed):
-            raise ValueError(f"'{each[:100]}' is not among what is allowed: {', '.join(binding.allowed)}")
+            raise ValueError(f"{each[:100]!r} is not among what is allowed: {', '.join(binding.allowed)}")
     return check_text(type(config), name, given if listed else given[0])
 
 

@@ -308,14 +308,38 @@ def test_a_value_that_is_refused_is_told_by_an_alarm_and_reported(server: Policy
     assert "outside 0.01 to 1 Hz/s" in refused["refused"]
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        10**400,
+        "1e999 Hz/s",
+        "nan Hz/s",
+        "-inf Hz/s",
+        True,
+        [["0.1 Hz/s"]],
+        {"a": {"b": 1}},
+        "0.1 Hz/s\n",
+        "x" * 100_000,
+    ],
+    ids=["large", "infinite", "nan", "negative", "flag", "list", "mapping", "line", "long"],
+)
+def test_whatever_a_policy_says_the_flow_goes_on(server: PolicyServer, tmp_path: Path, value: object) -> None:
+    with running(server, tmp_path) as flow:
+        server.save("trigger", onset=value)
+        wait_until(lambda: len(server.effects) == 1 or flow.onset == 0.1)
+        assert flow.onset in (0.02, 0.1)
+        server.save("trigger", onset="0.3 Hz/s")
+        wait_until(lambda: flow.onset == 0.3)
+        assert flow.count("not_applied") == flow.count("failures") == 0
+        assert flow.run.failure is None
+
+
 def test_a_field_that_looks_misspelt_is_told(
     server: PolicyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.save("trigger", onsett="0.1 Hz/s")
     with running(server, tmp_path):
-        assert (
-            "policy 'trigger' says nothing in field 'onset', so that its default holds; it says: onsett" in caplog.text
-        )
+        assert "policy 'trigger' says nothing in field 'onset': the default holds; it says 'onsett'" in caplog.text
 
 
 def test_effects_are_reported_later_when_the_policy_system_is_away(server: PolicyServer, tmp_path: Path) -> None:
