@@ -115,7 +115,7 @@ class Service:
         return f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n{known}\r\n"
 
     def etag(self, *policies: str) -> str:
-        ids = [("policy_group", encoded(GROUP)), *(("policy_id", encoded(each)) for each in policies)]
+        ids = {"policy_group": encoded(GROUP), "policy_id": [encoded(each) for each in policies]}
         return str(self.admin.get("/api/v1/policies", params=ids).headers["etag"])
 
     def close(self) -> None:

@@ -599,6 +599,8 @@ class Policy(Message, frozen=True, kw_only=True, tag="policy"):
     valid_until_ns: TimeNs | None = None
     """Outside of these the policy says nothing."""
     saved_ns: TimeNs | None = None
+    last_contact_ns: TimeNs | None = None
+    """Of one that a flow gives from its disk: when the policy system was last in contact. None: it says this now."""
 
 
 class ServiceRequest(Message, frozen=True, kw_only=True, tag="service_request"):

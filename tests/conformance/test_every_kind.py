@@ -133,6 +133,8 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "mqtt_publish": {"bus": "databus", "topic": "a"},
     "mqtt": {"url": "mqtt://127.0.0.1"},
     "rest": {"url": "https://127.0.0.1"},
+    "policy_system": {"url": "https://127.0.0.1", "group": "a"},
+    "policy_read": {"policies": "policies"},
     "requested_event": {"service": "inertia_estimation"},
     "rest_poll": {"api": "services", "path": "/a", "period": 1.0, "messages": ["alarm"]},
     "rest_post": {"api": "services", "path": "/a"},

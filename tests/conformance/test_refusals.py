@@ -184,6 +184,10 @@ GIVEN: dict[str, list[Values]] = {
         {"api": "a", "path": "/b", "retry_min": 60.0},
         {"api": "a", "path": "/b?c", "retry_max": 0.1},
     ],
+    "policy_system": [
+        {"url": "https://u@a", "group": "a", "key": "x"},
+        {"url": "https://a", "group": "a", "proxy": "http://p/x"},
+    ],
     "rest_poll": [
         {"api": "a", "path": "a", "period": 1.0},
         {"api": "a", "path": "/a?b", "period": 1.0, "messages": ("alarn", "alarm", "alarm"), "retry_max": 0.5},

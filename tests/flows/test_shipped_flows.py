@@ -57,12 +57,14 @@ each_runtime = pytest.mark.parametrize("execute", RUNTIMES.values(), ids=RUNTIME
 
 @pytest.mark.parametrize("site", sorted((FLOWS / "sites").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_flow_passes_the_check_with_every_shipped_site(site: Path) -> None:
-    checked = check_flows(sorted(FLOWS.glob("*.yaml")), shipped_registry(), site=site)
+    has_policies = "policy_system" in site.read_text()
+    files = [file for file in sorted(FLOWS.glob("*.yaml")) if has_policies or file.name != "policy_to_bus.yaml"]
+    checked = check_flows(files, shipped_registry(), site=site)
     assert [problem for flow in checked for problem in flow.problems] == []
 
 
 def test_every_shipped_flow_is_run_by_a_test_of_this_folder() -> None:
-    here = "".join(file.read_text() for file in Path(__file__).parent.glob("*.py"))
+    here = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
     assert [file.name for file in FLOWS.glob("*.yaml") if f'"{file.name}"' not in here] == []
 
 
