@@ -66,7 +66,7 @@ def closed_loop(
     dialect: str = "edgeflex",
     runtime: str = "bytewax",
     site: Path = LOCAL,
-    **params: object,
+    **params: Any,
 ) -> Iterator[Loop]:
     """The loop until both flows are under way and the MPC has asked."""
     with ExitStack() as stack:
@@ -78,7 +78,7 @@ def closed_loop(
         grid = stack.enter_context(served_grid(broker.url, extension=True))
         wait_until(lambda: grid.events("state"))
         write_network(tmp_path / "grid", GRID, make_profiles(GRID, "constant").at(0.0))
-        shared = {"mqtt_port": broker.port, "data_folder": tmp_path, "market_port": market.port}
+        shared: dict[str, Any] = {"mqtt_port": broker.port, "data_folder": tmp_path, "market_port": market.port}
         flexibility = flow_run(
             "flexibility.yaml",
             site=site,
@@ -125,7 +125,7 @@ def wanted_kw(request: dict[str, Any]) -> list[float]:
     ],
 )
 def test_what_the_mpc_asks_for_is_bought_and_done(
-    tmp_path: Path, dialect: str, runtime: str, params: dict[str, object]
+    tmp_path: Path, dialect: str, runtime: str, params: dict[str, Any]
 ) -> None:
     with closed_loop(tmp_path, dialect=dialect, runtime=runtime, **params) as loop:
         request = loop.on(REQUEST)[0]

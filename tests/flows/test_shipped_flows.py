@@ -127,7 +127,11 @@ def test_replay_store_finds_the_events_of_a_stored_stretch_of_time(
     )
     assert len(expected) >= 10
     assert found == expected
-    params = {"data_folder": tmp_path, "events": tmp_path / "none.jsonl", "begin": "2023-11-15T00:00:00Z"}
+    params: dict[str, Any] = {
+        "data_folder": tmp_path,
+        "events": tmp_path / "none.jsonl",
+        "begin": "2023-11-15T00:00:00Z",
+    }
     execute(flow_run("replay_store.yaml", **params))
     assert (tmp_path / "none.jsonl").read_text() == ""
 
@@ -638,7 +642,11 @@ def test_voltage_control_brings_a_feeder_within_limits_over_the_databus(
 def test_voltage_mpc_asks_the_market_and_keeps_a_feeder_within_limits_over_the_databus(
     tmp_path: Path, any_broker: BrokerProcess, execute: Callable[[FlowRun], None]
 ) -> None:
-    params = {"mqtt_port": any_broker.port, "data_folder": tmp_path, "log_file": tmp_path / "log.jsonl"}
+    params: dict[str, Any] = {
+        "mqtt_port": any_broker.port,
+        "data_folder": tmp_path,
+        "log_file": tmp_path / "log.jsonl",
+    }
     write_network(tmp_path / "grid", GRID, make_profiles(GRID, "constant").at(0.0))
     run = flow_run("voltage_mpc.yaml", period="1s", mpc_mode="control", grid=tmp_path / "grid", **params)
     with Listener(any_broker, "#") as listener, served_grid(any_broker.url, extension=True) as grid:
