@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import Literal
 
@@ -94,7 +94,7 @@ class Journal:
             rows = connection.execute(query).all()
         return [msgspec.structs.replace(msgspec.json.decode(row.entry, type=Entry), id=row.id) for row in rows]
 
-    async def subscribe(self) -> AsyncIterator[Entry]:
+    async def subscribe(self) -> AsyncGenerator[Entry, None]:
         """Entries as they happen, until the iterator is closed. The oldest are dropped for one who reads too slowly."""
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Entry] = asyncio.Queue(MOST_FOR_ONE)
