@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import socket
+import threading
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR
 from litestar.types import ASGIApp, ExceptionHandlersMap, HTTPReceiveMessage, Receive, Scope, Send
 
 from edgeflex_flow.errors import FatalError
-from edgeflex_services.program import tell
+from edgeflex_services.program import stop_on_signals, tell
 
 PROBLEM_JSON = "application/problem+json"
 STOP_TIMEOUT_S = 5
@@ -138,13 +139,15 @@ async def _refuse(send: Send, status: int, detail: str) -> None:
 class _TellingServer(uvicorn.Server):
     """Tells its url once it listens, and not before."""
 
-    def __init__(self, config: uvicorn.Config, url: str) -> None:
+    def __init__(self, config: uvicorn.Config, url: str, stop: threading.Event) -> None:
         super().__init__(config)
         self._url = url
+        self._stop = stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started:
+        self.should_exit = self.should_exit or self._stop.is_set()
+        if self.started and not self.should_exit:
             tell(event="started", url=self._url)
 
 
@@ -176,4 +179,5 @@ def listen(app: ASGIApp, options: argparse.Namespace) -> None:
     )
     with listening:
         url = f"{scheme}://{options.host}:{listening.getsockname()[1]}"
-        _TellingServer(config, url).run(sockets=[listening])
+        # uvicorn raises signals again once it has ended, for those who heed them beside it: us.
+        _TellingServer(config, url, stop_on_signals()).run(sockets=[listening])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -52,6 +53,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_services.policy_system") -> int:
     """The program, called `prog` in its usage. SIGTERM and SIGINT end it with exit code 0."""
     options = _parser(prog).parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         _run(options, os.environ)
     except FatalError as error:

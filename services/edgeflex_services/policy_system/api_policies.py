@@ -77,7 +77,11 @@ class ToldEffect(msgspec.Struct, frozen=True):
 REFUSED = {
     400: ResponseSpec(None, description="An id that is no base64url text, or a query that cannot be read."),
     401: ResponseSpec(None, description="No valid token."),
+    403: ResponseSpec(None, description="A role or right is missing, which the answer names."),
     404: ResponseSpec(None, description="No such policy, or no right to read it: there is no telling them apart."),
+    409: ResponseSpec(None, description="Somebody else saved first."),
+    413: ResponseSpec(None, description="The body is too long."),
+    422: ResponseSpec(None, description="It is understood, and cannot be: `errors` tells what is wrong and where."),
     429: ResponseSpec(None, description="Too many refused tokens from this address; `Retry-After` tells how long."),
 }
 

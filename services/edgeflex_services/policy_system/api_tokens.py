@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote_plus
 
 from litestar import Controller, Response, get, post
+from litestar.openapi.datastructures import ResponseSpec
 
 from edgeflex_services.policy_system.api_policies import REFUSED
 from edgeflex_services.policy_system.enforce import (
@@ -23,13 +24,18 @@ from edgeflex_services.policy_system.enforce import (
 )
 from edgeflex_services.policy_system.tokens import GRANTED_FOR_S, Refused
 
+GRANT_REFUSED = {
+    400: ResponseSpec(None, description="Another grant type than client_credentials."),
+    401: ResponseSpec(None, description="Id and secret do not go together."),
+    429: ResponseSpec(None, description="Too many attempts in vain; `Retry-After` tells how long."),
+}
 NO_STORE = {"Cache-Control": "no-store"}
 
 
 class TokenApi(Controller):
     tags: Sequence[str] | None = ["tokens"]
 
-    @post("/token", status_code=200)
+    @post("/token", status_code=200, security=[], responses=GRANT_REFUSED)
     async def grant(self, request: AnyRequest) -> Response[dict[str, Any]]:
         """A token for a client that shows its id and secret, or a person's name and password.
 
@@ -60,7 +66,7 @@ class TokenApi(Controller):
         except Refused:
             return  # it is no good already, and RFC 7009 has that a success
 
-    @get("/.well-known/jwks.json", sync_to_thread=True)
+    @get("/.well-known/jwks.json", security=[], sync_to_thread=True)
     def keys(self, request: AnyRequest) -> dict[str, Any]:
         """The public keys by which this system's tokens can be checked."""
         return system_of(request).tokens.jwks()

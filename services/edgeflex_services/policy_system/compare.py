@@ -43,7 +43,7 @@ def _flat(saved: Saved) -> dict[str, Any]:
 
 def _leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Leaves of a tree with their places. Lists of named parts go by name, so that a new one moves no other."""
-    if isinstance(value, list) and value and all(isinstance(each, dict) and "name" in each for each in value):
+    if isinstance(value, list | tuple) and value and all(isinstance(each, dict) and "name" in each for each in value):
         value = {each["name"]: {**each, "position": at + 1} for at, each in enumerate(value)}
     if isinstance(value, dict) and value:
         for key, inner in value.items():

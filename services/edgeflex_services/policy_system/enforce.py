@@ -34,7 +34,8 @@ class Door:
         clock = SystemClock()
         self.tokens = FailureLimit(60, 60.0, clock)
         self.passwords = FailureLimit(8, 300.0, clock)
-        """By address and by account; both must allow."""
+        self.accounts = FailureLimit(100, 300.0, clock)
+        """Much higher, so that nobody can easily keep the owner of an account out by trying from elsewhere."""
 
 
 class _State(Protocol):
@@ -74,15 +75,15 @@ async def check_credentials(request: AnyRequest, name: str, secret: str) -> bool
     It takes as long for names that nobody has; hashing runs in a thread, so that the service goes on meanwhile.
     """
     state = state_of(request)
-    keys = (f"address {address_of(request)}", f"account {name[:64]}")
-    for key in keys:
-        refuse_many(state.door.passwords, key)
+    tries = ((state.door.passwords, address_of(request)), (state.door.accounts, name[:64]))
+    for limit, key in tries:
+        refuse_many(limit, key)
     accounts = state.system.accounts
     is_right = accounts.check_secret(name, secret) or await run_sync(accounts.check_password, name, secret)
     if not is_right or state.system.tokens.user(name) is None:
         LOG.info("wrong name or password from %s", address_of(request))
-        for key in keys:
-            state.door.passwords.failed(key)
+        for limit, key in tries:
+            limit.failed(key)
         return False
     return True
 
@@ -96,10 +97,10 @@ def user_of(request: AnyRequest) -> User:
             return state.system.tokens.check(header[len(BEARER) :])
         except Refused as error:
             address = address_of(request)
-            LOG.info("token of %s refused: %s", address, error)
             # A good token is let in whatever others at the same address did.
             refuse_many(state.door.tokens, address)
             state.door.tokens.failed(address)
+            LOG.info("token of %s refused: %s", address, error)
     raise NotAuthorizedException("a valid token is needed", headers=CHALLENGE)
 
 

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from served_policies import GROUP
+
+from edgeflex_flow.clock import VirtualClock
+from edgeflex_flow.messages import ServiceRequest
+from edgeflex_services.policy_system.accounts import NewUser, User
+from edgeflex_services.policy_system.documents import read_document
+from edgeflex_services.policy_system.events import Answer, Ask, BadReportError, EventService, Report
+from edgeflex_services.policy_system.system import PolicySystem
+
+NS = 1_000_000_000
+START_NS = 1_800_000_000 * NS
+
+
+class Bench:
+    """An event service with what it asked services for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = VirtualClock(START_NS)
+        self.system = PolicySystem(f"sqlite:///{folder / 'policy.db'}", folder, clock=self.clock)
+        self.system.start(admin_password="a long enough password")
+        self.asked: list[tuple[str, ServiceRequest]] = []
+        self.service = EventService(self.system, self._run)
+        for group in (GROUP, "traders"):
+            self.system.accounts.put_group("admin", group, "")
+        for name, group, role in (("device", GROUP, "reporter"), ("vpp", "traders", "reader")):
+            self.system.accounts.put_user("admin", name, NewUser())
+            self.system.accounts.set_role("admin", group, name, role)  # type: ignore[arg-type]
+        self.system.changed()
+
+    def _run(self, group: str, request: ServiceRequest) -> str:
+        self.asked.append((group, request))
+        return f"asked for {request.service}"
+
+    def save(self, policy_id: str, document: dict[str, Any], group: str = GROUP) -> None:
+        self.system.repository.save("admin", group, policy_id, read_document(document), based_on=0)
+        self.system.changed()
+
+    def user(self, name: str) -> User:
+        found = self.system.tokens.user(name)
+        assert found is not None
+        return found
+
+    def report(self, asset: str = "G1", group: str = GROUP, **values: float) -> list[str]:
+        report = Report(group=group, asset=asset, values=values, time_ns=self.clock.now_ns())
+        return [each.did for each in self.service.report(self.user("device"), report, "rest")]
+
+    def ask(self, asset: str = "G1", user: str = "vpp", group: str = GROUP, action: str = "read_data") -> Answer:
+        return self.service.ask(self.user(user), Ask(group=group, asset=asset, action=action), "rest")
+
+    def later(self, seconds: float) -> None:
+        self.clock.advance_to(self.clock.now_ns() + round(seconds * NS))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.system.close()
+
+
+def trigger(**more: Any) -> dict[str, Any]:
+    state = [{"quantity": "rocof_hz_per_s", "above": "20 mHz/s", "magnitude": True}]
+    then = {"do": "run_service", "service": "inertia_estimation", "hold_off": "1 h"}
+    return {
+        "kind": "trigger",
+        "rules": [{"name": "excited", "effect": "act", "when": {"state": state}, "then": then}],
+        **more,
+    }
+
+
+def sharing(*rules: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"kind": "sharing", "rules": [{"name": f"r{at}", **rule} for at, rule in enumerate(rules)], **more}
+
+
+GIVE_VOLTAGES = {
+    "effect": "permit",
+    "when": {"groups": ["traders"]},
+    "then": {"do": "return_data", "quantities": ["voltage_*"]},
+}
+
+
+def test_a_state_beyond_its_limit_has_a_service_run_once(bench: Bench) -> None:
+    bench.save("excitation", trigger())
+    assert bench.report(rocof_hz_per_s=0.01) == []
+    assert bench.report(rocof_hz_per_s=-0.03) == ["asked for inertia_estimation"]
+    assert bench.report(rocof_hz_per_s=-0.04) == []  # held off
+    ((group, request),) = bench.asked
+    assert group == GROUP
+    assert (request.service, request.policy, request.version, request.rule) == (
+        "inertia_estimation", f"{GROUP}/excitation", 1, "excited",
+    )  # fmt: skip
+    assert request.values == {"rocof_hz_per_s": -0.03}
+    assert request.reason == "rule 'excited': |rocof_hz_per_s| = 0.03 is above 20 mHz/s"
+
+
+def test_each_asset_is_held_off_by_itself(bench: Bench) -> None:
+    bench.save("excitation", trigger())
+    for asset in ("G1", "G2", "G1"):
+        bench.report(asset, rocof_hz_per_s=0.1)
+    assert [request.device for _, request in bench.asked] == ["G1", "G2"]
+
+
+def test_a_policy_for_one_asset_heeds_no_other(bench: Bench) -> None:
+    bench.save("excitation", trigger(asset_id="G2"))
+    assert bench.report("G1", rocof_hz_per_s=0.1) == []
+    assert bench.report("G2", rocof_hz_per_s=0.1)
+
+
+def test_reports_of_one_group_move_no_policy_and_no_state_of_another(bench: Bench) -> None:
+    bench.save("excitation", trigger(), group="traders")
+    assert bench.report(rocof_hz_per_s=0.1) == []
+    bench.save("share", sharing({"effect": "permit", "then": {"do": "return_data", "quantities": ["*"]}}), "traders")
+    assert bench.ask(group="traders").values == {}
+
+
+def test_a_withdrawn_policy_starts_nothing(bench: Bench) -> None:
+    bench.save("excitation", trigger())
+    document = read_document(trigger())
+    bench.system.repository.save("admin", GROUP, "excitation", document, based_on=1, withdrawn=True)
+    bench.system.changed()
+    assert bench.report(rocof_hz_per_s=0.1) == []
+
+
+def test_an_old_value_is_no_state_and_does_not_replace_a_newer_one(bench: Bench) -> None:
+    bench.save("excitation", trigger())
+    device = bench.user("device")
+    old = Report(group=GROUP, asset="G1", values={"rocof_hz_per_s": 1.0}, time_ns=START_NS - 11 * NS)
+    assert bench.service.report(device, old, "rest") == []
+    bench.report(rocof_hz_per_s=0.0)
+    bench.later(1.0)
+    between = Report(group=GROUP, asset="G1", values={"rocof_hz_per_s": 1.0}, time_ns=START_NS - NS)
+    assert bench.service.report(device, between, "rest") == []
+
+
+def test_a_value_from_the_future_is_refused(bench: Bench) -> None:
+    late = Report(group=GROUP, asset="G1", values={"rocof_hz_per_s": 1.0}, time_ns=START_NS + 6 * NS)
+    with pytest.raises(BadReportError, match="6 s in the future"):
+        bench.service.report(bench.user("device"), late, "rest")
+
+
+def test_data_is_given_to_those_with_whom_it_is_shared_and_no_more_than_that(bench: Bench) -> None:
+    bench.save("share", sharing(GIVE_VOLTAGES))
+    bench.report(voltage_pu=1.02, active_power_w=5e3)
+    answer = bench.ask()
+    assert answer.permitted
+    assert answer.values == {"voltage_pu": 1.02}
+    assert answer.times_ns == {"voltage_pu": START_NS}
+    assert not bench.ask(user="device").permitted
+
+
+def test_what_no_policy_permits_is_denied_and_nothing_is_told_of_policies(bench: Bench) -> None:
+    bench.save("share", sharing({**GIVE_VOLTAGES, "when": {"groups": ["nobody"]}}))
+    assert bench.ask() == Answer(permitted=False, why="denied")
+    assert bench.ask(group="nowhere") == Answer(permitted=False, why="denied")
+
+
+def test_who_may_read_the_policy_is_told_why(bench: Bench) -> None:
+    bench.save("share", sharing({"effect": "permit", "when": {"users": ["device"]}}))
+    answer = bench.ask(user="device")
+    assert (answer.policy, answer.version, answer.rule) == (f"{GROUP}/share", 1, "r0")
+    assert answer.why == "rule 'r0': user 'device' is among device"
+
+
+def test_a_denial_of_one_policy_outweighs_what_others_permit(bench: Bench) -> None:
+    bench.save("a_share", sharing(GIVE_VOLTAGES))
+    bench.save("b_stop", sharing({"effect": "deny", "when": {"assets": ["G1"]}}))
+    bench.report(voltage_pu=1.0)
+    assert bench.ask("G1") == Answer(permitted=False, why="denied")
+    assert bench.ask("G2").permitted
+
+
+def test_who_asks_too_often_is_blocked_in_the_group_until_a_person_allows_it(bench: Bench) -> None:
+    flood = {"state": [{"quantity": "requests_count", "above": 3}]}
+    rules = ({"effect": "deny", "when": flood, "then": {"do": "revoke_access"}}, GIVE_VOLTAGES)
+    bench.save("share", sharing(*rules))
+    assert [bench.ask().permitted for _ in range(5)] == [True, True, True, False, False]
+    assert bench.user("vpp").roles == {"traders": "reader", GROUP: "blocked"}
+    assert bench.user("vpp").may("reader", "traders")
+    bench.system.accounts.set_role("admin", GROUP, "vpp", None)
+    bench.system.changed()
+    assert bench.user("vpp").roles == {"traders": "reader"}
+
+
+def test_a_policy_cannot_block_an_administrator(bench: Bench) -> None:
+    rule = {"effect": "deny", "then": {"do": "revoke_access", "user": "admin"}}
+    bench.save("coup", sharing(rule))
+    bench.ask()
+    assert bench.user("admin").may("manager", GROUP)
+    bench.system.journal.keep()
+    assert "an administrator" in bench.system.journal.entries()[0].did
+
+
+def test_what_was_done_is_written_down_with_rule_and_reason(bench: Bench) -> None:
+    bench.save("excitation", trigger())
+    bench.report(rocof_hz_per_s=0.03)
+    bench.ask()
+    bench.system.journal.keep()
+    request, report = bench.system.journal.entries()
+    assert (report.kind, report.user, report.effect, report.rule) == ("report", "device", "act", "excited")
+    assert report.did == "asked for inertia_estimation"
+    assert (request.kind, request.effect, request.why) == ("request", "none", "no rule permits it")
+
+
+def test_listeners_hear_entries_as_they_happen(bench: Bench) -> None:
+    async def listen() -> list[str]:
+        heard = bench.system.journal.subscribe()
+        first = asyncio.ensure_future(anext(heard))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(bench.ask, "G1")
+        await asyncio.to_thread(bench.ask, "G2")
+        assets = [(await first).asset, (await anext(heard)).asset]
+        await heard.aclose()  # type: ignore[attr-defined]
+        return assets
+
+    assert asyncio.run(asyncio.wait_for(listen(), 10.0)) == ["G1", "G2"]
+    assert bench.system.journal._listeners == set()

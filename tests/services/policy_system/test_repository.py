@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from databases import PASSWORD, Postgres
+from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
+
+from edgeflex_flow.clock import VirtualClock
+from edgeflex_flow.errors import FatalError
+from edgeflex_services.policy_system.compare import changes
+from edgeflex_services.policy_system.documents import read_document
+from edgeflex_services.policy_system.repository import ConflictError, Grant, Repository, Saved, UnknownError
+from edgeflex_services.policy_system.tables import audit, groups, open_database, versions
+
+
+def bounds(droop: str = "25 MW/Hz", **more: Any) -> Any:
+    return read_document({"kind": "operational_bounds", "fields": {"droop": droop}, **more})
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with Postgres() as made:
+        yield made
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgres"))])
+def repository(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Repository]:
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'policy.db'}"
+    else:
+        server: Postgres = request.getfixturevalue("server")
+        server.make_database(tmp_path.name)
+        url = f"postgresql://flow:{PASSWORD}@127.0.0.1:{server.port}/{tmp_path.name}"
+    made = Repository(open_database(url), VirtualClock(1_000))
+    with made.writing() as connection:
+        connection.execute(insert(groups).values(name="g", about=""))
+    yield made
+    made.close()
+
+
+def test_each_saving_is_a_new_version_and_the_old_ones_stay(repository: Repository) -> None:
+    repository.save("ann", "g", "p", bounds("25 MW/Hz"), based_on=0, comment="first")
+    repository.save("bob", "g", "p", bounds("30 MW/Hz"), based_on=1, comment="second")
+    found = repository.versions("g", "p")
+    assert [(each.version, each.saved_by, each.comment) for each in found] == [
+        (2, "bob", "second"),
+        (1, "ann", "first"),
+    ]
+    assert repository.version("g", "p", 1).document == bounds("25 MW/Hz")
+    assert [(each.policy_id, each.version) for each in repository.heads()] == [("p", 2)]
+
+
+def test_a_version_made_from_an_old_one_is_refused(repository: Repository) -> None:
+    repository.save("ann", "g", "p", bounds(), based_on=0)
+    for wrong in (0, 2):
+        with pytest.raises(ConflictError, match="version 1 is the newest"):
+            repository.save("bob", "g", "p", bounds(), based_on=wrong)
+    assert len(repository.versions("g", "p")) == 1
+
+
+def test_of_two_who_save_at_the_same_time_one_is_refused(repository: Repository) -> None:
+    other = Repository(repository._engine, VirtualClock(1_000))
+    gate = threading.Barrier(2)
+    results: list[str] = []
+
+    def save(own: Repository, name: str) -> None:
+        gate.wait()
+        try:
+            own.save(name, "g", "p", bounds(), based_on=0)
+            results.append("saved")
+        except ConflictError:
+            results.append("refused")
+        except DBAPIError as error:  # two writers on SQLite wait for each other; on PostgreSQL they meet
+            results.append(f"broken: {error}")
+
+    threads = [threading.Thread(target=save, args=(own, str(at))) for at, own in enumerate((repository, other))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == ["refused", "saved"]
+
+
+def test_a_withdrawn_policy_keeps_its_versions_and_can_be_saved_again(repository: Repository) -> None:
+    saved = repository.save("ann", "g", "p", bounds(), based_on=0)
+    repository.save("ann", "g", "p", saved.document, based_on=1, withdrawn=True)
+    repository.save("ann", "g", "p", bounds("30 MW/Hz"), based_on=2)
+    assert [each.withdrawn for each in repository.versions("g", "p")] == [False, True, False]
+
+
+def test_the_database_itself_refuses_to_change_versions_and_the_audit_log(repository: Repository) -> None:
+    repository.save("ann", "g", "p", bounds(), based_on=0)
+    for statement in (
+        update(versions).values(saved_by="eve"),
+        delete(versions),
+        update(audit).values(actor="eve"),
+        delete(audit),
+    ):
+        with pytest.raises(DBAPIError, match="kept for ever"), repository.writing() as connection:
+            connection.execute(statement)
+    assert repository.versions("g", "p")[0].saved_by == "ann"
+
+
+def test_the_audit_log_tells_which_entry_was_forged(repository: Repository, tmp_path: Path) -> None:
+    for version in range(3):
+        repository.save("ann", "g", "p", bounds(f"{version + 20} MW/Hz"), based_on=version)
+    assert repository.first_forged() is None
+    with repository.writing() as connection:  # as somebody with the database in hands could
+        if connection.dialect.name == "sqlite":
+            connection.execute(text("DROP TRIGGER no_update_of_audit"))
+        else:
+            connection.execute(text("DROP TRIGGER keep_audit ON audit"))
+        second = (connection.scalar(select(func.min(audit.c.id))) or 0) + 1
+        connection.execute(update(audit).where(audit.c.id == second).values(actor="eve"))
+    assert repository.first_forged() == second
+
+
+def test_what_goes_wrong_leaves_neither_a_version_nor_an_entry_behind(repository: Repository) -> None:
+    with pytest.raises(UnknownError, match="no group 'nowhere'"):
+        repository.save("ann", "nowhere", "p", bounds(), based_on=0)
+    assert repository.heads() == []
+    assert repository.audit_entries() == []
+
+
+def test_names_that_are_sql_stay_names(repository: Repository) -> None:
+    nasty = "x'; DROP TABLE policy_versions; --"
+    with pytest.raises(UnknownError):
+        repository.versions("g", nasty)
+    repository.save(nasty, "g", "p", bounds(), based_on=0, comment=nasty)
+    assert repository.versions("g", "p")[0].comment == nasty
+
+
+def test_grants_are_replaced_as_a_whole(repository: Repository) -> None:
+    repository.set_grants("ann", "g", "p", [Grant("user", "bob", "read"), Grant("group", "traders", "edit")])
+    repository.set_grants("ann", "g", "p", [Grant("user", "cid", "read")])
+    assert repository.grants() == {("g", "p"): [Grant("user", "cid", "read")]}
+
+
+def test_reads_add_up_by_user_and_version(repository: Repository) -> None:
+    repository.add_reads({("g", "p", "site", 1): (10, 20, 2)})
+    repository.add_reads({("g", "p", "site", 1): (30, 40, 3), ("g", "p", "other", 1): (35, 35, 1)})
+    found = {each.user: (each.first_ns, each.last_ns, each.count) for each in repository.readers("g", "p")}
+    assert found == {"site": (10, 40, 5), "other": (35, 35, 1)}
+
+
+def test_differences_of_versions_are_told_by_place_and_rules_by_name() -> None:
+    def saved(*rules: dict[str, Any]) -> Saved:
+        return Saved("g", "p", 1, bounds(rules=list(rules)), False, "ann", 0, "")
+
+    night = {"name": "night", "effect": "permit", "when": {"since": "22:00", "until": "06:00"}}
+    late = {"name": "night", "effect": "permit", "when": {"since": "23:00", "until": "06:00"}}
+    new = {"name": "new", "effect": "deny"}
+    found = {each.place: (each.kind, each.before, each.after) for each in changes(saved(night), saved(new, late))}
+    assert found["rules.night.when.since"] == ("changed", "22:00", "23:00")
+    assert found["rules.night.position"] == ("changed", 1, 2)
+    assert found["rules.new.effect"] == ("added", None, "deny")
+    assert changes(saved(night), saved(night)) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("mysql://user:hunter2@host/db", "known are sqlite"),
+        ("nonsense", "cannot be read"),
+        ("postgresql://user:hunter2@127.0.0.1:1/db", "cannot be opened"),
+        ("sqlite:////proc/none/policy.db", "cannot be opened"),
+    ],
+)
+def test_a_database_that_cannot_be_is_told_without_its_password(url: str, told: str) -> None:
+    with pytest.raises(FatalError, match=told) as raised:
+        open_database(url)
+    assert "hunter2" not in str(raised.value)
