@@ -95,6 +95,7 @@ def make_app(system: PolicySystem, events: EventService) -> Litestar:
             version=__version__,
             path="/schema",
             render_plugins=[],
+            use_handler_docstrings=True,
             components=Components(
                 security_schemes={"token": SecurityScheme(type="http", scheme="bearer", bearer_format="JWT")}
             ),

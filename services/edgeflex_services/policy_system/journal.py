@@ -55,7 +55,7 @@ class Journal:
         self._repository = repository
         self._lock = threading.Lock()
         self._pending: deque[Entry] = deque()
-        self._listeners: set[Callable[[Entry], None]] = set()
+        self._listeners: set[Callable[[Entry | None], None]] = set()
         self._since_pruning = 0
         self.lost = 0
         """Entries that were told, but not written down: too many at once."""
@@ -69,6 +69,13 @@ class Journal:
             listeners = tuple(self._listeners)
         for tell in listeners:
             tell(entry)
+
+    def end(self) -> None:
+        """Tell all who listen that nothing more comes."""
+        with self._lock:
+            listeners = tuple(self._listeners)
+        for tell in listeners:
+            tell(None)
 
     def keep(self) -> None:
         """Write down what was added since the last call, and forget the oldest beyond `KEPT`."""
@@ -95,24 +102,27 @@ class Journal:
         return [msgspec.structs.replace(msgspec.json.decode(row.entry, type=Entry), id=row.id) for row in rows]
 
     async def subscribe(self) -> AsyncGenerator[Entry, None]:
-        """Entries as they happen, until the iterator is closed. The oldest are dropped for one who reads too slowly."""
-        loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[Entry] = asyncio.Queue(MOST_FOR_ONE)
+        """Entries as they happen, until the iterator is closed or the journal ends.
 
-        def put(entry: Entry) -> None:
+        The oldest are dropped for one who reads too slowly.
+        """
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[Entry | None] = asyncio.Queue(MOST_FOR_ONE)
+
+        def put(entry: Entry | None) -> None:
             if queue.full():
                 queue.get_nowait()
             queue.put_nowait(entry)
 
-        def tell(entry: Entry) -> None:
+        def tell(entry: Entry | None) -> None:
             with suppress(RuntimeError):  # the loop is closed: the service ends
                 loop.call_soon_threadsafe(put, entry)
 
         with self._lock:
             self._listeners.add(tell)
         try:
-            while True:
-                yield await queue.get()
+            while (entry := await queue.get()) is not None:
+                yield entry
         finally:
             with self._lock:
                 self._listeners.discard(tell)

@@ -136,12 +136,15 @@ async def _entries(system: PolicySystem, after: int) -> AsyncGenerator[Entry | N
                 yield entry
             while True:
                 done, _ = await asyncio.wait([coming], timeout=CHECK_S)
-                if done:
-                    entry = coming.result()
-                    coming = asyncio.ensure_future(anext(live))
-                    yield entry
-                else:
+                if not done:
                     yield None
+                    continue
+                try:
+                    entry = coming.result()
+                except StopAsyncIteration:
+                    return
+                coming = asyncio.ensure_future(anext(live))
+                yield entry
         finally:
             coming.cancel()
             with suppress(asyncio.CancelledError, StopAsyncIteration):

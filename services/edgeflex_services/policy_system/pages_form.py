@@ -158,7 +158,9 @@ class FormSchema:
 
     def nodes(self, raw: Raw, errors: Mapping[str, str]) -> tuple[Node, ...]:
         """The form with what was typed, and with what is wrong by field."""
-        return self._node("", "", self._top, raw, errors, required=True).children
+        children = self._node("", "", self._top, raw, errors, required=True).children
+        # Rules are long: what is short stands above them.
+        return tuple(sorted(children, key=lambda node: node.widget == "items"))
 
     def _node(  # noqa: PLR0911 - one answer a widget
         self, name: str, label: str, schema: Schema, raw: Raw, errors: Mapping[str, str], *, required: bool
@@ -168,7 +170,7 @@ class FormSchema:
             widget,
             name,
             label,
-            plain.get("description", ""),
+            plain.get("description", "").replace("`", ""),
             required,
             tuple(raw.get(name, ())),
             placeholder=_placeholder(plain),

@@ -194,7 +194,7 @@ def _policy_page(
         fields=fields_in_words(saved.document),
         versions=system.repository.versions(*place),
         readers=system.repository.readers(*place),
-        now={each.user for each in readers_now(system.repository)[place]},
+        now={tuple(each) for each in readers_now(system.repository)[place]},
         effects=system.repository.effects(*place),
         audit=system.repository.audit_entries(what="/".join(place), limit=MOST_AUDIT),
         may_edit=entry.may(user, "edit"),

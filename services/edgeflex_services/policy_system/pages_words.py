@@ -137,9 +137,9 @@ def value_in_words(value: Any) -> str:  # noqa: PLR0911 - one answer a type
     >>> value_in_words(5.0), value_in_words(["a", "b"]), value_in_words(True), value_in_words([])
     ('5', 'a, b', 'yes', 'nothing')
     """
+    if value is None or value in ("", [], (), {}):
+        return "nothing"
     match value:
-        case None | "" | [] | () | {}:
-            return "nothing"
         case bool():
             return "yes" if value else "no"
         case float() | int():
