@@ -40,7 +40,7 @@ HERE = Path(__file__).parent
 COOKIE = "edgeflex_session"
 MOST_FIELDS = 10_000
 NS_PER_S = 1_000_000_000
-PATH = re.compile(r"^/(?:[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*)?/?(?:\?[A-Za-z0-9_.%&=+-]*)?$")
+PATH = re.compile(r"/(?:[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*)?/?(?:\?[A-Za-z0-9_.%&=+-]*)?")
 
 HEADERS = (
     (
@@ -136,7 +136,7 @@ def safe_path(path: str) -> str:
     >>> safe_path("/policies?q=x"), safe_path("//evil.example"), safe_path("javascript:1")
     ('/policies?q=x', '/', '/')
     """
-    return path if PATH.match(path) and not path.startswith("//") else "/"
+    return path if PATH.fullmatch(path) and not path.startswith("//") else "/"
 
 
 async def provide_visitor(request: AnyRequest) -> Visitor:
