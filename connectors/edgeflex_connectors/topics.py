@@ -76,6 +76,8 @@ OWN: tuple[tuple[str, str], ...] = (
     ("edgeflex/SITE/event/frequency", "messages of the type `frequency_event`"),
     ("edgeflex/SITE/event/limit", "messages of the type `crossing`"),
     ("edgeflex/SITE/inertia/TYPE", "estimates of inertia, by type of message"),
+    ("edgeflex/SITE/rocof", "ROCOF of PMUs, for the event service of the policy system"),
+    ("edgeflex/GROUP/service/NAME", "messages of the type `service_request`, from that event service"),
     (
         "/voltage_control/measuremnts/soc",
         'state of charge from a simulated grid: `{"soc_measurements": {"node_7": 55.0}}`, % of the capacity',
@@ -251,7 +253,8 @@ def to_markdown() -> str:
         "| --- | --- |",
         *(f"| `{topic}` | {what} |" for topic, what in OWN),
         "",
-        "SITE is the name of the site, DEVICE, TYPE, FLOW and NODE those of device, message type, flow and node.",
+        "SITE is the name of the site, GROUP that of a group of policies, DEVICE, TYPE, FLOW and NODE those of device,",
+        "message type, flow and node.",
         "",
         "## A broker with other names",
         "",

@@ -104,6 +104,7 @@ class Bus:
         if reason.is_failure:
             if str(reason) in REFUSED_THE_USER:
                 self.failure = f"{self.url}: the broker refused the user: {str(reason).lower()}"
+            self._tell("refused", url=self.url, reason=str(reason).lower())
             return
         self._is_away = False
         self._tell("connected", url=self.url)

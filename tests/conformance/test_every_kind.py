@@ -133,6 +133,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "mqtt_publish": {"bus": "databus", "topic": "a"},
     "mqtt": {"url": "mqtt://127.0.0.1"},
     "rest": {"url": "https://127.0.0.1"},
+    "requested_event": {"service": "inertia_estimation"},
     "rest_poll": {"api": "services", "path": "/a", "period": 1.0, "messages": ["alarm"]},
     "rest_post": {"api": "services", "path": "/a"},
     "sqlite": {"path": "a.db"},

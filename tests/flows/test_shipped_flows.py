@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from broker import Amqtt, BrokerProcess, Listener, wait_until
+from broker import Amqtt, BrokerProcess, Listener, Mosquitto, wait_until
 from http_service import HttpService, Reply, Request, json_reply
 from served_grids import GRID
 from served_grids import running as served_grid
+from served_policies import ServedPolicies
 
 from edgeflex_connectors.payload_formats import JsonEdgeflex
 from edgeflex_connectors.payloads import PayloadEncoder
@@ -203,6 +204,15 @@ def any_broker(tmp_path: Path) -> Iterator[BrokerProcess]:
         yield broker
 
 
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[BrokerProcess]:
+    """For what only a broker with MQTT 5 can do."""
+    folder = tmp_path / "mosquitto"
+    folder.mkdir()
+    with Mosquitto(folder) as broker:
+        yield broker
+
+
 @pytest.mark.long
 @each_runtime
 def test_frequency_events_detects_publishes_and_stores(
@@ -286,6 +296,33 @@ def test_inertia_estimation_estimates_units_that_are_measured_by_the_databus(
     received = [json.loads(payload) for _, payload in listener.received]
     found = {each["device"]: each["h_s"] for each in received if each["type"] == "inertia_estimate"}
     assert found == pytest.approx({unit.name: unit.inertia_s for unit in grid.units}, rel=0.1)
+
+
+@pytest.mark.long
+@pytest.mark.needs("mosquitto")
+@each_runtime
+def test_inertia_on_request_estimates_when_the_policy_system_sees_what_a_policy_waits_for(
+    tmp_path: Path, mosquitto: BrokerProcess, execute: Callable[[FlowRun], None]
+) -> None:
+    port, log = free_udp_port(), tmp_path / "inertia.jsonl"
+    run = flow_run(
+        "inertia_on_request.yaml", pmu_port=port, mqtt_port=mosquitto.port, data_folder=tmp_path, log_file=log
+    )
+    state = [{"quantity": "rocof_hz_per_s", "above": "20 mHz/s", "magnitude": True}]
+    then = {"do": "run_service", "service": "inertia_estimation"}
+    rule = {"name": "excited", "effect": "act", "when": {"state": state}, "then": then}
+    policies = ServedPolicies(tmp_path / "policy", "--bus", mosquitto.url, "--trust", "local=edgeflex/local/rocof")
+    with policies, Listener(mosquitto, "edgeflex/local/inertia/#") as listener, running(run, execute):
+        policies.make_group("local")
+        policies.save("excitation", {"kind": "trigger", "rules": [rule]}, group="local")
+        PmuSimulator("127.0.0.1", port, event_at_s=2.5).run(seconds=10.0)
+        wait_until(lambda: len(listener.received) >= 11)
+    received = [json.loads(payload) for _, payload in listener.received]
+    assert {each["status"] for each in received if each["type"] == "inertia_estimate"} == {"ok"}
+    [system] = [each for each in received if each["type"] == "system_inertia"]
+    assert system["kinetic_energy_mws"] == pytest.approx(90_692, rel=0.04)
+    events = [json.loads(line) for line in log.read_text().splitlines() if '"frequency_event"' in line]
+    assert {json.dumps(each["policies"]) for each in events} == {'{"local/excitation": "1"}'}
 
 
 @pytest.mark.long

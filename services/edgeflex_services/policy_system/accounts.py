@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import secrets
@@ -12,6 +13,11 @@ import jwt
 import msgspec
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from jwt.algorithms import OKPAlgorithm, RSAAlgorithm
 from jwt.exceptions import PyJWKError
 from msgspec import Meta
 from sqlalchemy import Connection, delete, insert, select, update
@@ -85,6 +91,7 @@ class NewUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     is_admin: bool | None = None
     password: Annotated[str, Meta(min_length=SHORTEST_PASSWORD, max_length=200)] | None = None
     jwks: Annotated[dict[str, Any], Meta(max_length=5)] | None = None
+    public_key: Annotated[str, Meta(max_length=10_000, description="PEM of one more key.")] | None = None
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -131,10 +138,10 @@ class Accounts:
         }
         if wanted.password is not None:
             values["password_hash"] = self._hasher.hash(wanted.password)
-        if wanted.jwks is not None:
-            values["jwks"] = msgspec.json.encode(checked_jwks(wanted.jwks)).decode()
-        told = sorted(values)
         with self._repository.writing() as connection:
+            if wanted.jwks is not None or wanted.public_key is not None:
+                values["jwks"] = msgspec.json.encode(_keys_of(connection, name, wanted)).decode()
+            told = sorted(values)
             if connection.scalar(select(users.c.name).where(users.c.name == name)) is None:
                 fresh = {"about": "", "is_admin": False, "jwks": '{"keys":[]}', "revoked_ns": 0}
                 connection.execute(insert(users).values({**fresh, **values, "name": name}))
@@ -286,6 +293,35 @@ def checked_jwks(jwks: Mapping[str, Any]) -> dict[str, Any]:
             raise BadAccountError(f"key {at}: another key has the `kid` '{kid}'")
         seen.append(kid)
     return {"keys": keys}
+
+
+def _keys_of(connection: Connection, name: str, wanted: NewUser) -> dict[str, Any]:
+    """The key set that a user is to have: the one that is given, else the one before, and a key more."""
+    jwks = wanted.jwks
+    if jwks is None:
+        known = connection.scalar(select(users.c.jwks).where(users.c.name == name))
+        jwks = msgspec.json.decode(known) if known else {"keys": []}
+    if wanted.public_key is not None:
+        jwks = {"keys": [*checked_jwks(jwks)["keys"], jwk_of(wanted.public_key)]}
+    return checked_jwks(jwks)
+
+
+def jwk_of(pem: str) -> dict[str, Any]:
+    """A public key in PEM format as a JWK, named by its thumbprint (RFC 7638). Raises BadAccountError."""
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        hint = "; this is a private key: replace it, and give its public part" if "PRIVATE" in pem else ""
+        raise BadAccountError(f"it is no public key in PEM format{hint}") from error
+    if isinstance(key, Ed25519PublicKey):
+        jwk = OKPAlgorithm.to_jwk(key, as_dict=True)
+    elif isinstance(key, RSAPublicKey):
+        jwk = RSAAlgorithm.to_jwk(key, as_dict=True)
+    else:
+        raise BadAccountError("the key is neither Ed25519 nor RSA")
+    needed: dict[str, Any] = {name: jwk[name] for name in ("crv", "e", "kty", "n", "x") if name in jwk}
+    thumbprint = hashlib.sha256(msgspec.json.encode(needed, order="sorted")).digest()
+    return {**needed, "kid": base64.urlsafe_b64encode(thumbprint).decode().rstrip("=")}
 
 
 def _checked_kid(at: int, key: object) -> str:

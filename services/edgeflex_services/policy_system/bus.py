@@ -1,4 +1,4 @@
-"""The event service on the databus: reports come in by MQTT, requests to run a service go out.
+"""The event service on the databus: reports and requests for data come in, answers and requests to run services go out.
 
 A message acts only with a right to it. Either it carries a token in the MQTT 5 user property `authorization`, as a
 request by REST does; or it comes on a topic that the deployment trusts (`--trust`), since the broker's access list says
@@ -20,7 +20,7 @@ from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Quality, ServiceRequest, decode_message, encode_message
 from edgeflex_flow.units import names_its_unit
 from edgeflex_services.policy_system.accounts import User
-from edgeflex_services.policy_system.events import BadReportError, EventService, Report
+from edgeflex_services.policy_system.events import Ask, BadReportError, EventService, Report
 from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.policy_system.tokens import BEARER, Refused
 from edgeflex_services.service_bus import Bus
@@ -28,6 +28,7 @@ from edgeflex_services.service_bus import Bus
 LOG = logging.getLogger("edgeflex.policy")
 NS_PER_MS = 1_000_000
 AUTHORIZATION = "authorization"
+DATA_REQUEST = "data_request"
 NOT_GOOD = int(Quality.BAD_DATA | Quality.TEST | Quality.REPLAYED)
 """Values with these flags are no state of the grid."""
 
@@ -108,29 +109,81 @@ class EventBus(Bus):
         for listen in self._listens:
             if not topic_matches_sub(listen.topics, topic):
                 continue
-            sender = self._sender(listen, message)
-            if sender is None or not sender.may("reporter", listen.group):
-                self._count("refused")
-                LOG.warning("message on '%s' refused: it shows no right to report in group '%s'", topic, listen.group)
-                continue
             try:
-                for report in reports_in(bytes(message.payload), listen.group):
-                    service.report(sender, report, topic)
-                    self._count("reports")
+                ask = ask_in(bytes(message.payload), listen.group)
+                if ask is None:
+                    self._report(service, listen, topic, message)
+                else:
+                    self._answer(service, ask, topic, message)
             except (BadMessageError, BadReportError) as error:
                 self._count("bad")
                 LOG.warning("message on '%s': %s", topic, error)
 
+    def _report(self, service: EventService, listen: Listen, topic: str, message: MQTTMessage) -> None:
+        sender = self._sender(listen, message)
+        if sender is None or not sender.may("reporter", listen.group):
+            self._count("refused")
+            LOG.warning("message on '%s' refused: it shows no right to report in group '%s'", topic, listen.group)
+            return
+        for report in reports_in(bytes(message.payload), listen.group):
+            service.report(sender, report, topic)
+            self._count("reports")
+
+    def _answer(self, service: EventService, ask: Ask, topic: str, message: MQTTMessage) -> None:
+        """Answer a request on a topic that is its sender's own. Who asks is told by a token, on trusted topics too."""
+        sender = self._shown(message)
+        if sender is None:
+            self._count("refused")
+            LOG.warning("request on '%s' refused: it does not show who asks", topic)
+            return
+        answer = service.ask(sender, ask, topic)
+        self._client.publish(
+            self._names.outward(f"edgeflex/{ask.group}/answer/{sender.name}"), msgspec.json.encode(answer), qos=1
+        )
+        self._count("answers")
+
     def _sender(self, listen: Listen, message: MQTTMessage) -> User | None:
-        properties = getattr(message.properties, "UserProperty", ()) if message.properties is not None else ()
-        shown = next((value for name, value in properties if name == AUTHORIZATION), None)
-        if shown is not None:
-            try:
-                return self._system.tokens.check(shown.removeprefix(BEARER))
-            except Refused as error:
-                LOG.info("token on '%s' refused: %s", message.topic, error)
-                return None
-        return User(name="databus", roles={listen.group: "reporter"}) if listen.is_trusted else None
+        if not _has_token(message):
+            return User(name="databus", roles={listen.group: "reporter"}) if listen.is_trusted else None
+        return self._shown(message)
+
+    def _shown(self, message: MQTTMessage) -> User | None:
+        """Whom the token of a message shows."""
+        try:
+            return self._system.tokens.check(_token_of(message))
+        except Refused as error:
+            LOG.info("token on '%s' refused: %s", message.topic, error)
+            return None
+
+
+def _has_token(message: MQTTMessage) -> bool:
+    return AUTHORIZATION in _user_properties(message)
+
+
+def _token_of(message: MQTTMessage) -> str:
+    return _user_properties(message).get(AUTHORIZATION, "").removeprefix(BEARER)
+
+
+def _user_properties(message: MQTTMessage) -> dict[str, str]:
+    return dict(getattr(message.properties, "UserProperty", ()))
+
+
+def ask_in(payload: bytes, group: str) -> Ask | None:
+    """The request for data in a payload, to the policies of this group; None if it is something else.
+
+    Raises BadMessageError.
+    """
+    try:
+        told = msgspec.json.decode(payload, type=dict[str, Any])
+        if told.get("type") != DATA_REQUEST:
+            return None
+        return msgspec.convert({**{name: value for name, value in told.items() if name != "type"}, "group": group}, Ask)
+    except msgspec.ValidationError as error:
+        if payload.lstrip()[:1] != b"{":
+            return None
+        raise BadMessageError(str(error), reason="bad_payload", payload=payload) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None  # whoever reads it as a report says what is wrong
 
 
 def reports_in(payload: bytes, group: str) -> list[Report]:

@@ -53,6 +53,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     group: Annotated[Name, Meta(description="Whose policies decide.")]
     asset: Name
     action: Annotated[Name, Meta(description="Such as `read_data` or `offer_flexibility`.")] = "read_data"
+    id: Annotated[str, Meta(max_length=100, description="Comes back with the answer.")] = ""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +77,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     rule: str = ""
     values: dict[str, float] = {}
     times_ns: dict[str, int] = {}
+    id: str = ""
 
 
 class BadReportError(ValueError):
@@ -216,8 +218,9 @@ class EventService:
     def _answer(self, user: User, ask: Ask, policy: PolicyEntry | None, decision: Decision) -> Answer:
         permitted = decision.effect == "permit"
         if policy is None or not policy.may(user, "read"):
-            return Answer(permitted=permitted, why="permitted" if permitted else "denied")
+            return Answer(permitted=permitted, why="permitted" if permitted else "denied", id=ask.id)
         return Answer(
+            id=ask.id,
             permitted=permitted,
             why=decision.why,
             policy=f"{ask.group}/{policy.saved.policy_id}",

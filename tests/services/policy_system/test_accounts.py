@@ -7,7 +7,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1
+from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as generate_curve_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import RSAAlgorithm
 from served_policies import KeyPair
 from sqlalchemy import select
@@ -21,6 +25,7 @@ from edgeflex_services.policy_system.accounts import (
     NewUser,
     User,
     checked_jwks,
+    jwk_of,
 )
 from edgeflex_services.policy_system.repository import Repository, UnknownError
 from edgeflex_services.policy_system.tables import open_database, sessions, users
@@ -144,6 +149,43 @@ def rsa(bits: int) -> dict[str, Any]:
 
 def test_public_keys_of_both_kinds_are_taken() -> None:
     assert len(checked_jwks({"keys": [KeyPair("one").jwk, rsa(2048)]})["keys"]) == 2
+
+
+def public_pem(key: Any) -> str:
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()  # type: ignore[no-any-return]
+
+
+def test_a_public_key_in_pem_format_is_one_more_key_named_by_its_thumbprint(accounts: Accounts) -> None:
+    first = KeyPair().private.public_key()
+    accounts.put_user("root", "ann", NewUser(public_key=public_pem(first)))
+    accounts.put_user("root", "ann", NewUser(public_key=public_pem(generate_private_key(65537, 2048).public_key())))
+    keys = accounts.user("ann").jwks["keys"]
+    assert [key["kty"] for key in keys] == ["OKP", "RSA"]
+    assert all(len(key["kid"]) == 43 for key in keys)
+    with pytest.raises(BadAccountError, match="another key has the `kid`"):
+        accounts.put_user("root", "ann", NewUser(public_key=public_pem(first)))
+
+
+def test_a_thumbprint_is_as_the_standard_has_it() -> None:
+    """The example of RFC 8037, appendix A.3."""
+    raw = base64.urlsafe_b64decode("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo=")
+    pem = public_pem(Ed25519PublicKey.from_public_bytes(raw))
+    assert jwk_of(pem)["kid"] == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+
+
+@pytest.mark.parametrize(
+    ("pem", "told"),
+    [
+        ("", "no public key"),
+        ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "no public key"),
+        (KeyPair().pem.decode(), "replace it"),
+        (public_pem(generate_curve_key(SECP256R1()).public_key()), "neither Ed25519 nor RSA"),
+    ],
+)
+def test_what_is_no_public_key_is_told(pem: str, told: str) -> None:
+    with pytest.raises(BadAccountError, match=told) as raised:
+        jwk_of(pem)
+    assert "MC4CAQ" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

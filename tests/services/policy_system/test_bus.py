@@ -136,6 +136,30 @@ def test_what_the_broker_had_kept_starts_nothing_when_the_service_comes(tmp_path
 
 
 @pytest.mark.needs("mosquitto")
+def test_data_is_asked_for_on_the_databus_and_the_answer_goes_to_a_topic_of_the_asker(tmp_path: Path) -> None:
+    with site(tmp_path, "--trust", f"{GROUP}={TOPIC}/+", "--listen", f"{GROUP}=edgeflex/{GROUP}/ask") as made:
+        permit = {
+            "name": "vpp",
+            "effect": "permit",
+            "when": {"users": ["vpp"]},
+            "then": {"do": "return_data", "quantities": ["rocof_*"]},
+        }
+        made.served.save("share", {"kind": "sharing", "rules": [permit]})
+        keys = {name: made.served.make_service(name, None) for name in ("vpp", "other")}
+        made.device.publish(f"{TOPIC}/G1", row(rocof_hz_per_s=0.001))
+        with Listener(made.broker, f"edgeflex/{GROUP}/answer/+") as answers:
+            ask = json.dumps({"type": "data_request", "asset": "G1", "id": "7"}).encode()
+            for token in (None, keys["other"].token("other"), keys["vpp"].token("vpp")):
+                made.device.publish(f"edgeflex/{GROUP}/ask", ask, token)
+            wait_until(lambda: len(answers.received) == 2)
+            found = {topic.rpartition("/")[2]: json.loads(payload) for topic, payload in answers.received}
+        assert found["other"] == {**found["other"], "permitted": False, "why": "denied", "values": {}, "id": "7"}
+        assert found["vpp"]["permitted"]
+        assert found["vpp"]["values"] == {"rocof_hz_per_s": 0.001}
+        assert "does not show who asks" in made.log()
+
+
+@pytest.mark.needs("mosquitto")
 def test_a_service_that_cannot_be_asked_is_told_and_the_bus_is_found_again(tmp_path: Path) -> None:
     with site(tmp_path, "--trust", f"{GROUP}={TOPIC}/+") as made:
         made.broker.stop()
