@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import delete, func, insert, select
 
 from edgeflex_flow.messages import TimeNs
-from edgeflex_services.policy_system.repository import Repository
+from edgeflex_services.policy_system.repository import Effect, Repository
 from edgeflex_services.policy_system.tables import events
 
 LOG = logging.getLogger("edgeflex.policy")
@@ -46,6 +46,22 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """What was done, or could not be."""
     id: int = 0
     """Counts entries that are kept; 0: not yet."""
+
+
+def entry_of(user: str, effect: Effect) -> Entry:
+    """What a flow told of a policy's effect, as something that happened."""
+    return Entry(
+        time_ns=effect.time_ns,
+        kind="effect",
+        group=effect.policy_group,
+        user=user,
+        source="rest",
+        action="followed" if effect.refused is None else "refused",
+        policy=f"{effect.policy_group}/{effect.policy_id}",
+        version=effect.version,
+        why=effect.refused or "",
+        did=f"{effect.site}, {effect.flow}: {effect.node}.{effect.setting} {effect.before} → {effect.after}",
+    )
 
 
 class Journal:

@@ -73,14 +73,18 @@ class UserPages(Controller):
 
     @post("/{name:str}/keys", status_code=303, sync_to_thread=True)
     def set_keys(self, request: AnyRequest, visitor: Visitor, form: Form, name: str) -> Response[Any]:
-        """Replace the public keys by which a service's tokens are checked."""
+        """Replace the public keys by which a service's tokens are checked; one in PEM format is added to them."""
         admin_only(visitor)
         text = form.text("jwks")
+        if "PRIVATE" in text or '"d"' in text:
+            form["jwks"] = [""]  # it is refused, and does not stand in the page again
+        if text.startswith("-----BEGIN"):
+            return _put(request, visitor, name, {"public_key": text}, {}, form, done="keys")
         try:
             jwks = json.loads(text) if text else {"keys": []}
             errors = {} if isinstance(jwks, dict) else {"jwks": 'a key set is an object: {"keys": […]}'}
         except (ValueError, RecursionError) as error:
-            jwks, errors = {}, {"jwks": f"no JSON: {error}"}
+            jwks, errors = {}, {"jwks": f"no JSON, and no key in PEM format: {error}"}
         return _put(request, visitor, name, {"jwks": jwks}, errors, form, done="keys")
 
     @post("/{name:str}/secret", status_code=200, sync_to_thread=True)
@@ -310,7 +314,7 @@ def _put(
 ) -> Response[Any]:
     system = system_of(request)
     system.accounts.user(name)  # a form changes users that are there, it makes none
-    field = "jwks" if "jwks" in wanted else "is_admin"
+    field = "is_admin" if "is_admin" in wanted else "jwks"
     try:
         if not errors:
             system.accounts.put_user(visitor.user.name, name, msgspec.convert(wanted, NewUser))

@@ -39,6 +39,8 @@ from edgeflex_services.web import problem, title_of
 HERE = Path(__file__).parent
 COOKIE = "edgeflex_session"
 MOST_FIELDS = 10_000
+SECRET_FIELDS = ("csrf", "password", "now", "wanted", "again", "jwks")
+"""What is never written into a page again; a key set may hold a private key by mistake."""
 NS_PER_S = 1_000_000_000
 PATH = re.compile(r"/(?:[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*)?/?(?:\?[A-Za-z0-9_.%&=+-]*)?")
 
@@ -140,10 +142,10 @@ def safe_path(path: str) -> str:
 
 
 async def provide_visitor(request: AnyRequest) -> Visitor:
-    """Who is signed in. Raises SignInNeeded."""
+    """Who is signed in. Raises SignInNeeded, with what was typed."""
     visitor = await run_sync(visitor_of, request)
     if visitor is None:
-        raise SignInNeeded(this_page(request))
+        raise SignInNeeded(this_page(request), await read_form(request) if request.method == "POST" else None)
     return visitor
 
 
@@ -191,12 +193,9 @@ async def read_form(request: AnyRequest) -> Form:
     return form
 
 
-async def provide_form(request: AnyRequest) -> Form:
-    """What somebody who is signed in sends with a form of this session. Raises SignInNeeded or PermissionDenied."""
+async def provide_form(request: AnyRequest, visitor: Visitor) -> Form:
+    """What somebody who is signed in sends with a form of this session. Raises PermissionDenied."""
     form = await read_form(request)
-    visitor = await run_sync(visitor_of, request)
-    if visitor is None:
-        raise SignInNeeded(this_page(request), form)
     if not hmac.compare_digest(form.text("csrf").encode(), visitor.session.csrf.encode()):
         raise PermissionDeniedException("this form belongs to another session; go back and load the page again")
     return form
@@ -353,7 +352,7 @@ def _unforeseen(request: AnyRequest, error: Exception) -> Response[str]:
 def _sign_in_needed(request: AnyRequest, error: SignInNeeded) -> Response[Any]:
     if error.kept is None:
         return see_other("/sign-in", then=error.then)
-    kept = [(name, value) for name, values in error.kept.items() for value in values if name != "csrf"]
+    kept = [(name, value) for name, values in error.kept.items() for value in values if name not in SECRET_FIELDS]
     return html(request, "sign_in.html", None, status=401, then=error.then, name="", problem="", kept=kept)
 
 

@@ -280,6 +280,7 @@ def _edit_page(
     for field, text in typed.errors:
         errors[field] = f"{errors[field]}; {text}" if field in errors else text
     nodes = FORMS[typed.kind].nodes(typed.raw, errors)
+    names = ((field, typed.raw.get(f"{field.removesuffix('.value')}.name")) for field in errors)
     return html(
         request,
         "edit.html",
@@ -289,7 +290,7 @@ def _edit_page(
         base=base,
         nodes=nodes,
         errors=errors,
-        schema_kind=typed.kind,
+        labels={field: f"Value of field {name[-1]}" for field, name in names if name and field.endswith(".value")},
         groups=groups_to_edit(system_of(request), visitor.user) if base is None else [],
     )
 

@@ -55,18 +55,16 @@ class SignInPages(Controller):
         kept = [(field, value) for field, values in form.items() if field.startswith(KEPT) for value in values]
         kept = [(field.removeprefix(KEPT), value) for field, value in kept]
         try:
-            problem, status = WRONG, 401
             is_right = await check_credentials(request, name, password)
+            problem, status, headers = WRONG, 401, {}
         except TooManyAttempts as error:
-            seconds = (error.headers or {}).get("Retry-After", "60")
-            is_right, status = False, 429
-            problem = f"Too many attempts. Try again in {seconds} s."
+            is_right, status, headers = False, 429, dict(error.headers or {})
+            problem = f"Too many attempts. Try again in {headers.get('Retry-After', '60')} s."
         if not is_right:
             answer = html(
                 request, "sign_in.html", None, status=status, then=then, name=name, problem=problem, kept=kept
             )
-            if status == 429:
-                answer.headers["Retry-After"] = seconds
+            answer.headers.update(headers)
             return answer
         old = request.cookies.get(cookie_name(request))
         return await run_sync(_begin, request, name, then, kept, old)
