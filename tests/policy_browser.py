@@ -110,6 +110,16 @@ AUDIT = r"""
 """
 
 
+OVERFLOW = """
+() => {
+  const width = document.documentElement.clientWidth;
+  const boxes = [...document.querySelectorAll("body *")].map((element) => element.getBoundingClientRect());
+  const shown = boxes.filter((box) => box.width > 1 && box.height > 1);
+  return Math.max(document.documentElement.scrollWidth, ...shown.map((box) => Math.floor(box.right))) - width;
+}
+"""
+
+
 @dataclass
 class Watched:
     """A page of a browser, what went wrong on it, and which other hosts it asked for something."""
@@ -156,9 +166,8 @@ class Watched:
         assert found == [], f"{self.page.url}: {found}"
 
     def overflow_px(self) -> int:
-        """By how much the page is wider than its window."""
-        root = "document.documentElement"
-        return int(self.page.evaluate(f"{root}.scrollWidth - {root}.clientWidth"))
+        """By how much anything that is shown reaches beyond the right edge of the window."""
+        return int(self.page.evaluate(OVERFLOW))
 
 
 @contextmanager

@@ -300,6 +300,14 @@ def test_a_policy_with_grants_is_hidden_from_others_of_its_group(service: Served
         assert dora.get(f"/policies/{GROUP}/granted").status_code == 200
 
 
+def test_a_policy_of_a_users_name_does_not_tell_of_the_users_roles(service: ServedPolicies, admin: Person) -> None:
+    service.save("namesake", BOUNDS)
+    with person(service, "namesake", "reader") as namesake:
+        page = namesake.get(f"/policies/{GROUP}/namesake").text
+    assert "save policy" in page
+    assert "set role" not in page
+
+
 def test_a_reader_sees_no_way_to_change_a_policy_and_has_none(service: ServedPolicies) -> None:
     service.save("read_only", BOUNDS)
     with person(service, "fritz", "reader") as fritz:
