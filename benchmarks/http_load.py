@@ -1,19 +1,22 @@
-"""A load of HTTP requests from a process of its own: `python -m benchmarks.http_load`, the requests on standard input.
+"""A load of HTTP requests from a process of its own: `python -m benchmarks.http_load`, told on standard input.
 
-Reads one JSON object: `host`, `port`, `requests` (a list of whole requests as text), `clients`, `seconds`, and `period_s`:
-how long each client waits from one request to the next; 0: none, the next goes out once the answer is there. Client N
-sends request N modulo their number. Writes one JSON object: latencies in ms, and counts of answers by status.
+Reads one JSON object: `port`, `clients`, `requests` (whole requests as texts: client N sends those at N, N + clients …
+in turn), `seconds`, and `period_s`: how long each client waits from one request to the next; 0: none, the next goes out
+once the answer is there. Writes one JSON object: latencies in ms, and counts of answers by status.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -30,9 +33,9 @@ class Load:
 class Client(asyncio.Protocol):
     """One connection that asks again and again."""
 
-    def __init__(self, load: Load, request: bytes, period_s: float, end_s: float) -> None:
+    def __init__(self, load: Load, requests: Sequence[bytes], period_s: float, end_s: float) -> None:
         self._load = load
-        self._request = request
+        self._requests = itertools.cycle(requests)
         self._period_s = period_s
         self._end_s = end_s
         self._buffer = b""
@@ -42,14 +45,14 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         # Spread over the period, as clients that were started at different times are.
-        asyncio.get_running_loop().call_later(random.uniform(0.0, self._period_s), self._send)  # noqa: S311
+        asyncio.get_running_loop().call_later(random.uniform(0.0, self._period_s), self._send)
 
     def _send(self) -> None:
         if time.perf_counter() >= self._end_s:
             self._transport.close()
             return
         self._sent_s = time.perf_counter()
-        self._transport.write(self._request)
+        self._transport.write(next(self._requests))
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -70,19 +73,24 @@ class Client(asyncio.Protocol):
             self._send()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        del exc
         if not self.done.done():
             self.done.set_result(None)
+
+
+def _same(client: Client) -> Client:
+    return client
 
 
 async def run(task: dict[str, Any]) -> Load:
     load, loop = Load(), asyncio.get_running_loop()
     end_s = time.perf_counter() + task["seconds"]
     clients = []
+    requests = [text.encode() for text in task["requests"]]
     for number in range(task["clients"]):
-        request = task["requests"][number % len(task["requests"])].encode()
-        _, client = await loop.create_connection(
-            lambda request=request: Client(load, request, task["period_s"], end_s), task["host"], task["port"]
-        )
+        own = requests[number :: task["clients"]] or requests
+        client = Client(load, own, task["period_s"], end_s)
+        await loop.create_connection(partial(_same, client), "127.0.0.1", task["port"])
         clients.append(client)
     await asyncio.gather(*(client.done for client in clients))
     return load

@@ -15,6 +15,7 @@ import csv
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
@@ -31,11 +32,14 @@ from edgeflex_connectors.recording_table import (
     READABLE,
     Recording,
     RecordingError,
+    Target,
     make_recording,
     target_of,
     unread,
 )
 from edgeflex_flow.errors import nearest
+from edgeflex_flow.messages import Samples
+from edgeflex_flow.units import names_its_unit
 
 LARGEST_FILE_BYTES: Final = 1 << 29
 TIMES: Final = ("time_ns", "time_s", "time")
@@ -65,19 +69,44 @@ class _BadCellError(ValueError):
 
 def read_csv_recording(file: Path, nominal_hz: float | None) -> Recording:
     """A recording in a CSV file. Raises RecordingError with file, line and column; OSError."""
+    with _reader(file, (*COLUMNS, ACTIVE_POWER), target_of) as reader:
+        return reader.recording(nominal_hz)
+
+
+def read_csv_table(file: Path) -> Samples:
+    """The rows of a CSV file with all columns whose names end in their unit, as they are; NaN where a cell is empty.
+
+    Raises RecordingError with file, line and column; OSError.
+    """
+    with _reader(file, (), lambda name: Target(name, 1.0) if names_its_unit(name) else None) as reader:
+        return reader.table()
+
+
+@contextmanager
+def _reader(file: Path, slots: Sequence[str], target_of_name: Callable[[str], Target | None]) -> Iterator[_Reader]:
     if file.stat().st_size > LARGEST_FILE_BYTES:
         raise RecordingError(f"{file}: larger than {LARGEST_FILE_BYTES >> 20} MiB")
     try:
         # Universal newlines: a spreadsheet's file may end its lines in any way.
         with file.open(encoding="utf-8-sig", newline=None) as lines:
-            return _Reader(file, lines).recording(nominal_hz)
+            yield _Reader(file, lines, slots, target_of_name)
     except UnicodeDecodeError as error:
         raise RecordingError(f"{file}: not UTF-8: byte 0x{error.object[error.start]:02x}") from error
 
 
 class _Reader:
-    def __init__(self, file: Path, lines: Iterator[str]) -> None:
+    """Reads the rows of a file. `slots`: columns that there are in any case; others follow as the header has them."""
+
+    def __init__(
+        self,
+        file: Path,
+        lines: Iterator[str],
+        slots: Sequence[str],
+        target_of_name: Callable[[str], Target | None],
+    ) -> None:
         self._file = file
+        self._slots = list(slots)
+        self._target_of = target_of_name
         self._line = 1
         first = next(lines, "")
         self._separator = max(",;\t", key=first.count)
@@ -89,8 +118,6 @@ class _Reader:
         self._device = self._header.index(DEVICE) if DEVICE in self._header else None
         self._others: list[str] = []
         self._cells = self._cells_of_header()
-        self._slots = (*COLUMNS, ACTIVE_POWER)
-        self._powers = any(cell.slot == len(COLUMNS) for cell in self._cells.values())
         self._read_time: Callable[[str], int] = {"time_ns": _whole, "time_s": _seconds, "time": _moment}[
             self._header[self._time]
         ]
@@ -124,7 +151,8 @@ class _Reader:
                     raise self._wrong(f"the same as column {twin + 1} ('{self._header[twin]}')", column)
                 cells[column] = cell
         if not any(cell.slot >= 0 for cell in cells.values()):
-            raise self._wrong(f"no column is a measurement; known: {', '.join(READABLE)}")
+            known = f"; known: {', '.join(READABLE)}" if self._slots else ", with its unit at the end of its name"
+            raise self._wrong(f"no column is a measurement{known}")
         return cells
 
     def _cell(self, column: int, title: str) -> Cell | None:
@@ -137,24 +165,28 @@ class _Reader:
             # Flags without a device are those of the whole row.
             return Cell("" if name == title else device, -1, 1.0)
         try:
-            target = target_of(name)
+            target = self._target_of(name)
         except ValueError as error:
             raise self._wrong(str(error), column) from error
         if target is None:
             return None
-        slot = len(COLUMNS) if target.column == ACTIVE_POWER else COLUMNS.index(target.column)
-        return Cell(device, slot, target.factor)
+        if target.column not in self._slots:
+            self._slots.append(target.column)
+        return Cell(device, self._slots.index(target.column), target.factor)
 
     def recording(self, nominal_hz: float | None) -> Recording:
+        samples = self.table()
+        if not any(cell.slot == len(COLUMNS) for cell in self._cells.values()):
+            samples = samples.with_columns({name: samples.columns[name] for name in COLUMNS})
+        return make_recording(self._file, samples, nominal_hz=nominal_hz, warnings=unread(self._others))
+
+    def table(self) -> Samples:
         builder = SamplesBuilder(self._slots)
         for row in self._data_rows():
             self._take(row, builder)
             if len(builder) > MOST_ROWS:
                 raise self._wrong(f"more than {MOST_ROWS} rows of devices")
-        samples = builder.take(received_ns=0)
-        if not self._powers:
-            samples = samples.with_columns({name: samples.columns[name] for name in COLUMNS})
-        return make_recording(self._file, samples, nominal_hz=nominal_hz, warnings=unread(self._others))
+        return builder.take(received_ns=0)
 
     def _data_rows(self) -> Iterator[list[str]]:
         while True:

@@ -17,6 +17,7 @@ COMMANDS = {
     "check": "edgeflex_flow.cli.check",
     "run": "edgeflex_flow.cli.run",
     "estimate": "edgeflex_flow.cli.estimate",
+    "policy": "edgeflex_flow.cli.policy",
     "nodes": "edgeflex_flow.cli.nodes",
     "graph": "edgeflex_flow.cli.graph",
     "schema": "edgeflex_flow.cli.schema",

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import click
 from msgspec.structs import replace
@@ -22,12 +22,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from edgeflex_connectors.recording_table import RecordingError, target_of
 from edgeflex_connectors.recordings import read_recording
 from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS
-from edgeflex_connectors.store_read import time_ns_of
 from edgeflex_flow.cli.inertia_output import RecordReport, as_builtins, show_messages, show_tables
 from edgeflex_flow.cli.inertia_pipeline import DEFAULT_CHOICE, Choice, RecordResult, settings_known
 from edgeflex_flow.cli.places import Definition
-from edgeflex_flow.cli.problems import console, show_problems
+from edgeflex_flow.cli.problems import WIDTH_OF_FILES, console, show_problems
 from edgeflex_flow.cli.recorded_units import unit_table
+from edgeflex_flow.cli.times import Time
 from edgeflex_flow.errors import EdgeflexError, FlowFileError
 from edgeflex_flow.flowfile import load_table
 from edgeflex_flow.flowfile.fields import check_bounds, parse_number
@@ -36,8 +36,6 @@ from edgeflex_operators._units import GeneratingUnit, UnitTable
 
 EXIT_NO_ESTIMATE: Final = 1
 _NOMINAL_HZ: Final = {"50Hz": 50.0, "60Hz": 60.0}
-_WIDTH_OF_FILES: Final = 120
-"""Columns when the output is no terminal."""
 
 
 class EstimateRecord(Protocol):
@@ -46,18 +44,6 @@ class EstimateRecord(Protocol):
     def __call__(
         self, batches: Iterable[Samples], units: UnitTable, *, choice: Choice, on_progress: Callable[[int], None]
     ) -> RecordResult: ...
-
-
-class Time(click.ParamType[int]):
-    """A time in ISO 8601 with its zone, as UTC nanoseconds."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            return time_ns_of(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 @click.group()
@@ -214,7 +200,7 @@ def _checked_settings(settings: Sequence[tuple[str, str]]) -> dict[str, float]:
 
 
 def _console() -> Console:
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDTH_OF_FILES, highlight=False)
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
 
 
 def _progress() -> Progress:

@@ -11,6 +11,9 @@ from rich.text import Text
 
 from edgeflex_flow.errors import Excerpt, Problem
 
+WIDTH_OF_FILES = 120
+"""Columns of tables when the output is no terminal."""
+
 
 def console(*, err: bool = False) -> Console:
     """A console on standard output or error; colours only where it is a terminal."""

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded import read_or_refusal
 
+from edgeflex_connectors.recording_csv import read_csv_table
 from edgeflex_connectors.recording_table import ACTIVE_POWER, COLUMNS, Recording, RecordingError
 from edgeflex_connectors.recordings import read_recording
 from edgeflex_flow.messages import Quality
@@ -157,3 +158,31 @@ def test_any_text_ends_in_a_recording_or_a_named_error(tmp_path_factory: pytest.
         assert found.startswith(str(file))
     else:
         assert list(found.samples.problems()) == []
+
+
+def test_table_has_all_columns_that_end_in_their_unit_as_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "noon.csv"
+    file.write_text("time_s,device,voltage_pu,remark,active_power_kw\n0,n1,1.02,fine,5\n1,n2,,x,6\n")
+    table = read_csv_table(file)
+    assert list(table.columns) == ["voltage_pu", "active_power_kw"]
+    assert table.columns["active_power_kw"].tolist() == [5.0, 6.0]
+    assert np.isnan(table.columns["voltage_pu"]).tolist() == [False, True]
+    assert [table.devices[code] for code in table.device] == ["n1", "n2"]
+
+
+def test_table_may_be_wide(tmp_path: Path) -> None:
+    file = tmp_path / "noon.csv"
+    file.write_text("time_s,n1.voltage_pu,n2.voltage_pu\n0,1.02,1.03\n1,1.01,\n")
+    table = read_csv_table(file)
+    assert sorted(zip(table.time_ns.tolist(), [table.devices[code] for code in table.device], strict=True)) == [
+        (0, "n1"),
+        (0, "n2"),
+        (1_000_000_000, "n1"),
+    ]
+
+
+def test_table_without_any_unit_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "noon.csv"
+    file.write_text("time_s,device,voltage\n0,n1,1.02\n")
+    with pytest.raises(RecordingError, match="no column is a measurement, with its unit at the end of its name"):
+        read_csv_table(file)

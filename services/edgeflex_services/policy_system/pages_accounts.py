@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -114,19 +114,13 @@ class UserPages(Controller):
     def enable(self, request: AnyRequest, visitor: Visitor, form: Form, name: str) -> Response[Any]:
         """Allow a user again."""
         del form
-        actor, system = admin_only(visitor), system_of(request)
-        system.accounts.enable(actor.name, name)
-        system.changed()
-        return see_other(f"/users/{name}", done="enabled")
+        return _do(request, visitor, name, system_of(request).accounts.enable, "enabled")
 
     @post("/{name:str}/revoke", status_code=303, sync_to_thread=True)
     def revoke(self, request: AnyRequest, visitor: Visitor, form: Form, name: str) -> Response[Any]:
         """Refuse all tokens and end all sessions that a user has now."""
         del form
-        actor, system = admin_only(visitor), system_of(request)
-        system.accounts.revoke_tokens(actor.name, name)
-        system.changed()
-        return see_other(f"/users/{name}", done="revoked")
+        return _do(request, visitor, name, system_of(request).accounts.revoke_tokens, "revoked")
 
     @post("/{name:str}/roles", status_code=303, sync_to_thread=True)
     def set_role(self, request: AnyRequest, visitor: Visitor, form: Form, name: str) -> Response[Any]:
@@ -323,6 +317,12 @@ def _put(
     if errors:
         return _user_page(request, visitor, name, errors=errors, typed=form)
     system.changed()
+    return see_other(f"/users/{name}", done=done)
+
+
+def _do(request: AnyRequest, visitor: Visitor, name: str, act: Callable[[str, str], None], done: str) -> Response[Any]:
+    act(admin_only(visitor).name, name)
+    system_of(request).changed()
     return see_other(f"/users/{name}", done=done)
 
 

@@ -28,7 +28,6 @@ from edgeflex_services.policy_system.pages_words import (
     field_in_words,
     fields_in_words,
     label_of,
-    place_in_words,
     rule_in_words,
     value_in_words,
 )
@@ -274,7 +273,6 @@ TEMPLATES.filters |= {
     "moment": moment,
     "machine_moment": machine_moment,
     "rule": rule_in_words,
-    "place": place_in_words,
     "value": value_in_words,
     "pretty": lambda value: msgspec.json.format(msgspec.json.encode(value), indent=2).decode(),
 }

@@ -24,7 +24,7 @@ from edgeflex_services.policy_system.pages_common import (
     see_other,
 )
 from edgeflex_services.policy_system.pages_queries import readers_now, refused_now, says
-from edgeflex_services.policy_system.pages_words import changed_rules, fields_in_words, is_about_rules
+from edgeflex_services.policy_system.pages_words import changed_parts, changed_rules, fields_in_words
 from edgeflex_services.policy_system.repository import AuditEntry, ConflictError, Grant, Saved
 from edgeflex_services.policy_system.system import PolicySystem
 
@@ -166,7 +166,7 @@ def difference(a: Saved, b: Saved) -> dict[str, Any]:
     found = changes(a, b)
     return {
         "rules": changed_rules(a.document, b.document),
-        "others": [change for change in found if not is_about_rules(change)],
+        "others": changed_parts(found),
         "all": found,
     }
 

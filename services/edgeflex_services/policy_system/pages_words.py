@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -173,19 +173,25 @@ def place_in_words(place: str) -> str:
     return label_of(place)
 
 
-class RuleChange(NamedTuple):
-    """A rule that is not the same in two versions, as sentences; None where it is not there."""
+class Difference(NamedTuple):
+    """Something that is not the same in two versions, in words; None where it is not there."""
 
     name: str
     before: str | None
     after: str | None
 
+    @property
+    def how(self) -> str:
+        if self.before is None:
+            return "added"
+        return "removed" if self.after is None else "changed"
 
-def changed_rules(before: Document, after: Document) -> list[RuleChange]:
-    """What became of rules, in words."""
+
+def changed_rules(before: Document, after: Document) -> list[Difference]:
+    """What became of rules, as sentences."""
     a, b = ({rule.name: rule for rule in document.rules} for document in (before, after))
     return [
-        RuleChange(
+        Difference(
             name,
             rule_in_words(a[name]) if name in a else None,
             rule_in_words(b[name]) if name in b else None,
@@ -195,15 +201,24 @@ def changed_rules(before: Document, after: Document) -> list[RuleChange]:
     ]
 
 
+def changed_parts(found: Iterable[Change]) -> list[Difference]:
+    """What became of all but the rules."""
+    return [
+        Difference(
+            place_in_words(change.place),
+            None if change.kind == "added" else value_in_words(change.before),
+            None if change.kind == "removed" else value_in_words(change.after),
+        )
+        for change in found
+        if change.place.partition(".")[0] != "rules"
+    ]
+
+
 def fields_in_words(document: Document) -> list[tuple[str, str]]:
     """Fields and their values, those that say something."""
     return [
         (name, value_in_words(value)) for name, value in document.field_values().items() if value not in ("", [], {})
     ]
-
-
-def is_about_rules(change: Change) -> bool:
-    return change.place == "rules" or change.place.startswith("rules.")
 
 
 def field_in_words(name: str) -> str:

@@ -1,0 +1,144 @@
+"""Policies of a preview: read from a file, and what they change in a flow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from edgeflex_flow.errors import EdgeflexError, FlowFileError, nearest
+from edgeflex_flow.flowfile.fields import unit_of
+from edgeflex_flow.flowfile.plan import Plan
+from edgeflex_flow.messages import Policy
+from edgeflex_flow.runtime.policies import VERSION, PolicyValues, read_policies
+from edgeflex_flow.runtime.run import FlowRun
+
+LARGEST_FILE_BYTES = 1 << 20
+
+
+class PolicyFileError(EdgeflexError):
+    """A file of policies cannot be used."""
+
+
+class Given(Struct, frozen=True):
+    """The policies of a file."""
+
+    values: PolicyValues
+    notes: tuple[str, ...] = ()
+    """What an engineer should know of them."""
+
+
+class Change(Struct, frozen=True):
+    """A setting that the proposed policy changes, in the unit of the setting."""
+
+    node: str
+    setting: str
+    policy: str
+    field: str
+    before: Any
+    after: Any
+    unit: str
+
+
+class Unbound(Struct, frozen=True):
+    """A field of the proposed policy that changes nothing in the flow."""
+
+    policy: str
+    field: str
+    nearest: str | None
+    """What was perhaps meant."""
+
+
+class _Several(Struct):
+    policies: list[Policy]
+
+
+def read_policy_file(file: Path) -> Given:
+    """Policies by id: one of the policy system as JSON, its answer with several, or a file as of `edgeflex run
+    --policies`. Raises PolicyFileError, FlowFileError with its place.
+    """
+    try:
+        if file.stat().st_size > LARGEST_FILE_BYTES:
+            raise PolicyFileError(f"{file}: larger than {LARGEST_FILE_BYTES >> 20} MiB")
+        text = file.read_bytes()
+    except OSError as error:
+        raise PolicyFileError(f"{file}: {error.strerror or error}") from error
+    try:
+        form = _form(text)
+        policies = [] if form is None else _policies(msgspec.json.decode(text, type=form))
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise PolicyFileError(f"{file}: no policy: {error}") from error
+    if form is None:
+        try:
+            return Given(read_policies(file))
+        except FlowFileError:
+            raise
+        except ValueError as error:
+            raise PolicyFileError(str(error)) from error
+    return Given(
+        {policy.policy_id: {**policy.fields, VERSION: str(policy.version)} for policy in policies},
+        tuple(
+            f"policy '{policy.policy_id}' holds for a certain time only: here for all of the record"
+            for policy in policies
+            if policy.valid_from_ns is not None or policy.valid_until_ns is not None
+        ),
+    )
+
+
+def _form(text: bytes) -> type[Policy] | type[_Several] | None:
+    """What the policy system gives, by its keys; None for another file."""
+    try:
+        found = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    if found.get("type") == "policy" or isinstance(found.get("policy_id"), str):
+        return Policy
+    return _Several if isinstance(found.get("policies"), list) else None
+
+
+def _policies(found: Policy | _Several) -> list[Policy]:
+    return [found] if isinstance(found, Policy) else found.policies
+
+
+def changes(plan: Plan, today: FlowRun, proposed: FlowRun) -> list[Change]:
+    """Settings in force that differ between two runs."""
+    return [
+        Change(
+            node=node.id,
+            setting=setting,
+            policy=binding.policy,
+            field=binding.field,
+            before=before,
+            after=after,
+            unit=unit_of(type(node.config), setting).strip(),
+        )
+        for node in plan.nodes
+        for setting, binding in node.policies.items()
+        if (before := getattr(today.in_force[node.id].config, setting))
+        != (after := getattr(proposed.in_force[node.id].config, setting))
+    ]
+
+
+def unbound(plan: Plan, policies: PolicyValues) -> Iterator[Unbound]:
+    """Fields that nothing in the flow is bound to, with the nearest name that something is."""
+    bound: dict[str, set[str]] = {}
+    for node in plan.nodes:
+        for binding in node.policies.values():
+            bound.setdefault(binding.policy, set()).add(binding.field)
+    everything = {f"{policy}.{field}" for policy, fields in bound.items() for field in fields}
+    for policy, fields in policies.items():
+        for field in fields:
+            if field != VERSION and field not in bound.get(policy, ()):
+                yield Unbound(policy, field, _nearest(policy, field, bound, everything))
+
+
+def _nearest(policy: str, field: str, bound: Mapping[str, set[str]], everything: set[str]) -> str | None:
+    if policy in bound:
+        found = nearest(field, bound[policy])
+        return None if found is None else f"{policy}.{found}"
+    return nearest(f"{policy}.{field}", everything)
