@@ -188,17 +188,30 @@ class Difference(NamedTuple):
 
 
 def changed_rules(before: Document, after: Document) -> list[Difference]:
-    """What became of rules, as sentences."""
+    """What became of rules, as sentences. Those that changed places have their numbers: the first that holds decides."""
     a, b = ({rule.name: rule for rule in document.rules} for document in (before, after))
+    moved = _moved(list(a), list(b))
     return [
         Difference(
             name,
-            rule_in_words(a[name]) if name in a else None,
-            rule_in_words(b[name]) if name in b else None,
+            _numbered(a, name, is_moved=name in moved) if name in a else None,
+            _numbered(b, name, is_moved=name in moved) if name in b else None,
         )
         for name in dict.fromkeys((*a, *b))
-        if a.get(name) != b.get(name)
+        if a.get(name) != b.get(name) or name in moved
     ]
+
+
+def _moved(before: Sequence[str], after: Sequence[str]) -> set[str]:
+    """Names that stand elsewhere among those that stand in both."""
+    a = [name for name in before if name in after]
+    b = [name for name in after if name in before]
+    return {name for name, other in zip(a, b, strict=True) if name != other}
+
+
+def _numbered(rules: Mapping[str, Rule], name: str, *, is_moved: bool) -> str:
+    number = f"{list(rules).index(name) + 1}. " if is_moved else ""
+    return number + rule_in_words(rules[name])
 
 
 def changed_parts(found: Iterable[Change]) -> list[Difference]:
