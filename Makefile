@@ -7,6 +7,7 @@
 # make bench-inertia               measure estimates of inertia
 # make bench-mqtt, bench-stores    measure connectors; both: bench-connectors
 # make bench-control               measure controllers, in closed loops
+# make bench-policy                measure the policy system, and how soon policies take effect
 
 PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$python && break; done)
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo demo-frequency demo-voltage demo-mpc demo-vpp test check bench bench-inertia bench-mqtt bench-stores bench-connectors bench-control reference clean
+.PHONY: demo demo-frequency demo-voltage demo-mpc demo-vpp test check bench bench-inertia bench-mqtt bench-stores bench-connectors bench-control bench-policy reference clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/edgeflex demo $(ARGS)
@@ -55,6 +56,10 @@ bench-stores: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.stores $(ARGS)
 
 bench-connectors: bench-mqtt bench-stores
+
+bench-policy: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.policy_preview
+	@$(BIN)/python -m benchmarks.policy
 
 bench-control: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.control_voltage

@@ -505,6 +505,79 @@ class FlexResponse(_FlexFields, frozen=True, kw_only=True, tag="flex_response"):
     """Why it is not `full`, in words."""
 
 
+FlexState: TypeAlias = Literal[
+    "initial", "offered", "accepted", "rejected", "assigned", "executed", "invalid", "canceled"
+]
+"""Where a FlexOffer stands; `edgeflex_flow.flexoffer` says which state may follow which."""
+
+
+class FlexSlice(msgspec.Struct, frozen=True, kw_only=True):
+    """One slice of a FlexOffer's profile: how much energy its owner may produce (positive) or consume (negative)."""
+
+    lower_kwh: float
+    upper_kwh: float
+    min_duration: Annotated[int, msgspec.Meta(ge=1)] = 1
+    max_duration: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """Length of the slice, in intervals."""
+    price_min_eur_per_kwh: float | None = None
+    """The most that the owner pays for what it consumes; None: as the other price, 0 if there is none."""
+    price_max_eur_per_kwh: float | None = None
+    """The least that the owner takes for what it produces; None: as the other price, 0 if there is none."""
+
+
+class FlexScheduleSlice(msgspec.Struct, frozen=True, kw_only=True):
+    """What is assigned of one slice of the profile."""
+
+    energy_kwh: float
+    duration: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """In intervals."""
+    price_eur_per_kwh: float | None = None
+
+
+class FlexSchedule(msgspec.Struct, frozen=True, kw_only=True):
+    """When a FlexOffer's profile begins, and what each of its slices holds."""
+
+    start_ns: TimeNs
+    slices: tuple[FlexScheduleSlice, ...]
+    update: int = 0
+    """Counts the schedules of one offer: of two the one with the higher number holds."""
+
+
+class FlexOffer(Computed, frozen=True, kw_only=True, tag="flex_offer"):
+    """Flexibility that is offered to a market, and what became of it. Positive energy is production, into the grid."""
+
+    id: Annotated[str, msgspec.Meta(min_length=1)]
+    state: FlexState
+    state_reason: str = ""
+    offered_by: str = ""
+    """The owner, as the market knows it."""
+    location: str = ""
+    """Where in the grid, such as a node's number."""
+    request_id: str = ""
+    """`id` of the FlexRequest that it was made from; empty if from none, or if the other side does not say."""
+    quantity: Literal["active_energy", "reactive_energy"] = "active_energy"
+    """Energies are in kWh, or in kvarh."""
+    created_ns: TimeNs | None = None
+    accept_before_ns: TimeNs | None = None
+    """Until when it is to be accepted or rejected; None: at once, or never."""
+    assign_before_ns: TimeNs | None = None
+    """Until when a schedule may be assigned; None: until `start_after_ns`."""
+    start_after_ns: TimeNs | None = None
+    start_before_ns: TimeNs | None = None
+    """The profile begins between these; `start_after_ns` None: from `created_ns` on."""
+    end_before_ns: TimeNs | None = None
+    interval_s: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 900
+    slices: tuple[FlexSlice, ...] = ()
+    """The profile, slice after slice; empty in answers that tell the state alone."""
+    total_lower_kwh: float | None = None
+    total_upper_kwh: float | None = None
+    """Bounds of the sum over all slices; None: no other than theirs."""
+    default_schedule: FlexSchedule | None = None
+    """What the owner does if nothing is assigned."""
+    schedule: FlexSchedule | None = None
+    """What is assigned."""
+
+
 PolicyKind: TypeAlias = Literal["operational_bounds", "trigger", "data_management", "flexibility", "sharing"]
 """What a policy is for; each kind has a schema of its own in the policy system."""
 
@@ -526,6 +599,8 @@ class Policy(Message, frozen=True, kw_only=True, tag="policy"):
     valid_until_ns: TimeNs | None = None
     """Outside of these the policy says nothing."""
     saved_ns: TimeNs | None = None
+    last_contact_ns: TimeNs | None = None
+    """Of one that a flow gives from its disk: when the policy system was last in contact. None: it says this now."""
 
 
 class ServiceRequest(Message, frozen=True, kw_only=True, tag="service_request"):
@@ -630,6 +705,7 @@ BUILT_IN_MESSAGES: tuple[type[Message], ...] = (
     DispatchPlan,
     FlexRequest,
     FlexResponse,
+    FlexOffer,
     Policy,
     ServiceRequest,
     Alarm,

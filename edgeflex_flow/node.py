@@ -401,6 +401,18 @@ class AcknowledgingSource(Protocol):
         """Everything that came of the polls up to this number is durable. Also called after the last poll."""
 
 
+@runtime_checkable
+class ChangingSource(Protocol):
+    """What a source has besides if a policy may change its config without an end of its connection.
+
+    Others are closed, and opened with the new config.
+    """
+
+    def change(self, config: Any) -> bool:
+        """Go on with this config. False: it cannot, and is closed and opened. Called by the thread that polls."""
+        ...
+
+
 class Progress(NamedTuple):
     """How far a sink is; both only grow, and are equal when nothing is under way."""
 

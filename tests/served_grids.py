@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from edgeflex_flow.errors import FatalError
+from edgeflex_flow.messages import Forecast
 from edgeflex_services.powerflow_grid import make_grid
 from edgeflex_services.powerflow_payloads import QUANTITIES
 from edgeflex_services.powerflow_plant import Plant
@@ -15,6 +17,24 @@ from edgeflex_services.powerflow_service import PowerflowService, ServiceReport,
 from edgeflex_services.service_bus import Bus
 
 GRID = make_grid("kerber", storage_kwh=10.0)
+
+
+def full_sun() -> list[Forecast]:
+    """For each inverter, that the sun stays as it is for six hours."""
+    now_ns = time.time_ns()
+    return [
+        Forecast(
+            device=name,
+            quantity="available_power_pu",
+            time_ns=now_ns,
+            begin_ns=now_ns,
+            step_s=900.0,
+            values=(0.22,) * 25,
+            method="of others",
+            status="ok",
+        )
+        for name in GRID.inverters.names
+    ]
 
 
 class Running:

@@ -22,7 +22,7 @@ from edgeflex_connectors.mqtt_suspect import Suspect
 from edgeflex_connectors.payload_formats import AnyFormat, JsonEdgeflex
 from edgeflex_connectors.payloads import PayloadEncoder, mark_late
 from edgeflex_flow.errors import FatalError, FieldError, nearest, unforeseen
-from edgeflex_flow.messages import Samples, validity_s
+from edgeflex_flow.messages import Policy, Samples, validity_s
 from edgeflex_flow.node import (
     ANY,
     DEFAULT_PORT,
@@ -39,7 +39,8 @@ from edgeflex_flow.node import topic as bus_topic
 from edgeflex_flow.outbox import Limits, Outbox
 from edgeflex_flow.segments import Entry
 
-PLACEHOLDERS = ("device", "type")
+PLACEHOLDERS = ("device", "type", "policy_id")
+SHOWN_PLACEHOLDERS = tuple(f"{{{name}}}" for name in PLACEHOLDERS)
 LONGEST_TOPIC_BYTES = 65535
 NO_DEVICE = "_"
 FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cn", "Cs"})
@@ -72,9 +73,10 @@ class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
     has no rows flagged `bad_data` or `test`, which readers would take for good ones.
 
     In `topic`, `{device}` and `{type}` are filled in from the message (`samples` is the type of samples; the device is
-    `_` in messages that have none). With `{device}` a batch of samples is split into one payload for each device.
-    A device's name, which may come from the network, chooses no other topics: `/`, `+`, `#`, control characters and a
-    `$` at its start become `_` in the topic. Two devices may then share one; the payload has their names as they are.
+    `_` in messages that have none), and `{policy_id}` from a `policy`. With `{device}` a batch of samples is split into
+    one payload for each device. A device's name, which may come from the network, chooses no other topics: `/`, `+`,
+    `#`, control characters and a `$` at its start become `_` in the topic, and so in a policy's id. Two devices may
+    then share one; the payload has their names as they are.
 
     While the broker is away, or slower than the flow, up to `queue` payloads (and 64 MiB) wait in memory. Where the
     connection has an `outbox`, what has waited there for a second, or when half of `queue` waits, goes on to disk,
@@ -124,7 +126,7 @@ class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
     """
 
     bus: Annotated[str, connection("bus", "Connection to the broker.")]
-    topic: Annotated[str, bus_topic("Topic; {device} and {type} come from the message.", "publish")]
+    topic: Annotated[str, bus_topic("Topic; {device}, {type} and {policy_id} come from the message.", "publish")]
     qos: Annotated[Literal[0, 1, 2], Meta(description="0: at most once, 1: at least once, 2: exactly once.")] = 1
     retain: Annotated[bool, Meta(description="Whether the broker keeps the last one for later subscribers.")] = False
     format: Annotated[AnyFormat, Meta(description="How samples are written; a name, or `type` and settings.")] = (
@@ -156,9 +158,9 @@ class MqttPublishConfig(NodeConfig, frozen=True, kw_only=True):
         for name in names:
             if name not in PLACEHOLDERS:
                 text = f"`topic`: no placeholder '{{{name}}}'"
-                yield FieldError(text, "topic", known=("{device}", "{type}"), nearest=_nearest_placeholder(name))
+                yield FieldError(text, "topic", known=SHOWN_PLACEHOLDERS, nearest=_nearest_placeholder(name))
         if not plain:
-            text = "`topic`: placeholders are plain {device} and {type}"
+            text = f"`topic`: placeholders are plain {', '.join(SHOWN_PLACEHOLDERS)}"
             yield FieldError(text, "topic", got=f"'{self.topic}'")
         problem = topic_problem(self.topic)
         if problem is not None:
@@ -201,9 +203,9 @@ def _type(message: WireMessage) -> str:
 
 
 @lru_cache(maxsize=4096)
-def topic_of(pattern: str, device: str, message_type: str) -> str:
-    """What `topic` of the config becomes for a message of this device (may be empty) and type."""
-    return pattern.format(device=topic_level(device), type=message_type)
+def topic_of(pattern: str, device: str, message_type: str, policy_id: str = "") -> str:
+    """What `topic` of the config becomes for a message of this device and policy (may be empty) and type."""
+    return pattern.format(device=topic_level(device), type=message_type, policy_id=topic_level(policy_id))
 
 
 def payloads(
@@ -212,7 +214,8 @@ def payloads(
     """Topic and payload of everything that one message becomes, or why a part of it cannot be encoded."""
     if not isinstance(message, Samples):
         device: str = getattr(message, "device", None) or ""
-        topic = topic_of(config.topic, device, _type(message))
+        policy_id = message.policy_id if isinstance(message, Policy) else ""
+        topic = topic_of(config.topic, device, _type(message), policy_id)
         yield from ((topic, payload) for payload in encoder.encode_message(message))
     elif "{device}" not in config.topic:
         yield from _samples(topic_of(config.topic, "", Samples.tag), message, encoder)

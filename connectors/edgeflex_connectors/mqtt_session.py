@@ -125,6 +125,9 @@ class MqttSession:
         """MQTT 5: how many messages may be under way to this client without acknowledgement."""
         self.subscriptions: list[str] = []
         """What was asked for, in the names of the broker."""
+        self._asked: dict[int, tuple[list[str], list[str]]] = {}
+        """By the number of a request that is not answered yet: topics asked for, and those to leave then."""
+        self._next_subscriptions: tuple[list[str], int] | None = None
         self.limits = BrokerLimits()
         self._context = context
         self._lock = threading.Lock()
@@ -246,6 +249,8 @@ class MqttSession:
             self._lock.release()
 
     def _take_turn(self) -> None:
+        if self._next_subscriptions is not None:
+            self._change_subscriptions()
         if self._unacknowledged:
             with self.client.together():
                 self._send_acknowledgements()
@@ -451,21 +456,54 @@ class MqttSession:
         self._wake()  # it may be the publishing thread that saw it
 
     def _subscribe_answered(
-        self, _client: Client, _userdata: Any, _mid: int, reasons: list[ReasonCode], _properties: Any
+        self, client: Client, _userdata: Any, mid: int, reasons: list[ReasonCode], _properties: Any
     ) -> None:
+        asked, left = self._asked.pop(mid, ([], []))
         refused = [place for place, reason in enumerate(reasons) if reason.is_failure]
         if refused:
-            names = [self.subscriptions[place] for place in refused if place < len(self.subscriptions)]
+            names = [asked[place] for place in refused if place < len(asked)]
             what = ", ".join(f"'{name}'" for name in names) or "its topic"
             text = f"the broker refused {who(self.broker)} the subscription to {what}"
             reason = reasons[refused[0]].getName().lower()
             self._refusal = FatalError(f"{self.broker}: {text}: {reason}")
+        elif left:
+            client.unsubscribe(left)
+            self._context.counters.add("resubscribed")
 
     def subscribe(self, filters: list[str], qos: int) -> None:
         """Ask for topics, in the names of the flow. From `on_up`."""
+        self._asked.clear()
+        self._next_subscriptions = None
+        names = self._names_of(filters)
+        self._ask_for(names, names, qos)
+
+    def resubscribe(self, filters: list[str], qos: int) -> None:
+        """Ask for these topics in place of those so far, which are left once the broker grants the new ones: nothing
+        is missed between. Any thread."""
+        self._next_subscriptions = filters, qos
+        self._wake()
+
+    def _names_of(self, filters: list[str]) -> list[str]:
         topics = self.broker.topics
-        self.subscriptions = list(dict.fromkeys(name for each in filters for name in topics.filters_outward(each)))
-        self.client.subscribe([(each, qos) for each in self.subscriptions])
+        return list(dict.fromkeys(name for each in filters for name in topics.filters_outward(each)))
+
+    def _ask_for(self, names: list[str], new: list[str], qos: int) -> None:
+        """Ask for the new ones of these, then leave all others."""
+        left = [each for each in self.subscriptions if each not in names]
+        self.subscriptions = names
+        if new:
+            _, mid = self.client.subscribe([(each, qos) for each in new])
+            if mid is not None:
+                self._asked[mid] = new, left
+        elif left:
+            self.client.unsubscribe(left)
+            self._context.counters.add("resubscribed")
+
+    def _change_subscriptions(self) -> None:
+        assert self._next_subscriptions is not None
+        (filters, qos), self._next_subscriptions = self._next_subscriptions, None
+        names = self._names_of(filters)
+        self._ask_for(names, [each for each in names if each not in self.subscriptions], qos)
 
     def _message_came(self, message: Incoming) -> None:
         receipt = self._receive(message) if self._holds and message.qos else 0

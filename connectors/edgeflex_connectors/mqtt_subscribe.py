@@ -9,6 +9,8 @@ from itertools import zip_longest
 from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta
+from msgspec.structs import replace
+from paho.mqtt.client import topic_matches_sub
 
 from edgeflex_connectors.batching import SamplesBuilder, message_types, promise_refusals
 from edgeflex_connectors.mqtt_session import MqttSession
@@ -50,6 +52,10 @@ class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
 
     What came of a payload is what it led to at once. Rows that an operator keeps to give later, such as those that
     `pmu_align` waits with or that stand in a window, are not waited for: a killed program loses them.
+
+    When a policy changes `topics`, the new ones are subscribed to on the same connection before the old ones are left
+    (`resubscribed`): nothing is missed, and what is not acknowledged stays so. Where an old and a new topic overlap,
+    a payload may come twice meanwhile.
 
     What a broker retains comes at each new connection, again if it came before: brokers do not tell whether it is new.
 
@@ -178,7 +184,9 @@ class MqttSubscribe:
         self._bytes_in = self._bytes_dropped = self._bytes_out = 0
         self._signalled = False
         self._read, self._write = -1, -1
-        self._decoder = PayloadDecoder(config.format, config.columns, message_types(config.messages), config.device)
+        self._decoder = self._make_decoder()
+        self._decoder_before: PayloadDecoder | None = None
+        """For what comes by topics that are left, after a policy changed by which part of them devices are told."""
         self._builder = SamplesBuilder(subscription_columns(config.columns, config.format))
 
     def open(self) -> None:
@@ -198,8 +206,29 @@ class MqttSubscribe:
     def _subscribe(self) -> None:
         # Runs on every connect, so that the subscription survives a reconnect.
         assert self._session is not None
+        self._session.subscribe(self._filters(), self._config.qos)
+
+    def change(self, config: MqttSubscribeConfig) -> bool:
+        """Go on with other topics on the same connection, and with what tells devices by them."""
+        before = self._config
+        as_before = replace(config, topics=before.topics, device=before.device, largest_payload=before.largest_payload)
+        if as_before != before or self._session is None:
+            return False
+        self._config = config
+        if config.device != before.device:
+            self._decoder_before = self._decoder
+            self._decoder = self._make_decoder()
+        if config.topics != before.topics:
+            self._session.resubscribe(self._filters(), config.qos)
+        return True
+
+    def _make_decoder(self) -> PayloadDecoder:
+        config = self._config
+        return PayloadDecoder(config.format, config.columns, message_types(config.messages), config.device)
+
+    def _filters(self) -> list[str]:
         share = "" if self._config.group is None else f"{SHARED}{self._config.group}/"
-        self._session.subscribe([share + topic for topic in self._config.topics], self._config.qos)
+        return [share + topic for topic in self._config.topics]
 
     def _receive(self, topic: str, payload: bytes, receipt: int) -> None:
         held: bytes | _TooLarge = payload
@@ -272,7 +301,7 @@ class MqttSubscribe:
             self._context.dead_letter("bad_payload", text, payload.head)
             return
         try:
-            decoded = self._decoder.decode(topic, payload)
+            decoded = self._decoder_of(topic).decode(topic, payload)
         except BadMessageError as error:
             self._context.dead_letter(error.reason, str(error), error.payload)
             return
@@ -287,6 +316,11 @@ class MqttSubscribe:
                 self._context.counters.add("bad_rows", decoded.bad_rows)
             for row in decoded.rows:
                 self._builder.add(*row)
+
+    def _decoder_of(self, topic: str) -> PayloadDecoder:
+        if self._decoder_before is None or any(topic_matches_sub(each, topic) for each in self._config.topics):
+            return self._decoder
+        return self._decoder_before
 
     def _end_batch(self, received_ns: int, given: list[WireMessage]) -> None:
         if len(self._builder):

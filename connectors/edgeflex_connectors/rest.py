@@ -281,6 +281,16 @@ def open_session(config: RestConfig, context: Context) -> RestSession:
     return RestSession(name, config.url, client(), credentials, granting)
 
 
+def certificate_until(config: RestConfig, context: Context) -> float | None:
+    """When the certificate of the service ends, seconds since 1970; None when there is none to see."""
+    split = _split(config.url)
+    if split.scheme != "https" or config.proxy is not None:
+        return None
+    tls = _tls_context(config, context, context.node)
+    host, port = split.hostname or "", split.port or DEFAULT_PORTS["https"]
+    return certificate_of_server(host, port, tls, config.connect_timeout)
+
+
 def probe(config: RestConfig, context: Context) -> Probe:
     """Get the base url, credentials shown. A service that knows no such path is there all the same."""
     session = open_session(config, context)
@@ -294,13 +304,7 @@ def probe(config: RestConfig, context: Context) -> Probe:
         raise FatalError(f"{context.node} {config.url}: refused: {session.shown(answer)}")
     if answer.status >= 500:
         raise RetryableError(f"{context.node} {config.url}: {session.shown(answer)}")
-    split = _split(config.url)
-    until_s = None
-    if split.scheme == "https" and config.proxy is None:
-        tls = _tls_context(config, context, context.node)
-        host, port = split.hostname or "", split.port or DEFAULT_PORTS["https"]
-        until_s = certificate_of_server(host, port, tls, config.connect_timeout)
-    return Probe(latency_s, f"HTTP status {answer.status}", until_s)
+    return Probe(latency_s, f"HTTP status {answer.status}", certificate_until(config, context))
 
 
 NODE = ConnectionNode(kind="rest", config=RestConfig, family="rest", open=open_session, probe=probe)

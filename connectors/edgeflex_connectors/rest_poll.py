@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Protocol
 
 import msgspec
 from msgspec import Meta, field
@@ -154,6 +154,14 @@ class Read(NamedTuple):
     """What is wrong with the first of those."""
 
 
+class ReadsAnswers(Protocol):
+    """Tells what an answer becomes."""
+
+    def read(self, body: bytes, received_ns: int) -> Read:
+        """Raises BadMessageError when nothing of it can be used."""
+        ...
+
+
 class AnswerReader:
     """What an answer becomes. Raises BadMessageError when nothing of it can be used."""
 
@@ -215,11 +223,17 @@ def part_at(body: bytes, place: Sequence[str]) -> bytes:
 class RestPoll:
     """The source. A thread of its own asks and reads; `poll` takes what it has read."""
 
-    def __init__(self, config: RestPollConfig, context: Context, session: RestSession | None = None) -> None:
+    def __init__(
+        self,
+        config: RestPollConfig,
+        context: Context,
+        session: RestSession | None = None,
+        reader: ReadsAnswers | None = None,
+    ) -> None:
         self._config = config
         self._context = context
         self._session = session
-        self._reader = AnswerReader(config)
+        self._reader: ReadsAnswers = AnswerReader(config) if reader is None else reader
         self._known: dict[str, str] = {}
         """Headers that tell which answer was used last."""
         self._backoff = Backoff(config.retry_min, config.retry_max)

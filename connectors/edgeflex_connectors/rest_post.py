@@ -7,9 +7,9 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -150,6 +150,26 @@ class Item:
     """Until when it may be sent, in monotonic seconds."""
     tells_of: str | None = None
     """The node that a dead letter is of; None for all others."""
+    key: str = ""
+    """Names the request, the same each time that it is made; empty: one is made up."""
+
+
+class ItemEncoder(Protocol):
+    """Makes what is sent of messages and samples."""
+
+    @property
+    def withheld(self) -> int:
+        """Rows so far that the format could not mark as bad."""
+        ...
+
+    def items(self, message: WireMessage, now_s: float, now_ns: int) -> Iterable[Item]:
+        """What one message becomes. Raises ValueError or OverflowError for one that cannot be written, BadMessageError
+        for one that must not be sent."""
+        ...
+
+    def refusal(self, answer: Answer) -> str:
+        """Why an answer of success is a refusal all the same; empty if it is none."""
+        ...
 
 
 class Encoder:
@@ -180,6 +200,11 @@ class Encoder:
                 path = _path(self._pattern, message.devices[code], Samples.tag)
                 yield from self._rows(message.take(message.device == code), path, until_s)
 
+    def refusal(self, answer: Answer) -> str:
+        """A status of success is one."""
+        del answer
+        return ""
+
     def _rows(self, samples: Samples, path: str, until_s: float) -> Iterator[Item]:
         for payload in self._samples.encode(samples):
             listed = payload[:1] == b"["
@@ -200,11 +225,17 @@ def _path(pattern: str, device: str, message_type: str) -> str:
 class RestPost:
     """The sink. `write` hands over; a thread of its own sends."""
 
-    def __init__(self, config: RestPostConfig, context: Context, session: RestSession | None = None) -> None:
+    def __init__(
+        self,
+        config: RestPostConfig,
+        context: Context,
+        session: RestSession | None = None,
+        encoder: ItemEncoder | None = None,
+    ) -> None:
         self._config = config
         self._context = context
         self._session = session
-        self._encoder = Encoder(config)
+        self._encoder: ItemEncoder = Encoder(config) if encoder is None else encoder
         self._backoff = Backoff(config.retry_min, config.retry_max)
         self._unsent: set[str] = set()
         """Reasons for which a dead letter was not sent."""
@@ -233,6 +264,8 @@ class RestPost:
         for message in messages:
             try:
                 items.extend(self._encoder.items(message, now_s, now_ns))
+            except BadMessageError as error:
+                self._refuse(error.reason, str(error), error.payload, None)
             except (ValueError, OverflowError) as error:
                 node = message.node if isinstance(message, DeadLetter) else None
                 self._refuse("not_encodable", f"a {type(message).__name__}: {error}", b"", node)
@@ -329,7 +362,7 @@ class RestPost:
 
     def _deliver(self, session: RestSession) -> None:
         """Send the batch, again and again until that is over for good or the sink closes."""
-        key = str(uuid.uuid4())
+        key = self._batch[0].key or str(uuid.uuid4())
         self._drop_expired()
         while self._batch:
             flushes = self._flushes
@@ -387,10 +420,10 @@ class RestPost:
             if self._config.repeatable or answer.status in UNHANDLED_STATUSES:
                 return max(self._failed(text), retry_after_s(answer))
             self._give_up("unclear", text)
-        elif answer.is_success:
+        elif answer.is_success and not self._encoder.refusal(answer):
             self._context.counters.add_all(sent=len(self._batch), bytes=size)
         else:
-            self._give_up("refused", text)
+            self._give_up("refused", self._encoder.refusal(answer) or text)
         failures = self._backoff.succeeded()
         if failures:
             self._context.log.info("%s: answers again after %d failures", what, failures)

@@ -20,7 +20,7 @@ from edgeflex_flow.node import Context, NodeConfig, Probe, quantity
 
 HOUR_NS = 3_600_000_000_000
 
-TIMES = ("time_ns", "onset_time_ns")
+TIMES = ("time_ns", "onset_time_ns", "created_ns")
 """Where messages hold the time they are about; the first that a message has counts."""
 
 

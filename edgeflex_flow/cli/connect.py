@@ -56,6 +56,8 @@ def reach_all(plans: Iterable[Plan]) -> list[Reached]:
     plans = list(plans)
     connections: dict[tuple[str, str], Callable[[], Reached]] = {}
     for plan in plans:
+        if plan.policy_system is not None:
+            connections[plan.site, plan.policy_system.name] = partial(_reach, plan, plan.policy_system)
         for node in plan.nodes:
             for connection in node.connections.values():
                 connections.setdefault((plan.site, connection.name), partial(_reach, plan, connection))

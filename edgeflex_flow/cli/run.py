@@ -24,6 +24,7 @@ from edgeflex_flow.flowfile import Plan, load_flows
 from edgeflex_flow.runtime.every import every
 from edgeflex_flow.runtime.lifecycle import EXIT_NOT_DRAINED, stop_on_signals
 from edgeflex_flow.runtime.policies import policies_from
+from edgeflex_flow.runtime.policy_loader import policies_of_site
 from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_flow.units import parse_quantity
 
@@ -57,7 +58,7 @@ class Seconds(click.ParamType[float]):
 @click.option(
     "--policies",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="YAML file of policies, {policy: {field: value}}; followed while the flow runs.",
+    help="YAML file of policies, {policy: {field: value}}; followed in place of the policy system.",
 )
 @click.option("--for", "duration_s", type=Seconds(), help="Drain and end after this time, for example 30s.")
 @click.option("--stats", "stats_s", type=Seconds(), help="Log all counters with this period, for example 10s.")
@@ -110,11 +111,10 @@ def run(
         stop_on_signals(
             flow_run, lambda: _show_summary(flow_run, EXIT_NOT_DRAINED, "the drain took too long", as_json)
         ),
-        policies_from(policies, flow_run),
         every(stats_s, lambda: _log_stats(flow_run), "stats") if stats_s is not None else nullcontext(),
         _after(duration_s, flow_run.stop),
     ):
-        errors = _errors_of(flow_run, runtime, workers)
+        errors = _errors_of(flow_run, runtime, workers, policies)
     code = next(iter(errors.values()), 0)  # what ended the run stands first, what was lost by it after
     _show_summary(flow_run, code, "; ".join(errors) or None, as_json)
     for text in errors:
@@ -122,11 +122,13 @@ def run(
     sys.exit(code)
 
 
-def _errors_of(flow_run: FlowRun, runtime: str, workers: int) -> dict[str, int]:
+def _errors_of(flow_run: FlowRun, runtime: str, workers: int, policies: Path | None) -> dict[str, int]:
     """Run to the end; what went wrong, with its exit code."""
     errors: dict[str, int] = {}
     try:
-        start(flow_run, runtime, workers)
+        # A file is for a trial, or for the day on which the policy system is wrong: it alone holds then.
+        with policies_of_site(flow_run) if policies is None else policies_from(policies, flow_run):
+            start(flow_run, runtime, workers)
     except FatalError as error:
         errors[str(error)] = EXIT_FATAL
     for node, count in flow_run.lost_at_the_end.items():

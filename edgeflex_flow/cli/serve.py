@@ -59,3 +59,12 @@ def policy(arguments: tuple[str, ...]) -> None:
     with _extra("policy", "services", ("litestar", "uvicorn", "sqlalchemy", "jinja2", "argon2", "jwt")):
         from edgeflex_services.policy_system.__main__ import main as policy_system  # noqa: PLC0415
     sys.exit(policy_system(arguments, prog="edgeflex serve policy"))
+
+
+@serve.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def market(arguments: tuple[str, ...]) -> None:
+    """Be a market of FlexOffers: accept, clear by merit order, assign (--help tells the options)."""
+    with _extra("market", "services", ("litestar", "uvicorn")):
+        from edgeflex_services.market import main as market_service  # noqa: PLC0415
+    sys.exit(market_service(arguments, prog="edgeflex serve market"))

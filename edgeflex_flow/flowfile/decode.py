@@ -10,11 +10,19 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from edgeflex_flow.errors import ConfigError, FieldError, FlowFileError, nearest
+from edgeflex_flow.flowfile.bindings import (
+    NUMBER_KEYS,
+    TEXT_KEYS,
+    Bindable,
+    default_problem,
+    not_bindable,
+    pattern_problem,
+)
 from edgeflex_flow.flowfile.document import Repeated, Value, plain_scalar
 from edgeflex_flow.flowfile.fields import (
     ConfigField,
@@ -32,22 +40,13 @@ from edgeflex_flow.flowfile.fields import (
 )
 from edgeflex_flow.flowfile.report import FileReport, Secret, got
 from edgeflex_flow.flowfile.secrecy import HIDDEN, Place
+from edgeflex_flow.flowfile.stand_ins import BROKEN, PLACEHOLDER, Broken, placeholder
 from edgeflex_flow.flowfile.wording import example, expectation
 from edgeflex_flow.node import NodeConfig, OpenConnection
-from edgeflex_flow.policy import PolicyBinding
+from edgeflex_flow.policy import Binding, PolicyBinding, TextBinding
 from edgeflex_flow.units import parse_quantity
 
-POLICY_KEYS = ("policy", "field", "default", "min", "max")
-
-PLACEHOLDER = "(missing)"
-"""Stands in a config for a text that is not there, while only checking. No column or topic is called that."""
-
-
-class _Broken:
-    """Stands for a value that has been reported as wrong."""
-
-
-BROKEN: Final = _Broken()
+PATTERNS = read_hint(Annotated[tuple[Annotated[str, msgspec.Meta(min_length=1)], ...], msgspec.Meta(min_length=1)])
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
@@ -62,7 +61,7 @@ class Decoded:
     config: NodeConfig | None = None
     """None when the mapping is wrong, or when too much of it is missing to make one."""
     connections: dict[str, OpenConnection] = field(default_factory=dict)
-    policies: dict[str, PolicyBinding] = field(default_factory=dict)
+    policies: dict[str, Binding] = field(default_factory=dict)
     missing: list[tuple[str, Value]] = field(default_factory=list)
     """Fields (as written, `topics[2]`) whose value is not there, for the caller to report."""
     guessed: bool = False
@@ -106,14 +105,14 @@ class ConfigDecoder:
         node: str | None,
         find_connection: FindConnection | None = None,
         read_table: ReadTable | None = None,
-        policies: bool = False,
+        bindable: Bindable = "nothing",
         other_keys: tuple[str, ...] = (),
     ) -> None:
         self._report = report
         self._node = node
         self._find_connection = find_connection
         self._read_table = read_table
-        self._takes_policies = policies
+        self._bindable: Bindable = bindable
         self._other_keys = other_keys
         self._good = True
         self._misspelt: list[str | None] = []
@@ -135,12 +134,10 @@ class ConfigDecoder:
         self._result.partly = {
             each.name: self._partial[each.key]
             for each in fields
-            if each.key in self._broken_items and each.key not in unsure and isinstance(arguments[each.name], _Broken)
+            if each.key in self._broken_items and each.key not in unsure and isinstance(arguments[each.name], Broken)
         }
-        stand_ins = {
-            each.name: self._stand_in(each) for each in fields if isinstance(arguments.get(each.name), _Broken)
-        }
-        if not any(isinstance(each, _Broken) for each in stand_ins.values()):
+        stand_ins = {each.name: self._stand_in(each) for each in fields if isinstance(arguments.get(each.name), Broken)}
+        if not any(isinstance(each, Broken) for each in stand_ins.values()):
             made = self._build(config, {**arguments, **stand_ins}, unsure, place)
             self._result.config = made if self._good else None
         return self._result
@@ -157,7 +154,7 @@ class ConfigDecoder:
         meant = any(close in (None, each.key) for close in self._misspelt)  # an unknown key may mean this field
         if twice or (absent and meant):
             return [each.key]
-        if isinstance(arguments.get(each.name), _Broken):
+        if isinstance(arguments.get(each.name), Broken):
             return self._broken_items.get(each.key, [each.key])
         return [name for name, _ in self._result.missing if _base(name) == each.key]
 
@@ -165,7 +162,7 @@ class ConfigDecoder:
         """A value in place of one that is wrong, to check what rests on the others."""
         if each.key in self._partial:
             return self._partial[each.key]
-        return _placeholder(each.hint) if each.required else each.default
+        return placeholder(each.hint) if each.required else each.default
 
     def _wrong(
         self,
@@ -175,7 +172,7 @@ class ConfigDecoder:
         got: str | None = None,
         known: tuple[str, ...] = (),
         close: str | None = None,
-    ) -> _Broken:
+    ) -> Broken:
         self._good = False
         self._report.problem(place, message, node=self._node, got=got, known=known, nearest=close)
         return BROKEN
@@ -279,7 +276,7 @@ class ConfigDecoder:
         value = self._marked(value, each.hint)
         self._result.written[key] = value
         entries = value.mapping()
-        if top and entries is not None and "policy" in entries and each.hint.numeric:
+        if top and entries is not None and "policy" in entries and (each.hint.numeric or each.hint.textual):
             return self._policy(each, value, entries)
         if each.hint.unit and isinstance(value.data, int | float) and not value.missing:
             return self._unitless(value, each.hint, key, each.default)
@@ -299,41 +296,79 @@ class ConfigDecoder:
         return name
 
     def _policy(self, each: ConfigField, value: Value, entries: Mapping[str, Value]) -> Any:
-        """A value that a policy may change: `{policy, field, default, min, max}`."""
+        """A value that a policy may change: `{policy, field, default, min, max}`, or `allowed` in a text's place."""
         key = each.key
-        if not self._takes_policies:
-            text = f"'{key}' cannot be bound to a policy: only operators take new values while the flow runs"
-            return self._wrong(value.place, text)
+        problem = not_bindable(self._bindable, each)
+        if problem is not None:
+            return self._wrong(value.place, problem)
+        keys = NUMBER_KEYS if each.hint.numeric else TEXT_KEYS
         good = True
         for name in entries:
-            if name not in POLICY_KEYS:
-                close = nearest(name, POLICY_KEYS)
-                self._wrong(value.keys[name], f"unknown key '{key}.{name}'", known=POLICY_KEYS, close=close)
+            if name not in keys:
+                close = nearest(name, keys)
+                self._wrong(value.keys[name], f"unknown key '{key}.{name}'", known=keys, close=close)
                 good = False
-        absent = [name for name in POLICY_KEYS if name not in entries]
+        absent = [name for name in keys if name not in entries]
         if absent:
-            self._wrong(value.place, f"'{key}' is bound to a policy and lacks {_listed(absent)}", known=POLICY_KEYS)
+            self._wrong(value.place, f"'{key}' is bound to a policy and lacks {_listed(absent)}", known=keys)
             good = False
-        number = replace(each.hint, optional=False)
-        numbers = {
-            name: self._value(entries[name], number, f"{key}.{name}")
-            for name in ("default", "min", "max")
-            if name in entries
-        }
-        texts = {name: self._name(entries[name], f"{key}.{name}") for name in ("policy", "field") if name in entries}
-        if not good or any(isinstance(each, _Broken) for each in (*numbers.values(), *texts.values())):
+        names = {name: self._name(entries[name], f"{key}.{name}") for name in ("policy", "field") if name in entries}
+        bind = self._numbers if each.hint.numeric else self._texts
+        bound = bind(each, value, {name: entries[name] for name in keys[2:] if name in entries})
+        if not good or bound is None or any(isinstance(each, Broken) for each in names.values()):
             return BROKEN
-        if not numbers["min"] <= numbers["default"] <= numbers["max"] and not self._result.missing:
-            text = f"'{key}' needs min <= default <= max"
-            return self._wrong(value.place, text, got=", ".join(f"{k} {got(entries[k])}" for k in numbers))
-        self._result.policies[each.name] = PolicyBinding(
-            policy=texts["policy"],
-            field=texts["field"],
-            default=float(numbers["default"]),
-            min=float(numbers["min"]),
-            max=float(numbers["max"]),
-        )
-        return numbers["default"]
+        default, binding = bound
+        self._result.policies[each.name] = msgspec.structs.replace(binding, **names)
+        return default
+
+    def _numbers(
+        self, each: ConfigField, value: Value, entries: Mapping[str, Value]
+    ) -> tuple[float, PolicyBinding] | None:
+        """Default and limits of a number; None after reporting what is wrong with them, or that some are missing."""
+        number = replace(each.hint, optional=False)
+        found = {name: self._value(entry, number, f"{each.key}.{name}") for name, entry in entries.items()}
+        if len(found) < 3 or any(isinstance(each, Broken) for each in found.values()):
+            return None
+        if not found["min"] <= found["default"] <= found["max"] and not self._result.missing:
+            text = f"'{each.key}' needs min <= default <= max"
+            self._wrong(value.place, text, got=", ".join(f"{k} {got(entries[k])}" for k in found))
+            return None
+        limits = {name: float(number) for name, number in found.items()}
+        return found["default"], PolicyBinding(policy="", field="", **limits)
+
+    def _texts(self, each: ConfigField, value: Value, entries: Mapping[str, Value]) -> tuple[Any, TextBinding] | None:
+        """The same of a text, or a list of texts, and the patterns of what is allowed."""
+        del value
+        hidden = [entry for entry in entries.values() if any(part.hidden for part in (entry, *_items(entry)))]
+        if hidden:
+            self._wrong(hidden[0].place, f"'{each.key}' cannot be bound to a policy: it holds a secret")
+            return None
+        found: dict[str, Any] = {}
+        if "default" in entries:
+            hint = replace(each.hint, optional=False)
+            found["default"] = self._value(entries["default"], hint, f"{each.key}.default")
+        if "allowed" in entries:
+            found["allowed"] = self._patterns(each, entries["allowed"])
+        if len(found) < 2 or any(isinstance(each, Broken) for each in found.values()):
+            return None
+        default = found["default"] if isinstance(found["default"], str) else tuple(found["default"])
+        refused = default_problem(default, found["allowed"])
+        if refused is not None and not self._result.missing:
+            text = f"'{each.key}.default' is not among what is allowed"
+            self._wrong(entries["default"].place, text, got=f"'{refused}'", known=found["allowed"])
+            return None
+        return found["default"], TextBinding(policy="", field="", default=default, allowed=found["allowed"])
+
+    def _patterns(self, each: ConfigField, value: Value) -> Any:
+        key = f"{each.key}.allowed"
+        found = self._value(value, PATTERNS, key)
+        if isinstance(found, Broken):
+            return BROKEN
+        problems = [(item, pattern_problem(str(item.data), each.hint)) for item in _items(value)]
+        for item, problem in problems:
+            if problem is not None:
+                self._wrong(item.place, f"'{key}': {problem}", got=got(item))
+        return BROKEN if any(problem for _, problem in problems) else found
 
     def _table(self, value: Value, path: str, read: ReadTable, hint: Hint, key: str) -> Any:
         """A table that stands in a file of its own, or BROKEN after reporting all that is wrong in it."""
@@ -356,9 +391,9 @@ class ConfigDecoder:
         """A value of the type that the hint says, or BROKEN after reporting all that is wrong in it."""
         if value.missing:
             self._result.missing.append((key, value))
-            placeholder = _placeholder(hint)
-            self._result.guessed |= isinstance(placeholder, bool) or not isinstance(placeholder, str | int | float)
-            return placeholder
+            guess = placeholder(hint)
+            self._result.guessed |= isinstance(guess, bool) or not isinstance(guess, str | int | float)
+            return guess
         self._result.written[key] = value
         value = self._marked(value, hint)
         if value.data is None and hint.optional:
@@ -408,10 +443,10 @@ class ConfigDecoder:
             return self._wrong(value.place, f"'{key}' needs {expectation(hint)}", got=shown)
         hints = [item_hint(kinds[0], place) for place in range(len(items))]
         made = [self._value(item, hints[place], f"{key}[{place}]") for place, item in enumerate(items)]
-        broken = {place: _placeholder(hints[place]) for place, item in enumerate(made) if isinstance(item, _Broken)}
+        broken = {place: placeholder(hints[place]) for place, item in enumerate(made) if isinstance(item, Broken)}
         if not broken:
             return self._whole(made, value, hint, key)
-        if not any(isinstance(each, _Broken) for each in broken.values()):
+        if not any(isinstance(each, Broken) for each in broken.values()):
             mended = [broken.get(place, item) for place, item in enumerate(made)]
             self._partly(key, mended, [f"{key}[{place}]" for place in broken], hint)
         return BROKEN
@@ -428,11 +463,11 @@ class ConfigDecoder:
         self._result.written[key] = value  # the names were decoded under this key too
         for again in value.repeated:
             self._value(again.value, value_hint, f"{key}.{again.key}")
-        if any(isinstance(each, _Broken) for each in names):
+        if any(isinstance(each, Broken) for each in names):
             return BROKEN
-        broken = [f"{key}.{name}" for name, each in zip(entries, made, strict=True) if isinstance(each, _Broken)]
+        broken = [f"{key}.{name}" for name, each in zip(entries, made, strict=True) if isinstance(each, Broken)]
         broken += [f"{key}.{again.key}" for again in value.repeated]
-        good = {name: each for name, each in zip(names, made, strict=True) if not isinstance(each, _Broken)}
+        good = {name: each for name, each in zip(names, made, strict=True) if not isinstance(each, Broken)}
         if not broken:
             return self._whole(good, value, hint, key)
         self._partly(key, good, broken, hint)
@@ -449,7 +484,7 @@ class ConfigDecoder:
     def _struct(self, kind: type[msgspec.Struct], value: Value, key: str) -> Any:
         tag = tag_field(kind)
         arguments = self._fields(kind, value, value.place, prefix=f"{key}.", others=() if tag is None else (tag,))
-        if any(isinstance(each, _Broken) for each in arguments.values()):
+        if any(isinstance(each, Broken) for each in arguments.values()):
             return BROKEN
         try:
             return kind(**arguments)
@@ -484,7 +519,7 @@ class ConfigDecoder:
         wanted = int(number) if hint.bare is int and math.isfinite(number) and number == int(number) else number
         return self._converted(wanted, value, hint, key)
 
-    def _unitless(self, value: Value, hint: Hint, key: str, default: Any) -> _Broken:
+    def _unitless(self, value: Value, hint: Hint, key: str, default: Any) -> Broken:
         text = f"'{key}': write it with its unit, e.g. {example(hint, default)}"
         return self._wrong(value.place, text, got=got(value))
 
@@ -507,6 +542,10 @@ class ConfigDecoder:
             text += " (in quotes, or YAML reads it otherwise)"
         close = nearest(data, hint.words) if isinstance(data, str) and not value.hidden else None
         return self._wrong(value.place, text, got=got(value), known=hint.words, close=close)
+
+
+def _items(value: Value) -> tuple[Value, ...]:
+    return value.data if isinstance(value.data, tuple) else ()
 
 
 def _wanted(hint: Hint) -> str:
@@ -534,26 +573,3 @@ def _rests_on(name: str, unsure: set[str]) -> bool:
     """
     parts = tuple(f"{name}{mark}" for mark in ".[")
     return any(each == name or each.startswith(parts) or name.startswith((f"{each}.", f"{each}[")) for each in unsure)
-
-
-def _placeholder(hint: Hint) -> Any:
-    """A value of the type, to check the rest of a config while a secret is missing. Never used for running.
-
-    BROKEN when no usual one will do (a word of a list, a text with a pattern): the config cannot be made then.
-    """
-    if hint.words:
-        return BROKEN
-    candidates: tuple[Any, ...] = (PLACEHOLDER, *_numbers(hint), False, None, [], {})
-    for candidate in candidates:
-        try:
-            return msgspec.convert(candidate, hint.full)
-        except msgspec.ValidationError:
-            continue
-    return BROKEN
-
-
-def _numbers(hint: Hint) -> tuple[float, ...]:
-    """Numbers of which one keeps the hint's bounds."""
-    edges = [hint.constraint(name) for name in ("ge", "gt", "le", "lt")]
-    given = [edge for edge in edges if edge is not None]
-    return (0, *given, *(edge + 1 for edge in given), *(edge - 1 for edge in given), sum(given) / max(len(given), 1))

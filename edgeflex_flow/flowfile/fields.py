@@ -81,6 +81,16 @@ class Hint:
         """Whether a policy could change it: a number or a quantity."""
         return self.bare in (int, float)
 
+    @property
+    def textual(self) -> bool:
+        """Whether a policy could change it: a text, or a list of any number of texts, that is no secret and names no
+        connection."""
+        kind = self.bare
+        if is_list(kind):
+            item = item_hint(kind, 0)
+            kind = item.bare if fixed_length(kind) is None and not item.words else None
+        return kind is str and not self.words and not self.noted("secret") and not self.noted("connection")
+
 
 def read_hint(annotation: Any) -> Hint:
     """Take an annotation apart.
@@ -273,6 +283,14 @@ def check_bounds(config: type[msgspec.Struct], name: str, number: float) -> None
         raise ValueError(f"a finite number is expected; got {number}")
     try:
         msgspec.convert(number, _field(config, name).hint.full, strict=False)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
+
+
+def check_text(config: type[msgspec.Struct], name: str, value: Any) -> Any:
+    """A text, or texts, in the type that the setting has. Raises ValueError when it cannot have this value."""
+    try:
+        return msgspec.convert(value, _field(config, name).hint.full)
     except msgspec.ValidationError as error:
         raise ValueError(str(error)) from error
 

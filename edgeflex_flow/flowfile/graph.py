@@ -15,6 +15,15 @@ def role(node: PlannedNode) -> str:
     return "sink" if isinstance(node.node, SinkNode) else "operator"
 
 
+def kind_words(node: PlannedNode) -> str:
+    """The kind of a node, and which policies may change its settings."""
+    policies = sorted({binding.policy for binding in node.policies.values()})
+    if not policies:
+        return node.node.kind
+    shown = ", ".join([*policies[:2], *(["…"] if len(policies) > 2 else [])])
+    return f"{node.node.kind} · {'policy' if len(policies) == 1 else 'policies'} {shown}"
+
+
 def output_wires(plan: Plan) -> dict[str, Wire | None]:
     """What each node gives, the wire of dead letters included."""
     return {DEAD_LETTERS: message_wire(DeadLetter), **{node.id: node.wire for node in plan.nodes}}
@@ -28,7 +37,7 @@ def to_mermaid(plan: Plan) -> str:
     lines = ["flowchart LR"]
     for node in plan.nodes:
         left, right = _SHAPES[role(node)]
-        lines.append(f"  n_{node.id}{left}{_text(node.id)}<br/><small>{_text(node.node.kind)}</small>{right}")
+        lines.append(f"  n_{node.id}{left}{_text(node.id)}<br/><small>{_text(kind_words(node))}</small>{right}")
     if plan.keeps_dead_letters:
         lines.append(f'  n_{DEAD_LETTERS}{{{{"{DEAD_LETTERS}"}}}}')
     wires = output_wires(plan)

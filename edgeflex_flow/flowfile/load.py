@@ -370,13 +370,26 @@ class _Check:
                 (lambda *found: site.find_connection(*found, node=node_id, report=self._report)) if looks_up else None
             ),
             read_table=lambda path, kind: load_table(site.folder / Path(path).expanduser(), kind) if looks_up else {},
-            policies=isinstance(draft.node, OperatorNode),
+            bindable="nothing of a sink" if isinstance(draft.node, SinkNode) else "settings",
             other_keys=("kind",) if isinstance(draft.node, SourceNode) else NODE_KEYS,
         )
         draft.decoded = decoder.decode(draft.node.config, settings, place)
         for key, each in draft.decoded.missing:
             self._report.missing(each, f"'{key}'", node=node_id)
+        if isinstance(draft.node, SinkNode):
+            self._refuse_bound(draft, site)
         return draft
+
+    def _refuse_bound(self, draft: Draft, site: Site) -> None:
+        """A sink holds what was handed over to it, for the far side that it was meant for."""
+        for field_name, each in draft.decoded.connections.items():
+            if site.bound(each.name):
+                value = draft.decoded.written.get(field_name)
+                text = (
+                    f"connection '{each.name}' has an `url` that is bound to a policy, and sinks go on with theirs: "
+                    "give them a connection of their own"
+                )
+                self._report.problem(draft.place if value is None else value.place, text, node=draft.id)
 
     def _node_of_kind(
         self, node_id: str, place: Place, kind: Value | None
@@ -417,6 +430,9 @@ class _Check:
         planned = [_planned(draft, wires) for draft in drafts]
         if any(node is None for node in planned):
             return None
+        names = {each.name for node in planned if node is not None for each in node.connections.values()}
+        bound = {each: bindings for each in sorted(names) if (bindings := site.bound(each))}
+        binds = bool(bound) or any(node is not None and node.policies for node in planned)
         return Plan(
             name=name,
             about=about,
@@ -426,6 +442,8 @@ class _Check:
             nodes=tuple(node for node in planned if node is not None),
             params=frozenset({*_param_names(self._document), *site.params}),
             labels={**site.labels, **labels},
+            policy_system=site.policy_system() if binds else None,
+            bound_connections=bound,
         )
 
 

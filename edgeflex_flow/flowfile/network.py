@@ -6,7 +6,7 @@ Fields say so by `topic`, `login`, `url` and `udp_port` in the node contract; no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 import msgspec
 
 from edgeflex_flow.errors import EdgeflexError
-from edgeflex_flow.flowfile.decode import PLACEHOLDER
 from edgeflex_flow.flowfile.fields import ConfigField, config_fields
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
+from edgeflex_flow.flowfile.stand_ins import PLACEHOLDER
 from edgeflex_flow.flowfile.wires import message_name
 from edgeflex_flow.messages import DeadLetter
 from edgeflex_flow.node import DEAD_LETTERS, NodeConfig, OpenConnection
+from edgeflex_flow.policy import WILDCARD, Binding, TextBinding
 
 _PART = re.compile(r"\{([a-z_]*)\}")
 _SHARED = re.compile(r"\$share/[^/]+/")
@@ -79,9 +80,16 @@ def _filters_of(node: PlannedNode, plan: Plan) -> Iterator[tuple[str, str, str]]
         access, bus = each.hint.noted("topics"), each.hint.noted("bus")
         if access is None or bus not in node.connections:
             continue
-        for topic in _texts(getattr(node.config, each.name), f"node '{node.id}': '{each.key}'"):
+        topics = _texts(getattr(node.config, each.name), f"node '{node.id}': '{each.key}'")
+        for topic in (*topics, *_allowed_topics(node.policies.get(each.name))):
             filters = _filters(topic, node, plan) if access == "publish" else [_SHARED.sub("", topic, count=1)]
             yield from ((bus, access, topic_filter) for topic_filter in filters)
+
+
+def _allowed_topics(binding: Binding | None) -> Iterator[str]:
+    """What a policy may have a node subscribe to, as filters: `+` for a level in which a `*` stands."""
+    for pattern in binding.allowed if isinstance(binding, TextBinding) else ():
+        yield "/".join("+" if WILDCARD in level else level for level in pattern.split("/"))
 
 
 def _called(connection: OpenConnection) -> Callable[[str], Iterable[str]]:
@@ -181,11 +189,22 @@ def ports(plans: Iterable[Plan]) -> list[Port]:
             for name in dict.fromkeys(each.name for each in node.connections.values()):
                 config = next(each.config for each in node.connections.values() if each.name == name)
                 found.update(_ports(config, f"{who} ({name})"))
+                found.update(_allowed_ports(config, plan.bound_connections.get(name, {}), f"{who} ({name})"))
+        if plan.policy_system is not None:
+            found.update(_ports(plan.policy_system.config, f"{plan.name} ({plan.policy_system.name})"))
     users: dict[Port, tuple[str, ...]] = {}
     for port in found:
         alone = replace(port, used_by=())
         users[alone] = (*users.get(alone, ()), *port.used_by)
     return sorted(replace(port, used_by=tuple(sorted(names))) for port, names in users.items())
+
+
+def _allowed_ports(config: NodeConfig, bindings: Mapping[str, Binding], who: str) -> Iterator[Port]:
+    """Those of urls that a policy may give a connection; a `*` in a host stays one."""
+    for each in config_fields(type(config)):
+        binding = bindings.get(each.name)
+        for pattern in binding.allowed if isinstance(binding, TextBinding) else ():
+            yield from _port(config, each, pattern, who)
 
 
 def _ports(config: msgspec.Struct, who: str) -> Iterator[Port]:

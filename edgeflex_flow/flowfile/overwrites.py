@@ -11,9 +11,9 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from edgeflex_flow.flowfile.claims import real_path
-from edgeflex_flow.flowfile.decode import PLACEHOLDER
 from edgeflex_flow.flowfile.fields import ConfigField, config_fields
 from edgeflex_flow.flowfile.report import FileReport
+from edgeflex_flow.flowfile.stand_ins import PLACEHOLDER
 from edgeflex_flow.flowfile.wiring import Draft
 from edgeflex_flow.node import NodeConfig, OpenConnection, SourceNode, Wire
 

@@ -16,7 +16,7 @@ from edgeflex_flow.node import (
     SourceNode,
     Wire,
 )
-from edgeflex_flow.policy import PolicyBinding
+from edgeflex_flow.policy import Binding
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class PlannedNode:
     """Input port to the ids of the nodes wired to it, in the file's order; `dead_letters` may be among them."""
     connections: Mapping[str, OpenConnection] = field(default_factory=dict)
     """By config field that names the connection."""
-    policies: Mapping[str, PolicyBinding] = field(default_factory=dict)
+    policies: Mapping[str, Binding] = field(default_factory=dict)
     """By config field that a policy may change."""
     wire: Wire | None = None
     """What the node gives; None for sinks."""
@@ -51,10 +51,20 @@ class Plan:
     """Names that the flow file and its site file declare: those that `-D` may set."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Free names and texts of the site and the flow, for people and programs that choose among flows."""
+    policy_system: OpenConnection | None = None
+    """The site's connection to a policy system, when something in the flow is bound to a policy."""
+    bound_connections: Mapping[str, Mapping[str, Binding]] = field(default_factory=dict)
+    """By name of a connection of the flow and its field, what a policy may change there."""
 
     def readers(self, node_id: str) -> tuple[tuple[PlannedNode, str], ...]:
         """Who reads the node's output: (node, port) pairs."""
         return tuple((reader, port) for reader in self.nodes for port, ids in reader.inputs.items() if node_id in ids)
+
+    @property
+    def policy_ids(self) -> tuple[str, ...]:
+        """Ids of the policies to which something is bound, sorted."""
+        bound = [each.policies for each in self.nodes] + list(self.bound_connections.values())
+        return tuple(sorted({binding.policy for bindings in bound for binding in bindings.values()}))
 
     @property
     def keeps_dead_letters(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from edgeflex_flow.flowfile.decode import POLICY_KEYS
+from edgeflex_flow.flowfile.bindings import NUMBER_KEYS, TEXT_KEYS, Bindable, not_bindable
 from edgeflex_flow.flowfile.fields import (
     ConfigField,
     Hint,
@@ -29,7 +29,8 @@ from edgeflex_flow.flowfile.fields import (
 )
 from edgeflex_flow.flowfile.shape import FLOW_KEYS, NAME, SITE_KEYS
 from edgeflex_flow.flowfile.wording import bounds, example
-from edgeflex_flow.node import DEFAULT_PORT, AnyNode, ConnectionNode, OperatorNode, SourceNode
+from edgeflex_flow.node import DEFAULT_PORT, AnyNode, ConnectionNode, SinkNode, SourceNode
+from edgeflex_flow.policy import POLICIES
 from edgeflex_flow.registry import Registry
 from edgeflex_flow.units import UNITS
 
@@ -140,14 +141,14 @@ def _choice_of_kind(names: list[str], kinds: list[str]) -> Schema:
 def _kind(node: AnyNode) -> Schema:
     config: type[msgspec.Struct] = node.config
     fields = config_fields(config)
-    takes_policies = isinstance(node, OperatorNode)
+    bindable = _bindable(node)
     properties: Schema = {"kind": {"const": node.kind, "description": _summary(node)}}
     required = ["kind", *(field.key for field in fields if field.required)]
     if not isinstance(node, SourceNode | ConnectionNode):
         properties["from"] = _from(node)
         required.append("from")
     for field in fields:
-        properties[field.key] = _field(field, takes_policies=takes_policies)
+        properties[field.key] = _field(field, bindable=bindable)
     return {
         "title": node.kind,
         "description": inspect.cleandoc(node.config.__doc__ or "").partition("\n>>>")[0].strip(),
@@ -156,6 +157,12 @@ def _kind(node: AnyNode) -> Schema:
         "required": required,
         "additionalProperties": False,
     }
+
+
+def _bindable(node: AnyNode) -> Bindable:
+    if isinstance(node, ConnectionNode):
+        return "nothing" if node.family == POLICIES else "url"
+    return "nothing of a sink" if isinstance(node, SinkNode) else "settings"
 
 
 def _summary(node: AnyNode) -> str:
@@ -179,11 +186,11 @@ def _from(node: Any) -> Schema:
     return {"description": "The nodes that it reads.", **(forms[0] if len(forms) == 1 else {"anyOf": forms})}
 
 
-def _field(field: ConfigField, *, takes_policies: bool) -> Schema:
+def _field(field: ConfigField, *, bindable: Bindable) -> Schema:
     schema = _hint(field.hint)
     if field.hint.noted("table"):
         schema = _any_of({"type": "string", "description": "Path of a YAML file that holds the table."}, schema)
-    if takes_policies and field.hint.numeric:
+    if (field.hint.numeric or field.hint.textual) and not_bindable(bindable, field) is None:
         schema = _any_of(schema, _policy(field.hint))
     limits = bounds(field.hint) if field.hint.unit else ""
     parts = [field.hint.description, f"{limits[:1].upper()}{limits[1:]}." if limits else ""]
@@ -198,13 +205,15 @@ def _field(field: ConfigField, *, takes_policies: bool) -> Schema:
 
 
 def _policy(hint: Hint) -> Schema:
-    number = _hint(dataclasses.replace(hint, optional=False))
+    value = _hint(dataclasses.replace(hint, optional=False))
     name: Schema = {"type": "string", "minLength": 1}
+    within, keys = ("min and max", NUMBER_KEYS) if hint.numeric else ("the patterns that are allowed", TEXT_KEYS)
+    others: Schema = {"policy": name, "field": name, "allowed": {"type": "array", "items": name, "minItems": 1}}
     return {
-        "description": "Bound to a policy, which may change the value within min and max while the flow runs.",
+        "description": f"Bound to a policy, which may change the value within {within} while the flow runs.",
         "type": "object",
-        "properties": {key: name if key in ("policy", "field") else number for key in POLICY_KEYS},
-        "required": list(POLICY_KEYS),
+        "properties": {key: others.get(key, value) for key in keys},
+        "required": list(keys),
         "additionalProperties": False,
     }
 
@@ -252,7 +261,7 @@ def _struct(kind: type[msgspec.Struct], more: Schema) -> Schema:
     fields = config_fields(kind)
     return {
         "type": "object",
-        "properties": {**more, **{field.key: _field(field, takes_policies=False) for field in fields}},
+        "properties": {**more, **{field.key: _field(field, bindable="nothing") for field in fields}},
         "required": [*more, *(field.key for field in fields if field.required)],
         "additionalProperties": False,
     }

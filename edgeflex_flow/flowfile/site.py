@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgeflex_flow.errors import nearest
+from edgeflex_flow.flowfile.bindings import Bindable
 from edgeflex_flow.flowfile.decode import ConfigDecoder, Decoded
 from edgeflex_flow.flowfile.document import Value
 from edgeflex_flow.flowfile.interpolate import (
@@ -22,6 +24,7 @@ from edgeflex_flow.flowfile.report import FileReport, got, shown
 from edgeflex_flow.flowfile.secrecy import Place
 from edgeflex_flow.flowfile.shape import SITE_KEYS, Shape
 from edgeflex_flow.node import ConnectionNode, OpenConnection
+from edgeflex_flow.policy import POLICIES, Binding
 from edgeflex_flow.registry import Registry
 
 
@@ -76,6 +79,9 @@ class Site:
             self.connections[name] = _connection(
                 name, place, value, registry=registry, interpolator=interpolator, report=report
             )
+        for name in self._policy_systems()[1:]:
+            text = f"a site has one policy system; this one is called '{self._policy_systems()[0]}'"
+            report.problem(shape.entries("connections", "connections")[name][0], text, got=shown(name))
 
     def name_param(self, report: FileReport) -> dict[str, Param]:
         """The param that every flow has."""
@@ -116,6 +122,22 @@ class Site:
         if found.decoded.config is None:
             return None
         return OpenConnection(name, found.node, found.decoded.config)
+
+    def _policy_systems(self) -> list[str]:
+        return self._of_family(POLICIES)
+
+    def policy_system(self) -> OpenConnection | None:
+        """The site's connection to a policy system, if it has one that can be used."""
+        for name in self._policy_systems():
+            found = self.connections[name]
+            self._note_missing(name, found)
+            if found.node is not None and found.decoded.config is not None:
+                return OpenConnection(name, found.node, found.decoded.config)
+        return None
+
+    def bound(self, name: str) -> Mapping[str, Binding]:
+        """By field of a connection, what a policy may change there."""
+        return self.connections[name].decoded.policies if name in self.connections else {}
 
     def note_all_missing(self) -> None:
         """Tell which secrets any of the connections needs, whether or not a flow uses it."""
@@ -159,5 +181,6 @@ def _connection(
         node = registry.connections[kind.data]
     if node is None:
         return SiteConnection(None, Decoded(), report)
-    decoder = ConfigDecoder(report, node=None, other_keys=("kind",))
+    bindable: Bindable = "nothing of the policy system" if node.family == POLICIES else "url"
+    decoder = ConfigDecoder(report, node=None, bindable=bindable, other_keys=("kind",))
     return SiteConnection(node, decoder.decode(node.config, settings, place), report)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 
-from edgeflex_flow.flowfile.graph import output_wires, role
+from edgeflex_flow.flowfile.graph import kind_words, output_wires, role
 from edgeflex_flow.flowfile.layout import Layout, lay_out
 from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.flowfile.wires import describe
@@ -144,7 +144,7 @@ def _place(plan: Plan, layout: Layout) -> tuple[dict[str, _Box], list[float]]:
     plain: dict[str, _Box] = {}
     for name in layout.row:
         node = nodes.get(name)
-        kind = node.node.kind if node else "from all nodes"
+        kind = kind_words(node) if node else "from all nodes"
         plain[name] = _Box(
             id=name,
             kind=kind,
@@ -154,7 +154,7 @@ def _place(plan: Plan, layout: Layout) -> tuple[dict[str, _Box], list[float]]:
             read=bool(plan.readers(name)),
             y=_row_y(layout.row[name]),
             width=max(
-                _LEAST_BOX_WIDTH, 34 + _ID_WIDTH * len(name), 34 + _KIND_WIDTH * len(node.node.kind if node else "")
+                _LEAST_BOX_WIDTH, 34 + _ID_WIDTH * len(name), 34 + _KIND_WIDTH * len(kind_words(node) if node else "")
             ),
         )
     boxes: dict[str, _Box] = {}

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from edgeflex_flow.errors import FieldError, nearest
-from edgeflex_flow.flowfile.decode import PLACEHOLDER
 from edgeflex_flow.flowfile.known import KnownFields, KnownInputs, kinds_that_give, known_needs, known_output
 from edgeflex_flow.flowfile.report import FileReport
 from edgeflex_flow.flowfile.secrecy import HIDDEN, Place
+from edgeflex_flow.flowfile.stand_ins import PLACEHOLDER
 from edgeflex_flow.flowfile.wiring import Draft, Reference
 from edgeflex_flow.messages import DeadLetter, Samples
 from edgeflex_flow.node import DEAD_LETTERS, SinkNode, SourceNode, Wire, WireMessage, message_wire

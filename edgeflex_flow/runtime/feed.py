@@ -10,14 +10,24 @@ from dataclasses import dataclass, field
 
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.errors import BadMessageError, FatalError, RetryableError
-from edgeflex_flow.flowfile.plan import PlannedNode
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import DEAD_LETTERS, AcknowledgingSource, OperatorNode, Source, SourceNode, WireMessage
+from edgeflex_flow.node import (
+    DEAD_LETTERS,
+    AcknowledgingSource,
+    ChangingSource,
+    OperatorNode,
+    SourceNode,
+    WireMessage,
+)
+from edgeflex_flow.runtime.inputs import FIRST_RETRY_S, Input, MadeOf, NumberedPolls, make_input, make_source
+from edgeflex_flow.runtime.policies import take_back
 from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_flow.runtime.runners import Tick
 
-FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 30.0
+GIVE_WAY_S = 5.0
+"""How long a source that is to be opened anew, since a policy changed it, waits until what it gave is durable."""
+GIVE_WAY_LOOK_S = 0.01
 LINGER_POLLS = 5
 LINGER_WAIT_S = 0.002
 READ_OUT_S = 2.0
@@ -26,21 +36,6 @@ BROKEN = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
 FeedItem = tuple[str, WireMessage | Tick]
 """Node that the message comes from (or, for a tick, goes to) and the message."""
-
-
-@dataclass
-class _Input:
-    """A source of the flow and where it stands."""
-
-    planned: PlannedNode
-    source: Source
-    open: bool = False
-    fd: int | None = None
-    retry_at_s: float = 0.0
-    retry_delay_s: float = FIRST_RETRY_S
-    finished: bool = False
-    lingers: bool = False
-    """Not polled any more, but it still has to acknowledge."""
 
 
 @dataclass
@@ -69,16 +64,13 @@ class Feed:
         self._poller = select.poll()  # `selectors` would wrap it in 5 µs of bookkeeping for each wake-up
         self._wakeup_fd = run.wakeup.fileno()
         self._poller.register(self._wakeup_fd, select.POLLIN)
-        self._inputs = [
-            _Input(planned, planned.node.open(planned.config, run.context(planned)))
-            for planned in run.plan.nodes
-            if isinstance(planned.node, SourceNode)
-        ]
-        self.acknowledging: list[AcknowledgingSource] = [
-            item.source for item in self._inputs if isinstance(item.source, AcknowledgingSource)
-        ]
-        for source in self.acknowledging:
-            source.holds_acknowledgements = True
+        self._inputs = [make_input(run, planned) for planned in run.plan.nodes if isinstance(planned.node, SourceNode)]
+        self._changes_seen = run.source_changes
+        self._numbered = {
+            item.planned.id: NumberedPolls(item.source)
+            for item in self._inputs
+            if isinstance(item.source, AcknowledgingSource)
+        }
         self._tickers = [
             _Ticker(planned.id, round(planned.node.tick_period_s(planned.config) * 1e9))
             for planned in run.plan.nodes
@@ -94,12 +86,23 @@ class Feed:
         self._linger = LINGER_POLLS
         self.ended = False
 
+    @property
+    def acknowledging(self) -> list[NumberedPolls]:
+        """The sources that are to be told when what came of their messages is durable."""
+        return list(self._numbered.values())
+
     def open(self) -> None:
         """Open every source. One that is away for now is tried again while the others run; FatalError is raised."""
         for item in self._inputs:
-            self._open(item)
+            try:
+                self._open(item)
+            except FatalError as error:
+                if item.last_good is None:
+                    raise
+                self._release(item)
+                self._fall_back(item, error)
 
-    def _open(self, item: _Input) -> None:
+    def _open(self, item: Input) -> None:
         try:
             item.source.open()
         except RetryableError as error:
@@ -115,7 +118,7 @@ class Feed:
         if item.fd is not None:
             self._poller.register(item.fd, select.POLLIN)
 
-    def _retry_later(self, item: _Input, error: RetryableError) -> None:
+    def _retry_later(self, item: Input, error: RetryableError) -> None:
         self._release(item)
         delay_s = item.retry_delay_s * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
         self._run.counters[item.planned.id].add("retries")
@@ -123,7 +126,7 @@ class Feed:
         item.retry_at_s = time.monotonic() + delay_s
         item.retry_delay_s = min(2 * item.retry_delay_s, LAST_RETRY_S)
 
-    def _release(self, item: _Input) -> None:
+    def _release(self, item: Input) -> None:
         self._pause(item)
         try:
             item.source.close()
@@ -136,8 +139,14 @@ class Feed:
             return []
         ready = self._wait(wait_s)
         items: list[FeedItem] = []
+        if self._changes_seen != self._run.source_changes:
+            self._look_for_changes(items)
         for item in self._inputs:
-            if item.open:
+            if item.failure is not None and not item.finished:
+                self._failed_later(item, item.failure)
+            elif item.gives_way_until_s is not None:
+                self._give_way(item)
+            elif item.open:
                 self._poll_one(item, ready, items)
             elif not item.finished and time.monotonic() >= item.retry_at_s and not self._run.stopping:
                 self._reopen(item)
@@ -165,7 +174,9 @@ class Feed:
             return 0.0
         now_ns = self._run.clock.monotonic_ns()
         for item in self._inputs:
-            if item.open:
+            if item.gives_way_until_s is not None:
+                wait_s = min(wait_s, GIVE_WAY_LOOK_S)
+            elif item.open:
                 next_ns = item.source.next_poll_ns()
                 if next_ns is not None:
                     wait_s = min(wait_s, (next_ns - now_ns) / 1e9)
@@ -177,7 +188,80 @@ class Feed:
             wait_s = min(wait_s, (ticker.due_ns - now_ns) / 1e9)
         return max(wait_s, 0.0)
 
-    def _poll_one(self, item: _Input, ready: set[int], items: list[FeedItem]) -> None:
+    def _look_for_changes(self, items: list[FeedItem]) -> None:
+        """Have sources go on with what a policy gave them: as they are, or else anew."""
+        self._changes_seen = self._run.source_changes
+        for item in self._inputs:
+            if item.gives_way_until_s is None and not MadeOf.now(self._run, item.planned).is_as(item.made_of):
+                self._change(item, items)
+
+    def _change(self, item: Input, items: list[FeedItem]) -> None:
+        wanted = MadeOf.now(self._run, item.planned)
+        if item.open and wanted.at_the_same_place(item.made_of) and isinstance(item.source, ChangingSource):
+            before, item.last_good = item.last_good, item.made_of
+            if item.source.change(wanted.own.config):
+                item.made_of = wanted
+                return
+            item.last_good = before
+        if item.open:  # what it has is not thrown away
+            self._poll_one(item, set() if item.fd is None else {item.fd}, items)
+        if item.open:
+            self._pause(item)
+            item.gives_way_until_s = time.monotonic() + GIVE_WAY_S
+        elif not item.finished:
+            self._make_anew(item)
+
+    def _give_way(self, item: Input) -> None:
+        """Close a source and open it anew, once nothing of what it gave waits to be acknowledged, or has for long."""
+        if self._run.stopping:
+            return  # what it has to acknowledge it does as those that linger
+        polls = self._numbered.get(item.planned.id)
+        if polls is not None and polls.is_waiting:
+            assert item.gives_way_until_s is not None
+            if time.monotonic() < item.gives_way_until_s:
+                return
+            text = "source '%s' goes on with other settings though not all of what it gave is durable yet"
+            self._run.log.warning(text, item.planned.id)
+        item.gives_way_until_s = None
+        self._release(item)
+        self._make_anew(item)
+
+    def _make_anew(self, item: Input) -> None:
+        """Another source in its place, as a policy wants it; else it goes on as it was."""
+        item.last_good = item.made_of
+        try:
+            self._make(item)
+        except Exception as error:  # noqa: BLE001 - whatever a policy wants, the flow goes on
+            self._fall_back(item, error)
+            return
+        try:
+            self._open(item)
+        except FatalError as error:
+            self._release(item)
+            self._fall_back(item, error)
+
+    def _failed_later(self, item: Input, error: BaseException) -> None:
+        if item.open:
+            self._release(item)
+        self._fall_back(item, error)
+
+    def _fall_back(self, item: Input, error: BaseException) -> None:
+        """A source, closed by now, could not be what a policy wants: it goes on as it was."""
+        assert item.last_good is not None
+        take_back(self._run, item.planned, item.last_good, str(error))
+        item.failure = item.last_good = item.gives_way_until_s = None
+        self._make(item)
+        item.retry_at_s = 0.0
+
+    def _make(self, item: Input) -> None:
+        """Another source in its place, of what is in force now."""
+        made_of = MadeOf.now(self._run, item.planned)
+        item.source = make_source(self._run, item)
+        item.made_of = made_of
+        if isinstance(item.source, AcknowledgingSource):
+            self._numbered[item.planned.id].go_on_with(item.source)
+
+    def _poll_one(self, item: Input, ready: set[int], items: list[FeedItem]) -> None:
         source = item.source
         if not self._run.stopping and not self._is_due(item, ready):
             return
@@ -202,7 +286,7 @@ class Feed:
         elif item.fd in self._broken and not messages:
             self._retry_later(item, RetryableError("its connection has failed"))
 
-    def _finish(self, item: _Input) -> None:
+    def _finish(self, item: Input) -> None:
         """No more polls. A source that acknowledges stays connected until what came of its messages is durable."""
         if isinstance(item.source, AcknowledgingSource):
             self._pause(item)
@@ -211,13 +295,13 @@ class Feed:
             self._release(item)
         item.finished = True
 
-    def _pause(self, item: _Input) -> None:
+    def _pause(self, item: Input) -> None:
         if item.fd is not None:
             self._poller.unregister(item.fd)
             item.fd = None
         item.open = False
 
-    def _is_read_out(self, item: _Input, gave: bool) -> bool:
+    def _is_read_out(self, item: Input, gave: bool) -> bool:
         """While draining: what the operating system already took is not thrown away."""
         now_s = time.monotonic()
         if self._read_until_s is None:
@@ -229,7 +313,7 @@ class Feed:
         self._run.log.warning("source '%s' still has input after %g s of draining", item.planned.id, READ_OUT_S)
         return True
 
-    def _is_due(self, item: _Input, ready: set[int]) -> bool:
+    def _is_due(self, item: Input, ready: set[int]) -> bool:
         next_ns = item.source.next_poll_ns()
         if next_ns is not None and self._run.clock.monotonic_ns() >= next_ns:
             return True
@@ -237,7 +321,7 @@ class Feed:
             return item.fd in ready
         return next_ns is None
 
-    def _reopen(self, item: _Input) -> None:
+    def _reopen(self, item: Input) -> None:
         try:
             self._open(item)
         except FatalError as error:
@@ -287,5 +371,5 @@ class Feed:
     def close(self) -> None:
         """Release every source that still has a connection."""
         for item in self._inputs:
-            if item.open or item.lingers:
+            if item.open or item.lingers or item.gives_way_until_s is not None:
                 self._release(item)

@@ -15,7 +15,8 @@ from edgeflex_flow.errors import FatalError, RetryableError
 from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.kernel import warm_up
 from edgeflex_flow.node import Sink, SinkNode
-from edgeflex_flow.runtime.feed import FIRST_RETRY_S, LAST_RETRY_S, Feed
+from edgeflex_flow.runtime.feed import LAST_RETRY_S, Feed
+from edgeflex_flow.runtime.inputs import FIRST_RETRY_S
 from edgeflex_flow.runtime.receipts import Receipts
 from edgeflex_flow.runtime.run import UNFLUSHED, FlowRun
 from edgeflex_flow.signals import heed

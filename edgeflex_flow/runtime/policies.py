@@ -12,10 +12,12 @@ from msgspec.structs import replace
 
 from edgeflex_flow.errors import FlowFileError, nearest
 from edgeflex_flow.flowfile.document import read_document
-from edgeflex_flow.flowfile.fields import parse_number, unit_of
-from edgeflex_flow.node import NodeConfig
-from edgeflex_flow.policy import PolicyBinding
+from edgeflex_flow.flowfile.plan import PlannedNode
+from edgeflex_flow.node import NodeConfig, SourceNode
+from edgeflex_flow.policy import Binding, PolicyEffect, TextBinding
 from edgeflex_flow.runtime.every import every
+from edgeflex_flow.runtime.inputs import MadeOf
+from edgeflex_flow.runtime.policy_values import in_words, interface_problem, value_of
 from edgeflex_flow.runtime.run import NO_POLICY, FlowRun, InForce
 
 PERIOD_S = 0.5
@@ -24,40 +26,77 @@ PERIOD_S = 0.5
 VERSION = "version"
 """Key in a policy of what others know its state by; no field."""
 
+LONGEST_SHOWN, LONGEST_REASON = 200, 1000
+"""Characters of what is reported to a policy system."""
+
 PolicyValues = Mapping[str, Mapping[str, Any]]
 """Values by policy and field: numbers in the unit of the parameter, or texts with their unit."""
 
 
-class _Wanted(NamedTuple):
-    """What a policy, or else the default, wants of one bound setting of a node."""
+class _Holder(NamedTuple):
+    """What has bound settings: a node, or a connection of the site that nodes of the flow use."""
 
     name: str
-    binding: PolicyBinding
+    """The node's id, or `connection NAME`."""
+    key: str
+    entries: dict[str, InForce]
+    bindings: Mapping[str, Binding]
+    nodes: tuple[PlannedNode, ...]
+    """Those whose counters and alarms tell of it."""
+    is_input: bool
+    """Whether sources must go on with what changes."""
+
+
+class _Wanted(NamedTuple):
+    """What a policy, or else the default, wants of one bound setting."""
+
+    name: str
+    binding: Binding
     value: Any
     version: str
     is_written: bool
     """By a person, who must say the unit: 30 may mean MW, and would be W."""
 
-    def place(self, node: str) -> str:
-        return f"policy '{self.binding.policy}', field '{self.binding.field}', for {node}.{self.name}"
+    def place(self, holder: str) -> str:
+        return f"policy '{self.binding.policy}', field '{self.binding.field}', for {holder}.{self.name}"
 
 
-def apply_policies(run: FlowRun, policies: PolicyValues, *, written: bool = False) -> None:
-    """Give bound parameters the values of their policies; where a policy says nothing, the default.
+class _Refused(NamedTuple):
+    """Settings that stay as they are, though a policy wants something else."""
+
+    wanted: Sequence[_Wanted]
+    shown: str
+    """What was wanted."""
+    reason: str
+
+
+def apply_policies(run: FlowRun, policies: PolicyValues, *, written: bool = False, complete: bool = True) -> None:
+    """Give bound settings the values of their policies; where a policy says nothing, the default.
 
     The values of a node take effect together. One that cannot be by itself is left out; when the node refuses how the
     others go together, none of them does. The last good ones stay then: that is logged, counted as `policy_refused`,
-    and told by an alarm of the node. Changes count as `policy_changes`. `written`: numbers need their unit, where the
-    setting has one, as in a flow file.
+    and told by an alarm of the node, or of the next one behind it that gives alarms. Changes count as `policy_changes`.
+    `written`: numbers need their unit, where the setting has one, as in a flow file. `complete`: the policies are this
+    flow's alone, so that names to which nothing is bound are told.
     """
-    _tell_unknown(run, policies)
-    for planned in run.plan.nodes:
-        if planned.policies:
-            wanted = [_wanted(name, binding, policies, written=written) for name, binding in planned.policies.items()]
-            _tell_refusals(run, planned.id, _apply(run, planned.id, wanted))
+    if complete:
+        _tell_unknown(run, policies)
+    for holder in _holders(run):
+        wanted = [_wanted(name, binding, policies, written=written) for name, binding in holder.bindings.items()]
+        _tell_refusals(run, holder, _apply(run, holder, wanted))
 
 
-def _wanted(name: str, binding: PolicyBinding, policies: PolicyValues, *, written: bool) -> _Wanted:
+def _holders(run: FlowRun) -> Iterator[_Holder]:
+    for name, bindings in run.plan.bound_connections.items():
+        users = tuple(node for node in run.plan.nodes if any(each.name == name for each in node.connections.values()))
+        yield _Holder(f"connection {name}", name, run.connections, bindings, users, is_input=True)
+    for node in run.plan.nodes:
+        if node.policies:
+            is_input = isinstance(node.node, SourceNode)
+            yield _Holder(node.id, node.id, run.in_force, node.policies, (node,), is_input)
+
+
+def _wanted(name: str, binding: Binding, policies: PolicyValues, *, written: bool) -> _Wanted:
     fields = policies.get(binding.policy, {})
     if binding.field not in fields:
         return _Wanted(name, binding, binding.default, NO_POLICY, is_written=False)
@@ -75,8 +114,8 @@ def version_of(fields: Mapping[str, Any]) -> str:
 def _tell_unknown(run: FlowRun, policies: PolicyValues) -> None:
     """Warn of names that look misspelt: they would change nothing, in silence. Policies may be those of other flows."""
     bound: dict[str, set[str]] = {}
-    for planned in run.plan.nodes:
-        for binding in planned.policies.values():
+    for holder in _holders(run):
+        for binding in holder.bindings.values():
             bound.setdefault(binding.policy, set()).add(binding.field)
     for policy, fields in policies.items():
         if policy not in bound and (near := nearest(policy, bound)):
@@ -86,71 +125,117 @@ def _tell_unknown(run: FlowRun, policies: PolicyValues) -> None:
             run.log.warning("policy '%s': nothing is bound to field '%s'; known: %s", policy, field, known)
 
 
-def _apply(run: FlowRun, node: str, wanted: Sequence[_Wanted]) -> list[str]:
+def _apply(run: FlowRun, holder: _Holder, wanted: Sequence[_Wanted]) -> list[_Refused]:
     """Have a node go on with these values, as far as they can be; what is refused, and why."""
-    config, versions = run.in_force[node]
-    numbers: dict[_Wanted, float] = {}
-    refused: list[str] = []
+    config, versions = holder.entries[holder.key]
+    values: list[tuple[_Wanted, Any]] = []
+    refused: list[_Refused] = []
     for each in wanted:
+        taken_back = run.taken_back.get((holder.name, each.name))
+        if taken_back is not None and taken_back[0] == each.version:
+            refused.append(_Refused([each], str(each.value)[:LONGEST_SHOWN], taken_back[1]))
+            continue
         try:
-            numbers[each] = _number(config, each)
-        except (ValueError, TypeError) as error:
-            refused.append(_refused(run, node, [each], str(error)))
-    changes = {each: number for each, number in numbers.items() if number != getattr(config, each.name)}
+            values.append((each, value_of(config, each.name, each.binding, each.value, is_written=each.is_written)))
+        except (ValueError, TypeError, ArithmeticError) as error:
+            refused.append(_Refused([each], str(each.value)[:LONGEST_SHOWN], str(error)))
+    changes = [(each, value) for each, value in values if value != getattr(config, each.name)]
     new = config  # the same object while nothing changes: by that nodes know
     try:
         if changes:
-            new = replace(config, **{each.name: _like(config, each, number) for each, number in changes.items()})
-    except (ValueError, TypeError) as error:
-        given = " and ".join(f"{number:g}{_unit(config, each)}" for each, number in changes.items())
-        refused.append(_refused(run, node, list(changes), f"{given}: {error}"))
-        numbers = {each: number for each, number in numbers.items() if each not in changes}
-        changes = {}
-    run.in_force[node] = InForce(new, {**versions, **{each.binding.key: each.version for each in numbers}})
-    for each, number in changes.items():
-        run.counters[node].add("policy_changes")
-        before, unit = getattr(config, each.name), _unit(config, each)
-        run.log.info("%s: %g -> %g%s", each.place(node), before, number, unit, extra={"node": node})
+            new = replace(config, **{each.name: value for each, value in changes})
+            _check_interface(run, holder, changes, new)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        given = " and ".join(in_words(config, each.name, value) for each, value in changes)
+        refused.append(_Refused([each for each, _ in changes], given, f"{given}: {error}"))
+        values = [each for each in values if each not in changes]
+        changes, new = [], config
+    holder.entries[holder.key] = InForce(new, {**versions, **{each.binding.key: each.version for each, _ in values}})
+    for each, value in changes:
+        _tell_change(run, holder, InForce(config, versions), each, value)
+    if changes and holder.is_input:
+        run.sources_change()
     return refused
 
 
-def _number(config: NodeConfig, wanted: _Wanted) -> float:
-    """The value in the unit of the setting, if it can be by itself. Raises ValueError, TypeError."""
-    binding, unit = wanted.binding, _unit(config, wanted)
-    if wanted.is_written and unit and isinstance(wanted.value, int | float):
-        raise ValueError(f"write it with its unit, e.g. {wanted.value:g}{unit}")
-    number = parse_number(type(config), wanted.name, wanted.value)
-    if not binding.min <= number <= binding.max:
-        raise ValueError(f"{number:g} is outside {binding.min:g} to {binding.max:g}{unit}")
-    return number
+def take_back(run: FlowRun, planned: PlannedNode, last_good: MadeOf, reason: str) -> None:
+    """A source could not go on with what policies gave it, or a connection of it: the last good settings hold again.
+
+    That version of the policy is not tried again.
+    """
+    for holder in _holders(run):
+        good = last_good.own if holder.entries is run.in_force else last_good.connections.get(holder.key)
+        if planned not in holder.nodes or good is None:
+            continue
+        config, versions = holder.entries[holder.key]
+        changed = [
+            _Wanted(name, binding, getattr(config, name), versions[binding.key], is_written=False)
+            for name, binding in holder.bindings.items()
+            if getattr(config, name) != getattr(good.config, name)
+        ]
+        if changed:
+            shown = " and ".join(in_words(config, each.name, each.value) for each in changed)
+            holder.entries[holder.key] = good
+            run.taken_back.update({(holder.name, each.name): (each.version, reason) for each in changed})
+            _tell_refusals(run, holder, [_Refused(changed, shown, f"{shown}: {reason}")])
 
 
-def _like(config: NodeConfig, wanted: _Wanted, number: float) -> float:
-    """The number in the type that the setting has."""
-    kind: type[float] = type(getattr(config, wanted.name))
-    return kind(number)
+def _check_interface(run: FlowRun, holder: _Holder, changes: Sequence[tuple[_Wanted, Any]], new: NodeConfig) -> None:
+    """Texts may name columns or assets. Raises ValueError when they would be others than the flow was checked with."""
+    if holder.entries is run.in_force and any(isinstance(each.binding, TextBinding) for each, _ in changes):
+        problem = interface_problem(run.plan, holder.nodes[0], new)
+        if problem is not None:
+            raise ValueError(problem)
 
 
-def _unit(config: NodeConfig, wanted: _Wanted) -> str:
-    return unit_of(type(config), wanted.name)
+def _tell_change(run: FlowRun, holder: _Holder, before_it: InForce, wanted: _Wanted, value: Any) -> None:
+    config, versions = before_it
+    for node in holder.nodes:
+        run.counters[node.id].add("policy_changes")
+    before, after = (in_words(config, wanted.name, each) for each in (getattr(config, wanted.name), value))
+    run.log.info("%s: %s -> %s", wanted.place(holder.name), before, after, extra={"node": holder.key})
+    if wanted.version == NO_POLICY:
+        wanted = wanted._replace(version=versions[wanted.binding.key])
+    run.on_effect(_effect(run, holder, wanted, before, after, None))
 
 
-def _refused(run: FlowRun, node: str, wanted: Sequence[_Wanted], reason: str) -> str:
-    """Count what is refused; in words, with what stays."""
-    config = run.in_force[node].config
-    run.counters[node].add("policy_refused", len(wanted))
-    places = " and ".join(each.place(node) for each in wanted)
-    kept = " and ".join(f"{getattr(config, each.name):g}{_unit(config, each)}" for each in wanted)
-    return f"{places}: refused: {reason}; {kept} {'stays' if len(wanted) == 1 else 'stay'}"
+def _effect(
+    run: FlowRun, holder: _Holder, wanted: _Wanted, before: str, after: str, refused: str | None
+) -> PolicyEffect:
+    return PolicyEffect(
+        policy_group="",
+        policy_id=wanted.binding.policy,
+        version=int(wanted.version) if wanted.version.isdecimal() else 0,
+        site=run.plan.site,
+        flow=run.plan.name,
+        node=holder.name,
+        setting=wanted.name,
+        before=before[:LONGEST_SHOWN],
+        after=after[:LONGEST_SHOWN],
+        refused=None if refused is None else refused[:LONGEST_REASON],
+        time_ns=run.clock.now_ns(),
+    )
 
 
-def _tell_refusals(run: FlowRun, node: str, refused: Sequence[str]) -> None:
-    """Log what is refused each time, and alarm of it once as long as it stays the same."""
-    for text in refused:
-        run.log.warning("%s", text, extra={"node": node})
-        if text not in run.refusals.get(node, ()):
-            run.alarm(node, text)
-    run.refusals[node] = frozenset(refused)
+def _tell_refusals(run: FlowRun, holder: _Holder, refused: Sequence[_Refused]) -> None:
+    """Count and log what is refused each time; alarm of it and report it once as long as it stays the same."""
+    config = holder.entries[holder.key].config
+    known = run.refusals.get(holder.name, frozenset())
+    texts: list[str] = []
+    for each in refused:
+        places = " and ".join(wanted.place(holder.name) for wanted in each.wanted)
+        kept = [in_words(config, wanted.name, getattr(config, wanted.name)) for wanted in each.wanted]
+        stay = "stays" if len(kept) == 1 else "stay"
+        text = f"{places}: refused: {each.reason}; {' and '.join(kept)} {stay}"
+        texts.append(text)
+        for node in holder.nodes:
+            run.counters[node.id].add("policy_refused", len(each.wanted))
+        run.log.warning("%s", text, extra={"node": holder.key})
+        if text not in known:
+            run.alarm(holder.nodes[0].id, text)
+            for wanted, before in zip(each.wanted, kept, strict=True):
+                run.on_effect(_effect(run, holder, wanted, before, each.shown, each.reason))
+    run.refusals[holder.name] = frozenset(texts)
 
 
 def read_policies(file: Path) -> PolicyValues:

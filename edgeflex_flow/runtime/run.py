@@ -8,13 +8,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from edgeflex_flow.clock import Clock, SystemClock
 from edgeflex_flow.errors import FatalError
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.messages import Alarm, DeadLetter, Samples
-from edgeflex_flow.node import Context, Counters, NodeConfig, OperatorNode, WireMessage
+from edgeflex_flow.node import Context, Counters, NodeConfig, OpenConnection, OperatorNode, WireMessage
+from edgeflex_flow.policy import PolicyEffect
 
 Tap = Callable[[WireMessage], None]
 """Looks at every message that a node emits, in the runtime's thread: be quick, never change it."""
@@ -29,6 +31,8 @@ LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.
 """Of alarms, in the log."""
 NO_POLICY = "default"
 """In place of a version: the flow file's own value is in force."""
+POLICY_SYSTEM = "policy system"
+"""Among the counters: what is about no node. No node is called that, for it holds a space."""
 UNFLUSHED = "unflushed"
 """Set to 1 for a sink that could not flush in time. It tells that, not how much, so it is never added to the above."""
 
@@ -95,6 +99,10 @@ def _nothing() -> None:
     return None
 
 
+def _tell_nobody(_effect: PolicyEffect) -> None:
+    return None
+
+
 def count_on(wire: Counters, messages: Sequence[object]) -> None:
     """Count messages (and their rows) that a reader takes from a wire."""
     wire.add_all(messages=len(messages), rows=rows_of(messages))
@@ -125,8 +133,21 @@ class FlowRun:
             for node in plan.nodes
         }
         """What nodes are run with; a policy replaces an entry, and the node's next step uses it."""
+        self.connections: dict[str, InForce] = {
+            connection.name: InForce(connection.config, {each.key: NO_POLICY for each in bound.values()})
+            for node in plan.nodes
+            for connection in node.connections.values()
+            if (bound := plan.bound_connections.get(connection.name)) is not None
+        }
+        """The same of connections that a policy may change, by name."""
+        self.source_changes = 0
+        """Counts how often a policy gave a source, or a connection, another config."""
         self.refusals: dict[str, frozenset[str]] = {}
         """By node, what policies wanted last and was refused."""
+        self.taken_back: dict[tuple[str, str], tuple[str, str]] = {}
+        """By node and setting, the version of a policy with which a source could not be opened, and why."""
+        self.on_effect: Callable[[PolicyEffect], None] = _tell_nobody
+        """Called from any thread with what a policy changed or could not change; its group is still to be filled in."""
         self.alarms: dict[str, deque[Alarm]] = {
             node.id: deque(maxlen=ALARMS_KEPT)
             for node in plan.nodes
@@ -134,6 +155,8 @@ class FlowRun:
         }
         """By operator whose wire carries alarms, those about it that it has still to give."""
         self.counters: dict[str, Counters] = {node.id: Counters() for node in plan.nodes}
+        if plan.policy_system is not None:
+            self.counters[POLICY_SYSTEM] = Counters()
         self.wakeup = Wakeup()
         self.failure: BaseException | None = None
         self.taps = dict(taps or {})
@@ -193,9 +216,21 @@ class FlowRun:
             dead_letter=dead_letter,
             fail=self.fail,
             folder=self.plan.folder,
-            connections=planned.connections,
+            connections=self.connections_of(planned),
             progressed=self.progressed,
         )
+
+    def connections_of(self, planned: PlannedNode) -> dict[str, OpenConnection]:
+        """The connections of a node as they are now, by config field."""
+        return {
+            field: replace(each, config=self.connections[each.name].config) if each.name in self.connections else each
+            for field, each in planned.connections.items()
+        }
+
+    def sources_change(self) -> None:
+        """Sources have another config, or a connection of theirs has: the feed looks at once. Any thread."""
+        self.source_changes += 1
+        self.wakeup.wake()
 
     def dead_letter(self, node: str, reason: str, text: str, payload: bytes = b"", *, count: int = 1) -> None:
         """Count something unusable under `reason`, log it (rate-limited), and keep it for the dead-letter wire.
@@ -233,12 +268,26 @@ class FlowRun:
             taken.append(self._dead_letters.popleft())
         return taken
 
-    def alarm(self, node: str, text: str) -> None:
-        """Have a node give an alarm with its next step, if its wire carries alarms. Any thread."""
-        if node in self.alarms:
-            source = str(getattr(self.in_force[node].config, "name", "")) or node
+    def alarm(self, node: str, text: str, source: str = "") -> None:
+        """Have a node give an alarm with its next step, or else the next one behind it whose wire carries alarms. Any
+        thread. `source`: whom it is about, if not the node."""
+        teller = self.teller(node)
+        if teller is not None:
+            named = source or str(getattr(self.in_force[node].config, "name", "")) or node
             time_ns = self.clock.now_ns()
-            self.alarms[node].append(Alarm(source=source, severity="warning", text=text, time_ns=time_ns))
+            self.alarms[teller].append(Alarm(source=named, severity="warning", text=text, time_ns=time_ns))
+
+    def teller(self, node: str) -> str | None:
+        """The first node, from this one on downstream, whose wire carries alarms."""
+        waiting, seen = [node], {node}
+        while waiting:
+            at = waiting.pop(0)
+            if at in self.alarms:
+                return at
+            readers = [reader.id for reader, _ in self.plan.readers(at) if reader.id not in seen]
+            seen.update(readers)
+            waiting.extend(readers)
+        return None
 
     def take_alarms(self, node: str) -> list[WireMessage]:
         """What a node has to give beside its own. Each alarm goes to one taker, whichever thread asks."""

@@ -13,12 +13,11 @@ from msgspec.structs import replace
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import Alarm, FlexRequest, FlexResponse, Node
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
+from edgeflex_operators._told import MOST_TOLD, some
 
 TICK_S = 1.0
 BEYOND = 1e-6
 """Relative: more than this beyond a request is more than rounding."""
-MOST_TOLD = 5
-"""Of a kind, in one text."""
 
 
 class FlexResponseConfig(NodeConfig, frozen=True, kw_only=True):
@@ -92,7 +91,7 @@ def start(_config: FlexResponseConfig) -> FlexResponseState:
 
 
 def ask(_config: FlexResponseConfig, state: FlexResponseState, request: FlexRequest) -> list[WireMessage]:
-    problem = _unfit(request.flex_request, len(request.nodes))
+    problem = unfit(request.flex_request, len(request.nodes))
     if problem:
         raise BadMessageError(f"request '{request.id}': {problem}", reason="bad_request")
     state.request, state.asked_ns = request, None
@@ -160,10 +159,11 @@ def _refusal(request: FlexRequest | None, response: FlexResponse) -> str:
         return "it is from before the request that waits, and does not say which one it answers"
     if (response.variable, response.unit) != (request.variable, request.unit):
         return f"{request.variable} in {request.unit} was asked for, it has {response.variable} in {response.unit}"
-    return _unfit(response.flex_response, len(response.positions or response.nodes))
+    return unfit(response.flex_response, len(response.positions or response.nodes))
 
 
-def _unfit(rows: Mapping[str, tuple[float, ...]], count: int) -> str:
+def unfit(rows: Mapping[str, tuple[float, ...]], count: int) -> str:
+    """What is wrong with the values of a request or answer for so many nodes; empty if nothing is."""
     for key, values in rows.items():
         if len(values) != count:
             return f"'{key}' has {len(values)} values for {count} nodes"
@@ -188,7 +188,7 @@ def _add(state: FlexResponseState, request: FlexRequest, response: FlexResponse)
             state.given |= {(key, node): values[place] for node, place in answered.items()}
     strange = [key for key in response.flex_response if key not in request.flex_request]
     for what, names in (("nodes", unknown), ("predictions", strange)):
-        remark = f"{what} that were not asked are left out: {_some(names)}"
+        remark = f"{what} that were not asked are left out: {some(names)}"
         if names and remark not in state.remarks and len(state.remarks) < MOST_TOLD:
             state.remarks.append(remark)
 
@@ -213,14 +213,10 @@ def _held(
         values[key] = tuple(row)
     remarks: list[str] = []
     if missing:
-        remarks.append(f"not answered: {_some(missing)}")
+        remarks.append(f"not answered: {some(missing)}")
     if cut:
-        remarks.append(f"beyond what was asked and cut: {_some(cut)}")
+        remarks.append(f"beyond what was asked and cut: {some(cut)}")
     return values, remarks
-
-
-def _some(texts: list[str]) -> str:
-    return ", ".join(texts[:MOST_TOLD]) + (f" and {len(texts) - MOST_TOLD} more" if len(texts) > MOST_TOLD else "")
 
 
 def _without_answer(config: FlexResponseConfig, request: FlexRequest, key: str) -> tuple[float, ...]:

@@ -109,8 +109,8 @@ class BodyGuard:
             message = await receive()
             if message["type"] != "http.request":
                 return
-            body += message["body"]
-            more = message["more_body"]
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
             if len(body) > self._limit_bytes:
                 await _refuse(send, 413, f"the body is longer than {self._limit_bytes} bytes")
                 return

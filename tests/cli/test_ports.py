@@ -29,6 +29,7 @@ def test_ports_of_the_flows_that_a_site_lists_are_told_in_columns() -> None:
         ["out", "tcp", "127.0.0.1", "1999"],
         ["out", "tcp", "127.0.0.1", "4712"],
         ["out", "tcp", "127.0.0.1", "8480"],
+        ["out", "tcp", "127.0.0.1", "8620"],
     ]
     assert ["in", "tcp", "127.0.0.1", "4722", "concentrator/stream"] in lines
 

@@ -133,6 +133,8 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "mqtt_publish": {"bus": "databus", "topic": "a"},
     "mqtt": {"url": "mqtt://127.0.0.1"},
     "rest": {"url": "https://127.0.0.1"},
+    "policy_system": {"url": "https://127.0.0.1", "group": "a"},
+    "policy_read": {"policies": "policies"},
     "requested_event": {"service": "inertia_estimation"},
     "rest_poll": {"api": "services", "path": "/a", "period": 1.0, "messages": ["alarm"]},
     "rest_post": {"api": "services", "path": "/a"},
@@ -195,6 +197,9 @@ MINIMAL: dict[str, dict[str, Any]] = {
         "units": {"bess": {"minimum": -1e6, "maximum": 1e6}},
     },
     "flex_request": {"nodes": {"battery": 4}},
+    "flexoffer_make": {"offered_by": "site_12"},
+    "flexoffer_send": {"api": "market", "path": "/offers"},
+    "flexoffer_receive": {"api": "market", "path": "/offers"},
     "vpp_dispatch": {"name": "vpp", "connection": 1e6},
     "forecast": {"column": "active_power_w", "assets": {"P1": {"kind": "pv"}}},
 }

@@ -168,6 +168,26 @@ GIVEN: dict[str, list[Values]] = {
         {"url": "https://a?b", "auth": ClientCredentials(token_url="b", client_id="i", client_secret="s")},
         {"url": "https://a", "key": "x", "certificate": "y"},
     ],
+    "flexoffer_make": [
+        {"offered_by": "a", "accept_within": 30.0, "price_min": 0.2, "price_max": 0.1},
+        {"offered_by": "b", "assign_within": 90.0, "price_max": -0.3},
+        {"offered_by": 201, "start_within": 5.0},
+        {"offered_by": "c"},
+    ],
+    "flexoffer_send": [
+        {"api": "a", "path": "b"},
+        {"api": "a", "path": "/b", "retry_min": 20.0},
+        {"api": "a", "path": "//b", "retry_max": 0.1},
+    ],
+    "flexoffer_receive": [
+        {"api": "a", "path": "b"},
+        {"api": "a", "path": "/b", "retry_min": 60.0},
+        {"api": "a", "path": "/b?c", "retry_max": 0.1},
+    ],
+    "policy_system": [
+        {"url": "https://u@a", "group": "a", "key": "x"},
+        {"url": "https://a", "group": "a", "proxy": "http://p/x"},
+    ],
     "rest_poll": [
         {"api": "a", "path": "a", "period": 1.0},
         {"api": "a", "path": "/a?b", "period": 1.0, "messages": ("alarn", "alarm", "alarm"), "retry_max": 0.5},

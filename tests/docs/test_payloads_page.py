@@ -13,7 +13,7 @@ from edgeflex_connectors.batching import SamplesBuilder
 from edgeflex_connectors.payload_formats import FORMATS, AnyFormat
 from edgeflex_connectors.payload_formats.codec import Decoded
 from edgeflex_connectors.payloads import PayloadDecoder, PayloadEncoder
-from edgeflex_flow.messages import FlexRequest, Message
+from edgeflex_flow.messages import FlexOffer, FlexRequest, Message
 
 PAGE = (Path(__file__).parents[2] / "docs" / "payloads.md").read_text()
 EXAMPLE = re.compile(r"^### (\S+)\n\n```\w*\n(.*?)```\n\n```yaml\n(.*?)```", re.DOTALL | re.MULTILINE)
@@ -30,7 +30,7 @@ def test_the_settings_read_the_payload_and_write_it(name: str) -> None:
     given = YAML(typ="safe").load(settings)
     config: AnyFormat = msgspec.convert(given["format"], AnyFormat)
     wire = bytes.fromhex(payload.splitlines()[0]) if name == "villas.binary" else payload.encode()
-    decoder = PayloadDecoder(config, (), (FlexRequest,), given.get("device", "G1"))
+    decoder = PayloadDecoder(config, (), (FlexRequest, FlexOffer), given.get("device", "G1"))
     decoded = decoder.decode("a/topic", wire)
     if isinstance(decoded, Message):
         (again,) = PayloadEncoder(config).encode_message(decoded)

@@ -48,6 +48,7 @@ PAIR = "{kind: pair, from: {measured: [pmu, slope], events: detect}}"
 POLICY = "{policy: trigger, field: onset, default: 0.02 Hz/s, min: 0.005 Hz/s, max: 1 Hz/s}"
 SHED = "{kind: shed, from: [pmu, slope], store: history}"
 PORTS = ("measured", "events", "alarms")
+TEXT_POLICY_KEYS = ("policy", "field", "default", "allowed")
 POLICY_KEYS = ("policy", "field", "default", "min", "max")
 FROM_PORTS = "'from: {measured: NODE, events: NODE, alarms: NODE}'"
 
@@ -175,9 +176,22 @@ IN_FLOW = [
          "'onset.max': write it with its unit, e.g. 1 Hz/s", "1"),
     Case("policy_name", "policy: trigger", "policy: ▶3", None, "watch", "'onset.policy' needs a name", "3"),
     Case("policy_on_text", "column: rocof_hz_per_s", "column: ▶{policy: a}", None, "watch",
-         "'column' needs a text, at least 1 character", "a mapping"),
-    Case("policy_on_source", '"${meter_port}"', "▶{policy: a, field: b, default: 5, min: 1, max: 9}", None, "pmu",
-         "'port' cannot be bound to a policy: only operators take new values while the flow runs"),
+         "'column' is bound to a policy and lacks 'field', 'default', 'allowed'", None, TEXT_POLICY_KEYS),
+    Case("policy_not_allowed", "column: rocof_hz_per_s",
+         "column: {policy: a, field: b, default: ▶rocof_hz_per_s, allowed: [frequency_hz, voltage_*]}", None, "watch",
+         "'column.default' is not among what is allowed", "'rocof_hz_per_s'", ("frequency_hz", "voltage_*")),
+    Case("policy_allows_nothing", "column: rocof_hz_per_s",
+         "column: {policy: a, field: b, default: rocof_hz_per_s, allowed: ▶[]}", None, "watch",
+         "'column.allowed' needs a list of texts, at least 1 entry", "0 entries"),
+    Case("policy_pattern", "column: rocof_hz_per_s",
+         'column: {policy: a, field: b, default: rocof_hz_per_s, allowed: ["*", ▶"ro**"]}', None, "watch",
+         "'column.allowed': one `*` is enough", "'ro**'"),
+    Case("policy_limits_on_text", "column: rocof_hz_per_s",
+         'column: {policy: a, field: b, default: rocof_hz_per_s, allowed: ["*"], ▶min: 1}', None, "watch",
+         "unknown key 'column.min'", None, TEXT_POLICY_KEYS),
+    Case("policy_on_sink", "store: history",
+         "store: history, limit: ▶{policy: a, field: b, default: 5, min: 1, max: 9}",
+         None, "shed", "'limit' cannot be bound to a policy: sinks take no new values while the flow runs"),
     # Wires.
     Case("unknown_node", "from: pmu,", "from: ▶pmuu,", None, "slope", "'from' names the unknown node 'pmuu'",
          None, ("pmu", "detect", "watch", "both", "dead_letters"), "pmu"),
@@ -269,7 +283,7 @@ IN_SITE = [
     Case("connection_value", "timeout: 2s", "timeout: ▶2", None, None,
          "'timeout': write it with its unit, e.g. 5s", "2"),
     Case("connection_policy", "timeout: 2s", "timeout: ▶{policy: a, field: b, default: 1s, min: 1s, max: 2s}", None,
-         None, "'timeout' cannot be bound to a policy: only operators take new values while the flow runs"),
+         None, "'timeout' cannot be bound to a policy: of a connection only `url` can be"),
     Case("unknown_param", "host: bus.example", 'host: ▶"${hst}"', None, None, "unknown param",
          "'hst'", ("meter_port", "site")),
 ]  # fmt: skip

@@ -130,7 +130,11 @@ def test_every_leaf_may_be_interpolated(old: str, new: str) -> None:
         (replaced("store: history", "store: history, course: {type: ramp}"), "{'type': 'ramp'} is not valid"),
         (replaced("store: history", "store: history, course: {type: swift, rate: 1 kW}"), "is not valid"),
         (replaced("min: 0.005 Hz/s, ", ""), "{'policy'"),
-        (replaced('"${meter_port}"', "{policy: a, field: b, default: 1, min: 1, max: 2}"), "{'policy'"),
+        (
+            replaced("store: history", "store: history, limit: {policy: a, field: b, default: 1, min: 1, max: 2}"),
+            "{'policy'",
+        ),
+        (replaced("column: rocof_hz_per_s", "column: {policy: a, field: b, default: c, min: 1, max: 2}"), "{'policy'"),
         (replaced("flow: events", "flow: My Flow"), "'My Flow'"),
         (replaced("flow: events", "flow: events\non: 1"), "'on' was unexpected"),
         (replaced("  tell: ", "  Tell: "), "'Tell'"),

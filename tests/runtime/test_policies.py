@@ -306,7 +306,7 @@ def test_policies_of_other_flows_are_not_told(run: FlowRun, caplog: pytest.LogCa
 def test_changes_are_told_with_their_unit(run: FlowRun, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         apply_policies(run, {"trigger": {"onset": 0.1}})
-    assert "0.02 -> 0.1 Hz/s" in caplog.text
+    assert "0.02 Hz/s -> 0.1 Hz/s" in caplog.text
 
 
 def write(file: Path, text: str) -> None:

@@ -12,6 +12,7 @@ from edgeflex_connectors.payload_formats import (
     covee,
     csv_lines,
     flex,
+    flexoffer,
     json_edgeflex,
     json_fields,
     sogno,
@@ -22,6 +23,7 @@ from edgeflex_connectors.payload_formats.codec import PayloadFormat
 from edgeflex_connectors.payload_formats.covee import Covee
 from edgeflex_connectors.payload_formats.csv_lines import Csv
 from edgeflex_connectors.payload_formats.flex import Flex
+from edgeflex_connectors.payload_formats.flexoffer import FlexOfferFormat
 from edgeflex_connectors.payload_formats.json_edgeflex import JsonEdgeflex
 from edgeflex_connectors.payload_formats.json_fields import JsonFields
 from edgeflex_connectors.payload_formats.sogno import Sogno
@@ -34,6 +36,7 @@ __all__ = [
     "Covee",
     "Csv",
     "Flex",
+    "FlexOfferFormat",
     "JsonEdgeflex",
     "JsonFields",
     "Sogno",
@@ -42,11 +45,13 @@ __all__ = [
     "format_of",
 ]
 
-AnyFormat: TypeAlias = JsonEdgeflex | JsonFields | Sogno | VillasJson | VillasBinary | Csv | Covee | Flex
+AnyFormat: TypeAlias = (
+    JsonEdgeflex | JsonFields | Sogno | VillasJson | VillasBinary | Csv | Covee | Flex | FlexOfferFormat
+)
 
 FORMATS: dict[str, PayloadFormat] = {
     str(each.FORMAT.config.__struct_config__.tag): each.FORMAT
-    for each in (json_edgeflex, json_fields, sogno, villas_json, villas_binary, csv_lines, covee, flex)
+    for each in (json_edgeflex, json_fields, sogno, villas_json, villas_binary, csv_lines, covee, flex, flexoffer)
 }
 """All formats by name."""
 

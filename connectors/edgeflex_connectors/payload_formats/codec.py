@@ -117,6 +117,26 @@ class PayloadFormat:
     messages: MessageFormat | None = None
 
 
+class NoSamplesDecoder:
+    """Of a format that holds messages alone."""
+
+    def __init__(self, config: FormatConfig, _columns: tuple[str, ...], _given: bool) -> None:
+        self._name = config.__struct_config__.tag
+
+    def decode(self, payload: bytes, device: str | None) -> Decoded:  # noqa: ARG002 - named as the protocol has it
+        raise bad_payload(f"the format `{self._name}` holds no samples", payload)
+
+
+class NoSamplesEncoder:
+    """Of a format that holds messages alone."""
+
+    def __init__(self, config: FormatConfig) -> None:
+        self._name = config.__struct_config__.tag
+
+    def encode(self, samples: Samples) -> list[bytes]:  # noqa: ARG002 - named as the protocol has it
+        raise ValueError(f"the format `{self._name}` holds no samples")
+
+
 def name_refusals(places: Mapping[str, str]) -> Iterator[FieldError]:
     """Refuses names of fields that would not stand in JSON as they are; by the place of each in the settings."""
     for place, name in places.items():

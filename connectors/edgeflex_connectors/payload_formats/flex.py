@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NoReturn, TypeAlias
+from typing import Annotated, Any, Literal, NoReturn, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from edgeflex_connectors.payload_formats.codec import (
-    Decoded,
     FormatConfig,
     MessageFormat,
+    NoSamplesDecoder,
+    NoSamplesEncoder,
     PayloadFormat,
     bad_payload,
     quoted,
 )
-from edgeflex_flow.messages import FlexRequest, FlexResponse, Message, Node, Samples
+from edgeflex_flow.messages import FlexRequest, FlexResponse, Message, Node
 from edgeflex_flow.units import UNITS
 
 UNIT_OF = {"active_power": "kW", "reactive_power": "kvar"}
@@ -30,7 +31,8 @@ class Flex(FormatConfig, frozen=True, kw_only=True, tag="flex"):
     Also read are CoVEE's older shapes, with one variable a payload: requests `{"variables": ["active_power"],
     "flex_dict": {"active_power": {"pred_1": {"node_4": 0.1}}}}` and answers `{"variable": ["active_power"],
     "active_power": {"vector_position": [0], "flex_value": [0.1], "prediction": 1}}`. Written is the first shape alone,
-    with `unit`; `id`, `request_id`, `begin_ns` and `step_s` besides, where they are known, which other readers skip.
+    with `unit`; `id`, `request_id`, `begin_ns` and `step_s` besides, where they are known, and `status` and `reason` of
+    an answer that is not `full`, which other readers skip.
     """
 
     active_unit: Annotated[str, Meta(description="Unit of active power in payloads that do not say it.")] = "kW"
@@ -54,6 +56,8 @@ class _Payload(msgspec.Struct):
     time_ns: int | None = None
     begin_ns: int | None = None
     step_s: float | None = None
+    status: Literal["full", "changed", "none"] = "full"
+    reason: str = ""
 
 
 class _OldAnswer(msgspec.Struct):
@@ -81,7 +85,8 @@ def decode(config: Flex, payload: bytes) -> Message:
         return FlexRequest(nodes=tuple(found.nodes), flex_request=_scaled(found.flex_request, factor), **fields)
     if found.flex_response is not UNSET and found.nodes is not UNSET:
         values = _scaled(found.flex_response, factor)
-        return FlexResponse(nodes=tuple(found.nodes), flex_response=values, request_id=found.request_id, **fields)
+        fields |= {"request_id": found.request_id, "status": found.status, "reason": found.reason}
+        return FlexResponse(nodes=tuple(found.nodes), flex_response=values, **fields)
     if found.flex_dict is not UNSET:
         return _old_request(found.flex_dict, variable, factor, fields, payload)
     answer = getattr(found, variable)
@@ -142,36 +147,16 @@ def encode(_config: Flex, message: Message) -> bytes:
     if not message.nodes:
         raise ValueError("an answer that names places in place of nodes has no such shape")
     content = {"variable": message.variable, "nodes": message.nodes, key: getattr(message, key), "unit": message.unit}
-    for name in ("id", "request_id", "time_ns", "begin_ns", "step_s"):
+    for name in ("id", "request_id", "time_ns", "begin_ns", "step_s", "status", "reason"):
         value = getattr(message, name, None)
-        if value not in (None, ""):
+        if value not in (None, "", "full"):
             content[name] = value
     return msgspec.json.encode(content)
 
 
-class Decoder:
-    """For samples, of which this format holds none."""
-
-    def __init__(self, _config: Flex, _columns: tuple[str, ...], _given: bool) -> None:
-        pass
-
-    def decode(self, payload: bytes, device: str | None) -> Decoded:  # noqa: ARG002 - named as the protocol has it
-        raise bad_payload("the format `flex` holds no samples", payload)
-
-
-class Encoder:
-    """For samples, of which this format holds none."""
-
-    def __init__(self, _config: Flex) -> None:
-        pass
-
-    def encode(self, samples: Samples) -> list[bytes]:  # noqa: ARG002 - named as the protocol has it
-        raise ValueError("the format `flex` holds no samples")
-
-
 FORMAT = PayloadFormat(
     config=Flex,
-    decoder=Decoder,
-    encoder=Encoder,
+    decoder=NoSamplesDecoder,
+    encoder=NoSamplesEncoder,
     messages=MessageFormat((FlexRequest, FlexResponse), decode, encode),
 )

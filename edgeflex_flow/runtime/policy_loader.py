@@ -1,0 +1,146 @@
+"""Loads the policies to which a flow binds settings from the site's policy system, and applies them as it runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from msgspec.structs import replace
+
+from edgeflex_flow.clock import SystemClock
+from edgeflex_flow.errors import nearest
+from edgeflex_flow.node import Context, OpenConnection
+from edgeflex_flow.policy import POLICIES, PolicyEffect, PolicySystem
+from edgeflex_flow.policy_watch import InForcePolicies, PolicyWatch, keep_of
+from edgeflex_flow.runtime.policies import VERSION, apply_policies
+from edgeflex_flow.runtime.policy_effects import EffectReports
+from edgeflex_flow.runtime.run import POLICY_SYSTEM, FlowRun
+
+LONGEST_START_S = 2.0
+"""How long a flow waits for the first answer of the policy system before it begins with what it has."""
+
+
+@contextmanager
+def policies_of_site(run: FlowRun) -> Iterator[None]:
+    """Follow the policy system of the flow's site while the block runs, if the flow binds anything to a policy.
+
+    Before the block begins, what is known from disk holds, or what the policy system answers within
+    `LONGEST_START_S`. Raises FatalError when the connection cannot be made with what the site file says.
+    """
+    connection = run.plan.policy_system
+    if connection is None or not run.plan.policy_ids:
+        yield
+        return
+    loader = PolicyLoader(run, _opened(run, connection), _opened(run, connection))
+    try:
+        loader.start()
+        yield
+    finally:
+        loader.close()
+
+
+def _opened(run: FlowRun, connection: OpenConnection) -> PolicySystem:
+    context = Context(
+        flow=run.plan.name,
+        site=run.plan.site,
+        node=POLICY_SYSTEM,
+        clock=SystemClock(),
+        counters=run.counters[POLICY_SYSTEM],
+        log=run.log.getChild(POLICIES),
+        dead_letter=lambda _reason, _text, _payload: None,
+        fail=run.fail,
+        folder=run.plan.folder,
+        connections={POLICIES: connection},
+    )
+    opened: PolicySystem = connection.node.open(connection.config, context)
+    return opened
+
+
+class PolicyLoader:
+    """Applies what the policy system says. `asking` and `reporting` are two clients, for a thread each."""
+
+    def __init__(self, run: FlowRun, asking: PolicySystem, reporting: PolicySystem) -> None:
+        self._run = run
+        self._group = asking.terms.group
+        self._max_age_s = asking.terms.max_age_s
+        self._reports = EffectReports(run, reporting)
+        self._lacking: frozenset[tuple[str, str]] = frozenset()
+        self._was_expired = False
+        self._told_kept = False
+        self._watch = PolicyWatch(
+            asking,
+            run.plan.policy_ids,
+            keep=keep_of(asking, run.plan.folder, (run.plan.site, run.plan.name)),
+            clock=run.clock,
+            counters=run.counters[POLICY_SYSTEM],
+            log=run.log,
+            on_change=self._apply,
+            on_fatal=run.fail,
+        )
+
+    def start(self) -> None:
+        self._run.on_effect = self._report
+        self._watch.start()
+        self._watch.answered.wait(LONGEST_START_S)
+
+    def close(self) -> None:
+        self._watch.close()
+        self._reports.close()
+
+    def _report(self, effect: PolicyEffect) -> None:
+        self._reports.add(replace(effect, policy_group=self._group))
+
+    def _apply(self, in_force: InForcePolicies) -> None:
+        values: dict[str, dict[str, Any]] = {
+            name: {**_said(policy.fields), VERSION: policy.version} for name, policy in in_force.policies.items()
+        }
+        if in_force.is_kept and in_force.is_asked and in_force.policies and not self._told_kept:
+            self._told_kept = True
+            self._tell(logging.INFO, f"{_since(in_force)}; until it answers, what it said then holds")
+        self._tell_lacking(values)
+        if in_force.is_expired and not self._was_expired:
+            text = f"{_since(in_force)}, longer than {self._max_age_s:g} s: defaults hold"
+            self._tell(logging.ERROR, text)
+            self._alarm(text)
+        self._was_expired = in_force.is_expired
+        apply_policies(self._run, values, written=True, complete=False)
+
+    def _tell_lacking(self, values: dict[str, dict[str, Any]]) -> None:
+        """Say once which bound fields a policy leaves open; warn where it has one that looks misspelt."""
+        plan = self._run.plan
+        bindings = [each.policies for each in plan.nodes] + list(plan.bound_connections.values())
+        bound = {(each.policy, each.field) for bindings_of_one in bindings for each in bindings_of_one.values()}
+        lacking = {(name, field) for name, field in bound if name in values and field not in values[name]}
+        for name, field in sorted(lacking - self._lacking):
+            close = nearest(field, values[name].keys() - {VERSION} - {each for of, each in bound if of == name})
+            hint = "" if close is None else f"; it says {close!r}: did it mean that?"
+            text = f"policy '{name}' says nothing in field '{field}': the default holds{hint}"
+            self._tell(logging.INFO if close is None else logging.WARNING, text)
+        self._lacking = frozenset(lacking)
+
+    def _tell(self, level: int, text: str) -> None:
+        self._run.log.log(level, "policies: %s", text)
+
+    def _alarm(self, text: str) -> None:
+        """Raise one alarm, by the first bound node that can or has one behind it that can."""
+        plan = self._run.plan
+        for node in plan.nodes:
+            uses_bound = any(each.name in plan.bound_connections for each in node.connections.values())
+            if (node.policies or uses_bound) and self._run.teller(node.id) is not None:
+                self._run.alarm(node.id, f"policies: {text}", source=POLICY_SYSTEM)
+                return
+
+
+def _said(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that say something. Policy systems give all that a kind of policy has, those left open too."""
+    return {name: value for name, value in fields.items() if value is not None and value not in ("", [])}
+
+
+def _since(in_force: InForcePolicies) -> str:
+    if in_force.contact_ns is None:
+        return "the policy system was never reached"
+    contact = datetime.fromtimestamp(in_force.contact_ns / 1e9, UTC)
+    return f"no contact with the policy system since {contact:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,228 @@
+"""REST interface of the market: offers in every dialect, the demand, and how the market is to behave."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import Litestar, Request, Response, Router, delete, get, post, put
+from litestar.exceptions import HTTPException, NotAuthorizedException, PermissionDeniedException
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.params import JSONBody, PathParameter, QueryParameter
+from litestar.status_codes import HTTP_200_OK, HTTP_304_NOT_MODIFIED, HTTP_404_NOT_FOUND, HTTP_409_CONFLICT
+from msgspec import Meta
+
+from edgeflex_connectors.payload_formats.flexoffer import Dialect, FlexOfferFormat, decode_offers, encode_offers
+from edgeflex_flow import __version__
+from edgeflex_flow.errors import BadMessageError
+from edgeflex_flow.messages import FlexOffer
+from edgeflex_services.market_book import Behaviour, ConflictError, Demand, MarketBook
+from edgeflex_services.market_page import OperationsPage
+from edgeflex_services.web import PROBLEMS, BodyGuard
+
+OPERATOR: Final = "operator"
+"""The client who may set demand and behaviour, and sees all offers."""
+JSON: Final = "application/json"
+
+AnyRequest = Request[Any, Any, Any]
+_DialectName = Annotated[Dialect, PathParameter(description="How offers are written.")]
+_OfferId = Annotated[str | None, QueryParameter(name="id", description="Only this one.", max_length=200)]
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A state of an offer."""
+
+    time_ns: int
+    state: str
+    reason: str
+
+
+class DemandList(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All that is needed."""
+
+    demand: Annotated[list[Demand], Meta(max_length=10_000)]
+
+
+def make_app(book: MarketBook, clients: Mapping[str, str] | None = None, clear_every_s: float = 1.0) -> Litestar:
+    """The application. `clients`: tokens by the name of their owner; None: anyone may do everything."""
+    guard = _Clients(clients)
+
+    @asynccontextmanager
+    async def trading(_app: Litestar) -> AsyncIterator[None]:
+        task = asyncio.create_task(_trade(book, clear_every_s))
+        try:
+            yield
+        finally:
+            task.cancel()
+            book.close()
+
+    routes = Router("/api/v1", route_handlers=[*_offers(book, guard), *_operation(book, guard)])
+    security: list[dict[str, list[str]]] | None = None if clients is None else [{"bearer": []}]
+    return Litestar(
+        [routes],
+        lifespan=[trading],
+        middleware=[BodyGuard],
+        exception_handlers=PROBLEMS,
+        openapi_config=OpenAPIConfig(
+            title="Market of FlexOffers",
+            version=__version__,
+            description="Accepts, rejects, clears by merit order and assigns.",
+            path="/schema",
+            render_plugins=[JsonRenderPlugin(), OperationsPage()],
+            security=security,
+            components=Components(security_schemes={"bearer": SecurityScheme(type="http", scheme="bearer")}),
+        ),
+    )
+
+
+async def _trade(book: MarketBook, every_s: float) -> None:
+    while True:
+        book.tick(time.time_ns())
+        await asyncio.sleep(every_s)
+
+
+class _Clients:
+    """Who may do what."""
+
+    def __init__(self, tokens: Mapping[str, str] | None) -> None:
+        self._tokens = tokens
+
+    def owner(self, request: AnyRequest) -> str | None:
+        """Who asks; None where it does not matter: there are no clients, or it is the operator."""
+        if self._tokens is None:
+            return None
+        kind, _, shown = request.headers.get("authorization", "").partition(" ")
+        found = ""
+        for name, token in self._tokens.items():
+            # All of them, so that the time tells nothing.
+            if hmac.compare_digest(token.encode(), shown.strip().encode()):
+                found = name
+        if kind.lower() != "bearer" or not found:
+            raise NotAuthorizedException("a token of a client is needed", headers={"WWW-Authenticate": "Bearer"})
+        return None if found == OPERATOR else found
+
+    def need_operator(self, request: AnyRequest) -> None:
+        if self.owner(request) is not None:
+            raise PermissionDeniedException("the market's operator may do this alone")
+
+
+def _offers(book: MarketBook, clients: _Clients) -> list[Any]:
+    @post("/{dialect:str}/offers", status_code=HTTP_200_OK, summary="Offer", tags=["offers"])
+    async def submit(dialect: _DialectName, request: AnyRequest) -> Response[bytes]:
+        """One offer or several, in any shape of the dialect; the answer holds them with their states and reasons. The
+        same offer again changes nothing; another one under its id is a conflict."""
+        owner = clients.owner(request)
+        form = _format(dialect)
+        try:
+            came = decode_offers(form, await request.body())
+        except BadMessageError as error:
+            raise HTTPException(status_code=400, detail=str(error)) from error
+        now_ns = time.time_ns()
+        try:
+            return _answer(form, [book.submit(each, now_ns, owner) for each in came])
+        except ConflictError as error:
+            raise HTTPException(status_code=HTTP_409_CONFLICT, detail=str(error)) from error
+
+    @get("/{dialect:str}/offers", summary="Offers and what became of them", tags=["offers"])
+    async def look(dialect: _DialectName, request: AnyRequest, offer_id: _OfferId = None) -> Response[bytes]:
+        """Those of the client, or all for the operator. With an `ETag`."""
+        seen = book.all_seen(time.time_ns(), clients.owner(request), offer_id)
+        answer = _answer(_format(dialect), seen)
+        tag = f'"{_digest(answer.content)}"'
+        if tag in [each.strip() for each in request.headers.get("if-none-match", "").split(",")]:
+            return Response(b"", status_code=HTTP_304_NOT_MODIFIED, headers={"ETag": tag})
+        answer.headers["ETag"] = tag
+        return answer
+
+    @delete("/{dialect:str}/offers", status_code=HTTP_200_OK, summary="Take an offer back", tags=["offers"])
+    async def cancel(
+        dialect: _DialectName,
+        request: AnyRequest,
+        offer_id: Annotated[str, QueryParameter(name="id", max_length=200, description="Which one.")],
+    ) -> Response[bytes]:
+        """It is canceled, whatever was assigned."""
+        form = _format(dialect)
+        _own(book, offer_id, clients.owner(request))
+        try:
+            return _answer(form, [book.cancel(offer_id, time.time_ns(), "taken back by its owner")])
+        except ValueError as error:
+            raise HTTPException(status_code=HTTP_409_CONFLICT, detail=str(error)) from error
+
+    @get("/history", summary="When an offer came into each of its states", tags=["offers"])
+    async def history(
+        request: AnyRequest,
+        offer_id: Annotated[str, QueryParameter(name="id", max_length=200, description="Which one.")],
+    ) -> list[Change]:
+        """What is held back by a delay is not told here either."""
+        now_ns = time.time_ns()
+        _own(book, offer_id, clients.owner(request))
+        until_ns = now_ns - round(book.behaviour.delay_s * 1e9)
+        told = [(time_ns, each) for time_ns, each in book.history(offer_id) if time_ns <= until_ns]
+        return [Change(time_ns=time_ns, state=each.state, reason=each.state_reason) for time_ns, each in told]
+
+    return [submit, look, cancel, history]
+
+
+def _operation(book: MarketBook, clients: _Clients) -> list[Any]:
+    @get("/demand", summary="What is needed", tags=["operation"])
+    async def demand(request: AnyRequest) -> DemandList:
+        """Positive energy is production that is needed."""
+        clients.owner(request)
+        return DemandList(demand=list(book.demand))
+
+    @put("/demand", summary="Say what is needed", tags=["operation"])
+    async def set_demand(request: AnyRequest, data: JSONBody[DemandList]) -> DemandList:
+        """In place of what was needed before."""
+        clients.need_operator(request)
+        book.set_demand(data.demand)
+        return DemandList(demand=list(book.demand))
+
+    @get("/behaviour", summary="How the market behaves", tags=["operation"])
+    async def behaviour(request: AnyRequest) -> Behaviour:
+        """Delays and refusals."""
+        clients.owner(request)
+        return book.behaviour
+
+    @put("/behaviour", summary="Make the market late or unwilling", tags=["operation"])
+    async def set_behaviour(request: AnyRequest, data: JSONBody[Behaviour]) -> Behaviour:
+        """For tests of those who trade on it."""
+        clients.need_operator(request)
+        book.behaviour = data
+        return data
+
+    @post("/clear", status_code=HTTP_200_OK, summary="Clear now", tags=["operation"])
+    async def clear(request: AnyRequest) -> dict[str, int]:
+        """Without waiting for the next time; says how many offers were dealt with."""
+        clients.need_operator(request)
+        return {"offers": len(book.clear(time.time_ns()))}
+
+    return [demand, set_demand, behaviour, set_behaviour, clear]
+
+
+def _own(book: MarketBook, offer_id: str, owner: str | None) -> None:
+    """Raises 404 also for an offer of someone else."""
+    if not book.all_seen(time.time_ns(), owner, offer_id):
+        raise HTTPException(status_code=HTTP_404_NOT_FOUND, detail=f"no offer has the id '{offer_id}'")
+
+
+def _format(dialect: Dialect) -> FlexOfferFormat:
+    return FlexOfferFormat(dialect=dialect)
+
+
+def _answer(form: FlexOfferFormat, offers: list[FlexOffer]) -> Response[bytes]:
+    try:
+        return Response(encode_offers(form, offers), media_type=JSON)
+    except ValueError as error:
+        raise HTTPException(status_code=HTTP_409_CONFLICT, detail=str(error)) from error
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()[:16]

@@ -1,0 +1,605 @@
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+from broker import wait_until
+from http_service import Reply, Request
+from policy_server import GROUP, PolicyServer
+from toy_nodes import CollectingSink, ScriptedSource, batch, plan, planned, sink, source
+
+from edgeflex_connectors.policy_system import EFFECTS_PATH, POLICIES_PATH
+from edgeflex_flow.clock import SystemClock
+from edgeflex_flow.flowfile.plan import PlannedNode
+from edgeflex_flow.messages import Alarm, Crossing, Message
+from edgeflex_flow.node import ANY, Input, NodeConfig, OpenConnection, OperatorNode, message_wire, quantity
+from edgeflex_flow.policy import PolicyBinding
+from edgeflex_flow.policy_keep import PolicyKeep
+from edgeflex_flow.runtime.inline import run_inline
+from edgeflex_flow.runtime.policies import apply_policies
+from edgeflex_flow.runtime.policy_loader import policies_of_site
+from edgeflex_flow.runtime.run import POLICY_SYSTEM, FlowRun
+
+BINDINGS = {
+    "onset": PolicyBinding(policy="trigger", field="onset", default=0.02, min=0.01, max=1.0),
+    "hold": PolicyBinding(policy="timing", field="hold", default=2.0, min=1.0, max=60.0),
+}
+
+
+class BoundConfig(NodeConfig, frozen=True, kw_only=True):
+    """A node with settings that policies may change."""
+
+    onset: Annotated[float, quantity("Hz/s", "Any rate.", gt=0)] = 0.02
+    hold: Annotated[float, quantity("s", "Any time.", gt=0)] = 2.0
+
+
+def tell(config: BoundConfig, _state: None, _message: object) -> Sequence[Message]:
+    return [Crossing(device="G1", column="x_hz_per_s", state="above", time_ns=0, value=1.0, limit=config.onset)]
+
+
+def bound() -> PlannedNode:
+    wire = message_wire(Alarm, Crossing)
+    node = OperatorNode("bound", BoundConfig, {"in": Input(ANY, step=tell)}, lambda _c, _w: wire, lambda _config: None)
+    return PlannedNode("bound", node, BoundConfig(), {"in": ("in",)}, policies=BINDINGS, wire=wire)
+
+
+class JumpingClock(SystemClock):
+    """The computer's clock, set by this much."""
+
+    jump_ns = 0
+
+    def now_ns(self) -> int:
+        return super().now_ns() + self.jump_ns
+
+
+class SlowSource(ScriptedSource):
+    """Gives a batch now and then."""
+
+    def poll(self) -> Sequence[Any]:
+        time.sleep(0.002)
+        return [batch(50.0)]
+
+
+class Running:
+    """A flow that runs."""
+
+    def __init__(self, connection: OpenConnection, folder: Path, *, name: str = "toy") -> None:
+        self.out = CollectingSink()
+        made = plan(
+            planned("in", source(SlowSource([[]], endless=True))), bound(), planned("out", sink(self.out), "bound")
+        )
+        self.clock = JumpingClock()
+        made = dataclasses.replace(made, name=name, policy_system=connection, folder=folder)
+        self.run = FlowRun(made, clock=self.clock)
+        self._thread = threading.Thread(target=self._go)
+        self.began_s = time.monotonic()
+
+    def _go(self) -> None:
+        with policies_of_site(self.run):
+            run_inline(self.run)
+
+    @property
+    def config(self) -> Any:
+        return self.run.in_force["bound"].config
+
+    @property
+    def onset(self) -> float:
+        return float(self.config.onset)
+
+    def count(self, name: str) -> int:
+        return self.run.counters[POLICY_SYSTEM].get(name)
+
+    def alarms(self) -> list[str]:
+        return [each.text for each in self.out.of_type(Alarm)]
+
+    def __enter__(self) -> Running:
+        self._thread.start()
+        assert self.run.started.wait(20.0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.run.stop()
+        self._thread.join()
+
+
+@contextmanager
+def running(server: PolicyServer, folder: Path, *, name: str = "toy", **more: Any) -> Iterator[Running]:
+    with Running(server.connection(**more), folder, name=name) as flow:
+        yield flow
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[PolicyServer]:
+    with PolicyServer(tmp_path) as made:
+        yield made
+
+
+def test_a_policy_holds_from_the_first_message_on(server: PolicyServer, tmp_path: Path) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    with running(server, tmp_path) as flow:
+        wait_until(lambda: flow.out.messages)
+        first = flow.out.of_type(Crossing)[0]
+        assert (first.limit, first.policies["trigger.onset"]) == (0.1, "1")
+        assert first.policies["timing.hold"] == "default"
+    assert set(server.requests[0].query) == {"policy_group", "policy_id"}
+    assert len(server.requests[0].query["policy_id"]) == 2
+
+
+def test_what_is_saved_is_in_effect_within_a_period_and_50_ms(server: PolicyServer, tmp_path: Path) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    late_s = []
+    with running(server, tmp_path, refresh=0.3) as flow:
+        for version in range(2, 12):
+            time.sleep(random.uniform(0.0, 0.3))
+            wanted = version / 100
+            saved_s = server.save("trigger", onset=f"{wanted} Hz/s")
+            wait_until(lambda wanted=wanted: flow.onset == wanted)  # type: ignore[misc]
+            late_s.append(time.monotonic() - saved_s)
+    assert sorted(late_s)[7] < 0.3 + 0.05, "the computer may be busy twice in ten times"
+
+
+def test_nothing_is_sent_again_while_nothing_changed(server: PolicyServer, tmp_path: Path) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    with running(server, tmp_path, refresh=0.1) as flow:
+        wait_until(lambda: flow.count("not_modified") >= 3)
+        assert flow.onset == 0.1
+        assert flow.run.counters["bound"].get("policy_changes") == 1
+
+
+def test_flows_that_start_together_spread_their_later_questions(server: PolicyServer, tmp_path: Path) -> None:
+    second: list[float] = []
+    for number in range(6):
+        server.asked_s.clear()
+        with running(server, tmp_path, refresh=0.4, name=f"flow_{number}"):
+            wait_until(lambda: len(server.asked_s) >= 2)
+            second.append(server.asked_s[1] - server.asked_s[0])
+    assert max(second) < 0.4 + 0.05
+    assert max(second) - min(second) > 0.02
+
+
+def test_a_policy_system_that_is_away_does_not_delay_the_start(
+    server: PolicyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    server.stop()
+    with running(server, tmp_path) as flow:
+        wait_until(lambda: flow.out.messages)
+        assert time.monotonic() - flow.began_s < 1.5
+        assert flow.onset == 0.02
+        server.start()
+        wait_until(lambda: flow.onset == 0.1)
+    assert "answers again after" in caplog.text or flow.count("failures") >= 1
+
+
+def test_a_policy_system_that_hangs_delays_the_start_by_two_seconds(server: PolicyServer, tmp_path: Path) -> None:
+    server.fault = lambda _request: Reply(hangs=True)
+    with running(server, tmp_path, read_timeout=30.0, request_timeout=30.0) as flow:
+        assert 1.5 < time.monotonic() - flow.began_s < 4.0
+        assert flow.onset == 0.02
+
+
+@pytest.mark.parametrize(
+    ("fault", "counter"),
+    [
+        (Reply(401, b""), "not_admitted"),
+        (Reply(403, b""), "not_admitted"),
+        (Reply(500, b"oops"), "failures"),
+        (Reply(200, b"<html>"), "failures"),
+        (Reply(200, b'{"policies": 3}'), "failures"),
+        (Reply(200, b'{"policies": [' + b"[" * 100_000), "failures"),
+        (Reply(200, b" " * 3_000_000), "failures"),
+        (Reply(302, b"", {"Location": "http://127.0.0.1:1/"}), "failures"),
+        (Reply(200, b"{}", cut_after=1), "failures"),
+        (Reply(200, b"{}" * 100, drips_s=0.1), "failures"),
+    ],
+    ids=["401", "403", "500", "html", "number", "deep", "huge", "redirect", "cut", "drips"],
+)
+def test_what_was_said_last_holds_whatever_the_policy_system_does(
+    server: PolicyServer, tmp_path: Path, fault: Reply, counter: str
+) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    with running(server, tmp_path, answer_limit=1_000_000) as flow:
+        server.fault = lambda _request: fault
+        wait_until(lambda: flow.count(counter) >= 2)
+        assert flow.onset == 0.1
+        server.fault = None
+        server.save("trigger", onset="0.3 Hz/s")
+        wait_until(lambda: flow.onset == 0.3)
+        assert flow.run.failure is None
+
+
+def test_retry_after_is_heeded(server: PolicyServer, tmp_path: Path) -> None:
+    with running(server, tmp_path, refresh=0.1) as flow:
+        server.fault = lambda _request: Reply(429, b"", {"Retry-After": "2"})
+        wait_until(lambda: flow.count("failures") == 1)
+        asked = len(server.asked_s)
+        wait_until(lambda: len(server.asked_s) > asked)
+        assert server.asked_s[asked] - server.asked_s[asked - 1] >= 2.0
+
+
+def test_a_policy_that_is_withdrawn_leaves_the_default(
+    server: PolicyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    with running(server, tmp_path) as flow:
+        assert flow.onset == 0.1
+        server.withdraw("trigger")
+        wait_until(lambda: flow.onset == 0.02)
+        assert flow.count("withdrawn") == 1
+        wait_until(lambda: len(server.effects) == 2)
+    assert "'trigger' is withdrawn" in caplog.text
+    assert (server.effects[1]["version"], server.effects[1]["after"]) == (1, "0.02 Hz/s")
+
+
+def test_a_policy_that_cannot_be_read_costs_no_other(server: PolicyServer, tmp_path: Path) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    server.save("timing", hold="5 s")
+    with running(server, tmp_path) as flow:
+        server.save("timing", version="seven", hold="6 s")
+        server.save("trigger", onset="0.2 Hz/s")
+        wait_until(lambda: flow.onset == 0.2)
+        assert flow.config.hold == 5.0
+        assert flow.count("unreadable") >= 1
+
+
+def test_a_policy_of_another_group_says_nothing(server: PolicyServer, tmp_path: Path) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    server.fault = lambda _request: Reply(
+        200,
+        json.dumps(
+            {
+                "policies": [
+                    {
+                        "type": "policy",
+                        "policy_id": "trigger",
+                        "policy_group": "other",
+                        "policy_kind": "trigger",
+                        "version": 1,
+                        "fields": {"onset": "0.5 Hz/s"},
+                    }
+                ]
+            }
+        ).encode(),
+    )
+    with running(server, tmp_path) as flow:
+        wait_until(lambda: flow.count("requests") >= 2)
+        assert flow.onset == 0.02
+
+
+def test_a_value_that_is_refused_is_told_by_an_alarm_and_reported(server: PolicyServer, tmp_path: Path) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    with running(server, tmp_path) as flow:
+        server.save("trigger", onset="30 Hz/s")
+        wait_until(flow.alarms)
+        assert flow.onset == 0.1
+        wait_until(lambda: len(server.effects) == 2)
+    changed, refused = server.effects
+    assert (
+        changed.items()
+        >= {
+            "policy_group": GROUP,
+            "policy_id": "trigger",
+            "version": 1,
+            "site": "test",
+            "flow": "toy",
+            "node": "bound",
+            "setting": "onset",
+            "before": "0.02 Hz/s",
+            "after": "0.1 Hz/s",
+            "refused": None,
+        }.items()
+    )
+    assert (refused["version"], refused["before"], refused["after"]) == (2, "0.1 Hz/s", "30 Hz/s")
+    assert "outside 0.01 to 1 Hz/s" in refused["refused"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        10**400,
+        "1e999 Hz/s",
+        "nan Hz/s",
+        "-inf Hz/s",
+        True,
+        [["0.1 Hz/s"]],
+        {"a": {"b": 1}},
+        "0.1 Hz/s\n",
+        "x" * 100_000,
+    ],
+    ids=["large", "infinite", "nan", "negative", "flag", "list", "mapping", "line", "long"],
+)
+def test_whatever_a_policy_says_the_flow_goes_on(server: PolicyServer, tmp_path: Path, value: object) -> None:
+    with running(server, tmp_path) as flow:
+        server.save("trigger", onset=value)
+        wait_until(lambda: len(server.effects) == 1 or flow.onset == 0.1)
+        assert flow.onset in (0.02, 0.1)
+        server.save("trigger", onset="0.3 Hz/s")
+        wait_until(lambda: flow.onset == 0.3)
+        assert flow.count("not_applied") == flow.count("failures") == 0
+        assert flow.run.failure is None
+
+
+def test_a_field_that_looks_misspelt_is_told(
+    server: PolicyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.save("trigger", onsett="0.1 Hz/s")
+    with running(server, tmp_path):
+        assert "policy 'trigger' says nothing in field 'onset': the default holds; it says 'onsett'" in caplog.text
+
+
+def test_effects_are_reported_later_when_the_policy_system_is_away(server: PolicyServer, tmp_path: Path) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    with running(server, tmp_path, refresh=60.0) as flow:
+        assert flow.onset == 0.1
+        wait_until(lambda: server.effects)
+        server.fault = lambda _request: Reply(503)
+        apply_policies(flow.run, {"trigger": {"onset": 0.3, "version": 2}})
+        reports = len(server.of(EFFECTS_PATH))
+        wait_until(lambda: len(server.of(EFFECTS_PATH)) > reports)
+        server.fault = None
+        wait_until(lambda: flow.count("effects_sent") == 2)
+    assert [each["after"] for each in server.effects] == ["0.1 Hz/s", "0.3 Hz/s"]
+
+
+def test_an_effect_that_is_refused_costs_no_other(server: PolicyServer, tmp_path: Path) -> None:
+    def refuse_timing(request: Request) -> Reply:
+        effects = request.json["effects"]
+        if any(each["policy_id"] == "timing" for each in effects):
+            return Reply(403)
+        server.effects.extend(effects)
+        return Reply(204)
+
+    server.script(EFFECTS_PATH, refuse_timing)
+    server.save("trigger", onset="0.1 Hz/s")
+    server.save("timing", hold="5 s")
+    with running(server, tmp_path) as flow:
+        wait_until(lambda: flow.count("effects_lost") == flow.count("effects_sent") == 1)
+    assert [each["policy_id"] for each in server.effects] == ["trigger"]
+
+
+def test_effects_that_are_not_reported_are_counted_as_lost(server: PolicyServer, tmp_path: Path) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    server.script(EFFECTS_PATH, lambda _request: Reply(hangs=True))
+    with running(server, tmp_path) as flow:
+        wait_until(lambda: server.of(EFFECTS_PATH))
+        ends_s = time.monotonic()
+    assert time.monotonic() - ends_s < 4.0
+    assert flow.count("effects_lost") == 1
+
+
+# Times ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_policy_begins_and_ends_between_two_questions(server: PolicyServer, tmp_path: Path) -> None:
+    now_ns = time.time_ns()
+    server.save(
+        "trigger", onset="0.1 Hz/s", valid_from_ns=now_ns + 1_500_000_000, valid_until_ns=now_ns + 3_300_000_000
+    )
+    with running(server, tmp_path, refresh=60.0) as flow:
+        assert flow.onset == 0.02
+        wait_until(lambda: flow.onset == 0.1)
+        assert abs(time.time_ns() - (now_ns + 1_500_000_000)) < 1_000_000_000
+        wait_until(lambda: flow.onset == 0.02)
+        assert abs(time.time_ns() - (now_ns + 3_300_000_000)) < 1_000_000_000
+
+
+@pytest.mark.parametrize("jump_s", [3600, -3600])
+def test_a_clock_that_is_set_is_noticed_within_a_second(server: PolicyServer, tmp_path: Path, jump_s: int) -> None:
+    middle_ns = time.time_ns() + jump_s * 1_000_000_000
+    server.save(
+        "trigger",
+        onset="0.1 Hz/s",
+        valid_from_ns=middle_ns - 60_000_000_000,
+        valid_until_ns=middle_ns + 60_000_000_000,
+    )
+    with running(server, tmp_path, refresh=60.0, max_age=7200.0) as flow:
+        assert flow.onset == 0.02
+        flow.clock.jump_ns = jump_s * 1_000_000_000
+        wait_until(lambda: flow.onset == 0.1, timeout_s=2.0)
+
+
+def test_a_clock_that_is_set_makes_nothing_old(server: PolicyServer, tmp_path: Path) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    with running(server, tmp_path, refresh=0.1, max_age=60.0) as flow:
+        server.fault = lambda _request: Reply(500)
+        flow.clock.jump_ns = 3600 * 1_000_000_000
+        wait_until(lambda: flow.count("failures") >= 3)
+        assert flow.onset == 0.1
+
+
+def test_without_the_policy_system_for_too_long_the_default_holds_and_an_alarm_tells(
+    server: PolicyServer, tmp_path: Path
+) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    with running(server, tmp_path, refresh=0.1, max_age=1.0) as flow:
+        server.stop()
+        wait_until(flow.alarms)
+        assert flow.onset == 0.02
+        assert "no contact with the policy system since" in flow.alarms()[0]
+        assert "longer than 1 s: defaults hold" in flow.alarms()[0]
+        server.start()
+        wait_until(lambda: flow.onset == 0.1)
+        assert len(flow.alarms()) == 1
+
+
+# The disk -------------------------------------------------------------------------------------------------------------
+
+
+def kept(folder: Path, name: str = "toy") -> Path:
+    return folder / "keep" / f"test.{name}.json"
+
+
+def test_a_restart_without_the_policy_system_goes_on_with_what_it_said_last(
+    server: PolicyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    with running(server, tmp_path, keep="keep"):
+        pass
+    server.stop()
+    with caplog.at_level(logging.INFO), running(server, tmp_path, keep="keep") as flow:
+        wait_until(lambda: flow.out.messages)
+        assert [each.limit for each in flow.out.of_type(Crossing)[:1]] == [0.1]
+    assert "until it answers, what it said then holds" in caplog.text
+
+
+def test_after_a_restart_the_first_question_names_the_answer_that_is_known(
+    server: PolicyServer, tmp_path: Path
+) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    with running(server, tmp_path, keep="keep"):
+        pass
+    asked = len(server.of(POLICIES_PATH))
+    with running(server, tmp_path, keep="keep", refresh=60.0) as flow:
+        assert flow.onset == 0.1
+        assert server.of(POLICIES_PATH)[asked].headers["if-none-match"].startswith('"')
+        assert flow.count("not_modified") == 1
+
+
+def test_age_is_counted_over_restarts(server: PolicyServer, tmp_path: Path) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    with running(server, tmp_path, keep="keep", max_age=3.0):
+        pass
+    server.stop()
+    contact_s = time.monotonic()
+    with running(server, tmp_path, keep="keep", max_age=3.0) as flow:
+        assert flow.onset == 0.1
+    with running(server, tmp_path, keep="keep", max_age=3.0) as flow:
+        wait_until(lambda: flow.onset == 0.02)
+        assert time.monotonic() - contact_s < 3.5
+        assert flow.alarms()
+    with running(server, tmp_path, keep="keep", max_age=3.0) as flow:
+        assert flow.onset == 0.02
+        wait_until(flow.alarms)
+
+
+def test_age_is_not_forgotten_when_the_clock_is_set_back_between_two_runs(server: PolicyServer, tmp_path: Path) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    with running(server, tmp_path, keep="keep", max_age=2.0) as flow:
+        server.stop()
+        wait_until(lambda: flow.onset == 0.02)
+    late = Running(server.connection(keep="keep", max_age=2.0), tmp_path)
+    late.clock.jump_ns = -3600 * 1_000_000_000
+    with late:
+        assert late.onset == 0.02
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 100, b"{", b"[]", b'{"layout": 9, "sha256": "", "kept": {}}', b"[" * 100_000, "whole"],
+    ids=["empty", "zeros", "cut", "list", "layout", "deep", "flipped"],
+)
+def test_a_damaged_file_is_set_aside_and_told(
+    server: PolicyServer, tmp_path: Path, content: bytes | str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    with running(server, tmp_path, keep="keep"):
+        pass
+    file = kept(tmp_path)
+    damaged = file.read_bytes().replace(b"0.1 Hz/s", b"0.9 Hz/s") if isinstance(content, str) else content
+    file.write_bytes(damaged)
+    server.stop()
+    with running(server, tmp_path, keep="keep") as flow:
+        assert flow.onset == 0.02
+        assert flow.count("keep_corrupt") == 1
+    assert "is damaged" in caplog.text
+    assert file.with_name(f"{file.name}.corrupt").read_bytes() == damaged
+
+
+def test_flows_of_a_site_share_the_folder(server: PolicyServer, tmp_path: Path) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    with (
+        running(server, tmp_path, keep="keep", name="first", refresh=0.1) as first,
+        running(server, tmp_path, keep="keep", name="second", refresh=0.1) as second,
+    ):
+        for version in range(2, 8):
+            server.save("trigger", onset=f"{version / 10:g} Hz/s")
+            wait_until(lambda version=version: first.onset == second.onset == version / 10)  # type: ignore[misc]
+    server.stop()
+    for name in ("first", "second"):
+        with running(server, tmp_path, keep="keep", name=name) as flow:
+            assert flow.onset == 0.7
+
+
+def test_a_disk_that_is_full_costs_only_what_a_restart_would_need(
+    server: PolicyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with running(server, tmp_path, keep="keep", refresh=0.1) as flow:
+        before = kept(tmp_path).read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr("edgeflex_flow.policy_keep.os.fsync", full)
+            server.save("trigger", onset="0.2 Hz/s")
+            wait_until(lambda: flow.count("keep_errors"))
+            assert flow.onset == 0.2
+            assert kept(tmp_path).read_bytes() == before
+            assert sorted(each.name for each in kept(tmp_path).parent.iterdir()) == [kept(tmp_path).name]
+    assert "No space left on device; a restart may begin with defaults" in caplog.text
+    assert b"0.2 Hz/s" in kept(tmp_path).read_bytes()
+
+
+def test_a_folder_that_cannot_be_written_does_not_stop_the_flow(server: PolicyServer, tmp_path: Path) -> None:
+    (tmp_path / "keep").write_text("a file, no folder")
+    server.save("trigger", onset="0.1 Hz/s")
+    with running(server, tmp_path, keep="keep") as flow:
+        assert flow.onset == 0.1
+        wait_until(lambda: flow.count("keep_errors"))
+
+
+WRITER = """
+import itertools, sys
+from pathlib import Path
+from edgeflex_flow.messages import Policy
+from edgeflex_flow.policy_keep import KeptPolicies, PolicyKeep
+keep = PolicyKeep(Path(sys.argv[1]), ("site", "toy"))
+print("begun", flush=True)
+for version in itertools.count(1):
+    policy = Policy(policy_id="trigger", policy_group="g", policy_kind="trigger", version=version,
+                    fields={"text": "x" * 200_000})
+    keep.save(KeptPolicies(url="u", group="g", asked=(), policies=(policy,), etag="", contact_ns=version, age_s=0.0))
+"""
+
+
+def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
+    keep = PolicyKeep(tmp_path, ("site", "toy"))
+    for _ in range(8):
+        with subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(WRITER), str(tmp_path)], stdout=subprocess.PIPE
+        ) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            wait_until(keep.file.exists)
+            time.sleep(random.uniform(0.0, 0.05))
+            writer.send_signal(signal.SIGKILL)
+        found = keep.load()
+        assert found is not None
+        assert found.policies[0].version == found.contact_ns
+
+
+def test_what_a_killed_writer_left_is_removed_later(tmp_path: Path) -> None:
+    keep = PolicyKeep(tmp_path, ("site", "toy"))
+    left = tmp_path / "site.toy.json.4711.new"
+    left.write_text("half")
+    assert keep.load() is None
+    assert left.exists()
+    os.utime(left, (time.time() - 3600, time.time() - 3600))
+    assert keep.load() is None
+    assert not left.exists()

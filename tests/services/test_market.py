@@ -1,0 +1,220 @@
+"""The market as a program, over real HTTP."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from broker import wait_until
+from flexoffers import an_offer
+from hypothesis import HealthCheck, given, settings
+from market_process import MarketProcess
+from schemathesis.core.result import Ok
+
+from edgeflex_connectors.payload_formats import FlexOfferFormat
+from edgeflex_connectors.payload_formats.flexoffer import decode_offers, encode_offers
+from edgeflex_flow.flexoffer import NS_PER_S
+from edgeflex_flow.messages import FlexOffer
+
+FORMS = {name: FlexOfferFormat(dialect=name) for name in ("edgeflex", "inea", "goflex")}
+
+
+def fresh(**changes: Any) -> FlexOffer:
+    """An offer that may be assigned for a minute from now on."""
+    now_ns = time.time_ns() // NS_PER_S * NS_PER_S
+    until_ns = now_ns + 60 * NS_PER_S
+    times = {
+        "created_ns": now_ns,
+        "accept_before_ns": until_ns,
+        "assign_before_ns": until_ns,
+        "start_after_ns": until_ns,
+        "start_before_ns": until_ns,
+    }
+    return an_offer(**{**times, **changes})
+
+
+class Client:
+    """Someone who trades."""
+
+    def __init__(self, market: MarketProcess, token: str | None = None) -> None:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self.http = httpx.Client(base_url=f"{market.url}/api/v1", headers=headers, timeout=10.0)
+
+    def offer(self, *offers: FlexOffer, dialect: str = "edgeflex") -> httpx.Response:
+        return self.http.post(f"/{dialect}/offers", content=encode_offers(FORMS[dialect], list(offers)))
+
+    def look(self, dialect: str = "edgeflex", **query: str) -> list[FlexOffer]:
+        answer = self.http.get(f"/{dialect}/offers", params=query)
+        answer.raise_for_status()
+        return decode_offers(FORMS[dialect], answer.content)
+
+
+@pytest.fixture(scope="module")
+def market() -> Iterator[MarketProcess]:
+    with MarketProcess() as running:
+        yield running
+
+
+@pytest.mark.parametrize("dialect", ["edgeflex", "inea", "goflex"])
+def test_offers_are_taken_and_assigned_in_every_dialect(market: MarketProcess, dialect: str) -> None:
+    client = Client(market)
+    offered = fresh(id=str(1000 + len(dialect)))
+    answer = client.offer(offered, dialect=dialect)
+    assert answer.status_code == 200
+    assert decode_offers(FORMS[dialect], answer.content)[0].state == "accepted"
+    wait_until(lambda: client.look(dialect, id=offered.id)[0].state == "assigned")
+    [seen] = client.look(dialect, id=offered.id)
+    assert seen.schedule is not None
+    assert [each.energy_kwh for each in seen.schedule.slices] == [0.0, -2.0]
+    changes = client.http.get("/history", params={"id": offered.id}).json()
+    assert [each["state"] for each in changes] == ["offered", "accepted", "assigned"]
+    [told] = [each for each in market.states("assigned") if each["id"] == offered.id]
+    assert told["energy_kwh"] == [0.0, -2.0]
+
+
+def test_what_is_wrong_is_rejected_and_stays_visible(market: MarketProcess) -> None:
+    client = Client(market)
+    answer = client.offer(fresh(id="wrong", interval_s=60), fresh(id="right"))
+    assert [each["state"] for each in answer.json()] == ["rejected", "accepted"]
+    assert "this market trades intervals of 900 s; got 60" in answer.json()[0]["stateReason"]
+    assert client.look(id="wrong")[0].state == "rejected"
+
+
+def test_errors_are_problems(market: MarketProcess) -> None:
+    client = Client(market)
+    client.offer(fresh(id="taken"))
+    deep = b"[" * 50 + b"]" * 50
+    cases = [
+        (client.http.post("/edgeflex/offers", content=b'[{"id": 1'), 400, "truncated"),
+        (client.http.post("/edgeflex/offers", content=deep), 400, "nested deeper"),
+        (client.http.post("/edgeflex/offers", content=b" " * 300_000), 413, "longer than"),
+        (client.http.get("/other/offers"), 400, "Validation failed"),
+        (client.offer(fresh(id="taken", location="25")), 409, "another offer stands under the id 'taken'"),
+        (client.http.delete("/edgeflex/offers", params={"id": "nobody's"}), 404, "no offer has the id"),
+        (client.http.put("/behaviour", json={"delay_s": -1}), 400, "Validation failed"),
+        (client.http.put("/demand", json={"demand": [{"energy": 1}]}), 400, "Validation failed"),
+        (client.http.get("/inea/offers"), 409, "a whole number in this dialect"),
+    ]
+    for answer, status, text in cases:
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+        assert text in answer.json()["detail"]
+
+
+def test_offers_may_be_taken_back(market: MarketProcess) -> None:
+    client = Client(market)
+    client.offer(fresh(id="back"))
+    assert client.http.delete("/edgeflex/offers", params={"id": "back"}).json()[0]["state"] == "canceled"
+    assert client.http.delete("/edgeflex/offers", params={"id": "back"}).status_code == 409
+
+
+def test_answer_that_did_not_change_is_not_sent_again(market: MarketProcess) -> None:
+    client = Client(market)
+    client.offer(fresh(id="etag"))
+    wait_until(lambda: client.look(id="etag")[0].state == "assigned")
+    first = client.http.get("/edgeflex/offers", params={"id": "etag"})
+    again = client.http.get("/edgeflex/offers", params={"id": "etag"}, headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_demand_and_behaviour_change_what_the_market_does() -> None:
+    with MarketProcess("--wholesale", "none", "--demand=0.5:0.3") as market:
+        client = Client(market)
+        client.offer(fresh(id="1"))
+        wait_until(lambda: client.look()[0].schedule)
+        assert client.look()[0].schedule.slices[0].energy_kwh == 0.5  # type: ignore[union-attr]
+        assert client.http.get("/demand").json()["demand"][0]["energy_kwh"] == 0.5
+        market.put("/api/v1/behaviour", {"refuse_share": 1.0, "refuse_reason": "not today"})
+        assert client.offer(fresh(id="2")).json()[0]["stateReason"] == "not today"
+        market.put("/api/v1/behaviour", {"assigns": False})
+        market.put("/api/v1/demand", {"demand": [{"energy_kwh": 1.0, "price_eur_per_kwh": 0.3}]})
+        client.offer(fresh(id="3"))
+        assert client.look(id="3")[0].state == "accepted"
+        assert client.http.post("/clear").json() == {"offers": 1}
+        assert client.look(id="3")[0].schedule.slices[0].energy_kwh == 1.0  # type: ignore[union-attr]
+
+
+def test_clients_see_and_change_their_own_alone(tmp_path: Path) -> None:
+    clients = tmp_path / "clients.json"
+    clients.write_text(json.dumps({"201": "token-of-201", "202": "token-of-202", "operator": "token-of-operator"}))
+    with MarketProcess("--clients", str(clients)) as market:
+        first, second = Client(market, "token-of-201"), Client(market, "token-of-202")
+        operator, nobody = Client(market, "token-of-operator"), Client(market, "token-of-20")
+        assert first.offer(fresh(id="1")).json()[0]["state"] == "accepted"
+        assert "the one who sends it ('202'); got '201'" in second.offer(fresh(id="2")).json()[0]["stateReason"]
+        assert second.look(id="1") == []
+        assert second.offer(fresh(id="1", offered_by="202")).status_code == 409
+        assert second.http.delete("/edgeflex/offers", params={"id": "1"}).status_code == 404
+        assert second.http.get("/history", params={"id": "1"}).status_code == 404
+        assert {each.id for each in operator.look()} == {"1", "2"}
+        assert first.http.put("/behaviour", json={}).status_code == 403
+        assert operator.http.put("/behaviour", json={}).status_code == 200
+        for call in (nobody.http.get("/edgeflex/offers"), Client(market).http.get("/demand"), nobody.offer(fresh())):
+            assert call.status_code == 401
+            assert call.headers["www-authenticate"] == "Bearer"
+            assert "201" not in call.text
+
+
+def test_market_ends_in_order_and_goes_on_from_its_file(tmp_path: Path) -> None:
+    file = str(tmp_path / "market.db")
+    with MarketProcess("--file", file) as market:
+        Client(market).offer(fresh(id="1"))
+        wait_until(lambda: market.states("assigned"))
+        assert market.stop() == 0
+    with MarketProcess("--file", file) as market:
+        assert [each.state for each in Client(market).look()] == ["assigned"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--interval", "0"], "--interval is at least 1 s"),
+        (["--refuse", "2"], "refuse_share"),
+        (["--demand", "x"], "expected KWH or KWH:EUR_PER_KWH, got 'x'"),
+        (["--wholesale", "2000"], "expected a price below 1000 EUR/kWh"),
+        (["--clients", "/nowhere.json"], "nowhere.json"),
+        (["--key", "/nowhere.pem"], "must be given together"),
+    ],
+)
+def test_options_that_cannot_be_are_told(options: list[str], text: str) -> None:
+    command = [sys.executable, "-m", "edgeflex_services.market", "--port", "0", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert text in done.stderr
+
+
+def test_page_lists_all_operations_and_loads_nothing(market: MarketProcess) -> None:
+    page = httpx.get(f"{market.url}/schema")
+    assert page.headers["content-type"].startswith("text/html")
+    document = httpx.get(f"{market.url}/schema/openapi.json").json()
+    for path in document["paths"]:
+        assert path in page.text
+    assert "http" not in page.text.replace("https", "").partition("</style>")[2]
+    assert "<script" not in page.text
+
+
+def test_nothing_that_the_document_allows_is_an_error_of_the_service(market: MarketProcess) -> None:
+    document = schemathesis.openapi.from_url(f"{market.url}/schema/openapi.json")
+    operations: list[Any] = [each.ok() for each in document.get_all_operations() if isinstance(each, Ok)]
+    assert len(operations) == 9
+
+    for operation in operations:
+
+        @settings(
+            max_examples=25,
+            deadline=None,
+            database=None,
+            suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
+        )
+        @given(case=operation.as_strategy())
+        def ask(case: Any) -> None:
+            assert case.call().status_code < 500
+
+        ask()

@@ -1,0 +1,197 @@
+"""The book of a market: what becomes of offers."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flexoffers import START_NS, an_offer, offers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from edgeflex_flow.flexoffer import NS_PER_S, may_follow, schedule_violations
+from edgeflex_flow.messages import FlexOffer, FlexSlice
+from edgeflex_services.market_book import Behaviour, ConflictError, Demand, MarketBook, Rules
+
+NOW_NS = START_NS - 50 * NS_PER_S
+
+
+def market(**rules: Any) -> MarketBook:
+    return MarketBook(Rules(**rules))
+
+
+def test_an_offer_is_accepted_assigned_and_executed() -> None:
+    told: list[FlexOffer] = []
+    book = MarketBook(Rules(), tell=told.append)
+    assert book.submit(an_offer(), NOW_NS).state == "accepted"
+    [assigned] = book.clear(NOW_NS + 1)
+    # Wholesale at 0 takes what is consumed at 0.1 and nothing that is produced for 0.1.
+    assert assigned.schedule is not None
+    assert [each.energy_kwh for each in assigned.schedule.slices] == [0.0, -2.0]
+    assert [each.price_eur_per_kwh for each in assigned.schedule.slices] == [0.0, 0.0]
+    book.tick(START_NS + 1800 * NS_PER_S + 1)
+    assert [each.state for each in told] == ["offered", "accepted", "assigned", "executed"]
+
+
+def test_demand_is_met_in_order_of_merit_and_only_once() -> None:
+    book = market(wholesale_eur_per_kwh=None)
+    book.set_demand([Demand(energy_kwh=1.5, price_eur_per_kwh=0.3)])
+    for number, price in enumerate((0.2, 0.1, 0.4)):
+        slices = (FlexSlice(lower_kwh=0.0, upper_kwh=1.0, price_max_eur_per_kwh=price),)
+        book.submit(an_offer(id=str(number), slices=slices), NOW_NS)
+    found = {each.id: each for each in book.clear(NOW_NS)}
+    energies = {
+        name: [part.energy_kwh for part in each.schedule.slices] for name, each in found.items() if each.schedule
+    }
+    assert energies == {"0": [0.5], "1": [1.0]}
+    assert (found["2"].state, found["2"].state_reason) == ("canceled", "nothing of it is needed at its price")
+    slices = (FlexSlice(lower_kwh=0.0, upper_kwh=1.0),)
+    book.submit(an_offer(id="later", slices=slices), NOW_NS)
+    [later] = book.clear(NOW_NS)
+    assert later.state == "canceled"
+
+
+def test_energy_that_is_too_much_is_sold_to_consumers() -> None:
+    book = market(wholesale_eur_per_kwh=None)
+    book.set_demand([Demand(energy_kwh=-1.5, price_eur_per_kwh=0.05)])
+    book.submit(an_offer(), NOW_NS)
+    [assigned] = book.clear(NOW_NS)
+    assert assigned.schedule is not None
+    assert [each.energy_kwh for each in assigned.schedule.slices] == [0.0, -1.5]
+
+
+def test_demand_counts_between_its_times_alone() -> None:
+    book = market(wholesale_eur_per_kwh=None)
+    book.set_demand([Demand(energy_kwh=1.0, begin_ns=START_NS, end_ns=START_NS + 900 * NS_PER_S)])
+    slices = (FlexSlice(lower_kwh=0.0, upper_kwh=1.0),) * 2
+    book.submit(an_offer(slices=slices), NOW_NS)
+    [assigned] = book.clear(NOW_NS)
+    assert assigned.schedule is not None
+    assert [each.energy_kwh for each in assigned.schedule.slices] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"offered_by": ""}, "`offered_by`"),
+        ({"accept_before_ns": NOW_NS - 1}, "`accept_before_ns`: not in the past"),
+        ({"interval_s": 60}, "`interval_s`: this market trades intervals of 900 s; got 60"),
+        ({"slices": (FlexSlice(lower_kwh=0, upper_kwh=1, min_duration=2, max_duration=2),)}, "slices of 1 interval"),
+        ({"slices": (FlexSlice(lower_kwh=0, upper_kwh=1, price_max_eur_per_kwh=1000),)}, "stay below 1000 EUR/kWh"),
+        ({"quantity": "reactive_energy"}, "this market trades active energy"),
+        ({"state": "accepted"}, "`state`: an offer that comes is 'initial' or 'offered'"),
+        ({"slices": (FlexSlice(lower_kwh=0, upper_kwh=1),) * 3}, "the profile lasts 1800 s at most; got 2700 s"),
+    ],
+)
+def test_what_is_wrong_is_rejected_with_the_reason(changes: dict[str, Any], text: str) -> None:
+    found = market(max_duration_s=1800.0).submit(an_offer(**changes), NOW_NS)
+    assert found.state == "rejected"
+    assert text in found.state_reason
+
+
+def test_offer_of_someone_else_is_rejected() -> None:
+    found = market().submit(an_offer(), NOW_NS, owner="202")
+    assert found.state_reason == "`offered_by`: the one who sends it ('202'); got '201'"
+
+
+def test_the_same_offer_again_changes_nothing_and_another_one_is_a_conflict() -> None:
+    book = market()
+    book.submit(an_offer(), NOW_NS)
+    [assigned] = book.clear(NOW_NS)
+    assert book.submit(an_offer(state="initial"), NOW_NS + 1) == assigned
+    with pytest.raises(ConflictError, match="another offer stands under the id '7'"):
+        book.submit(an_offer(location="25"), NOW_NS + 1)
+    with pytest.raises(ConflictError):
+        book.submit(an_offer(), NOW_NS + 1, owner="202")
+
+
+def test_offer_that_waits_in_vain_is_canceled() -> None:
+    book = market()
+    book.behaviour = Behaviour(assigns=False)
+    book.submit(an_offer(), NOW_NS)
+    book.tick(START_NS)
+    assert book.seen("7", START_NS).state_reason == "nothing was assigned until 2023-11-14T22:14:40.000Z"
+
+
+def test_offers_may_be_taken_back_until_they_are_at_an_end() -> None:
+    book = market()
+    book.submit(an_offer(), NOW_NS)
+    assert book.cancel("7", NOW_NS, "changed my mind").state == "canceled"
+    assert book.clear(NOW_NS) == []
+    with pytest.raises(ValueError, match="'canceled' cannot follow 'canceled'"):
+        book.cancel("7", NOW_NS, "again")
+    with pytest.raises(KeyError):
+        book.cancel("8", NOW_NS, "unknown")
+
+
+def test_delay_holds_back_what_happened_lately() -> None:
+    book = market()
+    book.behaviour = Behaviour(delay_s=5.0)
+    assert book.submit(an_offer(), NOW_NS).state == "offered"
+    book.clear(NOW_NS + 2 * NS_PER_S)
+    seen = [book.seen("7", NOW_NS + after * NS_PER_S).state for after in (4, 5, 6, 7)]
+    assert seen == ["offered", "accepted", "accepted", "assigned"]
+
+
+def test_share_of_offers_is_refused_on_demand() -> None:
+    book = MarketBook(Rules(), seed=1)
+    book.behaviour = Behaviour(refuse_share=0.5, refuse_reason="not today")
+    found = [book.submit(an_offer(id=str(number)), NOW_NS) for number in range(100)]
+    reasons = [each.state_reason for each in found if each.state == "rejected"]
+    assert 30 < len(reasons) < 70
+    assert set(reasons) == {"not today"}
+
+
+def test_market_goes_on_from_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "market.db"
+    book = MarketBook(Rules(), file=file)
+    book.submit(an_offer(id="1"), NOW_NS)
+    book.clear(NOW_NS)
+    book.submit(an_offer(id="2"), NOW_NS)
+    before = book.all_seen(NOW_NS)
+    book.close()
+    again = MarketBook(Rules(), file=file)
+    assert again.all_seen(NOW_NS) == before
+    assert [each.id for each in again.clear(NOW_NS)] == ["2"]
+    assert [each.state for _, each in again.history("1")] == ["offered", "accepted", "assigned"]
+    again.close()
+
+
+def test_offers_at_an_end_are_forgotten_after_a_time(tmp_path: Path) -> None:
+    book = MarketBook(Rules(keep_s=60.0), file=tmp_path / "market.db")
+    book.submit(an_offer(id="1", offered_by=""), NOW_NS)
+    book.submit(an_offer(id="2"), NOW_NS + 30 * NS_PER_S)
+    book.tick(NOW_NS + 61 * NS_PER_S)
+    assert [each.id for each in book.all_seen(START_NS)] == ["2"]
+    book.close()
+    again = MarketBook(Rules(), file=tmp_path / "market.db")
+    assert [each.id for each in again.all_seen(START_NS)] == ["2"]
+    again.close()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(offers(tick_ns=NS_PER_S), max_size=6), st.lists(st.floats(-1e3, 1e3), max_size=3), st.booleans())
+def test_whatever_is_offered_states_follow_and_schedules_keep_all_bounds(
+    came: list[FlexOffer], needed: list[float], trades: bool
+) -> None:
+    told: list[FlexOffer] = []
+    book = MarketBook(Rules(wholesale_eur_per_kwh=0.1 if trades else None), tell=told.append)
+    book.set_demand([Demand(energy_kwh=each) for each in needed])
+    for number, each in enumerate(came):
+        fit = tuple(replace(part, min_duration=1, max_duration=1) for part in each.slices)
+        assert each.created_ns is not None
+        changed = replace(
+            each, id=str(number), state="offered", interval_s=900, slices=fit, schedule=None, default_schedule=None
+        )
+        book.submit(changed, each.created_ns)
+        book.clear(each.created_ns)
+    for number in range(len(came)):
+        mine = [each for each in told if each.id == str(number)]
+        for before, after in itertools.pairwise(mine):
+            assert may_follow(before.state, after.state)
+        assert mine[-1].state in ("assigned", "canceled", "rejected")
+        if mine[-1].schedule is not None:
+            assert [str(wrong) for wrong in schedule_violations(mine[-1], mine[-1].schedule)] == []
