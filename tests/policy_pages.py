@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from html import unescape
+from pathlib import Path
 from typing import Any, Self
 
 import httpx
@@ -28,6 +29,19 @@ TRIGGER = {
             "then": {"do": "run_service", "service": "inertia_estimation", "hold_off": "0s"},
         }
     ],
+}
+OTHER, LIVE = "vpp", "live"
+"""Groups beside the first: of other people, and in which things happen."""
+EFFECT = {
+    "policy_group": GROUP,
+    "version": 1,
+    "site": "site_a",
+    "flow": "frequency_events",
+    "node": "event",
+    "setting": "onset",
+    "before": "0.01 Hz/s",
+    "after": "0.02 Hz/s",
+    "time_ns": 1_700_000_000_000_000_000,
 }
 Fields = Mapping[str, Any]
 
@@ -52,6 +66,15 @@ class Person(httpx.Client):
     def fill(self, path: str, fields: Fields | None = None) -> httpx.Response:
         """Send a form with the session's token."""
         return self.post(path, data={"csrf": self.csrf(), **(fields or {})})
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[ServedPolicies]:
+    """A policy system with three groups."""
+    with ServedPolicies(folder) as started:
+        for group in (GROUP, OTHER, LIVE):
+            started.make_group(group)
+        yield started
 
 
 @contextmanager

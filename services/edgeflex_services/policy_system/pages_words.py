@@ -188,7 +188,7 @@ class Difference(NamedTuple):
 
 
 def changed_rules(before: Document, after: Document) -> list[Difference]:
-    """What became of rules, as sentences. Those that changed places have their numbers: the first that holds decides."""
+    """What became of rules, as sentences. Those that changed places are numbered: the first that holds decides."""
     a, b = ({rule.name: rule for rule in document.rules} for document in (before, after))
     moved = _moved(list(a), list(b))
     return [
