@@ -73,8 +73,11 @@ class Client(asyncio.Protocol):
             self._send()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        if not self.done.done():
+        if self.done.done():
+            return
+        if time.perf_counter() < self._end_s:
+            self.done.set_exception(exc or ConnectionResetError("the service hung up"))
+        else:
             self.done.set_result(None)
 
 

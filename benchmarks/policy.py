@@ -26,7 +26,6 @@ import numpy as np
 import psutil
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from edgeflex_connectors.policy_system import encoded
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
@@ -35,6 +34,7 @@ from benchmarks.children import cpu_percent, memory_mb
 from benchmarks.control_latency import draw, listening
 from benchmarks.mqtt import running_broker
 from benchmarks.report import Report
+from edgeflex_connectors.policy_system import encoded
 
 GROUP, USER, POLICY = "bench", "bench_site", "bench_limit"
 PASSWORD = secrets.token_urlsafe(12)

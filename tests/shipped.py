@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from edgeflex_flow.cli.kinds import shipped_registry
 from edgeflex_flow.cli.places import shipped_flows
@@ -22,9 +23,9 @@ RUNTIMES: dict[str, Callable[[FlowRun], None]] = {
 }
 
 
-def flow_run(name: str, **params: object) -> FlowRun:
+def flow_run(name: str, *, site: Path = LOCAL, **params: object) -> FlowRun:
     texts = {key: str(value) for key, value in params.items()}
-    return FlowRun(load_flow(FLOWS / name, shipped_registry(), site=LOCAL, params=texts))
+    return FlowRun(load_flow(FLOWS / name, shipped_registry(), site=site, params=texts))
 
 
 @contextmanager

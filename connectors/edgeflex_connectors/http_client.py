@@ -26,6 +26,8 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 HIDDEN = "***"
 GZIP_WINDOW = 16 + zlib.MAX_WBITS
 SHOWN_BYTES = 200
+KEPT_WHILE_IDLE_S = 30.0
+"""A node that asks every ten seconds need not shake hands each time; longer, and a firewall may have forgotten it."""
 """Of an answer, in texts for people."""
 
 X509_V_ERR_CERT_NOT_YET_VALID = 9
@@ -104,7 +106,9 @@ class HttpClient:
             follow_redirects=False,
             proxy=proxy,
             timeout=timeout,
-            limits=self._httpx.Limits(max_connections=1, max_keepalive_connections=1),
+            limits=self._httpx.Limits(
+                max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEPT_WHILE_IDLE_S
+            ),
             headers={"User-Agent": "edgeflex-flow", "Accept-Encoding": "gzip"},
         )
         self._cut = _Cut()

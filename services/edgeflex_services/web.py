@@ -26,6 +26,8 @@ PROBLEM_JSON = "application/problem+json"
 STOP_TIMEOUT_S = 5
 """How long requests that are on their way may take once the service ends."""
 
+KEEP_ALIVE_S = 75
+"""Longer than the usual time from one question of a flow to its next, so that it need not connect each time."""
 BODY_LIMIT_BYTES = 256 * 1024
 DEEPEST_BODY = 32
 """How deep JSON may be nested: deeper is no request of ours, and recursion costs stack."""
@@ -185,6 +187,7 @@ def listen(app: ASGIApp, options: argparse.Namespace, on_end: Callable[[], None]
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
         h11_max_incomplete_event_size=16 * 1024,
         ssl_certfile=options.certificate,
         ssl_keyfile=options.key,

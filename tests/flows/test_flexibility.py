@@ -17,11 +17,13 @@ from market_process import MarketProcess
 from served_grids import GRID, full_sun
 from served_grids import Running as ServedGrid
 from served_grids import running as served_grid
-from shipped import RUNTIMES, flow_run, running
+from served_policies import AUDIENCE, GROUP, ServedPolicies, b64
+from shipped import LOCAL, RUNTIMES, flow_run, running
 
 from edgeflex_flow.messages import encode_message
 from edgeflex_flow.runtime.bytewax import run_bytewax
 from edgeflex_flow.runtime.policies import apply_policies
+from edgeflex_flow.runtime.policy_loader import policies_of_site
 from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_services.powerflow_network import write_network
 from edgeflex_services.profiles import make_profiles
@@ -59,7 +61,12 @@ class Loop:
 
 @contextmanager
 def closed_loop(
-    tmp_path: Path, *options: str, dialect: str = "edgeflex", runtime: str = "bytewax", **params: object
+    tmp_path: Path,
+    *options: str,
+    dialect: str = "edgeflex",
+    runtime: str = "bytewax",
+    site: Path = LOCAL,
+    **params: object,
 ) -> Iterator[Loop]:
     """The loop until both flows are under way and the MPC has asked."""
     with ExitStack() as stack:
@@ -74,6 +81,7 @@ def closed_loop(
         shared = {"mqtt_port": broker.port, "data_folder": tmp_path, "market_port": market.port}
         flexibility = flow_run(
             "flexibility.yaml",
+            site=site,
             **{
                 **shared,
                 "log_file": tmp_path / "flexibility.jsonl",
@@ -91,6 +99,7 @@ def closed_loop(
             log_file=tmp_path / "mpc.jsonl",
             **shared,
         )
+        stack.enter_context(policies_of_site(flexibility))
         stack.enter_context(running(flexibility, RUNTIMES[runtime]))
         wait_until(lambda: flexibility.counters["fates"].get("requests"))
         stack.enter_context(running(mpc, run_bytewax))
@@ -140,6 +149,41 @@ def test_what_the_mpc_asks_for_is_bought_and_done(
     assert {each["policies"]["flexibility.price_max"] for _, each in kept if each["state"] == "initial"} == {"default"}
     assert [each for each in loop.told("alarm") if "answer" in each["text"]] == []
     assert loop.grid.events("refused") == []
+
+
+def site_with_policies(tmp_path: Path, served: ServedPolicies) -> Path:
+    """The local site, with a policy system."""
+    key = served.make_service("flex_site")
+    (tmp_path / "site.pem").write_bytes(key.pem)
+    auth = f"{{kind: jwt, key: {tmp_path / 'site.pem'}, issuer: flex_site, audience: {AUDIENCE}}}"
+    connection = (
+        f"  policies: {{kind: policy_system, url: '{served.url}', auth: {auth}, group: {GROUP}, refresh: 200ms}}"
+    )
+    file = tmp_path / "local.yaml"
+    file.write_text(LOCAL.read_text().replace("connections:\n", f"connections:\n{connection}\n"))
+    return file
+
+
+def test_offers_keep_to_the_policy_and_to_the_next_one_while_the_loop_runs(tmp_path: Path) -> None:
+    fields = {"max_duration": "30 min", "price_min": "-90 EUR/MWh"}
+    with ServedPolicies(tmp_path / "policy") as served:
+        served.make_group()
+        served.save("flexibility", {"kind": "flexibility", "fields": fields})
+        with closed_loop(tmp_path, site=site_with_policies(tmp_path, served)) as loop:
+            wait_until(lambda: loop.on(RESULT), 20.0)
+            changed = {**fields, "max_duration": "15 min"}
+            served.save("flexibility", {"kind": "flexibility", "fields": changed}, based_on=1)
+            wait_until(lambda: loop.flexibility.in_force["offers"].policies["flexibility.max_duration"] == "2")
+            request = {**loop.on(REQUEST)[0], "id": "again", "time_ns": time.time_ns(), "begin_ns": time.time_ns()}
+            loop.listener.publish(REQUEST, json.dumps(request).encode())
+            wait_until(lambda: [each for each in loop.on(RESULT) if each["request_id"] == "again"], 20.0)
+            path = f"/api/v1/policies/{b64(GROUP)}/{b64('flexibility')}"
+            wait_until(lambda: len(served.admin.get(f"{path}/effects").json()) == 3)
+    logged = [json.loads(line) for line in (tmp_path / "flexibility.jsonl").read_text().splitlines()]
+    offers = [each for each in logged if each["type"] == "flex_offer" and each["state"] == "initial"]
+    lengths = {each["policies"]["flexibility.max_duration"]: len(each["slices"]) for each in offers}
+    assert lengths == {"1": 2, "2": 1}
+    assert {each["policies"]["flexibility.window_end"] for each in offers} == {"default"}
 
 
 def test_market_that_refuses_leaves_its_nodes_at_rest_and_the_others_keep_the_voltage(tmp_path: Path) -> None:

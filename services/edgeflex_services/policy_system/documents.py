@@ -267,8 +267,11 @@ class FlexibilityFields(_Part, frozen=True, kw_only=True):
     endpoint: Annotated[Line, Meta(description="Where offers are sent.")] = ""
     max_duration: Annotated[Quantity | None, Meta(description="Longest duration of an offer.")] = None
     min_duration: Annotated[Quantity | None, Meta(description="Shortest duration of an offer.")] = None
-    window_begin: Annotated[Clock | None, Meta(description="Offers lie after this time of day, UTC.")] = None
-    window_end: Annotated[Clock | None, Meta(description="Offers end before this time of day, UTC.")] = None
+    window_begin: Annotated[Quantity | None, Meta(description="Offers begin after this time of day UTC: `6 h`.")] = None
+    window_end: Annotated[Quantity | None, Meta(description="Offers end before this time of day UTC: `22.5 h`.")] = None
+    accept_within: Annotated[Quantity | None, Meta(description="The market accepts or rejects within this time.")] = (
+        None
+    )
     max_power: Annotated[Quantity | None, Meta(description="Largest power of an offer.")] = None
     price_min: Annotated[Quantity | None, Meta(description="Lowest price, such as `0 EUR/MWh`.")] = None
     price_max: Annotated[Quantity | None, Meta(description="Highest price.")] = None
@@ -292,6 +295,9 @@ class Flexibility(Document, frozen=True, kw_only=True, tag="flexibility"):
         for name, unit in (
             ("max_duration", "s"),
             ("min_duration", "s"),
+            ("window_begin", "s"),
+            ("window_end", "s"),
+            ("accept_within", "s"),
             ("max_power", "W"),
             ("price_min", "EUR/MWh"),
             ("price_max", "EUR/MWh"),

@@ -41,7 +41,7 @@ GOOD: dict[str, dict[str, Any]] = {
     },
     "flexibility": {
         "kind": "flexibility",
-        "fields": {"max_duration": "4 h", "window_begin": "06:00", "window_end": "22:00", "price_max": "90 EUR/MWh"},
+        "fields": {"max_duration": "4 h", "window_begin": "6 h", "window_end": "22 h", "price_max": "90 EUR/MWh"},
     },
     "sharing": {"kind": "sharing", "rules": [PERMIT]},
 }
@@ -132,7 +132,7 @@ def test_two_rules_of_one_name_are_refused() -> None:
         {"kind": "data_management"},
         {"kind": "sharing"},
         {"kind": "flexibility", "fields": {"max_duration": 3600}},
-        {"kind": "flexibility", "fields": {"window_begin": "06:00"}},
+        {"kind": "flexibility", "fields": {"window_begin": "6 h"}},
         {"kind": "data_management", "fields": {"topic": "a", "period": "5 W"}},
         {**GOOD["sharing"], "valid_from": "2026-01-02T00:00:00Z", "valid_until": "2026-01-02T00:00:00Z"},
         {**GOOD["sharing"], "valid_from": "2026-01-02T00:00:00"},
