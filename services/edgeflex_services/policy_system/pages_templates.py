@@ -44,8 +44,8 @@ _BEGINNINGS: dict[str, dict[str, Any]] = {
         "fields": {
             "min_duration": "15min",
             "max_duration": "4h",
-            "window_begin": "06:00",
-            "window_end": "22:00",
+            "window_begin": "6 h",
+            "window_end": "22 h",
             "max_power": "100 kW",
         }
     },
