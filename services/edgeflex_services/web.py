@@ -6,6 +6,7 @@ import argparse
 import re
 import socket
 import threading
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
@@ -141,10 +142,13 @@ async def _refuse(send: Send, status: int, detail: str) -> None:
 class _TellingServer(uvicorn.Server):
     """Tells its url once it listens, and not before."""
 
-    def __init__(self, config: uvicorn.Config, url: str, stop: threading.Event) -> None:
+    def __init__(
+        self, config: uvicorn.Config, url: str, stop: threading.Event, on_end: Callable[[], None] | None
+    ) -> None:
         super().__init__(config)
         self._url = url
         self._stop = stop
+        self._on_end = on_end
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -152,9 +156,17 @@ class _TellingServer(uvicorn.Server):
         if self.started and not self.should_exit:
             tell(event="started", url=self._url)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._on_end is not None:
+            self._on_end()
+        await super().shutdown(sockets)
 
-def listen(app: ASGIApp, options: argparse.Namespace) -> None:
-    """Serve until SIGTERM or SIGINT: requests that are on their way get their answers. Raises FatalError."""
+
+def listen(app: ASGIApp, options: argparse.Namespace, on_end: Callable[[], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT: requests that are on their way get their answers. Raises FatalError.
+
+    `on_end` is called once it begins to end, so that answers that never end by themselves do.
+    """
     if (options.certificate is None) != (options.key is None):
         raise FatalError("--certificate and --key must be given together")
     for file in (options.certificate, options.key):
@@ -183,4 +195,4 @@ def listen(app: ASGIApp, options: argparse.Namespace) -> None:
     with listening:
         url = f"{scheme}://{options.host}:{listening.getsockname()[1]}"
         # uvicorn raises signals again once it has ended, for those who heed them beside it: us.
-        _TellingServer(config, url, stop_on_signals()).run(sockets=[listening])
+        _TellingServer(config, url, stop_on_signals(), on_end).run(sockets=[listening])

@@ -77,7 +77,7 @@ def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
         events = EventService(system, _no_bus if bus is None else bus.run_service)
         if bus is not None:
             bus.hear(events)
-        listen(make_app(system, events), options)
+        listen(make_app(system, events), options, on_end=system.journal.end)
     finally:
         if bus is not None:
             bus.close()

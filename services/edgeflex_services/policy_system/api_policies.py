@@ -18,6 +18,7 @@ from edgeflex_services.policy_system.catalogue import Entry
 from edgeflex_services.policy_system.compare import Change, changes
 from edgeflex_services.policy_system.documents import KINDS, read_document, schema_of
 from edgeflex_services.policy_system.enforce import AnyRequest, decoded_id, policy_of, system_of, user_of
+from edgeflex_services.policy_system.journal import entry_of
 from edgeflex_services.policy_system.repository import AuditEntry, Effect, Grant, Reader, Saved
 
 JSON = "application/json"
@@ -143,6 +144,8 @@ class AccessPoint(Controller):
         if len(known) < len(data.effects):
             raise PermissionDeniedException("some of these policies are not there, or you may not read them")
         system.repository.add_effects(user.name, known)
+        for effect in known:
+            system.journal.add(entry_of(user.name, effect))
 
 
 class PolicyRepository(Controller):

@@ -7,6 +7,7 @@ from typing import Any, cast
 import msgspec
 from litestar import Litestar, Response, get
 from litestar.datastructures import State
+from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ControllerRouterHandler, ExceptionHandlersMap
@@ -20,6 +21,8 @@ from edgeflex_services.policy_system.api_tokens import TokenApi
 from edgeflex_services.policy_system.documents import DocumentError
 from edgeflex_services.policy_system.enforce import AnyRequest, Door, system_of
 from edgeflex_services.policy_system.events import BadReportError, EventService
+from edgeflex_services.policy_system.pages import PAGES
+from edgeflex_services.policy_system.pages_common import guard_answer, page_or_problem
 from edgeflex_services.policy_system.repository import ConflictError, UnknownError
 from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.web import PROBLEMS, BodyGuard, problem
@@ -74,6 +77,7 @@ ANSWERS = cast(
         BadAccountError: _wrong,
         BadReportError: _wrong,
         msgspec.ValidationError: _wrong,
+        NotFoundException: page_or_problem,
     },
 )
 
@@ -81,15 +85,17 @@ ANSWERS = cast(
 def make_app(system: PolicySystem, events: EventService) -> Litestar:
     """The application that serves a system, which somebody else starts and closes."""
     return Litestar(
-        [live, ready, *HANDLERS],
+        [live, ready, *HANDLERS, PAGES],
         state=State({"system": system, "events": events, "door": Door()}),
         middleware=[BodyGuard],
+        before_send=[guard_answer],
         exception_handlers={**PROBLEMS, **ANSWERS},
         openapi_config=OpenAPIConfig(
             title="edgeFLEX policy system",
             version=__version__,
             path="/schema",
             render_plugins=[],
+            use_handler_docstrings=True,
             components=Components(
                 security_schemes={"token": SecurityScheme(type="http", scheme="bearer", bearer_format="JWT")}
             ),

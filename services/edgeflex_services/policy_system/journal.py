@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import Literal
 
@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import delete, func, insert, select
 
 from edgeflex_flow.messages import TimeNs
-from edgeflex_services.policy_system.repository import Repository
+from edgeflex_services.policy_system.repository import Effect, Repository
 from edgeflex_services.policy_system.tables import events
 
 LOG = logging.getLogger("edgeflex.policy")
@@ -48,6 +48,22 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """Counts entries that are kept; 0: not yet."""
 
 
+def entry_of(user: str, effect: Effect) -> Entry:
+    """What a flow told of a policy's effect, as something that happened."""
+    return Entry(
+        time_ns=effect.time_ns,
+        kind="effect",
+        group=effect.policy_group,
+        user=user,
+        source="rest",
+        action="followed" if effect.refused is None else "refused",
+        policy=f"{effect.policy_group}/{effect.policy_id}",
+        version=effect.version,
+        why=effect.refused or "",
+        did=f"{effect.site}, {effect.flow}: {effect.node}.{effect.setting} {effect.before} → {effect.after}",
+    )
+
+
 class Journal:
     """Tells entries to all who listen, and writes them down a little later. Any thread may add."""
 
@@ -55,7 +71,7 @@ class Journal:
         self._repository = repository
         self._lock = threading.Lock()
         self._pending: deque[Entry] = deque()
-        self._listeners: set[Callable[[Entry], None]] = set()
+        self._listeners: set[Callable[[Entry | None], None]] = set()
         self._since_pruning = 0
         self.lost = 0
         """Entries that were told, but not written down: too many at once."""
@@ -69,6 +85,13 @@ class Journal:
             listeners = tuple(self._listeners)
         for tell in listeners:
             tell(entry)
+
+    def end(self) -> None:
+        """Tell all who listen that nothing more comes."""
+        with self._lock:
+            listeners = tuple(self._listeners)
+        for tell in listeners:
+            tell(None)
 
     def keep(self) -> None:
         """Write down what was added since the last call, and forget the oldest beyond `KEPT`."""
@@ -94,25 +117,28 @@ class Journal:
             rows = connection.execute(query).all()
         return [msgspec.structs.replace(msgspec.json.decode(row.entry, type=Entry), id=row.id) for row in rows]
 
-    async def subscribe(self) -> AsyncIterator[Entry]:
-        """Entries as they happen, until the iterator is closed. The oldest are dropped for one who reads too slowly."""
-        loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[Entry] = asyncio.Queue(MOST_FOR_ONE)
+    async def subscribe(self) -> AsyncGenerator[Entry, None]:
+        """Entries as they happen, until the iterator is closed or the journal ends.
 
-        def put(entry: Entry) -> None:
+        The oldest are dropped for one who reads too slowly.
+        """
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[Entry | None] = asyncio.Queue(MOST_FOR_ONE)
+
+        def put(entry: Entry | None) -> None:
             if queue.full():
                 queue.get_nowait()
             queue.put_nowait(entry)
 
-        def tell(entry: Entry) -> None:
+        def tell(entry: Entry | None) -> None:
             with suppress(RuntimeError):  # the loop is closed: the service ends
                 loop.call_soon_threadsafe(put, entry)
 
         with self._lock:
             self._listeners.add(tell)
         try:
-            while True:
-                yield await queue.get()
+            while (entry := await queue.get()) is not None:
+                yield entry
         finally:
             with self._lock:
                 self._listeners.discard(tell)

@@ -217,7 +217,7 @@ def test_listeners_hear_entries_as_they_happen(bench: Bench) -> None:
         await asyncio.to_thread(bench.ask, "G1")
         await asyncio.to_thread(bench.ask, "G2")
         assets = [(await first).asset, (await anext(heard)).asset]
-        await heard.aclose()  # type: ignore[attr-defined]
+        await heard.aclose()
         return assets
 
     assert asyncio.run(asyncio.wait_for(listen(), 10.0)) == ["G1", "G2"]

@@ -1,0 +1,60 @@
+"""Pages of the audit log with its proof, and of the keys by which tokens are signed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import Controller, Response, get, post
+from litestar.params import Parameter
+
+from edgeflex_services.policy_system.enforce import AnyRequest, system_of
+from edgeflex_services.policy_system.pages_accounts import admin_only
+from edgeflex_services.policy_system.pages_common import Form, Visitor, html, see_other
+from edgeflex_services.policy_system.pages_queries import keys
+
+ON_A_PAGE = 100
+
+
+class LogPages(Controller):
+    path = "/"
+    include_in_schema = False
+
+    @get("/audit", sync_to_thread=True)
+    def audit(
+        self,
+        request: AnyRequest,
+        visitor: Visitor,
+        before: Annotated[int | None, Parameter(ge=1, le=2**62)] = None,
+        what: Annotated[str, Parameter(max_length=140)] = "",
+        proof: bool = False,
+    ) -> Response[str]:
+        """What was done, the newest first; with `proof`, whether each entry follows from the one before it."""
+        admin_only(visitor)
+        repository = system_of(request).repository
+        entries = repository.audit_entries(before=before, limit=ON_A_PAGE + 1, what=what.strip() or None)
+        return html(
+            request,
+            "audit.html",
+            visitor,
+            entries=entries[:ON_A_PAGE],
+            older=entries[ON_A_PAGE - 1].id if len(entries) > ON_A_PAGE else None,
+            what=what.strip(),
+            proved=proof,
+            first_forged=repository.first_forged() if proof else None,
+            newest=repository.newest_change(),
+        )
+
+    @get("/keys", sync_to_thread=True)
+    def keys(self, request: AnyRequest, visitor: Visitor, done: str = "") -> Response[str]:
+        """The keys by which tokens are signed."""
+        admin_only(visitor)
+        return html(request, "keys.html", visitor, keys=keys(system_of(request).repository), done=done)
+
+    @post("/keys", status_code=303, sync_to_thread=True)
+    def rotate(self, request: AnyRequest, visitor: Visitor, form: Form) -> Response[Any]:
+        """Sign with a new key from now on."""
+        del form
+        actor, system = admin_only(visitor), system_of(request)
+        system.tokens.rotate(actor.name)
+        system.changed()
+        return see_other("/keys", done="rotated")
