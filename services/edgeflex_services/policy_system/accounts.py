@@ -222,7 +222,7 @@ class Accounts:
             connection.execute(delete(members).where(members.c.user == user, members.c.group == group))
             if role is not None:
                 connection.execute(insert(members).values({"user": user, "group": group, "role": role}))
-            self._repository.note(connection, actor, "set_role", f"{group}/{user}", {"role": role, "why": why})
+            self._repository.note(connection, actor, "set_role", f"{group}:{user}", {"role": role, "why": why})
 
     def block(self, actor: str, group: str, user: str, why: str) -> None:
         """Refuse a user all that a group has, until somebody gives a role there again. Raises UnknownError."""

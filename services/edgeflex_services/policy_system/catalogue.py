@@ -55,6 +55,7 @@ class Catalogue:
         self._repository = repository
         self._entries: dict[str, dict[str, Entry]] = {}
         self._lock = threading.Lock()
+        self._keeping = threading.Lock()
         self._reads: dict[tuple[str, str, str, int], tuple[int, int, int]] = {}
 
     def load(self) -> None:
@@ -113,11 +114,12 @@ class Catalogue:
                 self._reads[key] = (first_ns, now_ns, count + 1)
 
     def keep_reads(self) -> None:
-        """Write down who read since the last call."""
-        with self._lock:
-            counted, self._reads = self._reads, {}
-        if counted:
-            self._repository.add_reads(counted)
+        """Write down who read since the last call. After it, all that was counted before is there."""
+        with self._keeping:
+            with self._lock:
+                counted, self._reads = self._reads, {}
+            if counted:
+                self._repository.add_reads(counted)
 
 
 def _body(saved: Saved) -> bytes:

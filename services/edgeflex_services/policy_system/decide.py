@@ -64,7 +64,7 @@ def decide(document: Document, question: Question) -> Decision:
     """The first rule that holds decides.
 
     Where a condition cannot be told (a state that nobody measured, or long ago), a rule that denies holds and any other
-    does not: what is not known permits nothing and starts nothing.
+    does not, and nothing is done: what is not known permits nothing, starts nothing and takes nothing away.
     """
     if not is_valid_at(document, question.now):
         return Decision(effect="none", why="the policy is not valid at this time")
@@ -72,9 +72,9 @@ def decide(document: Document, question: Question) -> Decision:
     for rule in document.rules:
         checked = tuple(_check(rule.when, question))
         if _holds(rule, checked):
-            return Decision(
-                effect=rule.effect, rule=rule.name, why=_why(rule, checked), checked=checked, then=rule.then
-            )
+            # Access is taken away for what is known, never for what is not.
+            then = rule.then if all(each.held == "yes" for each in checked) else None
+            return Decision(effect=rule.effect, rule=rule.name, why=_why(rule, checked), checked=checked, then=then)
         missed += [each for each in checked if each.held != "yes"]
     why = "; ".join(each.text for each in missed) or "there are none"
     return Decision(effect="none", why=f"no rule holds: {why}", checked=tuple(missed))

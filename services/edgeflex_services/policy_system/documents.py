@@ -14,8 +14,10 @@ from msgspec import Meta
 from edgeflex_flow.messages import PolicyKind
 from edgeflex_flow.units import UNITS, column_unit, names_its_unit, parse_quantity
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$(?!\n)"
+CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$(?!\n)"
+"""In Python, `$` alone lets a newline follow."""
+
 QUANTITY = re.compile(r"^\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*([^\s\d].*?)\s*$")
 
 Name: TypeAlias = Annotated[str, Meta(pattern=NAME, max_length=64, description="Letters, digits, `_`, `.` and `-`.")]

@@ -24,6 +24,8 @@ from edgeflex_services.policy_system.tokens import BEARER, Refused
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="edgeflex-policy"'}
 LONGEST_ID = 128
+USER = "edgeflex.user"
+"""Where a request keeps who sends it, once that is known."""
 _NAME = re.compile(NAME)
 
 
@@ -90,6 +92,15 @@ async def check_credentials(request: AnyRequest, name: str, secret: str) -> bool
 
 def user_of(request: AnyRequest) -> User:
     """Who sends the request, by its token. Raises NotAuthorizedException, which tells nothing more."""
+    scope = cast("dict[str, Any]", request.scope)
+    if USER not in scope:
+        scope[USER] = _shown_by(request)
+        system_of(request).traffic.count(scope[USER].name)
+    user: User = scope[USER]
+    return user
+
+
+def _shown_by(request: AnyRequest) -> User:
     header = request.headers.get("authorization", "")
     state = state_of(request)
     if header.startswith(BEARER):
@@ -130,7 +141,7 @@ def decoded_id(text: str, what: str) -> str:
             raise ValueError
         padded = text + "=" * (-len(text) % 4)
         name = base64.b64decode(padded.encode("ascii"), altchars=b"-_", validate=True).decode("utf-8")
-        if not _NAME.match(name):
+        if not _NAME.fullmatch(name):
             raise ValueError
     except (ValueError, binascii.Error) as error:
         raise ClientException(f"'{what}' is no base64url text of a name") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -27,10 +27,10 @@ FROM_THE_FUTURE_S = 5.0
 """A value with a time tag that is further ahead is refused: it would count as new for that long."""
 MOST_ASSETS = 20_000
 MOST_QUANTITIES = 100
-COUNTED_S = 60.0
-MOST_COUNTED = 5_000
-ASKED_COUNT = "requests_count"
-"""State in conditions: how many requests the asker made within the last minute, this one included."""
+TRAFFIC = "traffic"
+"""The action of questions about how much a user asks. Only rules that name it are asked them."""
+REQUESTS_COUNT = "requests_count"
+"""State in conditions: how many requests the user made within the last minute, this one included."""
 
 Values = Annotated[dict[Name, float], Meta(max_length=MOST_QUANTITIES)]
 
@@ -115,27 +115,6 @@ class GridState:
             return dict(self._assets.get((group, asset), {}))
 
 
-class Askers:
-    """How often each user asked lately."""
-
-    def __init__(self) -> None:
-        self._times: OrderedDict[str, deque[float]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def count(self, user: str) -> int:
-        """Count a request; how many there were within the last minute, up to `MOST_COUNTED`."""
-        now_s = time.monotonic()
-        with self._lock:
-            times = self._times.setdefault(user, deque(maxlen=MOST_COUNTED))
-            self._times.move_to_end(user)
-            times.append(now_s)
-            while times[0] < now_s - COUNTED_S:
-                times.popleft()
-            if len(self._times) > MOST_ASSETS:
-                self._times.popitem(last=False)
-            return len(times)
-
-
 class EventService:
     """Reports and requests in, actions out. `run(group, request)` has a service run and tells what became of it."""
 
@@ -143,9 +122,9 @@ class EventService:
         self._system = system
         self._run = run
         self._state = GridState()
-        self._askers = Askers()
         self._held_off: OrderedDict[tuple[str, str, str, str], float] = OrderedDict()
         self._lock = threading.Lock()
+        system.each_second.append(self.watch_traffic)
 
     # What happened --------------------------------------------------------------------------------------------------
 
@@ -180,14 +159,37 @@ class EventService:
         now = datetime.fromtimestamp(now_ns / NS_PER_S, UTC)
         return Question(action, user.name, user.groups, now, asset, state)
 
+    def watch_traffic(self) -> None:
+        """Let policies about traffic look at all who asked lately. Called each second."""
+        now_ns = self._system.repository.now_ns()
+        for name in self._system.traffic.users():
+            user = self._system.tokens.user(name)
+            for group in user.groups if user is not None else ():
+                policies = [policy for policy in self._policies(group, "") if _is_about_traffic(policy)]
+                if user is not None and policies:
+                    self._judge_traffic(user, group, policies, now_ns)
+
+    def _judge_traffic(self, user: User, group: str, policies: Sequence[PolicyEntry], now_ns: int) -> None:
+        question = self._with_traffic(self._question(user, group, "", TRAFFIC, now_ns))
+        for policy in policies:
+            decision = decide(policy.saved.document, question)
+            if decision.effect == "act" and decision.then is not None:
+                did = self._act(user, policy, decision, decision.then, question, now_ns)
+                if did:
+                    what = Report(group=group, asset=user.name, action=TRAFFIC)
+                    count = {REQUESTS_COUNT: question.state[REQUESTS_COUNT].value}
+                    self._write_down(now_ns, "report", user, TRAFFIC, what, policy, decision, did, count)
+
+    def _with_traffic(self, question: Question) -> Question:
+        count = Measured(self._system.traffic.of(question.user), 0.0)
+        return question._replace(state={**question.state, REQUESTS_COUNT: count})
+
     # What is asked --------------------------------------------------------------------------------------------------
 
     def ask(self, user: User, ask: Ask, source: str) -> Answer:
         """Decide a request. Any policy that denies decides; else one that permits; else it is denied."""
         now_ns = self._system.repository.now_ns()
-        question = self._question(user, ask.group, ask.asset, ask.action, now_ns)
-        asked = {ASKED_COUNT: Measured(self._askers.count(user.name), 0.0)}
-        question = question._replace(state={**question.state, **asked})
+        question = self._with_traffic(self._question(user, ask.group, ask.asset, ask.action, now_ns))
         decisions = [
             (policy, decide(policy.saved.document, question))
             for policy in self._policies(ask.group, ask.asset)
@@ -319,6 +321,10 @@ class EventService:
 
 
 _NOTHING = Decision(effect="none", why="no rule permits it")
+
+
+def _is_about_traffic(policy: PolicyEntry) -> bool:
+    return any(TRAFFIC in rule.when.actions for rule in policy.saved.document.rules)
 
 
 def _quantities(action: Action | None) -> Sequence[str]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import suppress
 from typing import Literal
 
@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import delete, func, insert, select
 
 from edgeflex_flow.messages import TimeNs
-from edgeflex_services.policy_system.repository import Effect, Repository
+from edgeflex_services.policy_system.repository import Effect, Noted, Repository
 from edgeflex_services.policy_system.tables import events
 
 LOG = logging.getLogger("edgeflex.policy")
@@ -22,6 +22,10 @@ MOST_PENDING = 10_000
 MOST_FOR_ONE = 500
 """Entries that wait for a listener who is slow; the oldest go first."""
 KEPT = 100_000
+OF_POLICIES = ("save_policy", "withdraw_policy", "set_grants")
+OF_GROUPS = ("put_group", "set_role")
+MEMBER = ":"
+"""Between group and user in what a membership is noted as: no policy can be called so."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +74,7 @@ class Journal:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._lock = threading.Lock()
+        self._keeping = threading.Lock()
         self._pending: deque[Entry] = deque()
         self._listeners: set[Callable[[Entry | None], None]] = set()
         self._since_pruning = 0
@@ -95,10 +100,13 @@ class Journal:
 
     def keep(self) -> None:
         """Write down what was added since the last call, and forget the oldest beyond `KEPT`."""
-        with self._lock:
-            pending, self._pending = self._pending, deque()
-        if not pending:
-            return
+        with self._keeping:
+            with self._lock:
+                pending, self._pending = self._pending, deque()
+            if pending:
+                self._write_down(pending)
+
+    def _write_down(self, pending: Iterable[Entry]) -> None:
         rows = [{"time_ns": entry.time_ns, "entry": msgspec.json.encode(entry).decode()} for entry in pending]
         self._since_pruning += len(rows)
         with self._repository.writing() as connection:
@@ -116,6 +124,25 @@ class Journal:
         with self._repository.reading() as connection:
             rows = connection.execute(query).all()
         return [msgspec.structs.replace(msgspec.json.decode(row.entry, type=Entry), id=row.id) for row in rows]
+
+    def add_change(self, noted: Noted) -> None:
+        """Tell of something that was done with policies or accounts."""
+        group, _, rest = noted.object.partition("/" if noted.action in OF_POLICIES else MEMBER)
+        is_of_group = noted.action in (*OF_POLICIES, *OF_GROUPS)
+        told = {name: value for name, value in noted.detail.items() if value not in ("", None, [])}
+        self.add(
+            Entry(
+                time_ns=noted.time_ns,
+                kind="change",
+                group=group if is_of_group else "",
+                user=noted.actor,
+                source="policy system",
+                action=noted.action,
+                policy=noted.object if noted.action in OF_POLICIES else "",
+                version=int(noted.detail.get("version", 0)),
+                did=", ".join([rest if is_of_group else noted.object, *(f"{name} {told[name]}" for name in told)]),
+            )
+        )
 
     async def subscribe(self) -> AsyncGenerator[Entry, None]:
         """Entries as they happen, until the iterator is closed or the journal ends.

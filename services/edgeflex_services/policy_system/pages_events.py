@@ -27,7 +27,7 @@ LOOKED_THROUGH = 1000
 """The newest so many entries are looked through for those that are asked for."""
 CHECK_S = 5.0
 """How often it is looked whether a listener is still signed in; it also keeps the connection in use."""
-KINDS = ("report", "request", "effect")
+KINDS = ("report", "request", "effect", "change")
 
 Kind = Annotated[str, Parameter(max_length=20)]
 Group = Annotated[str, Parameter(max_length=64)]

@@ -25,7 +25,7 @@ from edgeflex_services.policy_system.pages_common import (
 )
 from edgeflex_services.policy_system.pages_queries import readers_now, refused_now, says
 from edgeflex_services.policy_system.pages_words import changed_parts, changed_rules, fields_in_words
-from edgeflex_services.policy_system.repository import AuditEntry, ConflictError, Grant, Saved
+from edgeflex_services.policy_system.repository import ConflictError, Grant, Saved
 from edgeflex_services.policy_system.system import PolicySystem
 
 ON_A_PAGE = 100
@@ -195,18 +195,13 @@ def _policy_page(
         readers=system.repository.readers(*place),
         now={tuple(each) for each in readers_now(system.repository)[place]},
         effects=system.repository.effects(*place),
-        audit=[entry for entry in system.repository.audit_entries(what="/".join(place)) if _is_of_a_policy(entry)],
+        audit=system.repository.audit_entries(what="/".join(place)),
         may_edit=entry.may(user, "edit"),
         may_manage=user.may("manager", saved.group),
         done=done,
         grant_problem=grant_problem,
         grant_typed=grant_typed or Form(),
     )
-
-
-def _is_of_a_policy(entry: AuditEntry) -> bool:
-    """Memberships are noted as `group/user`: a user may have the name of a policy."""
-    return entry.action != "set_role"
 
 
 def _save_again(

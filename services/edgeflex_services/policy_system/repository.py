@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
@@ -76,6 +76,16 @@ class AuditEntry(msgspec.Struct, frozen=True):
     digest: str
 
 
+class Noted(NamedTuple):
+    """What an entry of the audit log says, for those who are told at once."""
+
+    time_ns: int
+    actor: str
+    action: str
+    object: str
+    detail: Mapping[str, Any]
+
+
 class Reader(msgspec.Struct, frozen=True):
     """Who read a version of a policy, and when."""
 
@@ -112,12 +122,20 @@ class Repository:
         self._engine = engine
         self._clock = clock
         self._writing = threading.RLock()
+        self._noted: list[Noted] = []
+        self.on_note: Callable[[Noted], None] = _tell_nobody
+        """Called for each entry of the audit log once it is kept."""
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that writes. What goes wrong in it leaves nothing behind."""
-        with self._writing, self._engine.begin() as connection:
-            yield connection
+        with self._writing:
+            self._noted = []
+            with self._engine.begin() as connection:
+                yield connection
+            noted, self._noted = self._noted, []
+        for entry in noted:
+            self.on_note(entry)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -284,14 +302,16 @@ class Repository:
     def note(self, connection: Connection, actor: str, action: str, what: str, detail: Mapping[str, Any]) -> None:
         """Add to the audit log, as part of a transaction that writes. Each entry's digest covers the one before it."""
         before = connection.scalar(select(audit.c.digest).order_by(audit.c.id.desc()).limit(1)) or ""
+        now_ns = self.now_ns()
         row = {
-            "time_ns": self.now_ns(),
+            "time_ns": now_ns,
             "actor": actor,
             "action": action,
             "object": what,
             "detail": msgspec.json.encode(detail, order="deterministic").decode(),
         }
         connection.execute(insert(audit).values({**row, "digest": digest_of(before, row)}))
+        self._noted.append(Noted(now_ns, actor, action, what, detail))
 
     def audit_entries(
         self, *, before: int | None = None, limit: int = 100, what: str | None = None
@@ -319,6 +339,10 @@ class Repository:
                     return int(row["id"])
                 before = row["digest"]
         return None
+
+
+def _tell_nobody(_: Noted) -> None:
+    """Where nobody listens."""
 
 
 def digest_of(before: str, row: Any) -> str:

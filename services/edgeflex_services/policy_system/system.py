@@ -18,6 +18,7 @@ from edgeflex_services.policy_system.journal import Journal
 from edgeflex_services.policy_system.repository import Repository
 from edgeflex_services.policy_system.tables import open_database
 from edgeflex_services.policy_system.tokens import Tokens
+from edgeflex_services.policy_system.traffic import Traffic
 
 LOG = logging.getLogger("edgeflex.policy")
 ISSUER = "urn:edgeflex:policy"
@@ -40,12 +41,16 @@ class PolicySystem:
         self.tokens = Tokens(self.repository, self.accounts, folder / "keys", audience, ISSUER)
         self.catalogue = Catalogue(self.repository)
         self.journal = Journal(self.repository)
+        self.repository.on_note = self.journal.add_change
+        self.traffic = Traffic(clock or SystemClock())
         self._loaded = -1
         self._loading = threading.Lock()
         self._stop = threading.Event()
         self._upkeep: threading.Thread | None = None
         self.on_change: list[Callable[[], None]] = []
         """Called after each change of policies or accounts, by any thread."""
+        self.each_second: list[Callable[[], None]] = []
+        """Called by the thread of the upkeep."""
 
     def start(self, *, admin_password: str | None = None, rotate_keys: bool = False) -> Path | None:
         """Load everything and look after it from now on. Without any user, make an administrator.
@@ -93,6 +98,8 @@ class PolicySystem:
                     self.changed()
                 self.catalogue.keep_reads()
                 self.journal.keep()
+                for call in self.each_second:
+                    call()
             except Exception:
                 LOG.exception("upkeep")
 

@@ -136,7 +136,7 @@ def test_roles_need_users_and_groups_that_are_there(accounts: Accounts) -> None:
             accounts.set_role("root", group, user, "reader")
 
 
-@pytest.mark.parametrize("name", ["", "a b", "../x", "urn:edgeflex:policy", "-a", "a" * 65, "ä"])
+@pytest.mark.parametrize("name", ["", "a b", "../x", "urn:edgeflex:policy", "-a", "a" * 65, "ä", "ann\n"])
 def test_a_name_that_is_none_is_refused(accounts: Accounts, name: str) -> None:
     with pytest.raises(msgspec.ValidationError):
         accounts.put_user("root", name, NewUser())

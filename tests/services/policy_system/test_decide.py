@@ -93,6 +93,12 @@ def test_what_is_not_known_permits_nothing_and_denies_what_it_can(state: dict[st
     assert decided(acts, state=state).effect == "none"
 
 
+def test_nothing_is_taken_away_for_what_is_not_known() -> None:
+    rule = {**rocof(above="20 mHz/s"), "effect": "deny", "then": {"do": "revoke_access"}}
+    assert decided(rule).then is None
+    assert decided(rule, state={"rocof_hz_per_s": Measured(1.0, 0.0)}).then is not None
+
+
 def test_an_action_is_given_with_the_decision() -> None:
     rule = {"effect": "act", "then": {"do": "run_service", "service": "inertia", "hold_off": "5 min"}}
     decision = decided(rule)

@@ -13,6 +13,7 @@ from edgeflex_flow.messages import ServiceRequest
 from edgeflex_services.policy_system.accounts import NewUser, User
 from edgeflex_services.policy_system.documents import read_document
 from edgeflex_services.policy_system.events import Answer, Ask, BadReportError, EventService, Report
+from edgeflex_services.policy_system.repository import UnknownError
 from edgeflex_services.policy_system.system import PolicySystem
 
 NS = 1_000_000_000
@@ -53,6 +54,7 @@ class Bench:
         return [each.did for each in self.service.report(self.user("device"), report, "rest")]
 
     def ask(self, asset: str = "G1", user: str = "vpp", group: str = GROUP, action: str = "read_data") -> Answer:
+        self.system.traffic.count(user)
         return self.service.ask(self.user(user), Ask(group=group, asset=asset, action=action), "rest")
 
     def later(self, seconds: float) -> None:
@@ -189,6 +191,46 @@ def test_who_asks_too_often_is_blocked_in_the_group_until_a_person_allows_it(ben
     assert bench.user("vpp").roles == {"traders": "reader"}
 
 
+def flood(above: int) -> dict[str, Any]:
+    when = {"actions": ["traffic"], "state": [{"quantity": "requests_count", "above": above}]}
+    return {"effect": "act", "when": when, "then": {"do": "revoke_access"}}
+
+
+def test_traffic_beyond_what_a_policy_allows_takes_access_away(bench: Bench) -> None:
+    bench.save("traffic", sharing(flood(above=5)))
+    for _ in range(5):
+        bench.system.traffic.count("device")
+    bench.service.watch_traffic()
+    assert bench.user("device").may("reporter", GROUP)
+    bench.system.traffic.count("device")
+    bench.service.watch_traffic()
+    assert not bench.user("device").may("reader", GROUP)
+    bench.system.journal.keep()
+    entry = next(each for each in bench.system.journal.entries() if each.kind == "report")
+    assert (entry.action, entry.user, entry.did) == ("traffic", "device", f"blocked 'device' in group '{GROUP}'")
+    assert entry.values == {"requests_count": 6.0}
+
+
+def test_traffic_of_those_outside_of_the_group_and_rules_about_other_things_are_let_alone(bench: Bench) -> None:
+    bench.save("traffic", sharing(flood(above=5)))
+    bench.save("other", sharing({"effect": "act", "then": {"do": "revoke_access"}}))
+    for _ in range(9):
+        bench.system.traffic.count("vpp")
+    bench.service.watch_traffic()
+    assert bench.user("vpp").roles == {"traders": "reader"}
+    assert bench.user("device").may("reporter", GROUP)
+
+
+def test_traffic_is_that_of_the_last_minute(bench: Bench) -> None:
+    for _ in range(4):
+        bench.system.traffic.count("vpp")
+        bench.later(20.0)
+    assert bench.system.traffic.of("vpp") == 2
+    assert bench.system.traffic.users() == ["vpp"]
+    bench.later(60.0)
+    assert (bench.system.traffic.of("vpp"), bench.system.traffic.users()) == (0, [])
+
+
 def test_a_policy_cannot_block_an_administrator(bench: Bench) -> None:
     rule = {"effect": "deny", "then": {"do": "revoke_access", "user": "admin"}}
     bench.save("coup", sharing(rule))
@@ -203,10 +245,30 @@ def test_what_was_done_is_written_down_with_rule_and_reason(bench: Bench) -> Non
     bench.report(rocof_hz_per_s=0.03)
     bench.ask()
     bench.system.journal.keep()
-    request, report = bench.system.journal.entries()
+    request, report = [each for each in bench.system.journal.entries() if each.kind != "change"]
     assert (report.kind, report.user, report.effect, report.rule) == ("report", "device", "act", "excited")
     assert report.did == "asked for inertia_estimation"
     assert (request.kind, request.effect, request.why) == ("request", "none", "no rule permits it")
+
+
+def test_what_is_done_with_policies_and_accounts_is_told_in_the_group_it_is_of(bench: Bench) -> None:
+    bench.save("excitation", trigger())
+    bench.system.accounts.set_role("admin", GROUP, "vpp", "editor", "new colleague")
+    bench.system.accounts.new_secret("admin", "vpp")
+    bench.system.journal.keep()
+    changes = [each for each in bench.system.journal.entries() if each.kind == "change"]
+    secret, role, saved = changes[:3]
+    assert (saved.group, saved.policy, saved.version, saved.action) == (GROUP, f"{GROUP}/excitation", 1, "save_policy")
+    assert (role.group, role.did) == (GROUP, "vpp, role editor, why new colleague")
+    assert (secret.group, secret.did) == ("", "vpp")  # for administrators alone
+
+
+def test_what_goes_wrong_is_not_told_as_done(bench: Bench) -> None:
+    with pytest.raises(UnknownError):
+        bench.system.accounts.disable("admin", "nobody", "x")
+    bench.system.accounts.put_group("admin", "later", "")
+    bench.system.journal.keep()
+    assert "disable_user" not in {each.action for each in bench.system.journal.entries()}
 
 
 def test_listeners_hear_entries_as_they_happen(bench: Bench) -> None:

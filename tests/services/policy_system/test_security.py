@@ -117,7 +117,7 @@ def test_a_token_of_another_group_sees_nothing_and_changes_nothing(served: Serve
         assert client.post("/api/v1/events", json={"reports": [report]}).status_code == 403
         mixed = {"reports": [{**report, "group": "east"}, report]}
         assert client.post("/api/v1/events", json=mixed).status_code == 403
-        assert client.get("/api/v1/events").json() == []
+        assert {each["group"] for each in client.get("/api/v1/events").json()} <= {"east"}
         decision = {"group": GROUP, "policy_id": "reserve", "action": "a", "user": "b"}
         assert client.post("/api/v1/decisions", json=decision).status_code == 404
 
@@ -133,6 +133,7 @@ NASTY = (
     "<script>alert(1)</script>",
     "a\x00b",
     "a\nb",
+    "reserve\n",
     "🙂",
     "",
     " ",
