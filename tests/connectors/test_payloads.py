@@ -13,6 +13,7 @@ from edgeflex_connectors.payload_formats import (
     Covee,
     Csv,
     Flex,
+    FlexOfferFormat,
     JsonEdgeflex,
     JsonFields,
     Sogno,
@@ -44,7 +45,7 @@ WITHOUT_QUALITY: tuple[AnyFormat, ...] = (
     VillasBinary(signals=(Signal(column="frequency_hz"),)),
     Csv(fields=FIELDS, time="t", time_unit="ns"),
 )
-WITH_TESTS_OF_THEIR_OWN = {Covee, Flex}
+WITH_TESTS_OF_THEIR_OWN = {Covee, Flex, FlexOfferFormat}
 """Without quality in any payload, and without samples."""
 each_format = pytest.mark.parametrize("config", EACH, ids=lambda config: type(config).__name__)
 ALARM = Alarm(source="n", severity="info", text="x", time_ns=1)

@@ -30,6 +30,7 @@ from edgeflex_connectors.sqlite import SqliteConfig, SqliteStore
 from edgeflex_flow.cli.inertia_pipeline import estimate_record
 from edgeflex_flow.cli.kinds import shipped_registry
 from edgeflex_flow.flowfile import check_flows, load_table
+from edgeflex_flow.flowfile.document import read_document
 from edgeflex_flow.messages import Quality, Samples, Setpoints, encode_message, join_samples
 from edgeflex_flow.runtime.bytewax import run_bytewax
 from edgeflex_flow.runtime.inline import run_inline
@@ -55,12 +56,26 @@ START_NS = 1_700_000_000_000_000_000
 each_runtime = pytest.mark.parametrize("execute", RUNTIMES.values(), ids=RUNTIMES)
 
 
-@pytest.mark.parametrize("site", sorted((FLOWS / "sites").glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_shipped_flow_passes_the_check_with_every_shipped_site(site: Path) -> None:
-    has_policies = "policy_system" in site.read_text()
-    files = [file for file in sorted(FLOWS.glob("*.yaml")) if has_policies or file.name != "policy_to_bus.yaml"]
-    checked = check_flows(files, shipped_registry(), site=site)
+@pytest.mark.parametrize("site", ["local", "postgres", "influxdb", "parquet"])
+def test_every_shipped_flow_passes_the_check_with_every_site_that_is_not_for_one_flow(site: str) -> None:
+    files = [file for file in sorted(FLOWS.glob("*.yaml")) if file.stem != "policy_to_bus"]
+    checked = check_flows(files, shipped_registry(), site=FLOWS / "sites" / f"{site}.yaml")
     assert [problem for flow in checked for problem in flow.problems] == []
+
+
+@pytest.mark.parametrize("site", ["by_file", "by_policy", "by_file_and_policy"])
+def test_the_sites_that_show_how_a_flow_is_configured_pass_with_the_flows_that_they_list(site: str) -> None:
+    file = FLOWS / "sites" / f"{site}.yaml"
+    flows = read_document(file).root
+    assert flows is not None
+    files = [FLOWS / f"{name}.yaml" for name in flows.plain()["flows"]]
+    checked = check_flows(files, shipped_registry(), site=file)
+    assert [problem for flow in checked for problem in flow.problems] == []
+
+
+def test_every_shipped_site_is_checked_by_a_test_of_this_file() -> None:
+    here = Path(__file__).read_text()
+    assert [file.stem for file in (FLOWS / "sites").glob("*.yaml") if f'"{file.stem}"' not in here] == []
 
 
 def test_every_shipped_flow_is_run_by_a_test_of_this_folder() -> None:

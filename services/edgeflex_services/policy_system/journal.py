@@ -75,6 +75,7 @@ class Journal:
         self._repository = repository
         self._lock = threading.Lock()
         self._keeping = threading.Lock()
+        self._has_ended = False
         self._pending: deque[Entry] = deque()
         self._listeners: set[Callable[[Entry | None], None]] = set()
         self._since_pruning = 0
@@ -94,6 +95,7 @@ class Journal:
     def end(self) -> None:
         """Tell all who listen that nothing more comes."""
         with self._lock:
+            self._has_ended = True
             listeners = tuple(self._listeners)
         for tell in listeners:
             tell(None)
@@ -162,6 +164,8 @@ class Journal:
                 loop.call_soon_threadsafe(put, entry)
 
         with self._lock:
+            if self._has_ended:
+                return
             self._listeners.add(tell)
         try:
             while (entry := await queue.get()) is not None:
