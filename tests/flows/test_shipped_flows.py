@@ -382,7 +382,7 @@ def test_concentrator_passes_four_stations_on_as_one_stream(
         stored = store.execute(
             "SELECT count(*) FROM samples JOIN quantities ON quantities.id = quantity_id WHERE name = 'frequency_hz'"
         ).fetchone()
-    assert stored[0] >= rows.rows
+    assert stored[0] >= np.count_nonzero(~absent)
 
 
 @each_runtime
