@@ -117,12 +117,14 @@ class AccessPoint(Controller):
         request: AnyRequest,
         policy_group: Id,
         policy_id: Annotated[list[str] | None, Parameter(max_items=MOST_IDS)] = None,
+        asset_id: Annotated[str | None, Parameter(max_length=128)] = None,
     ) -> Response[bytes]:
-        """The policies of a group that the caller may read: those with these ids, or all."""
+        """The policies of a group that the caller may read: those with these ids, those for this asset, or all."""
         user = user_of(request)
         group = decoded_id(policy_group, "policy_group")
         ids = None if policy_id is None else [decoded_id(each, "policy_id") for each in policy_id]
-        served = system_of(request).catalogue.serve(user, group, ids)
+        asset = None if asset_id is None else decoded_id(asset_id, "asset_id")
+        served = system_of(request).catalogue.serve(user, group, ids, asset)
         return _served(request, served.etag, served.body)
 
     @get("/schemas/{kind:str}", responses=REFUSED, sync_to_thread=False)

@@ -84,11 +84,14 @@ class Catalogue:
         """A group's policies that are not withdrawn, for decisions."""
         return [entry for entry in self._entries.get(group, {}).values() if not entry.saved.withdrawn]
 
-    def serve(self, user: User, group: str, ids: Sequence[str] | None) -> Served:
-        """The policies of a group that the user may read, those with these ids or all; counted as read."""
+    def serve(self, user: User, group: str, ids: Sequence[str] | None, asset: str | None = None) -> Served:
+        """The policies of a group that the user may read, those with these ids or for this asset or all; counted as
+        read."""
         known = self._entries.get(group, {})
         wanted = sorted(known) if ids is None else dict.fromkeys(ids)
         found = [known[each] for each in wanted if each in known]
+        if asset is not None:
+            found = [entry for entry in found if entry.saved.document.asset_id == asset]
         given = [entry for entry in found if not entry.saved.withdrawn and entry.may(user, "read")]
         self._count(user, given)
         told = [(entry.saved.policy_id, entry.saved.version, entry.saved.saved_ns) for entry in given]

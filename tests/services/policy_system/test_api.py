@@ -92,6 +92,15 @@ def test_without_policy_ids_all_readable_ones_of_the_group_are_given(
     assert stranger.get(query()).json() == {"policies": []}
 
 
+def test_the_policies_of_an_asset_are_found_by_its_id(served: ServedPolicies, reader: httpx.Client) -> None:
+    for asset in ("bess_1", "bess_2"):
+        served.save(f"limits_of_{asset}", {**TRIGGER, "asset_id": asset})
+    answer = reader.get(f"{query()}&asset_id={b64('bess_2')}")
+    assert [each["policy_id"] for each in answer.json()["policies"]] == ["limits_of_bess_2"]
+    assert reader.get(f"{query()}&asset_id=..%2F..").status_code == 400
+    assert reader.get(f"{query()}&asset_id={b64('bess_3')}").json() == {"policies": []}
+
+
 def test_grants_take_the_place_of_roles(
     served: ServedPolicies, reader: httpx.Client, stranger: httpx.Client, policy: str
 ) -> None:
