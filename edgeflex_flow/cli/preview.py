@@ -18,7 +18,15 @@ from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS
 from edgeflex_flow.cli.places import Definition, find_site
 from edgeflex_flow.cli.preview_compare import compare
 from edgeflex_flow.cli.preview_plan import OnTime, behind, span_of
-from edgeflex_flow.cli.preview_policies import Change, Given, PolicyFileError, changes, read_policy_file, unbound
+from edgeflex_flow.cli.preview_policies import (
+    Change,
+    Given,
+    PolicyFileError,
+    changes,
+    policies_of_system,
+    read_policy_file,
+    unbound,
+)
 from edgeflex_flow.cli.preview_records import NoRecordError, Records, Span, find_records, read_records
 from edgeflex_flow.cli.preview_run import Outcome, prepare, run_through
 from edgeflex_flow.cli.preview_show import OPEN_LOOP, Preview, RecordFacts, show
@@ -33,6 +41,7 @@ from edgeflex_flow.node import OperatorNode
 EXIT_BAD_FILE: Final = 1
 EXIT_FATAL: Final = 3
 EXIT_DIFFERS: Final = 5
+DEFAULTS: Final = "defaults"
 DRAWN_AS: Final = (".png", ".svg", ".pdf")
 
 
@@ -52,8 +61,9 @@ DRAWN_AS: Final = (".png", ".svg", ".pdf")
 @click.option("--end", type=Time(), default=None, help="Use what was recorded before this time: 2026-05-01T10:00:00Z.")
 @click.option(
     "--today",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The policies in force today; without it the defaults that the flow file declares.",
+    metavar="FILE|defaults",
+    help="The policies in force today. Without it what the site's policy system says now; where the site has none, the "
+    "flow's own defaults.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option(
@@ -71,7 +81,7 @@ def preview(
     records: tuple[str, ...],
     begin: int | None,
     end: int | None,
-    today: Path | None,
+    today: str | None,
     as_json: bool,
     picture: Path | None,
     tells: bool,
@@ -79,11 +89,13 @@ def preview(
     """Show what would have been different with a proposed policy.
 
     Runs the flow twice on recorded data, with today's policies and with the proposed ones in their place, and compares
-    what it tells: events, estimates, set-points, alarms. Nothing is sent, written or opened but the record.
+    what it tells: events, estimates, set-points, alarms. Nothing is sent or written, and nothing opened but the record;
+    the policy system is asked what it says now.
 
-    POLICY is a policy of the policy system as JSON, or a file of policies, {policy: {field: value}}, as `edgeflex run
-    --policies` takes it. A record is what `file_write` or a store has kept (.jsonl, .npz, .db), a .csv, or a capture
-    (.pcap, .pcapng). One that is given for no certain source serves all whose columns it has.
+    POLICY is a policy of the policy system as JSON, one as it is written there (its id is the name of the file), or a
+    file of policies, {policy: {field: value}}, as `edgeflex run --policies` takes it. A record is what `file_write` or a
+    store has kept (.jsonl, .npz, .db), a .csv, or a capture (.pcap, .pcapng). One that is given for no certain source
+    serves all whose columns it has.
 
     Exit codes: 0 shown, whether anything is different or not; 1 a file is wrong, or a source lacks its record; 2 wrong
     usage; 3 the flow could not go on; 5 with --exit-code, when anything is different.
@@ -92,11 +104,11 @@ def preview(
         raise click.BadParameter(f"ends in none of {', '.join(DRAWN_AS)}", param_hint="--picture")
     try:
         proposed = read_policy_file(policy)
-        in_force = Given({}) if today is None else read_policy_file(today)
         plan = load_flow(flow_file, context.obj, site=find_site(site, flow_file), params=dict(definitions))
+        in_force, told = _today(plan, today)
         span = Span(EARLIEST_NS if begin is None else begin, LATEST_NS if end is None else end)
         recorded = read_records(plan, find_records(records, plan), span)
-        found, outcomes = _preview(plan, recorded, proposed, in_force, names=(policy, today))
+        found, outcomes = _preview(plan, recorded, proposed, in_force, names=(str(policy), told))
         if picture is not None:
             _draw(found, recorded, outcomes, picture)
     except FlowFileError as error:
@@ -113,6 +125,15 @@ def preview(
     sys.exit(EXIT_DIFFERS if tells and found.differs else 0)
 
 
+def _today(plan: Plan, wanted: str | None) -> tuple[Given, str | None]:
+    """The policies in force today, and where they were found; None: the flow's own values."""
+    if wanted == DEFAULTS or (wanted is None and (plan.policy_system is None or not plan.policy_ids)):
+        return Given({}), None
+    if wanted is None:
+        return policies_of_system(plan), "what the policy system says now"
+    return read_policy_file(Path(wanted)), f"the policies in {wanted}"
+
+
 def _end(text: str, code: int) -> NoReturn:
     for line in text.splitlines():
         click.echo(f"error: {line}", err=True)
@@ -120,7 +141,7 @@ def _end(text: str, code: int) -> NoReturn:
 
 
 def _preview(
-    plan: Plan, recorded: Records, proposed: Given, in_force: Given, *, names: tuple[Path, Path | None]
+    plan: Plan, recorded: Records, proposed: Given, in_force: Given, *, names: tuple[str, str | None]
 ) -> tuple[Preview, tuple[Outcome, Outcome]]:
     """Run both and compare."""
     records = recorded.by_source
@@ -139,8 +160,8 @@ def _preview(
         Preview(
             flow=plan.name,
             site=plan.site,
-            policy=str(names[0]),
-            today=None if names[1] is None else str(names[1]),
+            policy=names[0],
+            today=names[1],
             record=RecordFacts(first_ns, last_ns, recorded.rows, recorded.messages, recorded.places),
             changes=changed,
             refused=refused,

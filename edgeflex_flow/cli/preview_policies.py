@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
@@ -12,8 +12,10 @@ from msgspec import Struct
 from edgeflex_flow.errors import EdgeflexError, FlowFileError, nearest
 from edgeflex_flow.flowfile.fields import unit_of
 from edgeflex_flow.flowfile.plan import Plan
-from edgeflex_flow.messages import Policy
+from edgeflex_flow.messages import Policy, PolicyKind
+from edgeflex_flow.policy import PolicySystemError
 from edgeflex_flow.runtime.policies import VERSION, PolicyValues, read_policies
+from edgeflex_flow.runtime.policy_loader import ask_policies, said_by
 from edgeflex_flow.runtime.run import FlowRun
 
 LARGEST_FILE_BYTES = 1 << 20
@@ -56,9 +58,16 @@ class _Several(Struct):
     policies: list[Policy]
 
 
+class _Document(Struct):
+    """A policy as it is written on the page of the policy system: its id is the name of the file."""
+
+    kind: PolicyKind
+    fields: dict[str, Any] = {}
+
+
 def read_policy_file(file: Path) -> Given:
-    """Policies by id: one of the policy system as JSON, its answer with several, or a file as of `edgeflex run
-    --policies`. Raises PolicyFileError, FlowFileError with its place.
+    """Policies by id: one of the policy system as JSON, its answer with several, one as it is saved there, or a file as
+    of `edgeflex run --policies`. Raises PolicyFileError, FlowFileError with its place.
     """
     try:
         if file.stat().st_size > LARGEST_FILE_BYTES:
@@ -68,7 +77,7 @@ def read_policy_file(file: Path) -> Given:
         raise PolicyFileError(f"{file}: {error.strerror or error}") from error
     try:
         form = _form(text)
-        policies = [] if form is None else _policies(msgspec.json.decode(text, type=form))
+        policies = [] if form is None else _policies(msgspec.json.decode(text, type=form), file)
     except (msgspec.ValidationError, RecursionError) as error:
         raise PolicyFileError(f"{file}: no policy: {error}") from error
     if form is None:
@@ -78,8 +87,24 @@ def read_policy_file(file: Path) -> Given:
             raise
         except ValueError as error:
             raise PolicyFileError(str(error)) from error
+    return _given(policies)
+
+
+def policies_of_system(plan: Plan) -> Given:
+    """What the policy system of the flow's site says now. Raises PolicyFileError, FatalError."""
+    run = FlowRun(plan)
+    try:
+        return _given(ask_policies(run))
+    except PolicySystemError as error:
+        how = "give today's policies with --today FILE, or take the flow's own values with --today defaults"
+        raise PolicyFileError(f"{error}; {how}") from error
+    finally:
+        run.wakeup.close()
+
+
+def _given(policies: Sequence[Policy]) -> Given:
     return Given(
-        {policy.policy_id: {**policy.fields, VERSION: str(policy.version)} for policy in policies},
+        {policy.policy_id: said_by(policy) for policy in policies},
         tuple(
             f"policy '{policy.policy_id}' holds for a certain time only: here for all of the record"
             for policy in policies
@@ -88,8 +113,8 @@ def read_policy_file(file: Path) -> Given:
     )
 
 
-def _form(text: bytes) -> type[Policy] | type[_Several] | None:
-    """What the policy system gives, by its keys; None for another file."""
+def _form(text: bytes) -> type[Policy] | type[_Several] | type[_Document] | None:
+    """What the policy system gives or takes, by its keys; None for another file."""
     try:
         found = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -98,10 +123,14 @@ def _form(text: bytes) -> type[Policy] | type[_Several] | None:
         return None
     if found.get("type") == "policy" or isinstance(found.get("policy_id"), str):
         return Policy
+    if found.get("kind") in get_args(PolicyKind):
+        return _Document
     return _Several if isinstance(found.get("policies"), list) else None
 
 
-def _policies(found: Policy | _Several) -> list[Policy]:
+def _policies(found: Policy | _Several | _Document, file: Path) -> list[Policy]:
+    if isinstance(found, _Document):
+        found = Policy(policy_id=file.stem, policy_group="", policy_kind=found.kind, version=1, fields=found.fields)
     return [found] if isinstance(found, Policy) else found.policies
 
 

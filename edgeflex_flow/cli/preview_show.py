@@ -52,7 +52,7 @@ class Preview(Struct, frozen=True):
     policy: str
     """The file of the proposed policy."""
     today: str | None
-    """The file of today's policies; None: the defaults that the flow file declares."""
+    """Where today's policies were found; None: the defaults that the flow file declares."""
     record: RecordFacts
     changes: list[Change]
     refused: list[str]
@@ -87,7 +87,7 @@ def show(preview: Preview, out: Console) -> None:
 
 def _heading(preview: Preview) -> Text:
     record = preview.record
-    today = f"the policies in {preview.today}" if preview.today else "the defaults that the flow file declares"
+    today = preview.today or "the defaults that the flow file declares"
     return Text.assemble(
         (f"{preview.flow} at {preview.site}", "bold"),
         f" on a record from {moment(record.begin_ns)} to {moment(record.end_ns)} ",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from edgeflex_flow.clock import SystemClock
 from edgeflex_flow.errors import nearest
+from edgeflex_flow.messages import Policy
 from edgeflex_flow.node import Context, OpenConnection
 from edgeflex_flow.policy import POLICIES, PolicyEffect, PolicySystem
 from edgeflex_flow.policy_watch import InForcePolicies, PolicyWatch, keep_of
@@ -40,6 +41,21 @@ def policies_of_site(run: FlowRun) -> Iterator[None]:
         yield
     finally:
         loader.close()
+
+
+def ask_policies(run: FlowRun) -> tuple[Policy, ...]:
+    """What the policy system of the flow's site says now of the policies to which the flow binds. Asks once.
+
+    Raises PolicySystemError when it gives no answer, FatalError as `policies_of_site`.
+    """
+    if run.plan.policy_system is None or not run.plan.policy_ids:
+        return ()
+    system = _opened(run, run.plan.policy_system)
+    try:
+        answer = system.ask(run.plan.policy_ids, "")
+    finally:
+        system.close()
+    return () if answer is None else answer.policies
 
 
 def _opened(run: FlowRun, connection: OpenConnection) -> PolicySystem:
@@ -94,9 +110,7 @@ class PolicyLoader:
         self._reports.add(replace(effect, policy_group=self._group))
 
     def _apply(self, in_force: InForcePolicies) -> None:
-        values: dict[str, dict[str, Any]] = {
-            name: {**_said(policy.fields), VERSION: policy.version} for name, policy in in_force.policies.items()
-        }
+        values = {name: said_by(policy) for name, policy in in_force.policies.items()}
         if in_force.is_kept and in_force.is_asked and in_force.policies and not self._told_kept:
             self._told_kept = True
             self._tell(logging.INFO, f"{_since(in_force)}; until it answers, what it said then holds")
@@ -134,9 +148,10 @@ class PolicyLoader:
                 return
 
 
-def _said(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields that say something. Policy systems give all that a kind of policy has, those left open too."""
-    return {name: value for name, value in fields.items() if value is not None and value not in ("", [])}
+def said_by(policy: Policy) -> dict[str, Any]:
+    """Fields that say something, and the version. Policy systems give all that a kind has, what is left open too."""
+    said = {name: value for name, value in policy.fields.items() if value is not None and value not in ("", [])}
+    return {**said, VERSION: policy.version}
 
 
 def _since(in_force: InForcePolicies) -> str:

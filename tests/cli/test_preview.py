@@ -23,6 +23,7 @@ from preview_cases import (
     rising,
     voltage_noon,
 )
+from served_policies import AUDIENCE, GROUP, ServedPolicies
 
 from edgeflex_connectors.sqlite import SqliteConfig, SqliteStore
 from edgeflex_flow.cli.preview import EXIT_DIFFERS
@@ -362,3 +363,34 @@ def test_the_audit_sees_what_a_running_flow_writes(tmp_path: Path) -> None:
     recording, events = npz(tmp_path / "night.npz", [rising(50)]), tmp_path / "events.jsonl"
     parameters = ("-D", f"recording={recording}", "-D", f"events={events}")
     assert str(events) in audited(tmp_path, "run", FLOWS / "replay_events.yaml", "--runtime", "inline", *parameters)
+
+
+def site_with_policies(tmp_path: Path, served: ServedPolicies) -> Path:
+    """The local site, with a policy system."""
+    served.make_group()
+    key = served.make_service("site")
+    (tmp_path / "site.pem").write_bytes(key.pem)
+    auth = f"{{kind: jwt, key: {tmp_path / 'site.pem'}, issuer: site, audience: {AUDIENCE}}}"
+    policies = f"  policies: {{kind: policy_system, url: '{served.url}', auth: {auth}, group: {GROUP}}}"
+    file = tmp_path / "local.yaml"
+    local = (FLOWS / "sites" / "local.yaml").read_text()
+    file.write_text(local.replace("connections:\n", f"connections:\n{policies}\n"))
+    return file
+
+
+def test_todays_policies_are_those_that_the_policy_system_gives(tmp_path: Path) -> None:
+    proposed = tmp_path / "rocof_trigger.json"
+    proposed.write_text('{"kind": "trigger", "fields": {"onset": "40 mHz/s"}}')
+    with ServedPolicies(tmp_path / "policy") as served:
+        site = site_with_policies(tmp_path, served)
+        served.save("rocof_trigger", {"kind": "trigger", "fields": {"onset": "30 mHz/s"}})
+        found = preview_json(proposed, "frequency_events", [SWING], "--site", site)
+        assert found["today"] == "what the policy system says now"
+        [change] = found["changes"]
+        assert (change["before"], change["after"]) == (0.03, 0.04)
+        defaults = preview_json(proposed, "frequency_events", [SWING], "--site", site, "--today", "defaults")
+        assert (defaults["today"], defaults["changes"][0]["before"]) == (None, 0.02)
+        assert served.stop() == 0
+        away = preview(proposed, "frequency_events", [SWING], "--site", site)
+        assert away.exit_code == 1
+        assert "--today defaults" in away.stderr
