@@ -93,9 +93,9 @@ def preview(
     the policy system is asked what it says now.
 
     POLICY is a policy of the policy system as JSON, one as it is written there (its id is the name of the file), or a
-    file of policies, {policy: {field: value}}, as `edgeflex run --policies` takes it. A record is what `file_write` or a
-    store has kept (.jsonl, .npz, .db), a .csv, or a capture (.pcap, .pcapng). One that is given for no certain source
-    serves all whose columns it has.
+    file of policies, {policy: {field: value}}, as `edgeflex run --policies` takes it. A record is what `file_write` or
+    a store has kept (.jsonl, .npz, .db), a .csv, or a capture (.pcap, .pcapng). One that is given for no certain
+    source serves all whose columns it has.
 
     Exit codes: 0 shown, whether anything is different or not; 1 a file is wrong, or a source lacks its record; 2 wrong
     usage; 3 the flow could not go on; 5 with --exit-code, when anything is different.
