@@ -68,6 +68,7 @@ class ServedPolicies:
         if database is not None:
             self._environment["EDGEFLEX_POLICY_DATABASE"] = database
         self.log = folder / "service.log"
+        self.told: list[dict[str, Any]] = []
         self.url = ""
 
     def start(self) -> None:
@@ -80,6 +81,7 @@ class ServedPolicies:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             told = json.loads(line)
+            self.told.append(told)
             if told["event"] == "started":
                 self.url = told["url"]
                 return

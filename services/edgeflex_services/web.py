@@ -23,6 +23,7 @@ from edgeflex_flow.errors import FatalError
 from edgeflex_services.program import stop_on_signals, tell
 
 PROBLEM_JSON = "application/problem+json"
+THIS_COMPUTER = ("127.0.0.1", "::1", "localhost")
 STOP_TIMEOUT_S = 5
 """How long requests that are on their way may take once the service ends."""
 
@@ -41,9 +42,16 @@ def add_listening(parser: argparse.ArgumentParser, port: int) -> None:
     """The options by which a service is told where to listen."""
     add = parser.add_argument
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default %(default)s)")
-    add("--port", type=int, default=port, metavar="N", help="TCP port to listen on, 0 for any (default %(default)s)")
+    add("--port", type=_port, default=port, metavar="N", help="TCP port to listen on, 0 for any (default %(default)s)")
     add("--certificate", type=Path, metavar="PEM", help="certificate, for https")
     add("--key", type=Path, metavar="PEM", help="private key of the certificate, without passphrase")
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535; got {number}")
+    return number
 
 
 def problem(status: int, detail: str, **more: Any) -> Response[dict[str, Any]]:
@@ -177,6 +185,8 @@ def listen(app: ASGIApp, options: argparse.Namespace, on_end: Callable[[], None]
     except OSError as error:
         raise FatalError(f"cannot listen on {options.host}:{options.port}: {error.strerror}") from error
     scheme = "http" if options.certificate is None else "https"
+    if scheme == "http" and options.host not in THIS_COMPUTER:
+        tell(event="warning", text=f"{options.host} without TLS: tokens and passwords can be read on the way")
     config = uvicorn.Config(
         cast("Any", app),
         loop="uvloop",

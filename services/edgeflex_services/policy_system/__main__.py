@@ -87,15 +87,18 @@ def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
 def _bus(options: argparse.Namespace, environment: Mapping[str, str], system: PolicySystem) -> EventBus | None:
     if options.bus is None:
         return None
-    return EventBus(
-        system,
-        options.bus,
-        options.listens,
-        tell=lambda event, **fields: tell(event=f"bus_{event}", **fields),
-        user=environment.get(BUS_USER),
-        password=environment.get(BUS_PASSWORD),
-        ca=options.ca,
-    )
+    try:
+        return EventBus(
+            system,
+            options.bus,
+            options.listens,
+            tell=lambda event, **fields: tell(event=f"bus_{event}", **fields),
+            user=environment.get(BUS_USER),
+            password=environment.get(BUS_PASSWORD),
+            ca=options.ca,
+        )
+    except FatalError as error:
+        raise FatalError(f"--bus: {error}") from error
 
 
 def _no_bus(_: str, request: ServiceRequest) -> str:

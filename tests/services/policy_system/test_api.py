@@ -270,6 +270,31 @@ def test_what_was_saved_is_there_after_a_restart(tmp_path: Path, how: signal.Sig
             assert admin.get(query("kept")).json()["policies"][0]["version"] == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--port", "99999"), "from 0 to 65535"),
+        (("--certificate", "x.pem"), "must be given together"),
+        (("--bus", "mqtt://user:hunter2@broker"), "--bus: "),
+        (("--database", "mysql://a:hunter2@b/c"), "known are sqlite"),
+        (("--host", "203.0.113.1"), "cannot listen on 203.0.113.1"),
+    ],
+)
+def test_a_service_that_cannot_start_says_why(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
+    with pytest.raises(AssertionError) as raised:
+        ServedPolicies(tmp_path, *arguments).start()
+    assert told in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+    assert "Traceback" not in str(raised.value)
+
+
+def test_listening_beyond_this_computer_without_tls_is_warned_of(tmp_path: Path) -> None:
+    served = ServedPolicies(tmp_path, "--host", "0.0.0.0")
+    served.start()
+    served.stop()
+    assert [told["event"] for told in served.told] == ["warning", "started"]
+
+
 def test_two_instances_on_one_database_serve_the_same(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path / 'shared.db'}"
     with ServedPolicies(tmp_path / "one", database=database) as first:
