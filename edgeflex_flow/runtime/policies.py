@@ -193,9 +193,11 @@ def _tell_change(run: FlowRun, holder: _Holder, before_it: InForce, wanted: _Wan
     for node in holder.nodes:
         run.counters[node.id].add("policy_changes")
     before, after = (in_words(config, wanted.name, each) for each in (getattr(config, wanted.name), value))
-    run.log.info("%s: %s -> %s", wanted.place(holder.name), before, after, extra={"node": holder.key})
     if wanted.version == NO_POLICY:
+        # Else it would look as if the policy had said so.
+        after += ", the flow's own default"
         wanted = wanted._replace(version=versions[wanted.binding.key])
+    run.log.info("%s: %s -> %s", wanted.place(holder.name), before, after, extra={"node": holder.key})
     run.on_effect(_effect(run, holder, wanted, before, after, None))
 
 

@@ -243,7 +243,7 @@ def test_a_policy_that_is_withdrawn_leaves_the_default(
         assert flow.count("withdrawn") == 1
         wait_until(lambda: len(server.effects) == 2)
     assert "'trigger' is withdrawn" in caplog.text
-    assert (server.effects[1]["version"], server.effects[1]["after"]) == (1, "0.02 Hz/s")
+    assert (server.effects[1]["version"], server.effects[1]["after"]) == (1, "0.02 Hz/s, the flow's own default")
 
 
 def test_a_policy_that_cannot_be_read_costs_no_other(server: PolicyServer, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     try:
         told = system.start(admin_password=environment.get(ADMIN_PASSWORD), rotate_keys=options.rotate_keys)
         if told is not None:
-            tell(event="administrator", user=ADMIN, password_file=str(told))
+            tell(event="administrator", user=ADMIN, password_from=str(told))
         bus = _bus(options, environment, system)
         events = EventService(system, _no_bus if bus is None else bus.run_service)
         if bus is not None:

@@ -92,7 +92,7 @@ class EditPages(Controller):
         if kind not in KINDS:
             kinds = [(name, each.__doc__ or "") for name, each in KINDS.items()]
             return html(request, "new.html", visitor, kinds=kinds)
-        return _edit_page(request, visitor, typed_of(kind, document_to_begin_with(kind, groups[0]), group=groups[0]))
+        return _edit_page(request, visitor, typed_of(kind, document_to_begin_with(kind), group=groups[0]))
 
     @post("/new", status_code=200, sync_to_thread=True)
     def make(self, request: AnyRequest, visitor: Visitor, form: Form, kind: str) -> Response[Any]:

@@ -52,10 +52,10 @@ class PolicySystem:
         self.each_second: list[Callable[[], None]] = []
         """Called by the thread of the upkeep."""
 
-    def start(self, *, admin_password: str | None = None, rotate_keys: bool = False) -> Path | None:
+    def start(self, *, admin_password: str | None = None, rotate_keys: bool = False) -> Path | str | None:
         """Load everything and look after it from now on. Without any user, make an administrator.
 
-        Gives the file with the administrator's password when one was made up. Raises FatalError.
+        Gives where the administrator's password is from when one was made; None if there are users. Raises FatalError.
         """
         told = None if self.accounts.users() else self._first_admin(admin_password)
         if rotate_keys:
@@ -67,8 +67,8 @@ class PolicySystem:
         self._upkeep.start()
         return told
 
-    def _first_admin(self, password: str | None) -> Path | None:
-        file = None
+    def _first_admin(self, password: str | None) -> Path | str:
+        file: Path | str = "the environment"
         if password is None:
             file, password = self.folder / "admin-password", secrets.token_urlsafe(18)
             file.touch(mode=0o600)

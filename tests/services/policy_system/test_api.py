@@ -333,7 +333,7 @@ def test_listening_beyond_this_computer_without_tls_is_warned_of(tmp_path: Path)
     served = ServedPolicies(tmp_path, "--host", "0.0.0.0")
     served.start()
     served.stop()
-    assert [told["event"] for told in served.told] == ["warning", "started"]
+    assert [told["event"] for told in served.told] == ["administrator", "warning", "started"]
 
 
 def test_two_instances_on_one_database_serve_the_same(tmp_path: Path) -> None:

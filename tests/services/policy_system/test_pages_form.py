@@ -56,12 +56,12 @@ def every_node(nodes: tuple[Node, ...]) -> list[Node]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_new_policy_begins_with_is_a_policy(kind: str) -> None:
-    assert read_document(document_to_begin_with(kind, "substation_12")).kind == kind
+    assert read_document(document_to_begin_with(kind)).kind == kind
 
 
 @pytest.mark.parametrize(
     "document",
-    [EVERYTHING, TEMPLATE, *(document_to_begin_with(kind, "vpp") for kind in KINDS)],
+    [EVERYTHING, TEMPLATE, *(document_to_begin_with(kind) for kind in KINDS)],
     ids=["everything", "template", *KINDS],
 )
 def test_a_document_comes_out_of_its_form_as_it_went_in(document: dict[str, Any]) -> None:
@@ -73,7 +73,7 @@ def test_a_document_comes_out_of_its_form_as_it_went_in(document: dict[str, Any]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_form_has_a_control_for_each_part_of_the_schema(kind: str) -> None:
-    form, raw = form_of(document_to_begin_with(kind, "vpp"))
+    form, raw = form_of(document_to_begin_with(kind))
     names = {node.name for node in form.nodes(raw, {})}
     schema = schema_of(kind)
     part = schema["$defs"][schema["$ref"].rpartition("/")[2]]
