@@ -20,8 +20,9 @@ import msgspec
 from edgeflex_flow.errors import FatalError
 from edgeflex_flow.messages import FlexOffer
 from edgeflex_services.market_api import make_app
-from edgeflex_services.market_book import Behaviour, Demand, MarketBook, Rules
+from edgeflex_services.market_book import Behaviour, MarketBook, Rules
 from edgeflex_services.market_clearing import PRICE_LIMIT
+from edgeflex_services.market_demand import Demand
 from edgeflex_services.program import tell
 from edgeflex_services.web import add_listening, listen
 

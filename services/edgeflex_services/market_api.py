@@ -24,7 +24,8 @@ from edgeflex_connectors.payload_formats.flexoffer import Dialect, FlexOfferForm
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import FlexOffer
-from edgeflex_services.market_book import Behaviour, ConflictError, Demand, MarketBook
+from edgeflex_services.market_book import Behaviour, ConflictError, MarketBook
+from edgeflex_services.market_demand import Demand
 from edgeflex_services.market_page import OperationsPage
 from edgeflex_services.web import PROBLEMS, BodyGuard
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -28,10 +29,9 @@ from edgeflex_flow.flexoffer import (
 )
 from edgeflex_flow.messages import FlexOffer, FlexSchedule, FlexScheduleSlice, FlexState, decode_message, encode_message
 from edgeflex_services.market_clearing import PRICE_LIMIT, Bid, Bidder, clear
+from edgeflex_services.market_demand import LEAST_KWH, Demand, DemandBook, parts_of
 
 MOST_OFFERS: Final = 100_000
-LEAST_KWH: Final = 1e-6
-"""Less than this is nothing."""
 
 
 class ConflictError(Exception):
@@ -47,18 +47,6 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = 0.0
     refuse_reason: Annotated[str, Meta(max_length=200, description="What it says then.")] = "refused on demand"
     assigns: Annotated[bool, Meta(description="Whether it clears at all.")] = True
-
-
-class Demand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Energy that the market needs, or has too much of, in each of its intervals between two times."""
-
-    energy_kwh: Annotated[float, Meta(ge=-1e9, le=1e9, description="In each interval; positive: production is needed.")]
-    price_eur_per_kwh: Annotated[
-        float,
-        Meta(ge=-PRICE_LIMIT, le=PRICE_LIMIT, description="Most that is paid, or least that is taken if negative."),
-    ] = PRICE_LIMIT / 10
-    begin_ns: Annotated[int, Meta(ge=0, le=2**63 - 1, description="From when on, UTC nanoseconds.")] = 0
-    end_ns: Annotated[int, Meta(ge=0, le=2**63 - 1, description="Until when.")] = 2**63 - 1
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,9 +77,7 @@ class MarketBook:
         self.behaviour = Behaviour()
         self.version = 0
         """Grows with each change."""
-        self._demand: tuple[Demand, ...] = ()
-        self._left: dict[tuple[int, int], float] = {}
-        """By demand and interval what is still needed."""
+        self._needs = DemandBook(rules.interval_s)
         self._tell = tell or (lambda _offer: None)
         self._random = random.Random(seed)  # noqa: S311 - refuses offers in tests, guards nothing
         self._history: dict[str, list[tuple[int, FlexOffer]]] = {}
@@ -147,8 +133,10 @@ class MarketBook:
                 yield f"`slices[{place}]`: prices of this market stay below {PRICE_LIMIT:g} EUR/kWh"
 
     def cancel(self, offer_id: str, now_ns: int, reason: str) -> FlexOffer:
-        """Take an offer back. KeyError for an unknown one, ValueError for one that is at an end."""
+        """Take an offer back; what it was to meet of the demand is needed again. KeyError for an unknown one,
+        ValueError for one that is at an end."""
         self._change(now_ns, advanced(self._history[offer_id][-1][1], "canceled", reason))
+        self._needs.give_back(offer_id)
         return self.seen(offer_id, now_ns)
 
     def seen(self, offer_id: str, now_ns: int) -> FlexOffer:
@@ -172,11 +160,11 @@ class MarketBook:
 
     @property
     def demand(self) -> tuple[Demand, ...]:
-        return self._demand
+        return self._needs.demand
 
     def set_demand(self, demand: Sequence[Demand]) -> None:
         """What is needed from now on; what was assigned before counts no more."""
-        self._demand, self._left = tuple(demand), {}
+        self._needs.set(demand)
 
     def tick(self, now_ns: int) -> None:
         """What time brings: schedules that were executed, offers that wait in vain; then clears."""
@@ -200,12 +188,11 @@ class MarketBook:
             return []
         bidders = [self._bidder(each) for each in offers]
         intervals = sorted({int(bid.interval) for each in bidders for bid in each.bids})  # type: ignore[call-overload]
-        wanted = [(number, interval) for interval in intervals for number in self._wanted_in(interval)]
-        demand = [self._bid_of(number, interval) for number, interval in wanted]
+        wanted = [(number, interval) for interval in intervals for number in self._needs.wanted_in(interval)]
+        demand = [self._needs.bid_of(number, interval) for number, interval in wanted]
         cleared = clear(bidders, demand, self.rules.wholesale_eur_per_kwh)
-        for key, taken in zip(wanted, cleared.demand_kwh, strict=True):
-            self._left[key] = self._still_wanted(key) + taken
         changed: list[FlexOffer] = []
+        given: defaultdict[int, dict[str, float]] = defaultdict(dict)
         for offer, bidder, energies in zip(offers, bidders, cleared.energies_kwh, strict=True):
             if max(abs(each) for each in energies) < LEAST_KWH:
                 changed.append(advanced(offer, "canceled", "nothing of it is needed at its price"))
@@ -219,8 +206,11 @@ class MarketBook:
                 ),
             )
             changed.append(advanced(offer, "assigned", "assigned by merit order", schedule))
+            for bid, energy in zip(bidder.bids, energies, strict=True):
+                given[int(bid.interval)][offer.id] = energy  # type: ignore[call-overload]
         for each in changed:
             self._change(now_ns, each)
+        self._needs.meet(parts_of(dict(zip(wanted, cleared.demand_kwh, strict=True)), given))
         return changed
 
     def _bidder(self, offer: FlexOffer) -> Bidder:
@@ -243,20 +233,6 @@ class MarketBook:
         ]
         return Bidder(tuple(bids), *total_bounds_kwh(offer))
 
-    def _wanted_in(self, interval: int) -> list[int]:
-        """Numbers of the demands that cover an interval and are not met yet."""
-        begin_ns = interval * self.rules.interval_s * NS_PER_S
-        covering = [n for n, each in enumerate(self._demand) if each.begin_ns <= begin_ns < each.end_ns]
-        return [number for number in covering if abs(self._still_wanted((number, interval))) > LEAST_KWH]
-
-    def _still_wanted(self, key: tuple[int, int]) -> float:
-        return self._left.get(key, self._demand[key[0]].energy_kwh)
-
-    def _bid_of(self, number: int, interval: int) -> Bid:
-        """Production that is needed is bought, as energy that is consumed."""
-        needed, price = self._still_wanted((number, interval)), self._demand[number].price_eur_per_kwh
-        return Bid(interval, -max(needed, 0.0), max(-needed, 0.0), price, price)
-
     def _forget(self, now_ns: int) -> None:
         """Offers that have been at an end for long; the first ones that came are looked at alone."""
         until_ns = now_ns - round(self.rules.keep_s * NS_PER_S)
@@ -265,6 +241,7 @@ class MarketBook:
             if offer_id in self._open or history[-1][0] >= until_ns:
                 break
             del self._history[offer_id], self._came[offer_id]
+            self._needs.forget(offer_id)
             self.version += 1
             if self._store is not None:
                 self._store.forget(offer_id)

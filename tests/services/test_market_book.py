@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from edgeflex_flow.flexoffer import NS_PER_S, may_follow, schedule_violations
 from edgeflex_flow.messages import FlexOffer, FlexSlice
-from edgeflex_services.market_book import Behaviour, ConflictError, Demand, MarketBook, Rules
+from edgeflex_services.market_book import Behaviour, ConflictError, MarketBook, Rules
+from edgeflex_services.market_demand import Demand
 
 NOW_NS = START_NS - 50 * NS_PER_S
 
@@ -52,6 +53,43 @@ def test_demand_is_met_in_order_of_merit_and_only_once() -> None:
     book.submit(an_offer(id="later", slices=slices), NOW_NS)
     [later] = book.clear(NOW_NS)
     assert later.state == "canceled"
+
+
+def production(name: str, energy_kwh: float, price: float = 0.1) -> FlexOffer:
+    slices = (FlexSlice(lower_kwh=0.0, upper_kwh=energy_kwh, price_max_eur_per_kwh=price),)
+    return an_offer(id=name, slices=slices)
+
+
+def assigned_kwh(book: MarketBook, name: str) -> list[float]:
+    """What is assigned to an offer, nothing if it is none."""
+    schedule = book.seen(name, START_NS).schedule
+    return [] if schedule is None else [each.energy_kwh for each in schedule.slices]
+
+
+def test_offer_that_is_taken_back_after_its_assignment_is_replaced() -> None:
+    book = market(wholesale_eur_per_kwh=None)
+    book.set_demand([Demand(energy_kwh=4.0)])
+    for name, energy_kwh in (("1", 3.0), ("2", 1.0)):
+        book.submit(production(name, energy_kwh), NOW_NS)
+    book.clear(NOW_NS)
+    book.cancel("1", NOW_NS, "taken back")
+    book.submit(production("3", 4.0), NOW_NS)
+    book.clear(NOW_NS)
+    assert [assigned_kwh(book, name) for name in ("2", "3")] == [[1.0], [pytest.approx(3.0)]]
+    book.submit(production("4", 4.0), NOW_NS)
+    assert [each.state for each in book.clear(NOW_NS)] == ["canceled"]
+
+
+def test_what_the_trade_outside_meets_is_not_bought_again_when_an_offer_is_taken_back() -> None:
+    book = market(wholesale_eur_per_kwh=0.2)
+    book.set_demand([Demand(energy_kwh=4.0, price_eur_per_kwh=0.5)])
+    book.submit(production("1", 1.0), NOW_NS)
+    book.clear(NOW_NS)
+    book.cancel("1", NOW_NS, "taken back")
+    book.rules = Rules(wholesale_eur_per_kwh=None)
+    book.submit(production("2", 4.0), NOW_NS)
+    book.clear(NOW_NS)
+    assert assigned_kwh(book, "2") == [pytest.approx(1.0)]
 
 
 def test_energy_that_is_too_much_is_sold_to_consumers() -> None:
