@@ -97,7 +97,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_serv
         clients = None if options.clients is None else _read_clients(options.clients)
         book = MarketBook(rules, file=options.file, tell=_tell_json if options.json else _tell_text, seed=options.seed)
         book.behaviour = behaviour
-        book.set_demand(options.demand)
+        if options.demand:
+            book.set_demand(options.demand)
         listen(make_app(book, clients, options.clear_every), options)
     except (FatalError, msgspec.ValidationError, OSError) as error:
         parser.error(str(error))

@@ -181,7 +181,7 @@ def _operation(book: MarketBook, clients: _Clients) -> list[Any]:
 
     @put("/demand", summary="Say what is needed", tags=["operation"])
     async def set_demand(request: AnyRequest, data: JSONBody[DemandList]) -> DemandList:
-        """In place of what was needed before."""
+        """In place of what was needed before, and as if nothing was assigned yet; the same again changes nothing."""
         clients.need_operator(request)
         book.set_demand(data.demand)
         return DemandList(demand=list(book.demand))

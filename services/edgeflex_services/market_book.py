@@ -29,7 +29,7 @@ from edgeflex_flow.flexoffer import (
 )
 from edgeflex_flow.messages import FlexOffer, FlexSchedule, FlexScheduleSlice, FlexState, decode_message, encode_message
 from edgeflex_services.market_clearing import PRICE_LIMIT, Bid, Bidder, clear
-from edgeflex_services.market_demand import LEAST_KWH, Demand, DemandBook, parts_of
+from edgeflex_services.market_demand import LEAST_KWH, Demand, DemandBook, Part, parts_of
 
 MOST_OFFERS: Final = 100_000
 
@@ -88,6 +88,9 @@ class MarketBook:
         if self._store is not None:
             for time_ns, offer in self._store.read():
                 self._remember(time_ns, offer)
+            self._needs.set(self._store.demand(rules.interval_s))
+            if self.demand:
+                self._needs.meet(self._store.parts())
 
     def close(self) -> None:
         if self._store is not None:
@@ -163,7 +166,11 @@ class MarketBook:
         return self._needs.demand
 
     def set_demand(self, demand: Sequence[Demand]) -> None:
-        """What is needed from now on; what was assigned before counts no more."""
+        """What is needed from now on; what was assigned before counts no more. The same again changes nothing."""
+        if tuple(demand) == self.demand:
+            return
+        if self._store is not None:
+            self._store.set_demand(self.rules.interval_s, demand)
         self._needs.set(demand)
 
     def tick(self, now_ns: int) -> None:
@@ -208,9 +215,9 @@ class MarketBook:
             changed.append(advanced(offer, "assigned", "assigned by merit order", schedule))
             for bid, energy in zip(bidder.bids, energies, strict=True):
                 given[int(bid.interval)][offer.id] = energy  # type: ignore[call-overload]
-        for each in changed:
-            self._change(now_ns, each)
-        self._needs.meet(parts_of(dict(zip(wanted, cleared.demand_kwh, strict=True)), given))
+        parts = parts_of(dict(zip(wanted, cleared.demand_kwh, strict=True)), given)
+        self._change(now_ns, *changed, parts=parts)
+        self._needs.meet(parts)
         return changed
 
     def _bidder(self, offer: FlexOffer) -> Bidder:
@@ -248,11 +255,13 @@ class MarketBook:
 
     # History --------------------------------------------------------------------------------------------------------
 
-    def _change(self, now_ns: int, offer: FlexOffer) -> None:
+    def _change(self, now_ns: int, *offers: FlexOffer, parts: Sequence[Part] = ()) -> None:
+        """All of it or nothing, if the file cannot be written."""
         if self._store is not None:
-            self._store.add(now_ns, offer)
-        self._remember(now_ns, offer)
-        self._tell(offer)
+            self._store.add(now_ns, offers, parts)
+        for each in offers:
+            self._remember(now_ns, each)
+            self._tell(each)
 
     def _remember(self, time_ns: int, offer: FlexOffer) -> None:
         self._came.setdefault(offer.id, offer)
@@ -284,6 +293,12 @@ class _Store:
             "CREATE TABLE IF NOT EXISTS changes (id TEXT NOT NULL, time_ns INTEGER NOT NULL, offer TEXT NOT NULL)"
         )
         self._database.execute("CREATE INDEX IF NOT EXISTS changes_by_id ON changes (id)")
+        self._database.execute("CREATE TABLE IF NOT EXISTS demand (interval_s INTEGER NOT NULL, demand TEXT NOT NULL)")
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS parts (id TEXT NOT NULL, number INTEGER NOT NULL, interval INTEGER NOT NULL, "
+            "energy_kwh REAL NOT NULL)"
+        )
+        self._database.execute("CREATE INDEX IF NOT EXISTS parts_by_id ON parts (id)")
         self._database.commit()
 
     def read(self) -> Iterator[tuple[int, FlexOffer]]:
@@ -292,11 +307,34 @@ class _Store:
                 offer: Any = decode_message(text, (FlexOffer,))
                 yield time_ns, offer
 
-    def add(self, time_ns: int, offer: FlexOffer) -> None:
+    def demand(self, interval_s: int) -> list[Demand]:
+        """None for a market that had other intervals."""
+        found = self._database.execute("SELECT demand FROM demand WHERE interval_s = ?", (interval_s,)).fetchone()
+        return [] if found is None else msgspec.json.decode(found[0], type=list[Demand])
+
+    def parts(self) -> list[Part]:
+        """Of the demand."""
+        rows = self._database.execute("SELECT id, number, interval, energy_kwh FROM parts")
+        return [Part(*each) for each in rows.fetchall()]
+
+    def set_demand(self, interval_s: int, demand: Sequence[Demand]) -> None:
         with self._database:
+            self._database.execute("DELETE FROM demand")
+            self._database.execute("DELETE FROM parts")
             self._database.execute(
-                "INSERT INTO changes VALUES (?, ?, ?)", (offer.id, time_ns, encode_message(offer).decode())
+                "INSERT INTO demand VALUES (?, ?)", (interval_s, msgspec.json.encode(demand).decode())
             )
+
+    def add(self, time_ns: int, offers: Sequence[FlexOffer], parts: Sequence[Part]) -> None:
+        with self._database:
+            self._database.executemany(
+                "INSERT INTO changes VALUES (?, ?, ?)",
+                [(each.id, time_ns, encode_message(each).decode()) for each in offers],
+            )
+            self._database.executemany(
+                "DELETE FROM parts WHERE id = ?", [(each.id,) for each in offers if each.state == "canceled"]
+            )
+            self._database.executemany("INSERT INTO parts VALUES (?, ?, ?, ?)", parts)
 
     def forget(self, offer_id: str) -> None:
         with self._database:

@@ -198,6 +198,29 @@ def test_market_goes_on_from_its_file(tmp_path: Path) -> None:
     again.close()
 
 
+def test_demand_is_not_met_twice_after_a_restart(tmp_path: Path) -> None:
+    demand = [Demand(energy_kwh=4.0)]
+    for number, (taken_back, expected) in enumerate([(None, [4.0]), (None, []), ("1-0", [4.0]), (None, [])]):
+        book = MarketBook(Rules(wholesale_eur_per_kwh=None), file=tmp_path / "market.db")
+        assert list(book.demand) == (demand if number else [])
+        book.set_demand(demand)
+        if taken_back is not None:
+            book.cancel("1-0", NOW_NS, "taken back")
+        book.submit(production(f"1-{number}", 4.0), NOW_NS)
+        book.clear(NOW_NS)
+        assert assigned_kwh(book, f"1-{number}") == expected
+        book.close()
+
+
+def test_demand_of_a_market_with_other_intervals_counts_no_more(tmp_path: Path) -> None:
+    book = MarketBook(Rules(interval_s=60), file=tmp_path / "market.db")
+    book.set_demand([Demand(energy_kwh=4.0)])
+    book.close()
+    again = MarketBook(Rules(interval_s=900), file=tmp_path / "market.db")
+    assert again.demand == ()
+    again.close()
+
+
 def test_offers_at_an_end_are_forgotten_after_a_time(tmp_path: Path) -> None:
     book = MarketBook(Rules(keep_s=60.0), file=tmp_path / "market.db")
     book.submit(an_offer(id="1", offered_by=""), NOW_NS)
