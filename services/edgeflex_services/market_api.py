@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,7 +18,13 @@ from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.params import JSONBody, PathParameter, QueryParameter
-from litestar.status_codes import HTTP_200_OK, HTTP_304_NOT_MODIFIED, HTTP_404_NOT_FOUND, HTTP_409_CONFLICT
+from litestar.status_codes import (
+    HTTP_200_OK,
+    HTTP_304_NOT_MODIFIED,
+    HTTP_404_NOT_FOUND,
+    HTTP_409_CONFLICT,
+    HTTP_503_SERVICE_UNAVAILABLE,
+)
 from msgspec import Meta
 
 from edgeflex_connectors.payload_formats.flexoffer import Dialect, FlexOfferFormat, decode_offers, encode_offers
@@ -32,6 +39,7 @@ from edgeflex_services.web import PROBLEMS, BodyGuard
 OPERATOR: Final = "operator"
 """The client who may set demand and behaviour, and sees all offers."""
 JSON: Final = "application/json"
+LOG = logging.getLogger("edgeflex.market")
 
 AnyRequest = Request[Any, Any, Any]
 _DialectName = Annotated[Dialect, PathParameter(description="How offers are written.")]
@@ -55,10 +63,11 @@ class DemandList(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 def make_app(book: MarketBook, clients: Mapping[str, str] | None = None, clear_every_s: float = 1.0) -> Litestar:
     """The application. `clients`: tokens by the name of their owner; None: anyone may do everything."""
     guard = _Clients(clients)
+    trade = _Trade()
 
     @asynccontextmanager
     async def trading(_app: Litestar) -> AsyncIterator[None]:
-        task = asyncio.create_task(_trade(book, clear_every_s))
+        task = asyncio.create_task(_trade(book, clear_every_s, trade))
         try:
             yield
         finally:
@@ -68,7 +77,7 @@ def make_app(book: MarketBook, clients: Mapping[str, str] | None = None, clear_e
     routes = Router("/api/v1", route_handlers=[*_offers(book, guard), *_operation(book, guard)])
     security: list[dict[str, list[str]]] | None = None if clients is None else [{"bearer": []}]
     return Litestar(
-        [routes],
+        [routes, *_health(trade)],
         lifespan=[trading],
         middleware=[BodyGuard],
         exception_handlers=PROBLEMS,
@@ -84,10 +93,44 @@ def make_app(book: MarketBook, clients: Mapping[str, str] | None = None, clear_e
     )
 
 
-async def _trade(book: MarketBook, every_s: float) -> None:
+class _Trade:
+    """How trading goes."""
+
+    def __init__(self) -> None:
+        self.trouble = ""
+        """Why nothing could be traded the last time; empty: all is well."""
+
+
+async def _trade(book: MarketBook, every_s: float, trade: _Trade) -> None:
+    """Goes on whatever happens: a full disk or a locked file may be over the next time."""
     while True:
-        book.tick(time.time_ns())
+        try:
+            book.tick(time.time_ns())
+        except Exception as error:
+            if not trade.trouble:
+                LOG.exception("trading stands still")
+            trade.trouble = f"{type(error).__name__}: {error}"
+        else:
+            if trade.trouble:
+                LOG.warning("trading goes on")
+            trade.trouble = ""
         await asyncio.sleep(every_s)
+
+
+def _health(trade: _Trade) -> list[Any]:
+    @get("/health/live", include_in_schema=False, sync_to_thread=False)
+    def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @get("/health/ready", include_in_schema=False, sync_to_thread=False)
+    def ready() -> dict[str, str]:
+        """Whether the market trades."""
+        if trade.trouble:
+            detail = f"trading stands still: {trade.trouble}"
+            raise HTTPException(status_code=HTTP_503_SERVICE_UNAVAILABLE, detail=detail)
+        return {"status": "ready"}
+
+    return [live, ready]
 
 
 class _Clients:
