@@ -63,18 +63,18 @@ class DemandList(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 def make_app(book: MarketBook, clients: Mapping[str, str] | None = None, clear_every_s: float = 1.0) -> Litestar:
     """The application. `clients`: tokens by the name of their owner; None: anyone may do everything."""
     guard = _Clients(clients)
-    trade = _Trade()
+    trade = Trade(book)
 
     @asynccontextmanager
     async def trading(_app: Litestar) -> AsyncIterator[None]:
-        task = asyncio.create_task(_trade(book, clear_every_s, trade))
+        task = asyncio.create_task(trade.go_on(clear_every_s))
         try:
             yield
         finally:
             task.cancel()
             book.close()
 
-    routes = Router("/api/v1", route_handlers=[*_offers(book, guard), *_operation(book, guard)])
+    routes = Router("/api/v1", route_handlers=[*_offers(book, guard), *_operation(book, guard, trade)])
     security: list[dict[str, list[str]]] | None = None if clients is None else [{"bearer": []}]
     return Litestar(
         [routes, *_health(trade)],
@@ -93,31 +93,43 @@ def make_app(book: MarketBook, clients: Mapping[str, str] | None = None, clear_e
     )
 
 
-class _Trade:
-    """How trading goes."""
+class Trade:
+    """Trading, and how it goes. Clears in a thread, so that requests need not wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, book: MarketBook) -> None:
         self.trouble = ""
         """Why nothing could be traded the last time; empty: all is well."""
+        self._book = book
+        self._one_at_a_time = asyncio.Lock()
+
+    async def clear(self) -> int:
+        """Number of offers that were dealt with."""
+        async with self._one_at_a_time:
+            auction = self._book.auction(time.time_ns())
+            if auction is None:
+                return 0
+            cleared = await asyncio.to_thread(auction.clear)
+            return len(self._book.settle(auction, cleared, time.time_ns()))
+
+    async def go_on(self, every_s: float) -> None:
+        """Whatever happens: a full disk or a locked file may be over the next time."""
+        while True:
+            try:
+                self._book.expire(time.time_ns())
+                if self._book.behaviour.assigns:
+                    await self.clear()
+            except Exception as error:
+                if not self.trouble:
+                    LOG.exception("trading stands still")
+                self.trouble = f"{type(error).__name__}: {error}"
+            else:
+                if self.trouble:
+                    LOG.warning("trading goes on")
+                self.trouble = ""
+            await asyncio.sleep(every_s)
 
 
-async def _trade(book: MarketBook, every_s: float, trade: _Trade) -> None:
-    """Goes on whatever happens: a full disk or a locked file may be over the next time."""
-    while True:
-        try:
-            book.tick(time.time_ns())
-        except Exception as error:
-            if not trade.trouble:
-                LOG.exception("trading stands still")
-            trade.trouble = f"{type(error).__name__}: {error}"
-        else:
-            if trade.trouble:
-                LOG.warning("trading goes on")
-            trade.trouble = ""
-        await asyncio.sleep(every_s)
-
-
-def _health(trade: _Trade) -> list[Any]:
+def _health(trade: Trade) -> list[Any]:
     @get("/health/live", include_in_schema=False, sync_to_thread=False)
     def live() -> dict[str, str]:
         return {"status": "live"}
@@ -215,7 +227,7 @@ def _offers(book: MarketBook, clients: _Clients) -> list[Any]:
     return [submit, look, cancel, history]
 
 
-def _operation(book: MarketBook, clients: _Clients) -> list[Any]:
+def _operation(book: MarketBook, clients: _Clients, trade: Trade) -> list[Any]:
     @get("/demand", summary="What is needed", tags=["operation"])
     async def demand(request: AnyRequest) -> DemandList:
         """Positive energy is production that is needed."""
@@ -246,7 +258,7 @@ def _operation(book: MarketBook, clients: _Clients) -> list[Any]:
     async def clear(request: AnyRequest) -> dict[str, int]:
         """Without waiting for the next time; says how many offers were dealt with."""
         clients.need_operator(request)
-        return {"offers": len(book.clear(time.time_ns()))}
+        return {"offers": await trade.clear()}
 
     return [demand, set_demand, behaviour, set_behaviour, clear]
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -28,10 +28,12 @@ from edgeflex_flow.flexoffer import (
     violations,
 )
 from edgeflex_flow.messages import FlexOffer, FlexSchedule, FlexScheduleSlice, FlexState, decode_message, encode_message
-from edgeflex_services.market_clearing import PRICE_LIMIT, Bid, Bidder, clear
-from edgeflex_services.market_demand import LEAST_KWH, Demand, DemandBook, Part, parts_of
+from edgeflex_services.market_clearing import PRICE_LIMIT, Bid, Bidder, Clearing, clear
+from edgeflex_services.market_demand import LEAST_KWH, TRADE, Demand, DemandBook, Part, parts_of
 
 MOST_OFFERS: Final = 100_000
+MOST_WORK: Final = 1.2e9
+"""Of one clearing, about a second: square of the offers that bound their whole energy, by intervals, by slices."""
 
 
 class ConflictError(Exception):
@@ -64,6 +66,22 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def limits(self) -> OfferLimits:
         return OfferLimits(self.max_duration_s, self.window_begin_s, self.window_end_s)
+
+
+class Auction(NamedTuple):
+    """What is cleared together, apart from the book: a thread of its own may do it."""
+
+    offers: list[FlexOffer]
+    bidders: list[Bidder]
+    wanted: list[tuple[int, int]]
+    """By demand and interval."""
+    bids: list[Bid]
+    """Of the demand."""
+    wholesale_eur_per_kwh: float | None
+    asked: tuple[Demand, ...]
+
+    def clear(self) -> Clearing:
+        return clear(self.bidders, self.bids, self.wholesale_eur_per_kwh)
 
 
 Tell = Callable[[FlexOffer], None]
@@ -174,7 +192,13 @@ class MarketBook:
         self._needs.set(demand)
 
     def tick(self, now_ns: int) -> None:
-        """What time brings: schedules that were executed, offers that wait in vain; then clears."""
+        """What time brings, then clears."""
+        self.expire(now_ns)
+        if self.behaviour.assigns:
+            self.clear(now_ns)
+
+    def expire(self, now_ns: int) -> None:
+        """What time brings: schedules that were executed, offers that wait in vain."""
         for offer_id in list(self._open):
             offer = self._history[offer_id][-1][1]
             until_ns = assign_before_ns(offer)
@@ -184,23 +208,31 @@ class MarketBook:
             elif offer.state == "assigned" and offer.schedule is not None and _end_ns(offer) < now_ns:
                 self._change(now_ns, advanced(offer, "executed", "its schedule is over"))
         self._forget(now_ns)
-        if self.behaviour.assigns:
-            self.clear(now_ns)
 
     def clear(self, now_ns: int) -> list[FlexOffer]:
         """Assign schedules to all accepted offers whose time is not over; those that nobody needs are canceled."""
-        waiting = [self._history[each][-1][1] for each in self._open]
-        offers = [each for each in waiting if each.state == "accepted" and (assign_before_ns(each) or 0) >= now_ns]
-        if not offers:
-            return []
-        bidders = [self._bidder(each) for each in offers]
+        auction = self.auction(now_ns)
+        return [] if auction is None else self.settle(auction, auction.clear(), now_ns)
+
+    def auction(self, now_ns: int) -> Auction | None:
+        """What is to be cleared, if there is anything. Offers that would take too long wait for the next time."""
+        waiting = [self._history[each][-1][1] for each in self._open if self._may_be_assigned(each, now_ns)]
+        if not waiting:
+            return None
+        offers, bidders = _bearable(waiting, [self._bidder(each) for each in waiting])
         intervals = sorted({int(bid.interval) for each in bidders for bid in each.bids})  # type: ignore[call-overload]
         wanted = [(number, interval) for interval in intervals for number in self._needs.wanted_in(interval)]
-        demand = [self._needs.bid_of(number, interval) for number, interval in wanted]
-        cleared = clear(bidders, demand, self.rules.wholesale_eur_per_kwh)
+        bids = [self._needs.bid_of(number, interval) for number, interval in wanted]
+        return Auction(offers, bidders, wanted, bids, self.rules.wholesale_eur_per_kwh, self.demand)
+
+    def settle(self, auction: Auction, cleared: Clearing, now_ns: int) -> list[FlexOffer]:
+        """Assign what was found. Meanwhile offers may have been taken back: theirs is needed still. If the demand is
+        another one by now, all wait for the next time."""
+        if self.demand is not auction.asked:
+            return []
         changed: list[FlexOffer] = []
         given: defaultdict[int, dict[str, float]] = defaultdict(dict)
-        for offer, bidder, energies in zip(offers, bidders, cleared.energies_kwh, strict=True):
+        for offer, bidder, energies in zip(auction.offers, auction.bidders, cleared.energies_kwh, strict=True):
             if max(abs(each) for each in energies) < LEAST_KWH:
                 changed.append(advanced(offer, "canceled", "nothing of it is needed at its price"))
                 continue
@@ -215,10 +247,17 @@ class MarketBook:
             changed.append(advanced(offer, "assigned", "assigned by merit order", schedule))
             for bid, energy in zip(bidder.bids, energies, strict=True):
                 given[int(bid.interval)][offer.id] = energy  # type: ignore[call-overload]
-        parts = parts_of(dict(zip(wanted, cleared.demand_kwh, strict=True)), given)
+        changed = [each for each in changed if self._may_be_assigned(each.id, now_ns)]
+        parts = parts_of(dict(zip(auction.wanted, cleared.demand_kwh, strict=True)), given)
+        ids = {TRADE, *(each.id for each in changed)}
+        parts = [each for each in parts if each.offer_id in ids]
         self._change(now_ns, *changed, parts=parts)
         self._needs.meet(parts)
         return changed
+
+    def _may_be_assigned(self, offer_id: str, now_ns: int) -> bool:
+        offer = self._history[offer_id][-1][1]
+        return offer.state == "accepted" and (assign_before_ns(offer) or 0) >= now_ns
 
     def _bidder(self, offer: FlexOffer) -> Bidder:
         """A slice counts in the interval of the market that holds its middle."""
@@ -271,6 +310,20 @@ class MarketBook:
             self._open.pop(offer.id, None)
         else:
             self._open[offer.id] = None
+
+
+def _bearable(offers: Sequence[FlexOffer], bidders: Sequence[Bidder]) -> tuple[list[FlexOffer], list[Bidder]]:
+    """As many as can be cleared at once, the first that came before others; one at least."""
+    intervals = len({bid.interval for each in bidders for bid in each.bids})
+    taken: list[tuple[FlexOffer, Bidder]] = []
+    coupled = bids = 0
+    for offer, bidder in zip(offers, bidders, strict=True):
+        if bidder.is_bounded:
+            if coupled and (coupled + 1) ** 2 * intervals * (bids + len(bidder.bids)) > MOST_WORK:
+                continue
+            coupled, bids = coupled + 1, bids + len(bidder.bids)
+        taken.append((offer, bidder))
+    return [offer for offer, _ in taken], [bidder for _, bidder in taken]
 
 
 def _terms(offer: FlexOffer) -> FlexOffer:
