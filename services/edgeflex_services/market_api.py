@@ -27,7 +27,13 @@ from litestar.status_codes import (
 )
 from msgspec import Meta
 
-from edgeflex_connectors.payload_formats.flexoffer import Dialect, FlexOfferFormat, decode_offers, encode_offers
+from edgeflex_connectors.payload_formats.flexoffer import (
+    Dialect,
+    FlexOfferFormat,
+    decode_offers,
+    encode_offers,
+    encode_sayable_offers,
+)
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import FlexOffer
@@ -189,9 +195,11 @@ def _offers(book: MarketBook, clients: _Clients) -> list[Any]:
 
     @get("/{dialect:str}/offers", summary="Offers and what became of them", tags=["offers"])
     async def look(dialect: _DialectName, request: AnyRequest, offer_id: _OfferId = None) -> Response[bytes]:
-        """Those of the client, or all for the operator. With an `ETag`."""
+        """Those of the client, or all for the operator. With an `ETag`. Offers that the dialect cannot say (text ids in
+        INEA's) are left out and counted in `X-Left-Out`; asked for by id they are a conflict."""
+        form = _format(dialect)
         seen = book.all_seen(time.time_ns(), clients.owner(request), offer_id)
-        answer = _answer(_format(dialect), seen)
+        answer = _answer(form, seen) if offer_id is not None else _sayable(form, seen)
         tag = f'"{_digest(answer.content)}"'
         if tag in [each.strip() for each in request.headers.get("if-none-match", "").split(",")]:
             return Response(b"", status_code=HTTP_304_NOT_MODIFIED, headers={"ETag": tag})
@@ -278,6 +286,11 @@ def _answer(form: FlexOfferFormat, offers: list[FlexOffer]) -> Response[bytes]:
         return Response(encode_offers(form, offers), media_type=JSON)
     except ValueError as error:
         raise HTTPException(status_code=HTTP_409_CONFLICT, detail=str(error)) from error
+
+
+def _sayable(form: FlexOfferFormat, offers: list[FlexOffer]) -> Response[bytes]:
+    body, left_out = encode_sayable_offers(form, offers)
+    return Response(body, media_type=JSON, headers={"X-Left-Out": str(left_out)} if left_out else {})
 
 
 def _digest(body: bytes) -> str:

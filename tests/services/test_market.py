@@ -103,11 +103,23 @@ def test_errors_are_problems(market: MarketProcess) -> None:
         (client.http.delete("/edgeflex/offers", params={"id": "nobody's"}), 404, "no offer has the id"),
         (client.http.put("/behaviour", json={"delay_s": -1}), 400, "Validation failed"),
         (client.http.put("/demand", json={"demand": [{"energy": 1}]}), 400, "Validation failed"),
-        (client.http.get("/inea/offers"), 409, "a whole number in this dialect"),
+        (client.http.get("/inea/offers", params={"id": "taken"}), 409, "a whole number in this dialect"),
     ]
     for answer, status, text in cases:
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
         assert text in answer.json()["detail"]
+
+
+def test_offers_that_a_dialect_cannot_say_are_left_out_of_its_list() -> None:
+    with MarketProcess() as market:
+        client = Client(market)
+        client.offer(fresh(id="text"), fresh(id="4711"))
+        answer = client.http.get("/inea/offers")
+        assert (answer.status_code, answer.headers["x-left-out"]) == (200, "1")
+        assert [each.id for each in decode_offers(FORMS["inea"], answer.content)] == ["4711"]
+        whole = client.http.get("/goflex/offers")
+        assert [each.id for each in decode_offers(FORMS["goflex"], whole.content)] == ["text", "4711"]
+        assert "x-left-out" not in whole.headers
 
 
 def test_offers_may_be_taken_back(market: MarketProcess) -> None:
