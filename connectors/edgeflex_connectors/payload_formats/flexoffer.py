@@ -207,10 +207,10 @@ def _offer(config: FlexOfferFormat, payload: bytes) -> FlexOffer:
     schedule = _schedule(config, found.flexOfferSchedule, "flexOfferSchedule")
     low, high = _bounds(config, found.totalEnergyConstraint or _Bounds(), "totalEnergyConstraint")
     return FlexOffer(
-        id=_text(found.id, "id") or _refuse("`id`: an offer has one"),
+        id=_text(found.id) or _refuse("`id`: an offer has one"),
         state=_state(found.state, schedule),
         state_reason=found.stateReason or "",
-        offered_by=_text(found.offeredById, "offeredById"),
+        offered_by=_text(found.offeredById),
         location=_location(found.locationId),
         request_id=found.requestId or "",
         quantity=_quantity(found.flexOfferProfilType),
@@ -236,7 +236,7 @@ def _refuse(text: str) -> Any:
     raise BadFieldError(text)
 
 
-def _text(value: str | int | None, _field: str) -> str:
+def _text(value: str | int | None) -> str:
     return "" if value is None else str(value)
 
 
