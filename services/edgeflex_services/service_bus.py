@@ -109,7 +109,11 @@ class Bus:
         self._is_away = False
         self._tell("connected", url=self.url)
         # A broker that was restarted knows of no subscriptions.
-        client.subscribe([(self._names.outward(topic), SUBSCRIBE_QOS) for topic in self._topics])
+        client.subscribe([self._subscription(self._names.outward(topic)) for topic in self._topics])
+
+    def _subscription(self, topic: str) -> tuple[str, Any]:
+        """A topic, as it is on the wire, and how it is subscribed to."""
+        return topic, SUBSCRIBE_QOS
 
     def _not_there(self, _client: Client, _userdata: Any) -> None:
         if not self._is_away:

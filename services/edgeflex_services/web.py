@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -18,6 +20,7 @@ from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR
 from litestar.types import ASGIApp, ExceptionHandlersMap, HTTPReceiveMessage, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from edgeflex_flow.errors import FatalError
 from edgeflex_services.program import stop_on_signals, tell
@@ -30,6 +33,13 @@ STOP_TIMEOUT_S = 5
 KEEP_ALIVE_S = 75
 """Longer than the usual time from one question of a flow to its next, so that it need not connect each time."""
 BODY_LIMIT_BYTES = 256 * 1024
+BODY_TIME_S = 15.0
+NULS = (b"\x00", b"\\u0000", b"%00")
+"""No text of ours has this character, and PostgreSQL takes none that does."""
+
+HEAD_LIMIT_BYTES = 32 * 1024
+HEAD_TIME_S = 15.0
+MOST_CONNECTIONS = 4000
 DEEPEST_BODY = 32
 """How deep JSON may be nested: deeper is no request of ours, and recursion costs stack."""
 
@@ -115,8 +125,13 @@ class BodyGuard:
             return
         body = bytearray()
         more = True
+        end_s = time.monotonic() + BODY_TIME_S
         while more:
-            message = await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(end_s - time.monotonic(), 0.0))
+            except TimeoutError:
+                await _refuse(send, 408, f"the body did not come within {BODY_TIME_S:g} s")
+                return
             if message["type"] != "http.request":
                 return
             body += message.get("body", b"")
@@ -126,6 +141,9 @@ class BodyGuard:
                 return
         if json_is_too_deep(bytes(body)):
             await _refuse(send, 400, f"the body is nested deeper than {DEEPEST_BODY} levels")
+            return
+        if any(each in body for each in NULS):
+            await _refuse(send, 400, "the body holds the character NUL")
             return
         given = False
 
@@ -145,6 +163,43 @@ async def _refuse(send: Send, status: int, detail: str) -> None:
     headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+class _GuardedProtocol(HttpToolsProtocol):
+    """Hangs up on who sends no whole head of a request in time, or one without end."""
+
+    _head_bytes = 0
+    _has_head = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._impatience = self.loop.call_later(HEAD_TIME_S, self._lose_patience)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._has_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_LIMIT_BYTES and not self._has_head:
+                # What is in it may hold a whole head: a body may be long.
+                super().data_received(data[:HEAD_LIMIT_BYTES])
+                if not self._has_head:
+                    self.transport.abort()
+                    return
+                data = data[HEAD_LIMIT_BYTES:]
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        self._has_head = False
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._has_head = True
+        self._head_bytes = 0
+        self._impatience.cancel()
+        super().on_headers_complete()
+
+    def _lose_patience(self) -> None:
+        if not self._has_head:
+            self.transport.abort()
 
 
 class _TellingServer(uvicorn.Server):
@@ -190,7 +245,8 @@ def listen(app: ASGIApp, options: argparse.Namespace, on_end: Callable[[], None]
     config = uvicorn.Config(
         cast("Any", app),
         loop="uvloop",
-        http="httptools",
+        http=_GuardedProtocol,
+        limit_concurrency=MOST_CONNECTIONS,
         ws="none",
         log_level="warning",
         access_log=False,
@@ -198,7 +254,6 @@ def listen(app: ASGIApp, options: argparse.Namespace, on_end: Callable[[], None]
         proxy_headers=False,
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
         timeout_keep_alive=KEEP_ALIVE_S,
-        h11_max_incomplete_event_size=16 * 1024,
         ssl_certfile=options.certificate,
         ssl_keyfile=options.key,
     )

@@ -20,6 +20,7 @@ from edgeflex_services.policy_system.documents import Moment, Name
 from edgeflex_services.policy_system.enforce import AnyRequest, member_of, policy_of, state_of, system_of, user_of
 from edgeflex_services.policy_system.events import Answer, Ask, Outcome, Report
 from edgeflex_services.policy_system.journal import Entry
+from edgeflex_services.policy_system.system import PolicySystem
 
 MOST_REPORTS = 1000
 
@@ -88,11 +89,17 @@ class EventApi(Controller):
         user = user_of(request)
         if not user.is_admin and not user.groups:
             raise PermissionDeniedException("a role in a group is needed")
-        journal = system_of(request).journal
-        journal.keep()
-        return [entry for entry in journal.entries(before=before, limit=limit) if may_see(user, entry)]
+        system = system_of(request)
+        system.journal.keep()
+        entries = system.journal.entries(before=before, limit=limit)
+        return [seen for entry in entries if (seen := seen_by(system, user, entry)) is not None]
 
 
-def may_see(user: User, entry: Entry) -> bool:
-    """Whether an entry of the journal may be shown to a user."""
-    return user.may("reader", entry.group)
+def seen_by(system: PolicySystem, user: User, entry: Entry) -> Entry | None:
+    """What of an entry of the journal a user may see; None: nothing. Policies that may not be read are not named."""
+    if not user.may("reader", entry.group):
+        return None
+    group, _, policy_id = entry.policy.partition("/")
+    if not entry.policy or system.catalogue.entry(user, group, policy_id) is not None:
+        return entry
+    return msgspec.structs.replace(entry, policy="", version=0, rule="", why="", did="")

@@ -17,9 +17,17 @@ from edgeflex_services.policy_system.accounts import ROLES
 from edgeflex_services.policy_system.catalogue import Entry
 from edgeflex_services.policy_system.compare import Change, changes
 from edgeflex_services.policy_system.documents import KINDS, read_document, schema_of
-from edgeflex_services.policy_system.enforce import AnyRequest, decoded_id, policy_of, system_of, user_of
+from edgeflex_services.policy_system.enforce import (
+    NOT_THERE,
+    AnyRequest,
+    decoded_id,
+    policy_of,
+    reader_of,
+    system_of,
+    user_of,
+)
 from edgeflex_services.policy_system.journal import entry_of
-from edgeflex_services.policy_system.repository import AuditEntry, Effect, Grant, Reader, Saved
+from edgeflex_services.policy_system.repository import AuditEntry, ConflictError, Effect, Grant, Reader, Saved
 
 JSON = "application/json"
 NOT_MODIFIED = 304
@@ -104,11 +112,12 @@ class AccessPoint(Controller):
     @get("/policy", responses={200: ResponseSpec(Policy), **REFUSED}, sync_to_thread=False)
     def one(self, request: AnyRequest, policy_id: Id, policy_group: Id) -> Response[bytes]:
         """One policy by its id and group."""
-        user = user_of(request)
+        user_of(request)
         group, name = decoded_id(policy_group, "policy_group"), decoded_id(policy_id, "policy_id")
+        user = reader_of(request, group)
         served = system_of(request).catalogue.serve_one(user, group, name)
         if served is None:
-            raise HTTPException("there is no such policy, or you may not read it", status_code=404)
+            raise HTTPException(NOT_THERE, status_code=404)
         return _served(request, served.etag, served.body)
 
     @get("/policies", responses={200: ResponseSpec(Policies), **REFUSED}, sync_to_thread=False)
@@ -120,8 +129,9 @@ class AccessPoint(Controller):
         asset_id: Annotated[str | None, Parameter(max_length=128)] = None,
     ) -> Response[bytes]:
         """The policies of a group that the caller may read: those with these ids, those for this asset, or all."""
-        user = user_of(request)
+        user_of(request)  # before anything is said of the query
         group = decoded_id(policy_group, "policy_group")
+        user = reader_of(request, group)
         ids = None if policy_id is None else [decoded_id(each, "policy_id") for each in policy_id]
         asset = None if asset_id is None else decoded_id(asset_id, "asset_id")
         served = system_of(request).catalogue.serve(user, group, ids, asset)
@@ -239,6 +249,9 @@ class PolicyRepository(Controller):
         user, saved = user_of(request), entry.saved
         if not user.may("manager", saved.group):
             raise PermissionDeniedException(f"role '{ROLES[-1]}' in the group is needed")
+        subjects = [(each.subject_kind, each.subject) for each in data]
+        if len(set(subjects)) < len(subjects):
+            raise ConflictError("one subject has two rights")
         system = system_of(request)
         system.repository.set_grants(user.name, saved.group, saved.policy_id, data)
         system.changed()
@@ -251,11 +264,18 @@ def _entry(request: AnyRequest, group: str, policy_id: str) -> Entry:
 
 
 def _editor(request: AnyRequest, group: str, policy_id: str) -> tuple[str, str, str]:
-    """Name of who sends the request, group and id, after checking that they may save it."""
+    """Name of who sends the request, group and id, after checking that they may save it.
+
+    Who may not gets the same answer whether there is such a policy or not.
+    """
     user = user_of(request)
     name, policy = decoded_id(group, "group"), decoded_id(policy_id, "policy_id")
-    if not system_of(request).catalogue.is_new(name, policy):
+    catalogue = system_of(request).catalogue
+    is_readable = catalogue.entry(user, name, policy) is not None
+    if is_readable or (user.may("editor", name) and not catalogue.is_new(name, policy)):
         policy_of(request, user, name, policy, "edit")
     elif not user.may("editor", name):
-        raise PermissionDeniedException("role 'editor' in the group is needed")
+        if user.may("reader", name):
+            raise PermissionDeniedException("role 'editor' in the group is needed")
+        raise HTTPException(NOT_THERE, status_code=404)
     return user.name, name, policy

@@ -24,7 +24,8 @@ from edgeflex_services.policy_system.events import BadReportError, EventService
 from edgeflex_services.policy_system.pages import PAGES
 from edgeflex_services.policy_system.pages_common import guard_answer, page_or_problem
 from edgeflex_services.policy_system.repository import ConflictError, UnknownError
-from edgeflex_services.policy_system.system import PolicySystem
+from edgeflex_services.policy_system.system import LOG, PolicySystem
+from edgeflex_services.policy_system.tokens import CannotSignError
 from edgeflex_services.web import PROBLEMS, BodyGuard, problem
 
 HANDLERS: tuple[ControllerRouterHandler, ...] = (
@@ -68,6 +69,11 @@ def _wrong(_: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
     return problem(422, str(error))
 
 
+def _cannot_sign(_: AnyRequest, error: CannotSignError) -> Response[dict[str, Any]]:
+    LOG.error("%s", error)
+    return problem(503, "tokens cannot be granted here for now")
+
+
 ANSWERS = cast(
     "ExceptionHandlersMap",
     {
@@ -76,6 +82,7 @@ ANSWERS = cast(
         DocumentError: _wrong_document,
         BadAccountError: _wrong,
         BadReportError: _wrong,
+        CannotSignError: _cannot_sign,
         msgspec.ValidationError: _wrong,
         NotFoundException: page_or_problem,
     },

@@ -15,15 +15,16 @@ from typing import Any, NamedTuple
 import msgspec
 from paho.mqtt.client import Client, MQTTMessage, topic_matches_sub
 from paho.mqtt.enums import MQTTProtocolVersion
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from edgeflex_flow.errors import BadMessageError
+from edgeflex_flow.errors import BadMessageError, FatalError
 from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Quality, ServiceRequest, decode_message, encode_message
 from edgeflex_flow.units import names_its_unit
 from edgeflex_services.policy_system.accounts import User
 from edgeflex_services.policy_system.events import Ask, BadReportError, EventService, Report
 from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.policy_system.tokens import BEARER, Refused
-from edgeflex_services.service_bus import Bus
+from edgeflex_services.service_bus import LARGEST_PAYLOAD, Bus
 
 LOG = logging.getLogger("edgeflex.policy")
 NS_PER_MS = 1_000_000
@@ -57,6 +58,7 @@ class EventBus(Bus):
         password: str | None = None,
         ca: str | None = None,
     ) -> None:
+        _check_apart(listens)
         super().__init__(
             url,
             [each.topics for each in listens],
@@ -105,55 +107,92 @@ class EventBus(Bus):
             LOG.exception("message on '%s'", message.topic)
 
     def _take(self, service: EventService, message: MQTTMessage) -> None:
+        """Rights first: nothing of a message is decoded that nobody vouches for."""
         topic = self._names.inward(message.topic)
-        for listen in self._listens:
-            if not topic_matches_sub(listen.topics, topic):
-                continue
-            try:
-                ask = ask_in(bytes(message.payload), listen.group)
-                if ask is None:
-                    self._report(service, listen, topic, message)
-                else:
-                    self._answer(service, ask, topic, message)
-            except (BadMessageError, BadReportError) as error:
-                self._count("bad")
-                LOG.warning("message on '%s': %s", topic, error)
-
-    def _report(self, service: EventService, listen: Listen, topic: str, message: MQTTMessage) -> None:
-        sender = self._sender(listen, message)
-        if sender is None or not sender.may("reporter", listen.group):
-            self._count("refused")
-            LOG.warning("message on '%s' refused: it shows no right to report in group '%s'", topic, listen.group)
+        listen = next((each for each in self._listens if topic_matches_sub(each.topics, topic)), None)
+        if listen is None or len(message.payload) > LARGEST_PAYLOAD:
+            self._count("too_large" if listen is not None else "not_wanted")
             return
+        shown = self._shown(message)
+        if shown is None and (_has_token(message) or not listen.is_trusted):
+            self._refuse(topic, listen)
+            return
+        try:
+            ask = ask_in(bytes(message.payload), listen.group)
+            if ask is None:
+                self._report(service, listen, topic, message, shown)
+            else:
+                self._answer(service, ask, topic, shown)
+        except (BadMessageError, BadReportError) as error:
+            self._count("bad")
+            LOG.warning("message on '%s': %s", topic, error)
+
+    def _refuse(self, topic: str, listen: Listen) -> None:
+        self._count("refused")
+        LOG.warning("message on '%s' refused: it shows no right to report in group '%s'", topic, listen.group)
+
+    def _report(
+        self, service: EventService, listen: Listen, topic: str, message: MQTTMessage, shown: User | None
+    ) -> None:
+        sender = shown or User(name="databus", roles={listen.group: "reporter"})
+        if not sender.may("reporter", listen.group):
+            self._refuse(topic, listen)
+            return
+        self._system.traffic.count(sender.name)
         for report in reports_in(bytes(message.payload), listen.group):
             service.report(sender, report, topic)
             self._count("reports")
 
-    def _answer(self, service: EventService, ask: Ask, topic: str, message: MQTTMessage) -> None:
+    def _answer(self, service: EventService, ask: Ask, topic: str, sender: User | None) -> None:
         """Answer a request on a topic that is its sender's own. Who asks is told by a token, on trusted topics too."""
-        sender = self._shown(message)
         if sender is None:
             self._count("refused")
             LOG.warning("request on '%s' refused: it does not show who asks", topic)
             return
+        self._system.traffic.count(sender.name)
         answer = service.ask(sender, ask, topic)
         self._client.publish(
             self._names.outward(f"edgeflex/{ask.group}/answer/{sender.name}"), msgspec.json.encode(answer), qos=1
         )
         self._count("answers")
 
-    def _sender(self, listen: Listen, message: MQTTMessage) -> User | None:
-        if not _has_token(message):
-            return User(name="databus", roles={listen.group: "reporter"}) if listen.is_trusted else None
-        return self._shown(message)
+    def _subscription(self, topic: str) -> tuple[str, SubscribeOptions]:
+        """Without what this client itself sends."""
+        return topic, SubscribeOptions(qos=1, noLocal=True)
 
     def _shown(self, message: MQTTMessage) -> User | None:
-        """Whom the token of a message shows."""
+        """Whom the token of a message shows; None if it has none, or none that is good."""
+        if not _has_token(message):
+            return None
         try:
             return self._system.tokens.check(_token_of(message))
         except Refused as error:
             LOG.info("token on '%s' refused: %s", message.topic, error)
             return None
+
+
+def _check_apart(listens: Sequence[Listen]) -> None:
+    """Raise FatalError when a message could come by two filters: it would act twice, perhaps in two groups."""
+    for at, one in enumerate(listens):
+        for other in listens[:at]:
+            if filters_meet(one.topics, other.topics):
+                raise FatalError(f"'{one.topics}' and '{other.topics}' overlap: a message would act twice")
+
+
+def filters_meet(one: str, other: str) -> bool:
+    """Whether a topic can match both filters.
+
+    >>> filters_meet("a/+/c", "a/b/#"), filters_meet("a/+", "a/b/c"), filters_meet("a/#", "a")
+    (True, False, True)
+    """
+    a, b = one.split("/"), other.split("/")
+    for left, right in zip(a, b, strict=False):
+        if "#" in (left, right):
+            return True
+        if left != right and "+" not in (left, right):
+            return False
+    longer = a if len(a) > len(b) else b
+    return len(a) == len(b) or longer[min(len(a), len(b))] == "#"
 
 
 def _has_token(message: MQTTMessage) -> bool:

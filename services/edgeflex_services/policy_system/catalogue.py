@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
@@ -11,6 +12,8 @@ import msgspec
 
 from edgeflex_services.policy_system.accounts import BLOCKED, Role, User
 from edgeflex_services.policy_system.repository import Grant, Repository, Saved
+
+LOG = logging.getLogger("edgeflex.policy")
 
 Right: TypeAlias = Literal["read", "edit"]
 ROLE_FOR: dict[Right, Role] = {"read": "reader", "edit": "editor"}
@@ -63,7 +66,10 @@ class Catalogue:
         entries: dict[str, dict[str, Entry]] = {}
         for saved in self._repository.heads():
             own = tuple(grants.get((saved.group, saved.policy_id), ()))
-            entries.setdefault(saved.group, {})[saved.policy_id] = Entry(saved, _body(saved), own)
+            try:
+                entries.setdefault(saved.group, {})[saved.policy_id] = Entry(saved, _body(saved), own)
+            except Exception:  # one that cannot be served, whatever the reason, must not hold up all others
+                LOG.exception("policy %s/%s version %d is left out", saved.group, saved.policy_id, saved.version)
         self._entries = entries
 
     def entry(self, user: User, group: str, policy_id: str, right: Right = "read") -> Entry | None:
@@ -121,8 +127,19 @@ class Catalogue:
         with self._keeping:
             with self._lock:
                 counted, self._reads = self._reads, {}
-            if counted:
-                self._repository.add_reads(counted)
+            try:
+                if counted:
+                    self._repository.add_reads(counted)
+            except BaseException:
+                self._take_back(counted)
+                raise
+
+    def _take_back(self, counted: dict[tuple[str, str, str, int], tuple[int, int, int]]) -> None:
+        """Count again what could not be written down, for the next time."""
+        with self._lock:
+            for key, (first_ns, last_ns, count) in counted.items():
+                _, later_ns, more = self._reads.get(key, (0, last_ns, 0))
+                self._reads[key] = (first_ns, later_ns, count + more)
 
 
 def _body(saved: Saved) -> bytes:

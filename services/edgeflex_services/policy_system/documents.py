@@ -42,6 +42,10 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return iter(())
 
 
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
+"""What int64 nanoseconds can say, and a sane clock."""
+
+
 class StateCondition(_Part, frozen=True, kw_only=True):
     """The measured state: the newest value of a quantity lies beyond a limit."""
 
@@ -109,6 +113,7 @@ class When(_Part, frozen=True, kw_only=True):
             yield "since", "`since` and `until` go together"
         elif self.since is not None and self.since == self.until:
             yield "until", "the same as `since`: the time between them is empty"
+        yield from _moment_problems(self, "begins", "ends")
         if self.begins is not None and self.ends is not None and self.ends <= self.begins:
             yield "ends", "must be after `begins`"
         try:
@@ -194,6 +199,7 @@ class Document(_Part, frozen=True, kw_only=True, tag_field="kind"):
         raise NotImplementedError
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        yield from _moment_problems(self, "valid_from", "valid_until")
         if self.valid_from is not None and self.valid_until is not None and self.valid_until <= self.valid_from:
             yield "valid_until", "must be after `valid_from`"
         names = [rule.name for rule in self.rules]
@@ -393,6 +399,13 @@ def time_ns(moment: datetime | None) -> int | None:
         return None
     since = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
     return (since.days * 86400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
+
+
+def _moment_problems(part: _Part, *names: str) -> Iterator[tuple[str, str]]:
+    for name in names:
+        moment = getattr(part, name)
+        if moment is not None and not EARLIEST <= moment < LATEST:
+            yield name, f"lies outside of {EARLIEST.year} to {LATEST.year}"
 
 
 def _within(place: str, part: object) -> Iterator[tuple[str, str]]:

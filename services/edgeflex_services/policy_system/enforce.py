@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import math
@@ -13,7 +14,7 @@ from litestar import Request
 from litestar.exceptions import ClientException, HTTPException, NotAuthorizedException, PermissionDeniedException
 
 from edgeflex_flow.clock import SystemClock
-from edgeflex_services.policy_system.accounts import Role, User
+from edgeflex_services.policy_system.accounts import BLOCKED, Role, User
 from edgeflex_services.policy_system.catalogue import Entry, Right
 from edgeflex_services.policy_system.documents import NAME
 from edgeflex_services.policy_system.events import EventService
@@ -24,6 +25,7 @@ from edgeflex_services.policy_system.tokens import BEARER, Refused
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="edgeflex-policy"'}
 LONGEST_ID = 128
+NOT_THERE = "there is no such policy, or you may not read it"
 USER = "edgeflex.user"
 """Where a request keeps who sends it, once that is known."""
 _NAME = re.compile(NAME)
@@ -38,6 +40,7 @@ class Door:
         self.passwords = FailureLimit(8, 300.0, clock)
         self.accounts = FailureLimit(100, 300.0, clock)
         """Much higher, so that nobody can easily keep the owner of an account out by trying from elsewhere."""
+        self.hashing = asyncio.Semaphore(2)
 
 
 class _State(Protocol):
@@ -72,21 +75,32 @@ def refuse_many(limit: FailureLimit, key: str) -> None:
 
 
 async def check_credentials(request: AnyRequest, name: str, secret: str) -> bool:
-    """Whether a name goes with a client secret or a password. Raises TooManyAttempts after some in vain.
+    """Whether a name goes with a client secret, which nobody can guess, or else with a password."""
+    system = system_of(request)
+    if system.tokens.user(name) is not None and system.accounts.check_secret(name, secret):
+        return True
+    return await check_password(request, name, secret)
 
-    It takes as long for names that nobody has; hashing runs in a thread, so that the service goes on meanwhile.
+
+async def check_password(request: AnyRequest, name: str, password: str) -> bool:
+    """Whether a name goes with a password. Raises TooManyAttempts after some in vain.
+
+    It takes as long for names that nobody has. Hashing runs in a thread, so that the service goes on meanwhile, and two
+    at most, since each takes 19 MB. An attempt counts before its outcome is known: else many at once would be free.
     """
     state = state_of(request)
     tries = ((state.door.passwords, address_of(request)), (state.door.accounts, name[:64]))
     for limit, key in tries:
         refuse_many(limit, key)
-    accounts = state.system.accounts
-    is_right = accounts.check_secret(name, secret) or await run_sync(accounts.check_password, name, secret)
+    for limit, key in tries:
+        limit.failed(key)
+    async with state.door.hashing:
+        is_right = await run_sync(state.system.accounts.check_password, name, password)
     if not is_right or state.system.tokens.user(name) is None:
         LOG.info("wrong name or password from %s", address_of(request))
-        for limit, key in tries:
-            limit.failed(key)
         return False
+    for limit, key in tries:
+        limit.take_back(key)
     return True
 
 
@@ -113,6 +127,17 @@ def _shown_by(request: AnyRequest) -> User:
             state.door.tokens.failed(address)
             LOG.info("token of %s refused: %s", address, error)
     raise NotAuthorizedException("a valid token is needed", headers=CHALLENGE)
+
+
+def reader_of(request: AnyRequest, group: str) -> User:
+    """Who sends the request. Raises PermissionDeniedException for who is blocked in the group.
+
+    An answer without policies would have the flows of a site give up their last good values.
+    """
+    user = user_of(request)
+    if user.roles.get(group) == BLOCKED and not user.is_admin:
+        raise PermissionDeniedException("blocked in this group")
+    return user
 
 
 def admin_of(request: AnyRequest) -> User:
@@ -164,7 +189,7 @@ def policy_of(request: AnyRequest, user: User, group: str, policy_id: str, right
     catalogue = system_of(request).catalogue
     entry = catalogue.entry(user, group, policy_id)
     if entry is None:
-        raise HTTPException("there is no such policy, or you may not read it", status_code=404)
+        raise HTTPException(NOT_THERE, status_code=404)
     if not entry.may(user, right):
         raise PermissionDeniedException("you may read this policy, not change it")
     return entry

@@ -20,7 +20,7 @@ from edgeflex_services.policy_system.decide import Decision, Measured, Question,
 from edgeflex_services.policy_system.documents import Action, Name, ReturnData, RevokeAccess, RunService
 from edgeflex_services.policy_system.journal import Entry
 from edgeflex_services.policy_system.repository import UnknownError
-from edgeflex_services.policy_system.system import SYSTEM, PolicySystem
+from edgeflex_services.policy_system.system import LOG, SYSTEM, PolicySystem
 
 NS_PER_S = 1_000_000_000
 FROM_THE_FUTURE_S = 5.0
@@ -134,15 +134,17 @@ class EventService:
         time_ns = now_ns if report.time_ns is None else report.time_ns
         if time_ns > now_ns + FROM_THE_FUTURE_S * NS_PER_S:
             raise BadReportError(f"its time lies {(time_ns - now_ns) / NS_PER_S:.0f} s in the future")
+        # Clocks differ a little: what comes from the near future was measured now.
+        time_ns = min(time_ns, now_ns)
         self._state.take(report, time_ns)
         question = self._question(user, report.group, report.asset, report.action, now_ns)
         outcomes: list[Outcome] = []
         for policy in self._policies(report.group, report.asset):
-            decision = decide(policy.saved.document, question)
+            decision = _decided(policy, question, "none")
             if decision.effect == "act" and decision.then is not None:
                 did = self._act(user, policy, decision, decision.then, question, time_ns)
                 if did:
-                    outcomes.append(_outcome(policy, decision, did))
+                    outcomes.append(_outcome(policy, decision, did, user))
                     self._write_down(now_ns, "report", user, source, report, policy, decision, did, report.values)
         return outcomes
 
@@ -172,7 +174,7 @@ class EventService:
     def _judge_traffic(self, user: User, group: str, policies: Sequence[PolicyEntry], now_ns: int) -> None:
         question = self._with_traffic(self._question(user, group, "", TRAFFIC, now_ns))
         for policy in policies:
-            decision = decide(policy.saved.document, question)
+            decision = _decided(policy, question, "none")
             if decision.effect == "act" and decision.then is not None:
                 did = self._act(user, policy, decision, decision.then, question, now_ns)
                 if did:
@@ -191,11 +193,11 @@ class EventService:
         now_ns = self._system.repository.now_ns()
         question = self._with_traffic(self._question(user, ask.group, ask.asset, ask.action, now_ns))
         decisions = [
-            (policy, decide(policy.saved.document, question))
+            (policy, _decided(policy, question, "deny"))
             for policy in self._policies(ask.group, ask.asset)
             if policy.saved.document.kind != "trigger"
         ]
-        if user.roles.get(ask.group) == BLOCKED:
+        if user.roles.get(ask.group) == BLOCKED and not user.is_admin:
             decisions = []
         denied = next((each for each in decisions if each[1].effect == "deny"), None)
         permitted = [each for each in decisions if each[1].effect == "permit"]
@@ -278,8 +280,11 @@ class EventService:
         user = self._system.tokens.user(name)
         if user is None or user.is_admin:
             return f"could not block '{name}': {'an administrator' if user else 'no such user'}"
-        if user.roles.get(group) == BLOCKED:
+        role = user.roles.get(group)
+        if role == BLOCKED:
             return ""
+        if role in ("editor", "manager"):  # else who may save policies could shut out who may take them back
+            return f"could not block '{name}': {role} in group '{group}', whom only a person can block"
         try:
             why = f"{policy.saved.policy_id} version {policy.saved.version}: {decision.why}"
             self._system.accounts.block(SYSTEM, group, name, why)
@@ -320,6 +325,15 @@ class EventService:
         )
 
 
+def _decided(policy: PolicyEntry, question: Question, failed: Literal["none", "deny"]) -> Decision:
+    """What a policy decides. One that cannot be decided holds up no other."""
+    try:
+        return decide(policy.saved.document, question)
+    except Exception:  # noqa: BLE001 - whatever it is, other policies are decided
+        LOG.exception("policy %s/%s cannot be decided", policy.saved.group, policy.saved.policy_id)
+        return Decision(effect=failed, why="the policy cannot be decided, which the log of the service tells")
+
+
 _NOTHING = Decision(effect="none", why="no rule permits it")
 
 
@@ -331,7 +345,9 @@ def _quantities(action: Action | None) -> Sequence[str]:
     return action.quantities if isinstance(action, ReturnData) else ()
 
 
-def _outcome(policy: PolicyEntry, decision: Decision, did: str) -> Outcome:
+def _outcome(policy: PolicyEntry, decision: Decision, did: str, user: User) -> Outcome:
+    if not policy.may(user, "read"):
+        return Outcome(policy="", version=0, rule="", why="", did="acted")
     return Outcome(
         policy=f"{policy.saved.group}/{policy.saved.policy_id}",
         version=policy.saved.version,

@@ -105,8 +105,13 @@ class Journal:
         with self._keeping:
             with self._lock:
                 pending, self._pending = self._pending, deque()
-            if pending:
-                self._write_down(pending)
+            try:
+                if pending:
+                    self._write_down(pending)
+            except BaseException:
+                with self._lock:
+                    self._pending.extendleft(reversed(pending))
+                raise
 
     def _write_down(self, pending: Iterable[Entry]) -> None:
         rows = [{"time_ns": entry.time_ns, "entry": msgspec.json.encode(entry).decode()} for entry in pending]

@@ -36,6 +36,12 @@ class FailureLimit:
             if len(self._failures) > MOST_KEYS:
                 self._failures.popitem(last=False)
 
+    def take_back(self, key: str) -> None:
+        """It was none after all: count one less."""
+        now_s = self._now_s()
+        with self._lock:
+            self._failures[key] = (max(self._count(key, now_s) - 1.0, 0.0), now_s)
+
     def _count(self, key: str, now_s: float) -> float:
         count, at_s = self._failures.get(key, (0.0, now_s))
         return max(count - (now_s - at_s) * self._per_s, 0.0)

@@ -16,7 +16,7 @@ from litestar.params import Parameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from edgeflex_services.policy_system.accounts import User
-from edgeflex_services.policy_system.api_events import may_see
+from edgeflex_services.policy_system.api_events import seen_by
 from edgeflex_services.policy_system.enforce import AnyRequest, system_of
 from edgeflex_services.policy_system.journal import Entry
 from edgeflex_services.policy_system.pages_common import TEMPLATES, Visitor, cookie_name, html
@@ -94,12 +94,9 @@ def shown_to(system: PolicySystem, user: User, entry: Entry, kind: str, group: s
 
     A policy that the user may not read is not named.
     """
-    if not may_see(user, entry) or (kind and entry.kind != kind) or (group and entry.group != group):
+    if (kind and entry.kind != kind) or (group and entry.group != group):
         return None
-    policy_group, _, policy_id = entry.policy.partition("/")
-    if not entry.policy or system.catalogue.entry(user, policy_group, policy_id) is not None:
-        return entry
-    return msgspec.structs.replace(entry, policy="", version=0, rule="", why="", did="")
+    return seen_by(system, user, entry)
 
 
 async def _rows(

@@ -12,7 +12,7 @@ from edgeflex_services.policy_system.accounts import SHORTEST_PASSWORD, NewUser,
 from edgeflex_services.policy_system.enforce import (
     AnyRequest,
     TooManyAttempts,
-    check_credentials,
+    check_password,
     system_of,
 )
 from edgeflex_services.policy_system.pages_common import (
@@ -55,7 +55,7 @@ class SignInPages(Controller):
         kept = [(field, value) for field, values in form.items() if field.startswith(KEPT) for value in values]
         kept = [(field.removeprefix(KEPT), value) for field, value in kept]
         try:
-            is_right = await check_credentials(request, name, password)
+            is_right = await check_password(request, name, password)
             problem, status, headers = WRONG, 401, {}
         except TooManyAttempts as error:
             is_right, status, headers = False, 429, dict(error.headers or {})
@@ -92,7 +92,7 @@ class SignInPages(Controller):
             errors["wanted"] = f"at least {SHORTEST_PASSWORD} characters; got {len(wanted)}"
         elif wanted != again:
             errors["again"] = "not the same as the new password"
-        if not errors and not await check_credentials(request, visitor.user.name, now):
+        if not errors and not await check_password(request, visitor.user.name, now):
             errors["now"] = "this is not your password"
         if errors:
             return html(request, "account.html", visitor, status=422, errors=errors, done="")

@@ -10,13 +10,16 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Meta
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from edgeflex_flow.clock import Clock
 from edgeflex_flow.messages import Policy, TimeNs
 from edgeflex_services.policy_system.documents import AnyDocument, Name, time_ns
 from edgeflex_services.policy_system.tables import audit, effects, grants, groups, reads, versions
+
+WRITERS_LOCK = 7_316_402
+"""Of PostgreSQL, by which writers of all instances wait for each other."""
 
 
 class ConflictError(Exception):
@@ -132,6 +135,9 @@ class Repository:
         with self._writing:
             self._noted = []
             with self._engine.begin() as connection:
+                if connection.dialect.name == "postgresql":
+                    # Instances write one after the other, so that ids of the audit log grow in the order of commits.
+                    connection.execute(text(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})"))
                 yield connection
             noted, self._noted = self._noted, []
         for entry in noted:
@@ -203,6 +209,7 @@ class Repository:
     ) -> Saved:
         """Save a new version after `based_on` (0: a new policy). Raises ConflictError when another came first."""
         saved = Saved(group, policy_id, based_on + 1, document, withdrawn, actor, self.now_ns(), comment)
+        saved.message()  # what cannot be served must not be saved
         with self.writing() as connection:
             newest = connection.scalar(
                 select(func.max(versions.c.version)).where(versions.c.group == group, versions.c.policy_id == policy_id)

@@ -61,9 +61,8 @@ class PolicySystem:
         if rotate_keys:
             self.tokens.rotate(SYSTEM)
         self.changed()
-        if not self.tokens.has_signing_key():
-            self.tokens.rotate(SYSTEM)
-            self.changed()
+        self.tokens.check_signing(SYSTEM)
+        self.changed()
         self._upkeep = threading.Thread(target=self._look_after, name="policy upkeep", daemon=True)
         self._upkeep.start()
         return told

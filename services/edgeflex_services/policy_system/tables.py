@@ -147,6 +147,7 @@ signing_keys = Table(
 revoked_tokens = Table(
     "revoked_tokens",
     METADATA,
+    Column("issuer", String(128), primary_key=True),
     Column("jti", String(128), primary_key=True),
     Column("expires_s", BigInteger, nullable=False),
 )

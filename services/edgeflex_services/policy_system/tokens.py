@@ -7,10 +7,12 @@ RFC 8037 (EdDSA), RFC 6749 section 4.4 (client credentials).
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import secrets
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +28,7 @@ from edgeflex_services.policy_system.accounts import ALGORITHMS, Accounts, User
 from edgeflex_services.policy_system.repository import Repository, UnknownError
 from edgeflex_services.policy_system.tables import revoked_tokens, signing_keys
 
+LOG = logging.getLogger("edgeflex.policy")
 NS_PER_S = 1_000_000_000
 BEARER = "Bearer "
 """Begins the header that holds a token."""
@@ -45,13 +48,42 @@ class Refused(Exception):  # noqa: N818 - it is an answer, not a defect
     """A token that shows nobody. Its text is for the log; who sent it learns only that it is refused."""
 
 
+class CannotSignError(Exception):
+    """Tokens cannot be granted here: the key is not there."""
+
+
 class Shown(NamedTuple):
     """Whom a token shows."""
 
     user: str
+    issuer: str
     jti: str
     issued_s: float
     expires_s: float
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What tokens are checked against, as it was at one time, and those that were good then."""
+
+    users: dict[str, User] = field(default_factory=dict)
+    keys: dict[tuple[str, str], jwt.PyJWK] = field(default_factory=dict)
+    revoked: set[tuple[str, str]] = field(default_factory=set)
+    kid: str | None = None
+    signing: Ed25519PrivateKey | None = None
+    known: OrderedDict[str, Shown] = field(default_factory=OrderedDict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def user(self, name: str) -> User | None:
+        """A user who is not disabled."""
+        user = self.users.get(name)
+        return None if user is None or user.disabled_because is not None else user
+
+    def remember(self, token: str, shown: Shown) -> None:
+        with self.lock:
+            self.known[token] = shown
+            if len(self.known) > MOST_KNOWN:
+                self.known.popitem(last=False)
 
 
 class Tokens:
@@ -63,12 +95,7 @@ class Tokens:
         self._folder = folder
         self.audience = audience
         self.issuer = issuer
-        self._lock = threading.Lock()
-        self._known: OrderedDict[str, Shown] = OrderedDict()
-        self._users: dict[str, User] = {}
-        self._keys: dict[tuple[str, str], jwt.PyJWK] = {}
-        self._revoked: set[str] = set()
-        self._signing: tuple[str, Ed25519PrivateKey] | None = None
+        self._loaded = _Loaded()
 
     def load(self) -> None:
         """Read users, keys and revoked tokens anew: what was known of tokens is forgotten."""
@@ -78,7 +105,7 @@ class Tokens:
             keys |= {(user.name, key["kid"]): _public(key) for key in user.jwks.get("keys", ())}
         with self._repository.reading() as connection:
             rows = list(connection.execute(select(signing_keys).order_by(signing_keys.c.created_ns)).mappings())
-            revoked = set(connection.scalars(select(revoked_tokens.c.jti)))
+            revoked = {(row.issuer, row.jti) for row in connection.execute(select(revoked_tokens))}
         now_ns = self._repository.now_ns()
         # A retired key still shows the tokens that it signed, until the last of them is over.
         good = [
@@ -88,37 +115,31 @@ class Tokens:
         ]
         keys |= {(self.issuer, row["kid"]): _public(msgspec.json.decode(row["jwk"])) for row in good}
         signing = next((row["kid"] for row in reversed(rows) if row["retired_ns"] is None), None)
-        with self._lock:
-            self._users, self._keys, self._revoked = users, keys, revoked
-            self._signing = None if signing is None else (signing, self._private(signing))
-            self._known.clear()
+        # All at once, what was verified included: a token that is being checked meanwhile is known to the old one only.
+        self._loaded = _Loaded(users, keys, revoked, signing, None if signing is None else self._private(signing))
 
     def user(self, name: str) -> User | None:
         """A user as last loaded, who is not disabled."""
-        user = self._users.get(name)
-        return None if user is None or user.disabled_because is not None else user
+        return self._loaded.user(name)
 
     # Checking -------------------------------------------------------------------------------------------------------
 
     def check(self, token: str) -> User:
         """Whom a token shows. Raises Refused."""
         now_s = self._repository.now_ns() / NS_PER_S
-        with self._lock:
-            shown = self._known.get(token)
+        loaded = self._loaded
+        shown = loaded.known.get(token)
         if shown is None:
-            shown = self._verified(token, now_s)
-            with self._lock:
-                self._known[token] = shown
-                if len(self._known) > MOST_KNOWN:
-                    self._known.popitem(last=False)
+            shown = self._verified(loaded, token, now_s)
+            loaded.remember(token, shown)
         if not shown.issued_s - LEEWAY_S <= now_s < shown.expires_s + LEEWAY_S:
             raise Refused("it has expired")
-        user = self.user(shown.user)
+        user = loaded.user(shown.user)
         if user is None:
             raise Refused(f"user '{shown.user}' is not there or disabled")
         return user
 
-    def _verified(self, token: str, now_s: float) -> Shown:
+    def _verified(self, loaded: _Loaded, token: str, now_s: float) -> Shown:
         if len(token) > LONGEST_TOKEN:
             raise Refused("it is too long")
         try:
@@ -128,7 +149,7 @@ class Tokens:
             raise Refused(f"it cannot be read: {error}") from error
         if not isinstance(issuer, str):
             raise Refused("it names no issuer")
-        key = self._key(issuer, header.get("kid"))
+        key = _key(loaded, issuer, header.get("kid"))
         if header.get("crit") is not None:
             raise Refused("it has critical extensions, which nobody here knows")
         try:
@@ -141,23 +162,11 @@ class Tokens:
                 issuer=issuer,
                 options={"require": NEEDED, "verify_exp": False, "verify_iat": False, "verify_nbf": False},
             )
-            return self._shown(claims, issuer, now_s)
-        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            return self._shown(loaded, claims, issuer, now_s)
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
             raise Refused(str(error)) from error
 
-    def _key(self, issuer: str, kid: object) -> jwt.PyJWK:
-        """The issuer's key of that name; of an issuer with one key, that, if the token names none."""
-        if kid is None:
-            own = [key for (name, _), key in self._keys.items() if name == issuer]
-            if len(own) != 1:
-                raise Refused(f"it names no key, and '{issuer}' has {len(own)}")
-            return own[0]
-        key = self._keys.get((issuer, kid)) if isinstance(kid, str) else None
-        if key is None:
-            raise Refused(f"'{issuer}' has no key '{kid}'")
-        return key
-
-    def _shown(self, claims: dict[str, Any], issuer: str, now_s: float) -> Shown:
+    def _shown(self, loaded: _Loaded, claims: dict[str, Any], issuer: str, now_s: float) -> Shown:
         subject, jti = claims["sub"], claims["jti"]
         issued_s, expires_s = float(claims["iat"]), float(claims["exp"])
         if issuer not in (self.issuer, subject):
@@ -170,21 +179,26 @@ class Tokens:
             raise Refused("it is not valid yet")
         if not isinstance(jti, str) or not 0 < len(jti) <= LONGEST_JTI:
             raise Refused("its `jti` is no short text")
-        if jti in self._revoked:
+        if (issuer, jti) in loaded.revoked:
             raise Refused("it was revoked")
-        user = self._users.get(subject)
+        user = loaded.users.get(subject)
         # The clock of who signs may be ahead: else a token from before would pass for one from after.
         if user is not None and (issued_s - LEEWAY_S) * NS_PER_S <= user.revoked_ns:
             raise Refused("the user's tokens were revoked after it was made")
-        return Shown(subject, jti, issued_s, expires_s)
+        return Shown(subject, issuer, jti, issued_s, expires_s)
 
     def revoke(self, actor: str, token: str) -> None:
         """Refuse one token from now on. Raises Refused when it is none of ours, which needs nothing more."""
-        shown = self._verified(token, self._repository.now_ns() / NS_PER_S)
-        row = {"jti": shown.jti, "expires_s": int(shown.expires_s)}
+        shown = self._verified(self._loaded, token, self._repository.now_ns() / NS_PER_S)
+        expires_s = int(shown.expires_s)
+        same = (revoked_tokens.c.issuer == shown.issuer) & (revoked_tokens.c.jti == shown.jti)
         with self._repository.writing() as connection:
             over = self._repository.now_ns() // NS_PER_S - LEEWAY_S
             connection.execute(delete(revoked_tokens).where(revoked_tokens.c.expires_s < over))
+            # Who signs may have used the name twice: the later end counts.
+            known_s = connection.scalar(select(revoked_tokens.c.expires_s).where(same)) or 0
+            connection.execute(delete(revoked_tokens).where(same))
+            row = {"issuer": shown.issuer, "jti": shown.jti, "expires_s": max(expires_s, known_s)}
             connection.execute(insert(revoked_tokens).values(row))
             self._repository.note(connection, actor, "revoke_token", shown.user, {})
         self.load()
@@ -194,9 +208,11 @@ class Tokens:
     def grant(self, name: str) -> str:
         """A token for a user who has shown who it is, with its roles for others who trust this system."""
         user = self.user(name)
-        if user is None or self._signing is None:
+        if user is None:
             raise UnknownError(f"there is no user '{name}'")
-        kid, key = self._signing
+        kid, key = self._loaded.kid, self._loaded.signing
+        if key is None:
+            raise CannotSignError(f"the key '{self._file(kid or '')}' is not there")
         now_s = self._repository.now_ns() // NS_PER_S
         claims = {
             "iss": self.issuer,
@@ -229,14 +245,20 @@ class Tokens:
 
     def jwks(self) -> dict[str, Any]:
         """The public keys that show tokens of this system, for other services."""
-        with self._lock:
-            kids = {kid for issuer, kid in self._keys if issuer == self.issuer}
+        kids = {kid for issuer, kid in self._loaded.keys if issuer == self.issuer}
         with self._repository.reading() as connection:
             rows = list(connection.execute(select(signing_keys.c.jwk).where(signing_keys.c.kid.in_(kids))))
         return {"keys": [msgspec.json.decode(row[0]) for row in rows]}
 
-    def has_signing_key(self) -> bool:
-        return self._signing is not None
+    def check_signing(self, actor: str) -> None:
+        """Make the first key by which tokens are signed. Raises FatalError when there is one, but not here."""
+        loaded = self._loaded
+        if loaded.kid is None:
+            self.rotate(actor)
+        elif loaded.signing is None:
+            text = f"the key '{self._file(loaded.kid)}', by which tokens are signed, cannot be read"
+            how = "instances share the folder of keys; give it back from a backup, or start once with --rotate-keys"
+            raise FatalError(f"{text}: {how}")
 
     def _file(self, kid: str) -> Path:
         return self._folder / f"{kid}.pem"
@@ -251,14 +273,28 @@ class Tokens:
             file.flush()
             os.fsync(file.fileno())
 
-    def _private(self, kid: str) -> Ed25519PrivateKey:
+    def _private(self, kid: str) -> Ed25519PrivateKey | None:
+        """The key by which this instance signs; None if it is not here, which keeps it from nothing else."""
         try:
             key = serialization.load_pem_private_key(self._file(kid).read_bytes(), None)
-        except (OSError, ValueError, TypeError) as error:
-            text = f"the key '{self._file(kid)}', by which tokens are signed, cannot be read"
-            raise FatalError(f"{text}: give it back from a backup, or start once with --rotate-keys") from error
+        except (OSError, ValueError, TypeError):
+            LOG.exception("the key '%s', by which tokens are signed, cannot be read", self._file(kid))
+            return None
         assert isinstance(key, Ed25519PrivateKey)
         return key
+
+
+def _key(loaded: _Loaded, issuer: str, kid: object) -> jwt.PyJWK:
+    """The issuer's key of that name; of an issuer with one key, that, if the token names none. Raises Refused."""
+    if kid is None:
+        own = [key for (name, _), key in loaded.keys.items() if name == issuer]
+        if len(own) != 1:
+            raise Refused(f"it names no key, and '{issuer}' has {len(own)}")
+        return own[0]
+    key = loaded.keys.get((issuer, kid)) if isinstance(kid, str) else None
+    if key is None:
+        raise Refused(f"'{issuer}' has no key '{kid}'")
+    return key
 
 
 def _public(jwk: dict[str, Any]) -> jwt.PyJWK:

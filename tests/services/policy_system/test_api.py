@@ -134,7 +134,48 @@ def test_saving_needs_the_role_of_an_editor(served: ServedPolicies, reader: http
     key = served.make_service("editor", "editor")
     with served.client(key.token("editor")) as editor:
         assert editor.put(path_of(policy), json={**body, "comment": "why"}).json()["saved_by"] == "editor"
-        assert editor.put(path_of("elsewhere", "other"), json={**body, "based_on": 0}).status_code == 403
+        assert editor.put(path_of("elsewhere", "other"), json={**body, "based_on": 0}).status_code == 404
+
+
+def test_who_may_not_save_learns_nothing_of_what_is_there(stranger: httpx.Client, policy: str) -> None:
+    body = {"document": TRIGGER, "based_on": 0}
+    answers = {stranger.put(path_of(name), json=body).text for name in (policy, "not_there")}
+    answers |= {stranger.delete(path_of(name), params={"based_on": 1}).text for name in (policy, "not_there")}
+    assert len(answers) == 1
+
+
+def test_who_is_blocked_gets_no_empty_answer_that_would_undo_the_last_good_one(
+    served: ServedPolicies, policy: str
+) -> None:
+    key = served.make_service("outcast")
+    with served.client(key.token("outcast")) as outcast:
+        served.admin.put(f"/api/v1/groups/{GROUP}/members/outcast", json={"role": "blocked"})
+        assert outcast.get(query(policy)).status_code == 403
+        grant = [{"subject_kind": "user", "subject": "outcast", "right": "edit"}]
+        served.admin.put(path_of(policy) + "/grants", json=grant)
+        assert outcast.get(path_of(policy)).status_code == 404
+
+
+def test_two_rights_of_one_subject_are_refused(served: ServedPolicies, policy: str) -> None:
+    grants = [{"subject_kind": "user", "subject": "reader", "right": right} for right in ("read", "edit")]
+    assert served.admin.put(path_of(policy) + "/grants", json=grants).status_code == 409
+
+
+def test_a_policy_under_grants_is_not_named_in_events_of_the_group(
+    served: ServedPolicies, reader: httpx.Client
+) -> None:
+    rule = {"name": "hidden_rule", "effect": "act", "then": {"do": "run_service", "service": "x"}}
+    served.save("hidden", {"kind": "trigger", "rules": [rule]})
+    grants = [{"subject_kind": "user", "subject": "admin", "right": "read"}]
+    served.admin.put(path_of("hidden") + "/grants", json=grants)
+    key = served.make_service("meter", "reporter")
+    with served.client(key.token("meter")) as meter:
+        report = {"group": GROUP, "asset": "G1", "values": {"frequency_hz": 50.0}}
+        told = meter.post("/api/v1/events", json={"reports": [report]}).json()
+        assert {"policy": "", "version": 0, "rule": "", "why": "", "did": "acted"} in told
+    assert "hidden" not in reader.get("/api/v1/events").text
+    assert "hidden_rule" in served.admin.get("/api/v1/events").text
+    served.admin.delete(path_of("hidden"), params={"based_on": 1})
 
 
 def test_a_wrong_document_is_told_by_place_and_a_late_one_as_a_conflict(served: ServedPolicies, policy: str) -> None:

@@ -156,7 +156,7 @@ def test_data_is_asked_for_on_the_databus_and_the_answer_goes_to_a_topic_of_the_
         assert found["other"] == {**found["other"], "permitted": False, "why": "denied", "values": {}, "id": "7"}
         assert found["vpp"]["permitted"]
         assert found["vpp"]["values"] == {"rocof_hz_per_s": 0.001}
-        assert "does not show who asks" in made.log()
+        assert "shows no right" in made.log()
 
 
 @pytest.mark.needs("mosquitto")
@@ -177,6 +177,31 @@ def test_a_service_that_cannot_be_asked_is_told_and_the_bus_is_found_again(tmp_p
 
             wait_until(asked)
             again.close()
+
+
+@pytest.mark.needs("mosquitto")
+def test_what_the_service_itself_sends_is_no_report(tmp_path: Path) -> None:
+    with site(tmp_path, "--trust", f"{GROUP}=edgeflex/{GROUP}/#") as made:
+        made.device.publish(f"{TOPIC}/G1", row(rocof_hz_per_s=0.5))
+        wait_until(made.requests)
+        made.device.publish(f"{TOPIC}/G2", row("G2", rocof_hz_per_s=0.5))
+        wait_until(lambda: len(made.requests()) == 2)
+        assert [request.device for request in made.requests()] == ["G1", "G2"]
+
+
+@pytest.mark.needs("mosquitto")
+def test_a_message_that_is_too_large_is_let_alone_and_the_next_one_heard(tmp_path: Path) -> None:
+    with site(tmp_path, "--trust", f"{GROUP}={TOPIC}/+") as made:
+        made.device.publish(f"{TOPIC}/G1", b"[" + b" " * 300_000 + row(rocof_hz_per_s=0.5)[1:])
+        made.device.publish(f"{TOPIC}/G2", row("G2", rocof_hz_per_s=0.5))
+        wait_until(made.requests)
+        assert [request.device for request in made.requests()] == ["G2"]
+
+
+def test_filters_by_which_a_message_would_come_twice_are_refused(tmp_path: Path) -> None:
+    arguments = ("--bus", "mqtt://127.0.0.1", "--trust", f"{GROUP}={TOPIC}/+", "--listen", "other=edgeflex/#")
+    with pytest.raises(AssertionError, match="overlap"):
+        ServedPolicies(tmp_path, *arguments).start()
 
 
 def test_listening_needs_a_bus_and_a_group(tmp_path: Path) -> None:

@@ -108,6 +108,15 @@ def test_a_condition_that_cannot_be_is_told_at_its_place(when: dict[str, Any], p
     assert list(problems_of(document)) == [f"rules[0].when.{place}"]
 
 
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-05:00", "9999-12-31T00:00:00Z"])
+def test_a_moment_that_no_clock_can_tell_is_refused(moment: str) -> None:
+    for place in ("valid_from", "valid_until"):
+        assert place in problems_of({**GOOD["sharing"], place: moment})
+    for place in ("begins", "ends"):
+        rule = {**PERMIT, "when": {place: moment}}
+        assert f"rules[0].when.{place}" in problems_of({"kind": "sharing", "rules": [rule]})
+
+
 @pytest.mark.parametrize(
     "rule",
     [

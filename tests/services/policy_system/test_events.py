@@ -10,7 +10,9 @@ from served_policies import GROUP
 
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.messages import ServiceRequest
+from edgeflex_services.policy_system import events
 from edgeflex_services.policy_system.accounts import NewUser, User
+from edgeflex_services.policy_system.decide import decide
 from edgeflex_services.policy_system.documents import read_document
 from edgeflex_services.policy_system.events import Answer, Ask, BadReportError, EventService, Report
 from edgeflex_services.policy_system.repository import UnknownError
@@ -140,6 +142,63 @@ def test_an_old_value_is_no_state_and_does_not_replace_a_newer_one(bench: Bench)
     bench.later(1.0)
     between = Report(group=GROUP, asset="G1", values={"rocof_hz_per_s": 1.0}, time_ns=START_NS - NS)
     assert bench.service.report(device, between, "rest") == []
+
+
+@pytest.mark.parametrize("ahead_ns", [1, 50_000_000, 4 * NS])
+def test_a_clock_that_is_a_little_ahead_costs_nothing(bench: Bench, ahead_ns: int) -> None:
+    bench.save("excitation", trigger())
+    report = Report(group=GROUP, asset="G1", values={"rocof_hz_per_s": 1.0}, time_ns=START_NS + ahead_ns)
+    outcomes = bench.service.report(bench.user("device"), report, "rest")
+    assert [each.did for each in outcomes] == ["asked for inertia_estimation"]
+    (_, request) = bench.asked[0]
+    assert request.time_ns == START_NS
+
+
+def test_a_policy_that_cannot_be_decided_holds_up_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.save("a_broken", sharing(GIVE_VOLTAGES))
+    bench.save("excitation", trigger())
+
+    def decide_some(document: Any, question: Any) -> Any:
+        if document.kind == "sharing":
+            raise OverflowError
+        return decide(document, question)
+
+    monkeypatch.setattr(events, "decide", decide_some)
+    assert bench.report(rocof_hz_per_s=1.0)
+    assert not bench.ask().permitted
+
+
+@pytest.mark.parametrize("role", ["editor", "manager"])
+def test_a_policy_cannot_block_those_who_could_take_it_back(bench: Bench, role: Any) -> None:
+    bench.system.accounts.set_role("admin", GROUP, "vpp", role)
+    bench.save("coup", sharing({"effect": "deny", "then": {"do": "revoke_access", "user": "vpp"}}))
+    bench.ask(user="device")
+    assert bench.user("vpp").roles[GROUP] == role
+
+
+def test_who_is_blocked_is_denied_whatever_permits(bench: Bench) -> None:
+    bench.save("share", sharing({"effect": "permit"}))
+    assert bench.ask().permitted
+    bench.system.accounts.block("admin", GROUP, "vpp", "misuse")
+    bench.system.changed()
+    assert not bench.ask().permitted
+
+
+def test_entries_that_cannot_be_written_down_are_kept_for_the_next_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(_: Any) -> None:
+        raise OSError
+
+    bench.system.journal.keep()
+    before = len(bench.system.journal.entries())
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.system.journal, "_write_down", locked)
+        bench.ask()
+        with pytest.raises(OSError):  # noqa: PT011
+            bench.system.journal.keep()
+    bench.system.journal.keep()
+    assert len(bench.system.journal.entries()) == before + 1
 
 
 def test_a_value_from_the_future_is_refused(bench: Bench) -> None:

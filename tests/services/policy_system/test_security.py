@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from served_policies import GROUP, PASSWORD, KeyPair, ServedPolicies, b64
 
@@ -176,6 +179,43 @@ def test_passwords_cannot_be_tried_out(alone: ServedPolicies) -> None:
     right = httpx.post(f"{alone.url}/token", data=form, auth=("admin", PASSWORD), timeout=20)
     assert right.status_code == 429
     assert int(right.headers["retry-after"]) > 0
+
+
+def test_many_guesses_at_once_are_no_more_than_one_after_the_other(alone: ServedPolicies) -> None:
+    def guess(at: int) -> int:
+        form = {"grant_type": "client_credentials"}
+        return httpx.post(f"{alone.url}/token", data=form, auth=("admin", f"guess {at}"), timeout=60).status_code
+
+    with ThreadPoolExecutor(40) as pool:
+        codes = list(pool.map(guess, range(80)))
+    assert codes.count(401) <= 9
+    assert psutil.Process(alone.process.pid).memory_info().rss < 400e6
+
+
+def test_a_client_secret_is_let_in_while_passwords_are_tried_out(alone: ServedPolicies) -> None:
+    form = {"grant_type": "client_credentials"}
+    alone.make_service("plain")
+    shown = alone.admin.post("/api/v1/users/plain/secret").json()
+    for at in range(12):
+        httpx.post(f"{alone.url}/token", data=form, auth=("admin", f"guess {at}"), timeout=20)
+    assert httpx.post(f"{alone.url}/token", data={**form, **shown}).status_code == 200
+
+
+def test_a_head_without_end_is_hung_up_on(alone: ServedPolicies) -> None:
+    host, port = alone.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        endless = b"".join(f"X-{at}: {'y' * 1000}\r\n".encode() for at in range(30_000))
+        with pytest.raises(OSError):  # noqa: PT011 - reset, or a broken pipe
+            connection.sendall(endless)
+    assert alone.admin.get(PATHS[2]).status_code == 200
+
+
+@pytest.mark.parametrize("body", [b'{"document":{"kind":"trigger"},"comment":"a\\u0000b","based_on":1}', b'"\x00"'])
+def test_the_character_nul_is_refused(served: ServedPolicies, body: bytes) -> None:
+    assert served.admin.put(PATHS[2], content=body).status_code == 400
+    form = {"grant_type": "client_credentials", "client_id": "a\x00b", "client_secret": "x"}
+    assert httpx.post(f"{served.url}/token", data=form).status_code == 400
 
 
 def test_tokens_cannot_be_tried_out_and_good_ones_are_let_in_meanwhile(alone: ServedPolicies) -> None:

@@ -18,9 +18,10 @@ from served_policies import AUDIENCE, KeyPair
 
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.errors import FatalError
+from edgeflex_services.policy_system import tokens
 from edgeflex_services.policy_system.accounts import NewUser
 from edgeflex_services.policy_system.system import ISSUER, PolicySystem
-from edgeflex_services.policy_system.tokens import GRANTED_FOR_S, LEEWAY_S, Refused
+from edgeflex_services.policy_system.tokens import GRANTED_FOR_S, LEEWAY_S, CannotSignError, Refused
 
 NS = 1_000_000_000
 KEY = KeyPair()
@@ -159,6 +160,51 @@ def test_a_revoked_token_is_refused_when_it_is_shown_again(system: PolicySystem)
     system.tokens.revoke("site", token)
     assert "revoked" in refused(system, token)
     assert system.tokens.check(another).name == "site"
+
+
+def test_a_token_whose_check_outlasts_a_change_is_not_known_after_it(
+    system: PolicySystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who holds a leaked key need only keep sending while the key is taken away."""
+    token = KEY.token("site")
+    real = tokens._key
+
+    def slow(loaded: Any, issuer: str, kid: object) -> Any:
+        key = real(loaded, issuer, kid)
+        monkeypatch.undo()
+        system.accounts.put_user("admin", "site", NewUser(jwks={"keys": []}))
+        system.changed()
+        return key
+
+    monkeypatch.setattr(tokens, "_key", slow)
+    system.tokens.check(token)
+    assert refused(system, token)
+
+
+def test_a_revocation_outlasts_another_token_of_the_same_name(system: PolicySystem, clock: VirtualClock) -> None:
+    stolen = KEY.token("site", jti="twice")
+    system.tokens.revoke("site", stolen)
+    system.tokens.revoke("site", KEY.token("site", jti="twice2", exp=int(time.time()) + 20))
+    clock.advance_to(clock.now_ns() + 60 * NS)
+    system.tokens.revoke("site", KEY.token("site", jti="third", iat=clock.now_ns() // NS, exp=clock.now_ns() // NS + 9))
+    assert "revoked" in refused(system, stolen)
+
+
+@pytest.mark.parametrize("claim", ["exp", "nbf", "iat"])
+def test_a_number_that_is_too_large_is_refused(system: PolicySystem, claim: str) -> None:
+    changes: dict[str, Any] = {claim: 10**400}
+    assert refused(system, KEY.token("site", **changes))
+
+
+def test_an_instance_without_the_key_of_another_serves_on(system: PolicySystem, tmp_path: Path) -> None:
+    other = PolicySystem(f"sqlite:///{tmp_path / 'policy.db'}", tmp_path / "elsewhere")
+    other.start(rotate_keys=True)
+    other.accounts.disable("admin", "site", "stolen")
+    system.changed()
+    assert refused(system, KEY.token("site"))
+    with pytest.raises(CannotSignError):
+        system.tokens.grant("other")
+    other.close()
 
 
 def test_all_tokens_of_a_user_can_be_revoked_and_new_ones_are_good(system: PolicySystem, clock: VirtualClock) -> None:
