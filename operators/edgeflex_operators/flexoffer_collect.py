@@ -40,7 +40,8 @@ class FlexofferCollectConfig(NodeConfig, frozen=True, kw_only=True):
         answers: `FlexOffer`, as `flexoffer_receive` gives them; those of other requests are passed over.
     Output:
         `FlexResponse` for each request. `Alarm` (`warning`) for an offer that is assigned after its request was
-        answered: the market counts on it, and nobody does it.
+        answered: the market counts on it, and nobody does it. Also for one that was in the answer and is taken from
+        its assignment afterwards (`canceled`, `rejected`, `invalid`): the answer counts on it.
     Errors:
         Dead letter `bad_request` for a request in which a list has not one finite value for each node.
     Source:
@@ -72,6 +73,8 @@ class FlexofferCollectState:
     """By id of an offer that waits."""
     over: dict[str, str] = field(default_factory=dict)
     """By id of an offer whose request was answered without it: that request."""
+    promised: dict[str, str] = field(default_factory=dict)
+    """By id of an offer that counts in the answer to a request, until it is executed: that request."""
     answered: dict[str, None] = field(default_factory=dict)
     """Requests that were answered, so that one which comes twice is not answered twice."""
     now_ns: int = 0
@@ -135,11 +138,20 @@ def _is_settled(asked: _Asked) -> bool:
 
 
 def _late(state: FlexofferCollectState, answer: FlexOffer) -> list[WireMessage]:
-    request_id = state.over.get(answer.id)
-    if request_id is None or answer.state not in ("assigned", "executed"):
+    text = ""
+    if answer.id in state.over and answer.state in ("assigned", "executed"):
+        request_id = state.over.pop(answer.id)
+        text = f"offer '{answer.id}' was assigned after '{request_id}' had been answered: nobody does what it says"
+    elif answer.id in state.promised and is_final(answer.state):
+        request_id = state.promised.pop(answer.id)
+        if answer.state != "executed":
+            why = f" ({answer.state_reason})" if answer.state_reason else ""
+            text = (
+                f"offer '{answer.id}' became {answer.state}{why} after its assignment had been told in the answer to "
+                f"'{request_id}': the market counts on it no more"
+            )
+    if not text:
         return []
-    del state.over[answer.id]
-    text = f"offer '{answer.id}' was assigned after '{request_id}' had been answered: nobody does what it says"
     return [Alarm(source="flexoffer_collect", severity="warning", text=text, time_ns=state.now_ns)]
 
 
@@ -149,8 +161,10 @@ def _decide(state: FlexofferCollectState, request_id: str, asked: _Asked) -> lis
         del state.request_of[offer_id]
         if each.state != "assigned" and not is_final(each.state):
             state.over[offer_id] = request_id
+        elif each.state == "assigned" and asked.request is not None and _fate(each)[0] == "assigned":
+            state.promised[offer_id] = request_id
     state.answered[request_id] = None
-    for memory in (state.over, state.answered):
+    for memory in (state.over, state.promised, state.answered):
         while len(memory) > MOST_REMEMBERED:
             del memory[next(iter(memory))]
     return [] if asked.request is None else [_answer(state, asked.request, list(asked.offers.values()))]

@@ -20,8 +20,9 @@ import msgspec
 from edgeflex_flow.errors import FatalError
 from edgeflex_flow.messages import FlexOffer
 from edgeflex_services.market_api import make_app
-from edgeflex_services.market_book import Behaviour, Demand, MarketBook, Rules
+from edgeflex_services.market_book import Behaviour, MarketBook, Rules
 from edgeflex_services.market_clearing import PRICE_LIMIT
+from edgeflex_services.market_demand import Demand
 from edgeflex_services.program import tell
 from edgeflex_services.web import add_listening, listen
 
@@ -96,7 +97,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_serv
         clients = None if options.clients is None else _read_clients(options.clients)
         book = MarketBook(rules, file=options.file, tell=_tell_json if options.json else _tell_text, seed=options.seed)
         book.behaviour = behaviour
-        book.set_demand(options.demand)
+        if options.demand:
+            book.set_demand(options.demand)
         listen(make_app(book, clients, options.clear_every), options)
     except (FatalError, msgspec.ValidationError, OSError) as error:
         parser.error(str(error))

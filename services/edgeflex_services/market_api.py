@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,20 +18,34 @@ from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.params import JSONBody, PathParameter, QueryParameter
-from litestar.status_codes import HTTP_200_OK, HTTP_304_NOT_MODIFIED, HTTP_404_NOT_FOUND, HTTP_409_CONFLICT
+from litestar.status_codes import (
+    HTTP_200_OK,
+    HTTP_304_NOT_MODIFIED,
+    HTTP_404_NOT_FOUND,
+    HTTP_409_CONFLICT,
+    HTTP_503_SERVICE_UNAVAILABLE,
+)
 from msgspec import Meta
 
-from edgeflex_connectors.payload_formats.flexoffer import Dialect, FlexOfferFormat, decode_offers, encode_offers
+from edgeflex_connectors.payload_formats.flexoffer import (
+    Dialect,
+    FlexOfferFormat,
+    decode_offers,
+    encode_offers,
+    encode_sayable_offers,
+)
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import FlexOffer
-from edgeflex_services.market_book import Behaviour, ConflictError, Demand, MarketBook
+from edgeflex_services.market_book import Behaviour, ConflictError, MarketBook
+from edgeflex_services.market_demand import Demand
 from edgeflex_services.market_page import OperationsPage
 from edgeflex_services.web import PROBLEMS, BodyGuard
 
 OPERATOR: Final = "operator"
 """The client who may set demand and behaviour, and sees all offers."""
 JSON: Final = "application/json"
+LOG = logging.getLogger("edgeflex.market")
 
 AnyRequest = Request[Any, Any, Any]
 _DialectName = Annotated[Dialect, PathParameter(description="How offers are written.")]
@@ -54,20 +69,21 @@ class DemandList(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 def make_app(book: MarketBook, clients: Mapping[str, str] | None = None, clear_every_s: float = 1.0) -> Litestar:
     """The application. `clients`: tokens by the name of their owner; None: anyone may do everything."""
     guard = _Clients(clients)
+    trade = Trade(book)
 
     @asynccontextmanager
     async def trading(_app: Litestar) -> AsyncIterator[None]:
-        task = asyncio.create_task(_trade(book, clear_every_s))
+        task = asyncio.create_task(trade.go_on(clear_every_s))
         try:
             yield
         finally:
             task.cancel()
             book.close()
 
-    routes = Router("/api/v1", route_handlers=[*_offers(book, guard), *_operation(book, guard)])
+    routes = Router("/api/v1", route_handlers=[*_offers(book, guard), *_operation(book, guard, trade)])
     security: list[dict[str, list[str]]] | None = None if clients is None else [{"bearer": []}]
     return Litestar(
-        [routes],
+        [routes, *_health(trade)],
         lifespan=[trading],
         middleware=[BodyGuard],
         exception_handlers=PROBLEMS,
@@ -83,10 +99,56 @@ def make_app(book: MarketBook, clients: Mapping[str, str] | None = None, clear_e
     )
 
 
-async def _trade(book: MarketBook, every_s: float) -> None:
-    while True:
-        book.tick(time.time_ns())
-        await asyncio.sleep(every_s)
+class Trade:
+    """Trading, and how it goes. Clears in a thread, so that requests need not wait."""
+
+    def __init__(self, book: MarketBook) -> None:
+        self.trouble = ""
+        """Why nothing could be traded the last time; empty: all is well."""
+        self._book = book
+        self._one_at_a_time = asyncio.Lock()
+
+    async def clear(self) -> int:
+        """Number of offers that were dealt with."""
+        async with self._one_at_a_time:
+            auction = self._book.auction(time.time_ns())
+            if auction is None:
+                return 0
+            cleared = await asyncio.to_thread(auction.clear)
+            return len(self._book.settle(auction, cleared, time.time_ns()))
+
+    async def go_on(self, every_s: float) -> None:
+        """Whatever happens: a full disk or a locked file may be over the next time."""
+        while True:
+            try:
+                self._book.expire(time.time_ns())
+                if self._book.behaviour.assigns:
+                    await self.clear()
+            except Exception as error:
+                if not self.trouble:
+                    LOG.exception("trading stands still")
+                self.trouble = f"{type(error).__name__}: {error}"
+            else:
+                if self.trouble:
+                    LOG.warning("trading goes on")
+                self.trouble = ""
+            await asyncio.sleep(every_s)
+
+
+def _health(trade: Trade) -> list[Any]:
+    @get("/health/live", include_in_schema=False, sync_to_thread=False)
+    def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @get("/health/ready", include_in_schema=False, sync_to_thread=False)
+    def ready() -> dict[str, str]:
+        """Whether the market trades."""
+        if trade.trouble:
+            detail = f"trading stands still: {trade.trouble}"
+            raise HTTPException(status_code=HTTP_503_SERVICE_UNAVAILABLE, detail=detail)
+        return {"status": "ready"}
+
+    return [live, ready]
 
 
 class _Clients:
@@ -133,9 +195,11 @@ def _offers(book: MarketBook, clients: _Clients) -> list[Any]:
 
     @get("/{dialect:str}/offers", summary="Offers and what became of them", tags=["offers"])
     async def look(dialect: _DialectName, request: AnyRequest, offer_id: _OfferId = None) -> Response[bytes]:
-        """Those of the client, or all for the operator. With an `ETag`."""
+        """Those of the client, or all for the operator. With an `ETag`. Offers that the dialect cannot say (text ids in
+        INEA's) are left out and counted in `X-Left-Out`; asked for by id they are a conflict."""
+        form = _format(dialect)
         seen = book.all_seen(time.time_ns(), clients.owner(request), offer_id)
-        answer = _answer(_format(dialect), seen)
+        answer = _answer(form, seen) if offer_id is not None else _sayable(form, seen)
         tag = f'"{_digest(answer.content)}"'
         if tag in [each.strip() for each in request.headers.get("if-none-match", "").split(",")]:
             return Response(b"", status_code=HTTP_304_NOT_MODIFIED, headers={"ETag": tag})
@@ -171,7 +235,7 @@ def _offers(book: MarketBook, clients: _Clients) -> list[Any]:
     return [submit, look, cancel, history]
 
 
-def _operation(book: MarketBook, clients: _Clients) -> list[Any]:
+def _operation(book: MarketBook, clients: _Clients, trade: Trade) -> list[Any]:
     @get("/demand", summary="What is needed", tags=["operation"])
     async def demand(request: AnyRequest) -> DemandList:
         """Positive energy is production that is needed."""
@@ -180,7 +244,7 @@ def _operation(book: MarketBook, clients: _Clients) -> list[Any]:
 
     @put("/demand", summary="Say what is needed", tags=["operation"])
     async def set_demand(request: AnyRequest, data: JSONBody[DemandList]) -> DemandList:
-        """In place of what was needed before."""
+        """In place of what was needed before, and as if nothing was assigned yet; the same again changes nothing."""
         clients.need_operator(request)
         book.set_demand(data.demand)
         return DemandList(demand=list(book.demand))
@@ -202,7 +266,7 @@ def _operation(book: MarketBook, clients: _Clients) -> list[Any]:
     async def clear(request: AnyRequest) -> dict[str, int]:
         """Without waiting for the next time; says how many offers were dealt with."""
         clients.need_operator(request)
-        return {"offers": len(book.clear(time.time_ns()))}
+        return {"offers": await trade.clear()}
 
     return [demand, set_demand, behaviour, set_behaviour, clear]
 
@@ -222,6 +286,11 @@ def _answer(form: FlexOfferFormat, offers: list[FlexOffer]) -> Response[bytes]:
         return Response(encode_offers(form, offers), media_type=JSON)
     except ValueError as error:
         raise HTTPException(status_code=HTTP_409_CONFLICT, detail=str(error)) from error
+
+
+def _sayable(form: FlexOfferFormat, offers: list[FlexOffer]) -> Response[bytes]:
+    body, left_out = encode_sayable_offers(form, offers)
+    return Response(body, media_type=JSON, headers={"X-Left-Out": str(left_out)} if left_out else {})
 
 
 def _digest(body: bytes) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -27,11 +28,12 @@ from edgeflex_flow.flexoffer import (
     violations,
 )
 from edgeflex_flow.messages import FlexOffer, FlexSchedule, FlexScheduleSlice, FlexState, decode_message, encode_message
-from edgeflex_services.market_clearing import PRICE_LIMIT, Bid, Bidder, clear
+from edgeflex_services.market_clearing import PRICE_LIMIT, Bid, Bidder, Clearing, clear
+from edgeflex_services.market_demand import LEAST_KWH, TRADE, Demand, DemandBook, Part, parts_of
 
 MOST_OFFERS: Final = 100_000
-LEAST_KWH: Final = 1e-6
-"""Less than this is nothing."""
+MOST_WORK: Final = 1.2e9
+"""Of one clearing, about a second: square of the offers that bound their whole energy, by intervals, by slices."""
 
 
 class ConflictError(Exception):
@@ -47,18 +49,6 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = 0.0
     refuse_reason: Annotated[str, Meta(max_length=200, description="What it says then.")] = "refused on demand"
     assigns: Annotated[bool, Meta(description="Whether it clears at all.")] = True
-
-
-class Demand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Energy that the market needs, or has too much of, in each of its intervals between two times."""
-
-    energy_kwh: Annotated[float, Meta(ge=-1e9, le=1e9, description="In each interval; positive: production is needed.")]
-    price_eur_per_kwh: Annotated[
-        float,
-        Meta(ge=-PRICE_LIMIT, le=PRICE_LIMIT, description="Most that is paid, or least that is taken if negative."),
-    ] = PRICE_LIMIT / 10
-    begin_ns: Annotated[int, Meta(ge=0, le=2**63 - 1, description="From when on, UTC nanoseconds.")] = 0
-    end_ns: Annotated[int, Meta(ge=0, le=2**63 - 1, description="Until when.")] = 2**63 - 1
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +68,22 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         return OfferLimits(self.max_duration_s, self.window_begin_s, self.window_end_s)
 
 
+class Auction(NamedTuple):
+    """What is cleared together, apart from the book: a thread of its own may do it."""
+
+    offers: list[FlexOffer]
+    bidders: list[Bidder]
+    wanted: list[tuple[int, int]]
+    """By demand and interval."""
+    bids: list[Bid]
+    """Of the demand."""
+    wholesale_eur_per_kwh: float | None
+    asked: tuple[Demand, ...]
+
+    def clear(self) -> Clearing:
+        return clear(self.bidders, self.bids, self.wholesale_eur_per_kwh)
+
+
 Tell = Callable[[FlexOffer], None]
 
 
@@ -89,9 +95,7 @@ class MarketBook:
         self.behaviour = Behaviour()
         self.version = 0
         """Grows with each change."""
-        self._demand: tuple[Demand, ...] = ()
-        self._left: dict[tuple[int, int], float] = {}
-        """By demand and interval what is still needed."""
+        self._needs = DemandBook(rules.interval_s)
         self._tell = tell or (lambda _offer: None)
         self._random = random.Random(seed)  # noqa: S311 - refuses offers in tests, guards nothing
         self._history: dict[str, list[tuple[int, FlexOffer]]] = {}
@@ -102,6 +106,9 @@ class MarketBook:
         if self._store is not None:
             for time_ns, offer in self._store.read():
                 self._remember(time_ns, offer)
+            self._needs.set(self._store.demand(rules.interval_s))
+            if self.demand:
+                self._needs.meet(self._store.parts())
 
     def close(self) -> None:
         if self._store is not None:
@@ -147,8 +154,10 @@ class MarketBook:
                 yield f"`slices[{place}]`: prices of this market stay below {PRICE_LIMIT:g} EUR/kWh"
 
     def cancel(self, offer_id: str, now_ns: int, reason: str) -> FlexOffer:
-        """Take an offer back. KeyError for an unknown one, ValueError for one that is at an end."""
+        """Take an offer back; what it was to meet of the demand is needed again. KeyError for an unknown one,
+        ValueError for one that is at an end."""
         self._change(now_ns, advanced(self._history[offer_id][-1][1], "canceled", reason))
+        self._needs.give_back(offer_id)
         return self.seen(offer_id, now_ns)
 
     def seen(self, offer_id: str, now_ns: int) -> FlexOffer:
@@ -172,14 +181,24 @@ class MarketBook:
 
     @property
     def demand(self) -> tuple[Demand, ...]:
-        return self._demand
+        return self._needs.demand
 
     def set_demand(self, demand: Sequence[Demand]) -> None:
-        """What is needed from now on; what was assigned before counts no more."""
-        self._demand, self._left = tuple(demand), {}
+        """What is needed from now on; what was assigned before counts no more. The same again changes nothing."""
+        if tuple(demand) == self.demand:
+            return
+        if self._store is not None:
+            self._store.set_demand(self.rules.interval_s, demand)
+        self._needs.set(demand)
 
     def tick(self, now_ns: int) -> None:
-        """What time brings: schedules that were executed, offers that wait in vain; then clears."""
+        """What time brings, then clears."""
+        self.expire(now_ns)
+        if self.behaviour.assigns:
+            self.clear(now_ns)
+
+    def expire(self, now_ns: int) -> None:
+        """What time brings: schedules that were executed, offers that wait in vain."""
         for offer_id in list(self._open):
             offer = self._history[offer_id][-1][1]
             until_ns = assign_before_ns(offer)
@@ -189,24 +208,31 @@ class MarketBook:
             elif offer.state == "assigned" and offer.schedule is not None and _end_ns(offer) < now_ns:
                 self._change(now_ns, advanced(offer, "executed", "its schedule is over"))
         self._forget(now_ns)
-        if self.behaviour.assigns:
-            self.clear(now_ns)
 
     def clear(self, now_ns: int) -> list[FlexOffer]:
         """Assign schedules to all accepted offers whose time is not over; those that nobody needs are canceled."""
-        waiting = [self._history[each][-1][1] for each in self._open]
-        offers = [each for each in waiting if each.state == "accepted" and (assign_before_ns(each) or 0) >= now_ns]
-        if not offers:
-            return []
-        bidders = [self._bidder(each) for each in offers]
+        auction = self.auction(now_ns)
+        return [] if auction is None else self.settle(auction, auction.clear(), now_ns)
+
+    def auction(self, now_ns: int) -> Auction | None:
+        """What is to be cleared, if there is anything. Offers that would take too long wait for the next time."""
+        waiting = [self._history[each][-1][1] for each in self._open if self._may_be_assigned(each, now_ns)]
+        if not waiting:
+            return None
+        offers, bidders = _bearable(waiting, [self._bidder(each) for each in waiting])
         intervals = sorted({int(bid.interval) for each in bidders for bid in each.bids})  # type: ignore[call-overload]
-        wanted = [(number, interval) for interval in intervals for number in self._wanted_in(interval)]
-        demand = [self._bid_of(number, interval) for number, interval in wanted]
-        cleared = clear(bidders, demand, self.rules.wholesale_eur_per_kwh)
-        for key, taken in zip(wanted, cleared.demand_kwh, strict=True):
-            self._left[key] = self._still_wanted(key) + taken
+        wanted = [(number, interval) for interval in intervals for number in self._needs.wanted_in(interval)]
+        bids = [self._needs.bid_of(number, interval) for number, interval in wanted]
+        return Auction(offers, bidders, wanted, bids, self.rules.wholesale_eur_per_kwh, self.demand)
+
+    def settle(self, auction: Auction, cleared: Clearing, now_ns: int) -> list[FlexOffer]:
+        """Assign what was found. Meanwhile offers may have been taken back: theirs is needed still. If the demand is
+        another one by now, all wait for the next time."""
+        if self.demand is not auction.asked:
+            return []
         changed: list[FlexOffer] = []
-        for offer, bidder, energies in zip(offers, bidders, cleared.energies_kwh, strict=True):
+        given: defaultdict[int, dict[str, float]] = defaultdict(dict)
+        for offer, bidder, energies in zip(auction.offers, auction.bidders, cleared.energies_kwh, strict=True):
             if max(abs(each) for each in energies) < LEAST_KWH:
                 changed.append(advanced(offer, "canceled", "nothing of it is needed at its price"))
                 continue
@@ -219,9 +245,19 @@ class MarketBook:
                 ),
             )
             changed.append(advanced(offer, "assigned", "assigned by merit order", schedule))
-        for each in changed:
-            self._change(now_ns, each)
+            for bid, energy in zip(bidder.bids, energies, strict=True):
+                given[int(bid.interval)][offer.id] = energy  # type: ignore[call-overload]
+        changed = [each for each in changed if self._may_be_assigned(each.id, now_ns)]
+        parts = parts_of(dict(zip(auction.wanted, cleared.demand_kwh, strict=True)), given)
+        ids = {TRADE, *(each.id for each in changed)}
+        parts = [each for each in parts if each.offer_id in ids]
+        self._change(now_ns, *changed, parts=parts)
+        self._needs.meet(parts)
         return changed
+
+    def _may_be_assigned(self, offer_id: str, now_ns: int) -> bool:
+        offer = self._history[offer_id][-1][1]
+        return offer.state == "accepted" and (assign_before_ns(offer) or 0) >= now_ns
 
     def _bidder(self, offer: FlexOffer) -> Bidder:
         """A slice counts in the interval of the market that holds its middle."""
@@ -243,20 +279,6 @@ class MarketBook:
         ]
         return Bidder(tuple(bids), *total_bounds_kwh(offer))
 
-    def _wanted_in(self, interval: int) -> list[int]:
-        """Numbers of the demands that cover an interval and are not met yet."""
-        begin_ns = interval * self.rules.interval_s * NS_PER_S
-        covering = [n for n, each in enumerate(self._demand) if each.begin_ns <= begin_ns < each.end_ns]
-        return [number for number in covering if abs(self._still_wanted((number, interval))) > LEAST_KWH]
-
-    def _still_wanted(self, key: tuple[int, int]) -> float:
-        return self._left.get(key, self._demand[key[0]].energy_kwh)
-
-    def _bid_of(self, number: int, interval: int) -> Bid:
-        """Production that is needed is bought, as energy that is consumed."""
-        needed, price = self._still_wanted((number, interval)), self._demand[number].price_eur_per_kwh
-        return Bid(interval, -max(needed, 0.0), max(-needed, 0.0), price, price)
-
     def _forget(self, now_ns: int) -> None:
         """Offers that have been at an end for long; the first ones that came are looked at alone."""
         until_ns = now_ns - round(self.rules.keep_s * NS_PER_S)
@@ -265,17 +287,20 @@ class MarketBook:
             if offer_id in self._open or history[-1][0] >= until_ns:
                 break
             del self._history[offer_id], self._came[offer_id]
+            self._needs.forget(offer_id)
             self.version += 1
             if self._store is not None:
                 self._store.forget(offer_id)
 
     # History --------------------------------------------------------------------------------------------------------
 
-    def _change(self, now_ns: int, offer: FlexOffer) -> None:
+    def _change(self, now_ns: int, *offers: FlexOffer, parts: Sequence[Part] = ()) -> None:
+        """All of it or nothing, if the file cannot be written."""
         if self._store is not None:
-            self._store.add(now_ns, offer)
-        self._remember(now_ns, offer)
-        self._tell(offer)
+            self._store.add(now_ns, offers, parts)
+        for each in offers:
+            self._remember(now_ns, each)
+            self._tell(each)
 
     def _remember(self, time_ns: int, offer: FlexOffer) -> None:
         self._came.setdefault(offer.id, offer)
@@ -285,6 +310,20 @@ class MarketBook:
             self._open.pop(offer.id, None)
         else:
             self._open[offer.id] = None
+
+
+def _bearable(offers: Sequence[FlexOffer], bidders: Sequence[Bidder]) -> tuple[list[FlexOffer], list[Bidder]]:
+    """As many as can be cleared at once, the first that came before others; one at least."""
+    intervals = len({bid.interval for each in bidders for bid in each.bids})
+    taken: list[tuple[FlexOffer, Bidder]] = []
+    coupled = bids = 0
+    for offer, bidder in zip(offers, bidders, strict=True):
+        if bidder.is_bounded:
+            if coupled and (coupled + 1) ** 2 * intervals * (bids + len(bidder.bids)) > MOST_WORK:
+                continue
+            coupled, bids = coupled + 1, bids + len(bidder.bids)
+        taken.append((offer, bidder))
+    return [offer for offer, _ in taken], [bidder for _, bidder in taken]
 
 
 def _terms(offer: FlexOffer) -> FlexOffer:
@@ -307,6 +346,12 @@ class _Store:
             "CREATE TABLE IF NOT EXISTS changes (id TEXT NOT NULL, time_ns INTEGER NOT NULL, offer TEXT NOT NULL)"
         )
         self._database.execute("CREATE INDEX IF NOT EXISTS changes_by_id ON changes (id)")
+        self._database.execute("CREATE TABLE IF NOT EXISTS demand (interval_s INTEGER NOT NULL, demand TEXT NOT NULL)")
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS parts (id TEXT NOT NULL, number INTEGER NOT NULL, interval INTEGER NOT NULL, "
+            "energy_kwh REAL NOT NULL)"
+        )
+        self._database.execute("CREATE INDEX IF NOT EXISTS parts_by_id ON parts (id)")
         self._database.commit()
 
     def read(self) -> Iterator[tuple[int, FlexOffer]]:
@@ -315,11 +360,34 @@ class _Store:
                 offer: Any = decode_message(text, (FlexOffer,))
                 yield time_ns, offer
 
-    def add(self, time_ns: int, offer: FlexOffer) -> None:
+    def demand(self, interval_s: int) -> list[Demand]:
+        """None for a market that had other intervals."""
+        found = self._database.execute("SELECT demand FROM demand WHERE interval_s = ?", (interval_s,)).fetchone()
+        return [] if found is None else msgspec.json.decode(found[0], type=list[Demand])
+
+    def parts(self) -> list[Part]:
+        """Of the demand."""
+        rows = self._database.execute("SELECT id, number, interval, energy_kwh FROM parts")
+        return [Part(*each) for each in rows.fetchall()]
+
+    def set_demand(self, interval_s: int, demand: Sequence[Demand]) -> None:
         with self._database:
+            self._database.execute("DELETE FROM demand")
+            self._database.execute("DELETE FROM parts")
             self._database.execute(
-                "INSERT INTO changes VALUES (?, ?, ?)", (offer.id, time_ns, encode_message(offer).decode())
+                "INSERT INTO demand VALUES (?, ?)", (interval_s, msgspec.json.encode(demand).decode())
             )
+
+    def add(self, time_ns: int, offers: Sequence[FlexOffer], parts: Sequence[Part]) -> None:
+        with self._database:
+            self._database.executemany(
+                "INSERT INTO changes VALUES (?, ?, ?)",
+                [(each.id, time_ns, encode_message(each).decode()) for each in offers],
+            )
+            self._database.executemany(
+                "DELETE FROM parts WHERE id = ?", [(each.id,) for each in offers if each.state == "canceled"]
+            )
+            self._database.executemany("INSERT INTO parts VALUES (?, ?, ?, ?)", parts)
 
     def forget(self, offer_id: str) -> None:
         with self._database:

@@ -197,3 +197,27 @@ def test_request_that_nothing_names_is_refused() -> None:
         ask(CONFIG, start(CONFIG), replace(ASKED, id="", time_ns=None))
     with pytest.raises(BadMessageError, match="2 nodes"):
         ask(CONFIG, start(CONFIG), request([(1.0,)]))
+
+
+def test_offer_that_is_canceled_after_its_assignment_was_answered_raises_an_alarm() -> None:
+    state, [first, second] = waiting(ASKED)
+    take(CONFIG, state, assigned(first, 1.0))
+    assert answer_of(take(CONFIG, state, assigned(second, 1.0))).status == "full"
+    assert take(CONFIG, state, assigned(first, 1.0)) == []
+    canceled = replace(first, state="canceled", state_reason="line is out")
+    [alarm] = take(CONFIG, state, canceled)
+    assert isinstance(alarm, Alarm)
+    assert alarm.text == (
+        f"offer '{first.id}' became canceled (line is out) after its assignment had been told in the answer to "
+        "'mpc@1': the market counts on it no more"
+    )
+    assert take(CONFIG, state, canceled) == []
+    assert take(CONFIG, state, replace(second, state="executed")) == []
+    assert state.promised == {}
+
+
+def test_offer_whose_schedule_was_unusable_may_be_canceled_without_an_alarm() -> None:
+    state, [first, second] = waiting(ASKED)
+    take(CONFIG, state, assigned(first, 2.0))
+    take(CONFIG, state, assigned(second, 1.0))
+    assert take(CONFIG, state, replace(first, state="canceled")) == []

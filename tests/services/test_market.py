@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +103,23 @@ def test_errors_are_problems(market: MarketProcess) -> None:
         (client.http.delete("/edgeflex/offers", params={"id": "nobody's"}), 404, "no offer has the id"),
         (client.http.put("/behaviour", json={"delay_s": -1}), 400, "Validation failed"),
         (client.http.put("/demand", json={"demand": [{"energy": 1}]}), 400, "Validation failed"),
-        (client.http.get("/inea/offers"), 409, "a whole number in this dialect"),
+        (client.http.get("/inea/offers", params={"id": "taken"}), 409, "a whole number in this dialect"),
     ]
     for answer, status, text in cases:
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
         assert text in answer.json()["detail"]
+
+
+def test_offers_that_a_dialect_cannot_say_are_left_out_of_its_list() -> None:
+    with MarketProcess() as market:
+        client = Client(market)
+        client.offer(fresh(id="text"), fresh(id="4711"))
+        answer = client.http.get("/inea/offers")
+        assert (answer.status_code, answer.headers["x-left-out"]) == (200, "1")
+        assert [each.id for each in decode_offers(FORMS["inea"], answer.content)] == ["4711"]
+        whole = client.http.get("/goflex/offers")
+        assert [each.id for each in decode_offers(FORMS["goflex"], whole.content)] == ["text", "4711"]
+        assert "x-left-out" not in whole.headers
 
 
 def test_offers_may_be_taken_back(market: MarketProcess) -> None:
@@ -170,6 +184,28 @@ def test_market_ends_in_order_and_goes_on_from_its_file(tmp_path: Path) -> None:
         assert market.stop() == 0
     with MarketProcess("--file", file) as market:
         assert [each.state for each in Client(market).look()] == ["assigned"]
+
+
+def test_market_goes_on_once_its_file_can_be_written_again(tmp_path: Path) -> None:
+    file = tmp_path / "market.db"
+    with MarketProcess("--file", str(file)) as market:
+        client = Client(market)
+        market.put("/api/v1/behaviour", {"assigns": False})
+        client.offer(fresh(id="1"))
+
+        def ready() -> httpx.Response:
+            return httpx.get(f"{market.url}/health/ready", timeout=30.0)
+
+        assert ready().json() == {"status": "ready"}
+        with closing(sqlite3.connect(file, isolation_level=None)) as lock:
+            lock.execute("BEGIN IMMEDIATE")
+            httpx.put(f"{market.url}/api/v1/behaviour", json={"assigns": True}, timeout=30.0).raise_for_status()
+            wait_until(lambda: ready().status_code == 503, 30.0)
+            assert ready().json()["detail"] == "trading stands still: OperationalError: database is locked"
+            lock.execute("ROLLBACK")
+        wait_until(lambda: market.states("assigned"), 30.0)
+        wait_until(lambda: ready().status_code == 200, 30.0)
+        assert httpx.get(f"{market.url}/health/live", timeout=30.0).json() == {"status": "live"}
 
 
 @pytest.mark.parametrize(

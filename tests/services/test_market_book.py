@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from msgspec.structs import replace
 
 from edgeflex_flow.flexoffer import NS_PER_S, may_follow, schedule_violations
 from edgeflex_flow.messages import FlexOffer, FlexSlice
-from edgeflex_services.market_book import Behaviour, ConflictError, Demand, MarketBook, Rules
+from edgeflex_services.market_api import Trade
+from edgeflex_services.market_book import Behaviour, ConflictError, MarketBook, Rules
+from edgeflex_services.market_demand import Demand
 
 NOW_NS = START_NS - 50 * NS_PER_S
 
@@ -52,6 +56,43 @@ def test_demand_is_met_in_order_of_merit_and_only_once() -> None:
     book.submit(an_offer(id="later", slices=slices), NOW_NS)
     [later] = book.clear(NOW_NS)
     assert later.state == "canceled"
+
+
+def production(name: str, energy_kwh: float, price: float = 0.1) -> FlexOffer:
+    slices = (FlexSlice(lower_kwh=0.0, upper_kwh=energy_kwh, price_max_eur_per_kwh=price),)
+    return an_offer(id=name, slices=slices)
+
+
+def assigned_kwh(book: MarketBook, name: str) -> list[float]:
+    """What is assigned to an offer, nothing if it is none."""
+    schedule = book.seen(name, START_NS).schedule
+    return [] if schedule is None else [each.energy_kwh for each in schedule.slices]
+
+
+def test_offer_that_is_taken_back_after_its_assignment_is_replaced() -> None:
+    book = market(wholesale_eur_per_kwh=None)
+    book.set_demand([Demand(energy_kwh=4.0)])
+    for name, energy_kwh in (("1", 3.0), ("2", 1.0)):
+        book.submit(production(name, energy_kwh), NOW_NS)
+    book.clear(NOW_NS)
+    book.cancel("1", NOW_NS, "taken back")
+    book.submit(production("3", 4.0), NOW_NS)
+    book.clear(NOW_NS)
+    assert [assigned_kwh(book, name) for name in ("2", "3")] == [[1.0], [pytest.approx(3.0)]]
+    book.submit(production("4", 4.0), NOW_NS)
+    assert [each.state for each in book.clear(NOW_NS)] == ["canceled"]
+
+
+def test_what_the_trade_outside_meets_is_not_bought_again_when_an_offer_is_taken_back() -> None:
+    book = market(wholesale_eur_per_kwh=0.2)
+    book.set_demand([Demand(energy_kwh=4.0, price_eur_per_kwh=0.5)])
+    book.submit(production("1", 1.0), NOW_NS)
+    book.clear(NOW_NS)
+    book.cancel("1", NOW_NS, "taken back")
+    book.rules = Rules(wholesale_eur_per_kwh=None)
+    book.submit(production("2", 4.0), NOW_NS)
+    book.clear(NOW_NS)
+    assert assigned_kwh(book, "2") == [pytest.approx(1.0)]
 
 
 def test_energy_that_is_too_much_is_sold_to_consumers() -> None:
@@ -157,6 +198,85 @@ def test_market_goes_on_from_its_file(tmp_path: Path) -> None:
     assert again.all_seen(NOW_NS) == before
     assert [each.id for each in again.clear(NOW_NS)] == ["2"]
     assert [each.state for _, each in again.history("1")] == ["offered", "accepted", "assigned"]
+    again.close()
+
+
+def test_what_changes_while_an_auction_is_cleared_is_respected() -> None:
+    book = market(wholesale_eur_per_kwh=None)
+    book.set_demand([Demand(energy_kwh=4.0)])
+    for name in ("1", "2"):
+        book.submit(production(name, 2.0), NOW_NS)
+    auction = book.auction(NOW_NS)
+    assert auction is not None
+    cleared = auction.clear()
+    book.cancel("1", NOW_NS, "taken back")
+    assert [each.id for each in book.settle(auction, cleared, NOW_NS)] == ["2"]
+    book.submit(production("3", 4.0), NOW_NS)
+    auction = book.auction(NOW_NS)
+    assert auction is not None
+    cleared = auction.clear()
+    assert cleared.energies_kwh[0] == pytest.approx((2.0,))
+    book.set_demand([])
+    assert book.settle(auction, cleared, NOW_NS) == []
+    assert book.seen("3", NOW_NS).state == "accepted"
+
+
+def of_a_day(name: str) -> FlexOffer:
+    """Bounds its energy as a whole, which couples its intervals."""
+    slices = tuple(
+        FlexSlice(lower_kwh=0.0, upper_kwh=4.0, price_max_eur_per_kwh=(place * 37 % 96) / 100) for place in range(96)
+    )
+    return an_offer(id=name, slices=slices, total_lower_kwh=10.0, total_upper_kwh=50.0)
+
+
+def test_offers_that_take_long_to_clear_are_cleared_in_lots_in_order_of_arrival() -> None:
+    book = market()
+    for number in range(60):
+        book.submit(of_a_day(str(number)), NOW_NS)
+    book.submit(production("simple", 1.0), NOW_NS)
+    lots = [[each.id for each in book.clear(NOW_NS)] for _ in range(3)]
+    assert lots == [[*map(str, range(50)), "simple"], [*map(str, range(50, 60))], []]
+
+
+def test_requests_need_not_wait_for_a_clearing() -> None:
+    async def turns() -> int:
+        book = market()
+        now_ns = time.time_ns() // NS_PER_S * NS_PER_S
+        for number in range(50):
+            times = ("accept_before_ns", "assign_before_ns", "start_after_ns", "start_before_ns")
+            later = dict.fromkeys(times, now_ns + 600 * NS_PER_S)
+            book.submit(replace(of_a_day(str(number)), created_ns=now_ns, **later), now_ns)
+        clearing = asyncio.create_task(Trade(book).clear())
+        count = 0
+        while not clearing.done():
+            await asyncio.sleep(0.001)
+            count += 1
+        assert await clearing == 50
+        return count
+
+    assert asyncio.run(turns()) > 5
+
+
+def test_demand_is_not_met_twice_after_a_restart(tmp_path: Path) -> None:
+    demand = [Demand(energy_kwh=4.0)]
+    for number, (taken_back, expected) in enumerate([(None, [4.0]), (None, []), ("1-0", [4.0]), (None, [])]):
+        book = MarketBook(Rules(wholesale_eur_per_kwh=None), file=tmp_path / "market.db")
+        assert list(book.demand) == (demand if number else [])
+        book.set_demand(demand)
+        if taken_back is not None:
+            book.cancel("1-0", NOW_NS, "taken back")
+        book.submit(production(f"1-{number}", 4.0), NOW_NS)
+        book.clear(NOW_NS)
+        assert assigned_kwh(book, f"1-{number}") == expected
+        book.close()
+
+
+def test_demand_of_a_market_with_other_intervals_counts_no_more(tmp_path: Path) -> None:
+    book = MarketBook(Rules(interval_s=60), file=tmp_path / "market.db")
+    book.set_demand([Demand(energy_kwh=4.0)])
+    book.close()
+    again = MarketBook(Rules(interval_s=900), file=tmp_path / "market.db")
+    assert again.demand == ()
     again.close()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, cast
 
 import msgspec
@@ -207,10 +207,10 @@ def _offer(config: FlexOfferFormat, payload: bytes) -> FlexOffer:
     schedule = _schedule(config, found.flexOfferSchedule, "flexOfferSchedule")
     low, high = _bounds(config, found.totalEnergyConstraint or _Bounds(), "totalEnergyConstraint")
     return FlexOffer(
-        id=_text(found.id, "id") or _refuse("`id`: an offer has one"),
+        id=_text(found.id) or _refuse("`id`: an offer has one"),
         state=_state(found.state, schedule),
         state_reason=found.stateReason or "",
-        offered_by=_text(found.offeredById, "offeredById"),
+        offered_by=_text(found.offeredById),
         location=_location(found.locationId),
         request_id=found.requestId or "",
         quantity=_quantity(found.flexOfferProfilType),
@@ -236,7 +236,7 @@ def _refuse(text: str) -> Any:
     raise BadFieldError(text)
 
 
-def _text(value: str | int | None, _field: str) -> str:
+def _text(value: str | int | None) -> str:
     return "" if value is None else str(value)
 
 
@@ -337,9 +337,24 @@ def _schedule(config: FlexOfferFormat, found: _Schedule | None, field: str) -> F
 # What is written ------------------------------------------------------------------------------------------------------
 
 
-def encode_offers(config: FlexOfferFormat, offers: list[FlexOffer]) -> bytes:
+def encode_offers(config: FlexOfferFormat, offers: Iterable[FlexOffer]) -> bytes:
     """Several offers: an array, under `flexOffer` where the dialect has it so. ValueError for what it cannot say."""
-    objects = [_object(config, each) for each in offers]
+    return _together(config, [_object(config, each) for each in offers])
+
+
+def encode_sayable_offers(config: FlexOfferFormat, offers: Iterable[FlexOffer]) -> tuple[bytes, int]:
+    """Like `encode_offers`, without the offers that the dialect cannot say; and how many these are."""
+    objects: list[dict[str, Any]] = []
+    left_out = 0
+    for each in offers:
+        try:
+            objects.append(_object(config, each))
+        except ValueError:
+            left_out += 1
+    return _together(config, objects), left_out
+
+
+def _together(config: FlexOfferFormat, objects: list[dict[str, Any]]) -> bytes:
     return msgspec.json.encode({"flexOffer": objects} if _STYLES[config.dialect].wraps else objects)
 
 
