@@ -22,7 +22,7 @@ LONGEST_RETRY_S = 60.0
 """Longest wait after failures, unless the period is longer."""
 JITTER = 0.2
 CLOCK_LOOK_S = 1.0
-"""While a policy is to begin or end, the time of day is looked at so often: it may be set."""
+"""The time of day may be set: it is looked at so often while a policy is to begin or end, or its age is from disk."""
 MOST_KEEP_PERIOD_S = 60.0
 """The time of the last contact goes to disk so often at least; with a short `max_age` more often."""
 KEEP_PERIODS = 50
@@ -102,8 +102,14 @@ class PolicyWatch:
 
     @property
     def age_s(self) -> float:
-        """How long ago the policy system was last in contact, by a clock that does not jump within a run."""
-        return self._age_then_s + (self._clock.monotonic_ns() - self._age_at_ns) / NS
+        """How long ago the policy system was last in contact, by a clock that does not jump within a run.
+
+        Of what comes from disk, the larger age of this clock and of the time of day, which may be set only later.
+        """
+        age_s = self._age_then_s + (self._clock.monotonic_ns() - self._age_at_ns) / NS
+        if self._is_kept and self._contact_ns is not None:
+            return max(age_s, (self._clock.now_ns() - self._contact_ns) / NS)
+        return age_s
 
     def start(self) -> None:
         """Take what is on disk, and begin to ask."""
@@ -151,6 +157,8 @@ class PolicyWatch:
         wait_s = next_s - self._now_s()
         if not self._is_expired() and self._policies:
             wait_s = min(wait_s, self._terms.max_age_s - self.age_s)
+        if self._is_kept:
+            wait_s = min(wait_s, CLOCK_LOOK_S)
         now_ns = self._clock.now_ns()
         edges = [edge for each in self._policies.values() for edge in (each.valid_from_ns, each.valid_until_ns)]
         ahead = [edge - now_ns for edge in edges if edge is not None and edge > now_ns]
