@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ from edgeflex_flow.policy_keep import CorruptKeepError, KeptPolicies, PolicyKeep
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
 """Longest wait after failures, unless the period is longer."""
+LONGEST_ASKED_S = 60.0
+"""Longest wait that a policy system may ask for: it could keep a flow from its policies for long."""
 JITTER = 0.2
 CLOCK_LOOK_S = 1.0
 """The time of day may be set: it is looked at so often while a policy is to begin or end, or its age is from disk."""
@@ -191,7 +194,9 @@ class PolicyWatch:
         changed = answer is not None and self._take(answer)
         self._tell()
         self._save(only_due=not changed)
-        return due_s + period_s
+        # After a slow answer, or a computer that slept, missed requests are left out.
+        missed = max(math.floor((self._now_s() - due_s) / period_s), 0)
+        return due_s + (missed + 1) * period_s
 
     def _failed(self, error: PolicySystemError) -> float:
         """Count and tell a failure; how long to wait."""
@@ -201,12 +206,13 @@ class PolicyWatch:
         self._counters.add_all(failures=1, not_admitted=int(error.is_refusal))
         if self._failures & (self._failures - 1) == 0:  # the 1st, 2nd, 4th, 8th …: lines at growing intervals
             self._log.warning("policies: %s; what was said last holds; trying again", error)
+        asked_s = min(error.wait_s, LONGEST_ASKED_S)
         first_s = min(FIRST_RETRY_S, self._terms.refresh_s)
         delay_s = min(first_s * 2.0 ** min(self._failures - 1, 32), max(self._terms.refresh_s, LONGEST_RETRY_S))
-        return max(delay_s * random.uniform(1 - JITTER, 1 + JITTER), error.wait_s)  # noqa: S311 - spreads calls
+        return max(delay_s * random.uniform(1 - JITTER, 1 + JITTER), asked_s)  # noqa: S311 - spreads calls
 
     def _take(self, answer: PolicyAnswer) -> bool:
-        """Use an answer; whether it says anything new."""
+        """Use an answer; whether other policies are known by it than before."""
         wanted = set(self._ids)
         given = {each.policy_id: each for each in answer.policies if not wanted or each.policy_id in wanted}
         unreadable = [each for each in answer.unreadable if not wanted or each in wanted]
@@ -220,11 +226,21 @@ class PolicyWatch:
         for name in sorted(withdrawn):
             self._counters.add("withdrawn")
             self._log.warning("policies: %r is withdrawn, or not for this site any more; defaults hold", name)
-        changed = new != self._policies or self._etag != answer.etag
+        self._tell_back(given)
+        changed = new != self._policies
         self._withdrawn = frozenset((self._withdrawn | withdrawn) - new.keys())
         # Of an answer that cannot be read as a whole the next one is wanted in any case.
         self._policies, self._etag = new, "" if unreadable else answer.etag
         return changed
+
+    def _tell_back(self, given: Mapping[str, Policy]) -> None:
+        """Tell of versions lower than those known. They are taken: the policy system decides."""
+        for name, policy in sorted(given.items()):
+            known = self._policies.get(name)
+            if known is not None and policy.version < known.version:
+                self._counters.add("version_back")
+                text = "policies: %r is version %d now, and was %d: the policy system went back"
+                self._log.warning(text, name, policy.version, known.version)
 
     def _is_expired(self) -> bool:
         return bool(self._policies) and self.age_s >= self._terms.max_age_s

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from broker import wait_until
-from http_service import Reply
-from policy_server import PolicyServer
+from http_service import Reply, json_reply
+from policy_server import GROUP, PolicyServer
 
 from edgeflex_connectors import policy_system
 from edgeflex_flow.clock import SystemClock
@@ -103,3 +105,65 @@ def test_within_a_run_the_time_of_day_makes_nothing_old(server: PolicyServer, ma
         asked = len(server.asked_s)
         wait_until(lambda: len(server.asked_s) > asked + 2)
         assert found.in_force == {"trigger": 1}
+
+
+def test_after_a_slow_answer_missed_requests_are_left_out(server: PolicyServer, make_context: ContextMaker) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    with following(server, make_context, refresh=0.1, read_timeout=5.0, request_timeout=5.0):
+        asked = len(server.asked_s)
+
+        def slow(_request: object) -> Reply:
+            server.fault = None
+            time.sleep(1.0)  # ten periods
+            return json_reply({"policies": []})
+
+        server.fault = slow
+        wait_until(lambda: len(server.asked_s) > asked + 6)
+    gaps_s = [after - before for before, after in pairwise(server.asked_s[asked:])]
+    after_s = server.asked_s[asked + gaps_s.index(max(gaps_s)) + 1]
+    assert max(gaps_s) > 0.9
+    assert sum(after_s <= each < after_s + 0.1 for each in server.asked_s) <= 2
+
+
+def test_a_policy_system_keeps_nobody_waiting_for_an_hour(
+    server: PolicyServer, make_context: ContextMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeflex_flow.policy_watch.LONGEST_ASKED_S", 0.5)
+    server.fault = lambda _request: Reply(429, b"", {"Retry-After": "3600"})
+    with following(server, make_context, refresh=0.1):
+        wait_until(lambda: len(server.asked_s) >= 3)
+    assert min(after - before for before, after in pairwise(server.asked_s)) >= 0.5
+
+
+def test_only_other_policies_are_written_at_once(
+    server: PolicyServer, make_context: ContextMaker, tmp_path: Path, synced: list[Path]
+) -> None:
+    policy = {"type": "policy", "policy_id": "trigger", "policy_group": GROUP, "policy_kind": "trigger", "fields": {}}
+    version = 1
+
+    def give(_request: object) -> Reply:
+        return json_reply({"policies": [{**policy, "version": version}]}, etag=f'"{len(server.asked_s)}"')
+
+    server.fault = give
+    keep = PolicyKeep(tmp_path / "keep", ("site", "flow"))
+    with following(server, make_context, keep=keep, refresh=0.05) as found:
+        wait_until(lambda: found.in_force == {"trigger": 1} and len(server.asked_s) > 2)
+        asked, written = len(server.asked_s), len(synced)
+        wait_until(lambda: len(server.asked_s) > asked + 10)
+        assert len(synced) == written
+        version = 2
+        wait_until(lambda: len(synced) > written)
+
+
+def test_a_lower_version_is_taken_and_told(
+    server: PolicyServer, make_context: ContextMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.save("trigger", version=7, onset="0.1 Hz/s")
+    with following(server, make_context, refresh=0.1) as found:
+        wait_until(lambda: found.in_force == {"trigger": 7})
+        server.save("trigger", version=3, onset="0.2 Hz/s")
+        wait_until(lambda: found.in_force == {"trigger": 3})
+        asked = len(server.asked_s)
+        wait_until(lambda: len(server.asked_s) > asked + 2)
+        assert found.counters.get("version_back") == 1
+    assert "'trigger' is version 3 now, and was 7" in caplog.text
