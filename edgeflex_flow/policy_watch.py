@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +21,11 @@ from edgeflex_flow.policy_keep import CorruptKeepError, KeptPolicies, PolicyKeep
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
 """Longest wait after failures, unless the period is longer."""
+LONGEST_ASKED_S = 60.0
+"""Longest wait that a policy system may ask for: it could keep a flow from its policies for long."""
 JITTER = 0.2
 CLOCK_LOOK_S = 1.0
-"""While a policy is to begin or end, the time of day is looked at so often: it may be set."""
+"""The time of day may be set: it is looked at so often while a policy is to begin or end, or its age is from disk."""
 MOST_KEEP_PERIOD_S = 60.0
 """The time of the last contact goes to disk so often at least; with a short `max_age` more often."""
 KEEP_PERIODS = 50
@@ -102,8 +105,14 @@ class PolicyWatch:
 
     @property
     def age_s(self) -> float:
-        """How long ago the policy system was last in contact, by a clock that does not jump within a run."""
-        return self._age_then_s + (self._clock.monotonic_ns() - self._age_at_ns) / NS
+        """How long ago the policy system was last in contact, by a clock that does not jump within a run.
+
+        Of what comes from disk, the larger age of this clock and of the time of day, which may be set only later.
+        """
+        age_s = self._age_then_s + (self._clock.monotonic_ns() - self._age_at_ns) / NS
+        if self._is_kept and self._contact_ns is not None:
+            return max(age_s, (self._clock.now_ns() - self._contact_ns) / NS)
+        return age_s
 
     def start(self) -> None:
         """Take what is on disk, and begin to ask."""
@@ -151,6 +160,8 @@ class PolicyWatch:
         wait_s = next_s - self._now_s()
         if not self._is_expired() and self._policies:
             wait_s = min(wait_s, self._terms.max_age_s - self.age_s)
+        if self._is_kept:
+            wait_s = min(wait_s, CLOCK_LOOK_S)
         now_ns = self._clock.now_ns()
         edges = [edge for each in self._policies.values() for edge in (each.valid_from_ns, each.valid_until_ns)]
         ahead = [edge - now_ns for edge in edges if edge is not None and edge > now_ns]
@@ -183,7 +194,9 @@ class PolicyWatch:
         changed = answer is not None and self._take(answer)
         self._tell()
         self._save(only_due=not changed)
-        return due_s + period_s
+        # After a slow answer, or a computer that slept, missed requests are left out.
+        missed = max(math.floor((self._now_s() - due_s) / period_s), 0)
+        return due_s + (missed + 1) * period_s
 
     def _failed(self, error: PolicySystemError) -> float:
         """Count and tell a failure; how long to wait."""
@@ -193,12 +206,13 @@ class PolicyWatch:
         self._counters.add_all(failures=1, not_admitted=int(error.is_refusal))
         if self._failures & (self._failures - 1) == 0:  # the 1st, 2nd, 4th, 8th …: lines at growing intervals
             self._log.warning("policies: %s; what was said last holds; trying again", error)
+        asked_s = min(error.wait_s, LONGEST_ASKED_S)
         first_s = min(FIRST_RETRY_S, self._terms.refresh_s)
         delay_s = min(first_s * 2.0 ** min(self._failures - 1, 32), max(self._terms.refresh_s, LONGEST_RETRY_S))
-        return max(delay_s * random.uniform(1 - JITTER, 1 + JITTER), error.wait_s)  # noqa: S311 - spreads calls
+        return max(delay_s * random.uniform(1 - JITTER, 1 + JITTER), asked_s)  # noqa: S311 - spreads calls
 
     def _take(self, answer: PolicyAnswer) -> bool:
-        """Use an answer; whether it says anything new."""
+        """Use an answer; whether other policies are known by it than before."""
         wanted = set(self._ids)
         given = {each.policy_id: each for each in answer.policies if not wanted or each.policy_id in wanted}
         unreadable = [each for each in answer.unreadable if not wanted or each in wanted]
@@ -212,11 +226,21 @@ class PolicyWatch:
         for name in sorted(withdrawn):
             self._counters.add("withdrawn")
             self._log.warning("policies: %r is withdrawn, or not for this site any more; defaults hold", name)
-        changed = new != self._policies or self._etag != answer.etag
+        self._tell_back(given)
+        changed = new != self._policies
         self._withdrawn = frozenset((self._withdrawn | withdrawn) - new.keys())
         # Of an answer that cannot be read as a whole the next one is wanted in any case.
         self._policies, self._etag = new, "" if unreadable else answer.etag
         return changed
+
+    def _tell_back(self, given: Mapping[str, Policy]) -> None:
+        """Tell of versions lower than those known. They are taken: the policy system decides."""
+        for name, policy in sorted(given.items()):
+            known = self._policies.get(name)
+            if known is not None and policy.version < known.version:
+                self._counters.add("version_back")
+                text = "policies: %r is version %d now, and was %d: the policy system went back"
+                self._log.warning(text, name, policy.version, known.version)
 
     def _is_expired(self) -> bool:
         return bool(self._policies) and self.age_s >= self._terms.max_age_s

@@ -46,8 +46,8 @@ class PolicySystemConfig(RestConfig, frozen=True, kw_only=True):
 
     Output:
         None. Counts under `policy system`: `requests`, `not_modified`, `failures` (of these `not_admitted`: it refused
-        the credentials), `unreadable`, `withdrawn` and `not_applied` (policies), `keep_errors`, `keep_corrupt`,
-        `effects_sent`, `effects_lost`.
+        the credentials), `unreadable`, `withdrawn`, `version_back` (lower than before; taken all the same) and
+        `not_applied` (policies), `keep_errors`, `keep_corrupt`, `effects_sent`, `effects_lost`.
 
     Errors:
         What the policy system does never ends the flow: what it said last holds. FatalError as of `rest`.

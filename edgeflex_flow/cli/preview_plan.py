@@ -75,7 +75,9 @@ def plan_on_record(plan: Plan, records: Mapping[str, Record], *, on_time: OnTime
 
         return dataclasses.replace(planned, node=dataclasses.replace(planned.node, open=open_source), connections={})
 
-    return dataclasses.replace(plan, nodes=tuple(replaced(planned) for planned in plan.nodes))
+    # No node of a record uses a connection: nothing is left of those that a policy may change.
+    nodes = tuple(replaced(planned) for planned in plan.nodes)
+    return dataclasses.replace(plan, nodes=nodes, bound_connections={})
 
 
 def behind(plan: Plan, nodes: Iterable[str]) -> set[str]:

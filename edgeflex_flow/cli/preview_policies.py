@@ -13,9 +13,10 @@ from edgeflex_flow.errors import EdgeflexError, FlowFileError, nearest
 from edgeflex_flow.flowfile.fields import unit_of
 from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.messages import Policy, PolicyKind
-from edgeflex_flow.policy import PolicySystemError
+from edgeflex_flow.policy import Binding, PolicySystemError
 from edgeflex_flow.runtime.policies import VERSION, PolicyValues, read_policies
 from edgeflex_flow.runtime.policy_loader import ask_policies, said_by
+from edgeflex_flow.runtime.policy_values import in_words, value_of
 from edgeflex_flow.runtime.run import FlowRun
 
 LARGEST_FILE_BYTES = 1 << 20
@@ -153,11 +154,33 @@ def changes(plan: Plan, today: FlowRun, proposed: FlowRun) -> list[Change]:
     ]
 
 
+def changed_connections(plan: Plan, today: PolicyValues, proposed: PolicyValues) -> Iterator[str]:
+    """Notes of the settings of connections that the proposed policies change. A record needs no connection."""
+    configs = {each.name: each.config for node in plan.nodes for each in node.connections.values()}
+    for name, bindings in plan.bound_connections.items():
+        for setting, binding in bindings.items():
+            before, after = (_said(each, binding) for each in (today, proposed))
+            if name not in configs or before == after:
+                continue
+            place = f"connection {name}.{setting} (policy '{binding.policy}', field '{binding.field}')"
+            try:
+                value = value_of(configs[name], setting, binding, after, is_written=after is not binding.default)
+            except (ValueError, TypeError, ArithmeticError) as error:
+                yield f"{place} would stay as it is, since the proposed value is refused: {error}"
+                continue
+            yield f"{place} would be {in_words(configs[name], setting, value)}, which a record cannot show"
+
+
+def _said(policies: PolicyValues, binding: Binding) -> Any:
+    """What the policies say of a setting; else its default."""
+    return policies.get(binding.policy, {}).get(binding.field, binding.default)
+
+
 def unbound(plan: Plan, policies: PolicyValues) -> Iterator[Unbound]:
     """Fields that nothing in the flow is bound to, with the nearest name that something is."""
     bound: dict[str, set[str]] = {}
-    for node in plan.nodes:
-        for binding in node.policies.values():
+    for bindings in (*(node.policies for node in plan.nodes), *plan.bound_connections.values()):
+        for binding in bindings.values():
             bound.setdefault(binding.policy, set()).add(binding.field)
     everything = {f"{policy}.{field}" for policy, fields in bound.items() for field in fields}
     for policy, fields in policies.items():

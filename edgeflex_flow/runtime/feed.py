@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import select
 import time
@@ -20,7 +21,7 @@ from edgeflex_flow.node import (
     WireMessage,
 )
 from edgeflex_flow.runtime.inputs import FIRST_RETRY_S, Input, MadeOf, NumberedPolls, make_input, make_source
-from edgeflex_flow.runtime.policies import take_back
+from edgeflex_flow.runtime.policies import take_back, try_again
 from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_flow.runtime.runners import Tick
 
@@ -59,6 +60,8 @@ class Feed:
         self.in_flight: Callable[[], bool] = _nothing_in_flight
         """Whether operators still have messages of this feed to deal with; the runtime that needs it sets it."""
         self._read_until_s: float | None = None
+        self._again_at_s = math.inf
+        """When something that was taken back is to be tried again, in monotonic seconds."""
         self._broken: set[int] = set()
         """Descriptors that have failed and hold nothing more."""
         self._poller = select.poll()  # `selectors` would wrap it in 5 µs of bookkeeping for each wake-up
@@ -139,6 +142,9 @@ class Feed:
             return []
         ready = self._wait(wait_s)
         items: list[FeedItem] = []
+        if time.monotonic() >= self._again_at_s:
+            self._look_again()
+            try_again(self._run)
         if self._changes_seen != self._run.source_changes:
             self._look_for_changes(items)
         for item in self._inputs:
@@ -184,6 +190,8 @@ class Feed:
                     return 0.0
             elif not item.finished:
                 wait_s = min(wait_s, item.retry_at_s - time.monotonic())
+        if self._again_at_s < math.inf:
+            wait_s = min(wait_s, self._again_at_s - time.monotonic())
         for ticker in self._tickers:
             wait_s = min(wait_s, (ticker.due_ns - now_ns) / 1e9)
         return max(wait_s, 0.0)
@@ -198,9 +206,11 @@ class Feed:
     def _change(self, item: Input, items: list[FeedItem]) -> None:
         wanted = MadeOf.now(self._run, item.planned)
         if item.open and wanted.at_the_same_place(item.made_of) and isinstance(item.source, ChangingSource):
-            before, item.last_good = item.last_good, item.made_of
+            item.settle(self._run)
+            before, item.last_good = item.last_good, item.last_good or item.made_of
             if item.source.change(wanted.own.config):
                 item.made_of = wanted
+                item.changed_at_s, item.gave = time.monotonic(), False
                 return
             item.last_good = before
         if item.open:  # what it has is not thrown away
@@ -228,7 +238,8 @@ class Feed:
 
     def _make_anew(self, item: Input) -> None:
         """Another source in its place, as a policy wants it; else it goes on as it was."""
-        item.last_good = item.made_of
+        item.settle(self._run)
+        item.last_good = item.last_good or item.made_of
         try:
             self._make(item)
         except Exception as error:  # noqa: BLE001 - whatever a policy wants, the flow goes on
@@ -246,18 +257,44 @@ class Feed:
         self._fall_back(item, error)
 
     def _fall_back(self, item: Input, error: BaseException) -> None:
-        """A source, closed by now, could not be what a policy wants: it goes on as it was."""
-        assert item.last_good is not None
-        take_back(self._run, item.planned, item.last_good, str(error))
-        item.failure = item.last_good = item.gives_way_until_s = None
+        """A source, closed by now, could not be what a policy wants: it goes on as it was.
+
+        One that has worked with it goes on with it, after some time.
+        """
+        item.settle(self._run)
+        good = item.last_good or item.made_of
+        item.failure = item.gives_way_until_s = None
+        if good is item.made_of:
+            self._make(item)
+            item.last_good = item.made_of
+            self._wait_after_failure(item, error)
+            return
+        take_back(self._run, item.planned, good, str(error))
         self._make(item)
+        item.holds_good(self._run)
         item.retry_at_s = 0.0
+        self._look_again()
+
+    def _wait_after_failure(self, item: Input, error: BaseException) -> None:
+        delay_s = item.failure_delay_s
+        item.failure_delay_s = min(2 * delay_s, LAST_RETRY_S)
+        item.retry_at_s = time.monotonic() + delay_s
+        self._run.counters[item.planned.id].add("retries")
+        text = "source '%s': %s; it has worked as the policy wants: trying again in %.1f s"
+        self._run.log.warning(text, item.planned.id, error, delay_s)
+
+    def _look_again(self) -> None:
+        """Know when something that was taken back is to be tried again."""
+        now_s = time.monotonic()
+        due = [each.again_at_s for each in list(self._run.taken_back.values()) if each.again_at_s > now_s]
+        self._again_at_s = min(due, default=math.inf)
 
     def _make(self, item: Input) -> None:
         """Another source in its place, of what is in force now."""
         made_of = MadeOf.now(self._run, item.planned)
         item.source = make_source(self._run, item)
         item.made_of = made_of
+        item.changed_at_s, item.gave = time.monotonic(), False
         if isinstance(item.source, AcknowledgingSource):
             self._numbered[item.planned.id].go_on_with(item.source)
 
@@ -279,6 +316,7 @@ class Feed:
             item.finished = True
             return
         if messages:
+            item.gave = True
             self._run.emitted(item.planned.id, messages)
             items.extend((item.planned.id, message) for message in messages)
         if source.ended or (self._run.stopping and self._is_read_out(item, bool(messages))):
@@ -325,7 +363,11 @@ class Feed:
         try:
             self._open(item)
         except FatalError as error:
-            self._run.fail(error)
+            if item.last_good is None:
+                self._run.fail(error)
+                return
+            self._release(item)
+            self._fall_back(item, error)
 
     def _move_clock(self, items: list[FeedItem]) -> None:
         """A virtual clock follows the data; when none is there it jumps to what is due next."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -10,6 +11,8 @@ from edgeflex_flow.node import AcknowledgingSource, Source, SourceNode
 from edgeflex_flow.runtime.run import NO_POLICY, FlowRun, InForce
 
 FIRST_RETRY_S = 0.5
+PROVEN_AFTER_S = 2.0
+"""What fails earlier after a change fails because of it, whatever came: that may still be of before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +64,30 @@ class Input:
     gives_way_until_s: float | None = None
     """A policy gave it another config: it is not polled any more, and closed once all is acknowledged, or then."""
     last_good: MadeOf | None = None
-    """What it went on with before a policy changed that."""
+    """What it goes on with when it fails: what it was before a policy changed that, until it gave something since; then
+    what it is. None: no policy changed it, and a failure ends the flow.
+    """
+    changed_at_s: float = 0.0
+    """When a policy changed it, in monotonic seconds."""
+    gave: bool = False
+    """Whether it gave something since then."""
+    failure_delay_s: float = FIRST_RETRY_S
+    """How long it waits after the next failure with what has worked."""
     failure: BaseException | None = None
     """What it reported from a thread of its own since then."""
+
+    def settle(self, run: FlowRun) -> None:
+        """Before it changes or falls back: what it is made of is good if it gave something and went on for a while."""
+        gave, self.gave = self.gave, False
+        if not gave or time.monotonic() < self.changed_at_s + PROVEN_AFTER_S:
+            return
+        self.failure_delay_s = FIRST_RETRY_S
+        if self.last_good is not None and self.last_good is not self.made_of:
+            self.holds_good(run)
+
+    def holds_good(self, run: FlowRun) -> None:
+        """What it is made of is what it goes on with, whatever comes later. As declared, a failure ends the flow."""
+        self.last_good = None if self.made_of.is_as(MadeOf.declared(run, self.planned)) else self.made_of
 
 
 def make_input(run: FlowRun, planned: PlannedNode) -> Input:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,13 @@ from edgeflex_flow.policy import Binding, PolicyEffect, TextBinding
 from edgeflex_flow.runtime.every import every
 from edgeflex_flow.runtime.inputs import MadeOf
 from edgeflex_flow.runtime.policy_values import in_words, interface_problem, value_of
-from edgeflex_flow.runtime.run import NO_POLICY, FlowRun, InForce
+from edgeflex_flow.runtime.run import NO_POLICY, FlowRun, InForce, TakenBack
 
 PERIOD_S = 0.5
 """How often a policy file is looked at."""
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 30.0, 3600.0
+"""After which what a source could not go on with is tried again; each try interrupts a source that works."""
 
 VERSION = "version"
 """Key in a policy of what others know its state by; no field."""
@@ -81,6 +85,12 @@ def apply_policies(run: FlowRun, policies: PolicyValues, *, written: bool = Fals
     """
     if complete:
         _tell_unknown(run, policies)
+    with run.policy_lock:
+        run.apply_again = lambda: _apply_all(run, policies, written=written)
+        _apply_all(run, policies, written=written)
+
+
+def _apply_all(run: FlowRun, policies: PolicyValues, *, written: bool) -> None:
     for holder in _holders(run):
         wanted = [_wanted(name, binding, policies, written=written) for name, binding in holder.bindings.items()]
         _tell_refusals(run, holder, _apply(run, holder, wanted))
@@ -132,8 +142,8 @@ def _apply(run: FlowRun, holder: _Holder, wanted: Sequence[_Wanted]) -> list[_Re
     refused: list[_Refused] = []
     for each in wanted:
         taken_back = run.taken_back.get((holder.name, each.name))
-        if taken_back is not None and taken_back[0] == each.version:
-            refused.append(_Refused([each], str(each.value)[:LONGEST_SHOWN], taken_back[1]))
+        if taken_back is not None and taken_back.version == each.version and time.monotonic() < taken_back.again_at_s:
+            refused.append(_Refused([each], str(each.value)[:LONGEST_SHOWN], taken_back.reason))
             continue
         try:
             values.append((each, value_of(config, each.name, each.binding, each.value, is_written=each.is_written)))
@@ -161,8 +171,19 @@ def _apply(run: FlowRun, holder: _Holder, wanted: Sequence[_Wanted]) -> list[_Re
 def take_back(run: FlowRun, planned: PlannedNode, last_good: MadeOf, reason: str) -> None:
     """A source could not go on with what policies gave it, or a connection of it: the last good settings hold again.
 
-    That version of the policy is not tried again.
+    That version of the policy is tried again after some time, each time a longer one.
     """
+    with run.policy_lock:
+        _take_back(run, planned, last_good, reason)
+
+
+def try_again(run: FlowRun) -> None:
+    """Apply the policies again if something that was taken back is due to be tried again."""
+    with run.policy_lock:
+        run.apply_again()
+
+
+def _take_back(run: FlowRun, planned: PlannedNode, last_good: MadeOf, reason: str) -> None:
     for holder in _holders(run):
         good = last_good.own if holder.entries is run.in_force else last_good.connections.get(holder.key)
         if planned not in holder.nodes or good is None:
@@ -176,8 +197,16 @@ def take_back(run: FlowRun, planned: PlannedNode, last_good: MadeOf, reason: str
         if changed:
             shown = " and ".join(in_words(config, each.name, each.value) for each in changed)
             holder.entries[holder.key] = good
-            run.taken_back.update({(holder.name, each.name): (each.version, reason) for each in changed})
+            for each in changed:
+                key = holder.name, each.name
+                run.taken_back[key] = _taken_back(run.taken_back.get(key), each.version, reason)
             _tell_refusals(run, holder, [_Refused(changed, shown, f"{shown}: {reason}")])
+
+
+def _taken_back(before: TakenBack | None, version: str, reason: str) -> TakenBack:
+    is_again = before is not None and before.version == version
+    wait_s = min(2 * before.wait_s, LONGEST_WAIT_S) if before is not None and is_again else FIRST_WAIT_S
+    return TakenBack(version, reason, wait_s, time.monotonic() + wait_s)
 
 
 def _check_interface(run: FlowRun, holder: _Holder, changes: Sequence[tuple[_Wanted, Any]], new: NodeConfig) -> None:

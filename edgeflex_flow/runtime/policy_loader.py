@@ -86,6 +86,8 @@ class PolicyLoader:
         self._lacking: frozenset[tuple[str, str]] = frozenset()
         self._was_expired = False
         self._told_kept = False
+        self._held: frozenset[str] = frozenset()
+        """Ids of the policies that were in force when the watch told last."""
         self._watch = PolicyWatch(
             asking,
             run.plan.policy_ids,
@@ -120,7 +122,16 @@ class PolicyLoader:
             self._tell(logging.ERROR, text)
             self._alarm(text)
         self._was_expired = in_force.is_expired
+        self._tell_withdrawn(in_force)
         apply_policies(self._run, values, written=True, complete=False)
+
+    def _tell_withdrawn(self, in_force: InForcePolicies) -> None:
+        """Alarm of policies that were in force until now and are not given any more: that may be a lost right."""
+        gone = sorted(self._held & in_force.withdrawn)
+        self._held = frozenset(in_force.policies)
+        if gone:
+            names = ", ".join(repr(each) for each in gone)
+            self._alarm(f"{names}: withdrawn, or not for this site any more; defaults hold")
 
     def _tell_lacking(self, values: dict[str, dict[str, Any]]) -> None:
         """Say once which bound fields a policy leaves open; warn where it has one that looks misspelt."""

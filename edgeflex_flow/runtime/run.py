@@ -117,6 +117,16 @@ def rows_of(messages: Sequence[object]) -> int:
     return rows
 
 
+class TakenBack(NamedTuple):
+    """What a policy wanted of a setting, and what a source could not go on with."""
+
+    version: str
+    reason: str
+    wait_s: float
+    again_at_s: float
+    """When it is tried again, in monotonic seconds."""
+
+
 class FlowRun:
     """One run of a flow: everything about it that is not the passing of messages.
 
@@ -144,8 +154,12 @@ class FlowRun:
         """Counts how often a policy gave a source, or a connection, another config."""
         self.refusals: dict[str, frozenset[str]] = {}
         """By node, what policies wanted last and was refused."""
-        self.taken_back: dict[tuple[str, str], tuple[str, str]] = {}
-        """By node and setting, the version of a policy with which a source could not be opened, and why."""
+        self.taken_back: dict[tuple[str, str], TakenBack] = {}
+        """By node and setting, with which version of a policy a source could not go on, and why."""
+        self.policy_lock = threading.RLock()
+        """Held while settings in force change: policies come from a thread, and sources give them back in another."""
+        self.apply_again: Callable[[], None] = _nothing
+        """Applies once more what policies said last."""
         self.on_effect: Callable[[PolicyEffect], None] = _tell_nobody
         """Called from any thread with what a policy changed or could not change; its group is still to be filled in."""
         self.alarms: dict[str, deque[Alarm]] = {

@@ -394,3 +394,21 @@ def test_todays_policies_are_those_that_the_policy_system_gives(tmp_path: Path) 
         away = preview(proposed, "frequency_events", [SWING], "--site", site)
         assert away.exit_code == 1
         assert "--today defaults" in away.stderr
+
+
+def test_a_connection_that_a_policy_changes_is_told_and_not_replayed(tmp_path: Path) -> None:
+    record = tmp_path / "meters.csv"
+    record.write_text("time_s,device,active_power_w,voltage_v\n1700000000,feeder_1,1.0,230.0\n", encoding="utf-8")
+    options = ["--site", FLOWS / "sites" / "by_policy.yaml", "--today", "defaults"]
+    flow = FLOWS / "external_data.yaml"
+    place = "connection partner.url (policy 'external_data', field 'source')"
+    told = {
+        "http://127.0.0.1:8481": f"{place} would be http://127.0.0.1:8481, which a record cannot show",
+        "http://elsewhere.example": f"{place} would stay as it is, since the proposed value is refused",
+    }
+    for source, text in told.items():
+        found = preview_json(policies(tmp_path, external_data={"source": source}), flow, [record], *options)
+        assert found["unbound"] == []
+        assert found["changes"] == []
+        [note] = [each for each in found["notes"] if place in each]
+        assert note.startswith(text)

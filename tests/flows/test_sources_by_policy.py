@@ -152,6 +152,62 @@ def test_a_topic_that_is_not_allowed_is_refused(tmp_path: Path, caplog: pytest.L
 
 
 @pytest.mark.needs("mosquitto", "mosquitto_ctrl")
+def test_a_policy_that_has_worked_holds_after_a_later_failure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeflex_flow.runtime.inputs.PROVEN_AFTER_S", 0.0)
+    with MosquittoWithRights(tmp_path) as broker:
+        for topic in ("grid/north/#", "grid/south/#", "rows"):
+            broker.control("addRoleACL", "all", "subscribePattern", topic, "allow", "1")
+        broker.revoke("subscribePattern")
+        site = SITE.replace("}}\n  history", ", username: grid, password: secret}}\n  history")
+        with Flow(tmp_path, TOPICS, site.format(url=broker.url)) as flow:
+            apply_policies(flow.run, {"data": {"topics": ["grid/south/pmu"], "version": 1}})
+
+            def comes(number: int) -> None:
+                with Listener(broker, "none", user=("grid", "secret")) as client:
+
+                    def told() -> bool:
+                        client.publish("grid/south/pmu", encode_message(crossing("south", number)))
+                        return number in numbers_of(flow.given["measured"], "south")
+
+                    wait_until(told)
+
+            comes(1)
+            broker.control("removeRoleACL", "all", "subscribePattern", "grid/south/#")
+            broker.stop()
+            broker.start()
+            wait_until(lambda: "it has worked as the policy wants: trying again" in caplog.text)
+            assert flow.run.in_force["measured"].policies == {"data.topics": "1"}
+            broker.control("addRoleACL", "all", "subscribePattern", "grid/south/#", "allow", "1")
+            comes(2)
+            assert flow.count("measured", "policy_refused") == 0
+        assert flow.error is None
+
+
+def test_what_was_taken_back_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeflex_flow.runtime.policies.FIRST_WAIT_S", 0.5)
+    site = "site: yard\nconnections: {history: {kind: sqlite, path: history.db}}\n"
+    with closing(socket.socket(type=socket.SOCK_DGRAM)) as me, socket.socket(type=socket.SOCK_DGRAM) as taken:
+        taken.bind((HOST, 0))
+        port = taken.getsockname()[1]
+        with Flow(tmp_path, SOCKETS.replace("PORT", str(free_port())), site) as flow:
+            began_s = time.monotonic()
+            apply_policies(flow.run, {"data": {"port": port, "version": 1}})
+            wait_until(lambda: flow.count("meters", "policy_refused") == 3)
+            assert time.monotonic() - began_s > 0.5 + 1.0, "the second wait is twice the first"
+            taken.close()
+
+            def came() -> bool:
+                me.sendto(b'[{"created": 1, "device": "G1", "frequency_hz": 50.0}]', (HOST, port))
+                return bool(flow.given["meters"])
+
+            wait_until(came)
+            assert flow.run.in_force["meters"].policies == {"data.port": "1"}
+        assert flow.error is None
+
+
+@pytest.mark.needs("mosquitto", "mosquitto_ctrl")
 def test_a_topic_that_the_broker_refuses_does_not_end_the_flow(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

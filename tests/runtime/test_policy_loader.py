@@ -242,6 +242,8 @@ def test_a_policy_that_is_withdrawn_leaves_the_default(
         wait_until(lambda: flow.onset == 0.02)
         assert flow.count("withdrawn") == 1
         wait_until(lambda: len(server.effects) == 2)
+        wait_until(flow.alarms)
+        assert flow.alarms() == ["policies: 'trigger': withdrawn, or not for this site any more; defaults hold"]
     assert "'trigger' is withdrawn" in caplog.text
     assert (server.effects[1]["version"], server.effects[1]["after"]) == (1, "0.02 Hz/s, the flow's own default")
 
