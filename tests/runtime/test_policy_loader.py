@@ -482,8 +482,8 @@ def test_age_is_counted_over_restarts(server: PolicyServer, tmp_path: Path) -> N
         assert flow.onset == 0.1
     with running(server, tmp_path, keep="keep", max_age=3.0) as flow:
         wait_until(lambda: flow.onset == 0.02)
-        assert time.monotonic() - contact_s < 3.5
-        assert flow.alarms()
+        assert time.monotonic() - contact_s < 10.0
+        wait_until(flow.alarms)
     with running(server, tmp_path, keep="keep", max_age=3.0) as flow:
         assert flow.onset == 0.02
         wait_until(flow.alarms)
