@@ -73,7 +73,8 @@ class Service:
             env={**os.environ, "EDGEFLEX_POLICY_ADMIN_PASSWORD": PASSWORD},
         )
         assert self.process.stdout is not None
-        self.url = str(json.loads(self.process.stdout.readline())["url"])
+        told = map(json.loads, self.process.stdout)
+        self.url = next(str(each["url"]) for each in told if each["event"] == "started")
         self.port = int(self.url.rpartition(":")[2])
         self.admin = httpx.Client(base_url=self.url, timeout=30.0)
         self.renew()
