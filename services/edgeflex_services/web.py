@@ -66,11 +66,11 @@ def _port(text: str) -> int:
 
 def problem(status: int, detail: str, **more: Any) -> Response[dict[str, Any]]:
     """An answer that says what is wrong, as RFC 9457 has it."""
-    return Response(
-        {"title": title_of(status), "status": status, "detail": detail, **more},
-        status_code=status,
-        media_type=PROBLEM_JSON,
-    )
+    return Response(_told(status, detail, **more), status_code=status, media_type=PROBLEM_JSON)
+
+
+def _told(status: int, detail: str, **more: Any) -> dict[str, Any]:
+    return {"title": title_of(status), "status": status, "detail": detail, **more}
 
 
 def title_of(status: int) -> str:
@@ -158,7 +158,7 @@ class BodyGuard:
 
 
 async def _refuse(send: Send, status: int, detail: str) -> None:
-    body = msgspec.json.encode({"title": title_of(status), "status": status, "detail": detail})
+    body = msgspec.json.encode(_told(status, detail))
     headers = [(b"content-type", PROBLEM_JSON.encode()), (b"content-length", str(len(body)).encode())]
     headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})

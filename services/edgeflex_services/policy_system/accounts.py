@@ -307,12 +307,17 @@ def _keys_of(connection: Connection, name: str, wanted: NewUser) -> dict[str, An
 
 
 def jwk_of(pem: str) -> dict[str, Any]:
-    """A public key in PEM format as a JWK, named by its thumbprint (RFC 7638). Raises BadAccountError."""
+    """A public key in PEM format as a JWK. Raises BadAccountError."""
     try:
         key = load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm) as error:
         hint = "; this is a private key: replace it, and give its public part" if "PRIVATE" in pem else ""
         raise BadAccountError(f"it is no public key in PEM format{hint}") from error
+    return jwk_of_key(key)
+
+
+def jwk_of_key(key: object) -> dict[str, Any]:
+    """A public key as a JWK, named by its thumbprint (RFC 7638). Raises BadAccountError."""
     if isinstance(key, Ed25519PublicKey):
         jwk = OKPAlgorithm.to_jwk(key, as_dict=True)
     elif isinstance(key, RSAPublicKey):

@@ -60,7 +60,6 @@ class UserApi(Controller):
         actor = admin_of(request)
         system = system_of(request)
         system.accounts.put_user(actor.name, name, data)
-        system.changed()
         return system.accounts.user(name)
 
     @post("/{name:str}/secret", status_code=201, responses=REFUSED, sync_to_thread=True)
@@ -75,7 +74,6 @@ class UserApi(Controller):
         actor = admin_of(request)
         system = system_of(request)
         system.accounts.disable(actor.name, name, data.why)
-        system.changed()
         return system.accounts.user(name)
 
     @post("/{name:str}/enable", status_code=200, responses=REFUSED, sync_to_thread=True)
@@ -84,7 +82,6 @@ class UserApi(Controller):
         actor = admin_of(request)
         system = system_of(request)
         system.accounts.enable(actor.name, name)
-        system.changed()
         return system.accounts.user(name)
 
     @post("/{name:str}/revoke", status_code=200, responses=REFUSED, sync_to_thread=True)
@@ -93,7 +90,6 @@ class UserApi(Controller):
         actor = admin_of(request)
         system = system_of(request)
         system.accounts.revoke_tokens(actor.name, name)
-        system.changed()
         return system.accounts.user(name)
 
 
@@ -114,7 +110,6 @@ class GroupApi(Controller):
         actor = admin_of(request)
         system = system_of(request)
         system.accounts.put_group(actor.name, name, data.about)
-        system.changed()
         return data
 
     @put("/{name:str}/members/{user:str}", status_code=200, responses=REFUSED, sync_to_thread=True)
@@ -133,7 +128,6 @@ def _set_role(request: AnyRequest, group: str, user: str, role: Role | None) -> 
     actor = member_of(request, "manager", group)
     system = system_of(request)
     system.accounts.set_role(actor.name, group, user, role)
-    system.changed()
 
 
 class AuditApi(Controller):

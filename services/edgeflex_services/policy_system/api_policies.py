@@ -178,7 +178,6 @@ class PolicyRepository(Controller):
         system = system_of(request)
         document = read_document(data.document)
         saved = system.repository.save(user, name, policy, document, based_on=data.based_on, comment=data.comment)
-        system.changed()
         return VersionInfo.of(saved, whole=True)
 
     @delete("/", status_code=200, responses=REFUSED, sync_to_thread=True)
@@ -192,7 +191,6 @@ class PolicyRepository(Controller):
         saved = system.repository.save(
             user, name, policy, newest.document, based_on=based_on, comment=comment[:400], withdrawn=True
         )
-        system.changed()
         return VersionInfo.of(saved, whole=True)
 
     @get("/versions", responses=REFUSED, sync_to_thread=True)
@@ -254,7 +252,6 @@ class PolicyRepository(Controller):
             raise ConflictError("one subject has two rights")
         system = system_of(request)
         system.repository.set_grants(user.name, saved.group, saved.policy_id, data)
-        system.changed()
         return data
 
 

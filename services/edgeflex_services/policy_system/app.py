@@ -13,6 +13,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ControllerRouterHandler, ExceptionHandlersMap
 
 from edgeflex_flow import __version__
+from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import BadAccountError
 from edgeflex_services.policy_system.api_accounts import AuditApi, GroupApi, UserApi
 from edgeflex_services.policy_system.api_events import EventApi
@@ -24,7 +25,7 @@ from edgeflex_services.policy_system.events import BadReportError, EventService
 from edgeflex_services.policy_system.pages import PAGES
 from edgeflex_services.policy_system.pages_common import guard_answer, page_or_problem
 from edgeflex_services.policy_system.repository import ConflictError, UnknownError
-from edgeflex_services.policy_system.system import LOG, PolicySystem
+from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.policy_system.tokens import CannotSignError
 from edgeflex_services.web import PROBLEMS, BodyGuard, problem
 

@@ -7,7 +7,6 @@ who may publish there.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,13 +19,13 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from edgeflex_flow.errors import BadMessageError, FatalError
 from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Quality, ServiceRequest, decode_message, encode_message
 from edgeflex_flow.units import names_its_unit
+from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import User
 from edgeflex_services.policy_system.events import Ask, BadReportError, EventService, Report
 from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.policy_system.tokens import BEARER, Refused
 from edgeflex_services.service_bus import LARGEST_PAYLOAD, Bus
 
-LOG = logging.getLogger("edgeflex.policy")
 NS_PER_MS = 1_000_000
 AUTHORIZATION = "authorization"
 DATA_REQUEST = "data_request"

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import BLOCKED, Role, User
 from edgeflex_services.policy_system.repository import Grant, Repository, Saved
-
-LOG = logging.getLogger("edgeflex.policy")
 
 Right: TypeAlias = Literal["read", "edit"]
 ROLE_FOR: dict[Right, Role] = {"read": "reader", "edit": "editor"}

@@ -86,7 +86,7 @@ class StateCondition(_Part, frozen=True, kw_only=True):
 
     @property
     def max_age_s(self) -> float:
-        return float(self.max_age) if not isinstance(self.max_age, str) else parse_quantity(self.max_age, "s")
+        return seconds_of(self.max_age)
 
 
 class When(_Part, frozen=True, kw_only=True):
@@ -138,7 +138,7 @@ class RunService(_Part, frozen=True, kw_only=True, tag_field="do", tag="run_serv
 
     @property
     def hold_off_s(self) -> float:
-        return float(self.hold_off) if not isinstance(self.hold_off, str) else parse_quantity(self.hold_off, "s")
+        return seconds_of(self.hold_off)
 
 
 class RevokeAccess(_Part, frozen=True, kw_only=True, tag_field="do", tag="revoke_access"):
@@ -387,6 +387,11 @@ def quantity_problems(place: str, fields: Mapping[str, Quantity]) -> Iterator[tu
                     f"{place}.{name}",
                     f"'{value}' is no quantity: a number with its unit, such as '0.02 Hz/s' or '5 kW'",
                 )
+
+
+def seconds_of(time: Quantity) -> float:
+    """A time in seconds, which a number without a unit is already. Raises ValueError."""
+    return parse_quantity(time, "s") if isinstance(time, str) else float(time)
 
 
 def time_ns(moment: datetime | None) -> int | None:

@@ -14,12 +14,13 @@ from litestar import Request
 from litestar.exceptions import ClientException, HTTPException, NotAuthorizedException, PermissionDeniedException
 
 from edgeflex_flow.clock import SystemClock
+from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import BLOCKED, Role, User
 from edgeflex_services.policy_system.catalogue import Entry, Right
 from edgeflex_services.policy_system.documents import NAME
 from edgeflex_services.policy_system.events import EventService
 from edgeflex_services.policy_system.limits import FailureLimit
-from edgeflex_services.policy_system.system import LOG, PolicySystem
+from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.policy_system.tokens import BEARER, Refused
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
@@ -160,6 +161,9 @@ def decoded_id(text: str, what: str) -> str:
     """The name in a base64url text. It is an encoding, no protection: what it holds is checked like any other text.
 
     Raises ClientException.
+
+    >>> decoded_id("cm9jb2ZfdHJpZ2dlcg", "policy_id")
+    'rocof_trigger'
     """
     try:
         if len(text) > LONGEST_ID:
@@ -171,14 +175,6 @@ def decoded_id(text: str, what: str) -> str:
     except (ValueError, binascii.Error) as error:
         raise ClientException(f"'{what}' is no base64url text of a name") from error
     return name
-
-
-def encoded_id(name: str) -> str:
-    """
-    >>> encoded_id("rocof_trigger"), decoded_id("cm9jb2ZfdHJpZ2dlcg", "policy_id")
-    ('cm9jb2ZfdHJpZ2dlcg', 'rocof_trigger')
-    """
-    return base64.urlsafe_b64encode(name.encode()).rstrip(b"=").decode()
 
 
 def policy_of(request: AnyRequest, user: User, group: str, policy_id: str, right: Right = "read") -> Entry:

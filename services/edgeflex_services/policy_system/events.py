@@ -14,13 +14,14 @@ import msgspec
 from msgspec import Meta
 
 from edgeflex_flow.messages import ServiceRequest, TimeNs
+from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import BLOCKED, User
 from edgeflex_services.policy_system.catalogue import Entry as PolicyEntry
 from edgeflex_services.policy_system.decide import Decision, Measured, Question, decide
 from edgeflex_services.policy_system.documents import Action, Name, ReturnData, RevokeAccess, RunService
 from edgeflex_services.policy_system.journal import Entry
 from edgeflex_services.policy_system.repository import UnknownError
-from edgeflex_services.policy_system.system import LOG, SYSTEM, PolicySystem
+from edgeflex_services.policy_system.system import SYSTEM, PolicySystem
 
 NS_PER_S = 1_000_000_000
 FROM_THE_FUTURE_S = 5.0
@@ -138,15 +139,23 @@ class EventService:
         time_ns = min(time_ns, now_ns)
         self._state.take(report, time_ns)
         question = self._question(user, report.group, report.asset, report.action, now_ns)
-        outcomes: list[Outcome] = []
-        for policy in self._policies(report.group, report.asset):
+        followed = self._follow(user, self._policies(report.group, report.asset), question, time_ns)
+        for policy, decision, did in followed:
+            self._write_down(now_ns, "report", user, source, report, policy, decision, did, report.values)
+        return [_outcome(policy, decision, did, user) for policy, decision, did in followed]
+
+    def _follow(
+        self, user: User, policies: Iterable[PolicyEntry], question: Question, time_ns: int
+    ) -> list[tuple[PolicyEntry, Decision, str]]:
+        """Do what the rules say that act; what was done by which."""
+        followed: list[tuple[PolicyEntry, Decision, str]] = []
+        for policy in policies:
             decision = _decided(policy, question, "none")
             if decision.effect == "act" and decision.then is not None:
                 did = self._act(user, policy, decision, decision.then, question, time_ns)
                 if did:
-                    outcomes.append(_outcome(policy, decision, did, user))
-                    self._write_down(now_ns, "report", user, source, report, policy, decision, did, report.values)
-        return outcomes
+                    followed.append((policy, decision, did))
+        return followed
 
     def _policies(self, group: str, asset: str) -> Iterable[PolicyEntry]:
         """Those of the group with rules, for this asset or for no certain one."""
@@ -173,14 +182,10 @@ class EventService:
 
     def _judge_traffic(self, user: User, group: str, policies: Sequence[PolicyEntry], now_ns: int) -> None:
         question = self._with_traffic(self._question(user, group, "", TRAFFIC, now_ns))
-        for policy in policies:
-            decision = _decided(policy, question, "none")
-            if decision.effect == "act" and decision.then is not None:
-                did = self._act(user, policy, decision, decision.then, question, now_ns)
-                if did:
-                    what = Report(group=group, asset=user.name, action=TRAFFIC)
-                    count = {REQUESTS_COUNT: question.state[REQUESTS_COUNT].value}
-                    self._write_down(now_ns, "report", user, TRAFFIC, what, policy, decision, did, count)
+        what = Report(group=group, asset=user.name, action=TRAFFIC)
+        count = {REQUESTS_COUNT: question.state[REQUESTS_COUNT].value}
+        for policy, decision, did in self._follow(user, policies, question, now_ns):
+            self._write_down(now_ns, "report", user, TRAFFIC, what, policy, decision, did, count)
 
     def _with_traffic(self, question: Question) -> Question:
         count = Measured(self._system.traffic.of(question.user), 0.0)
@@ -290,7 +295,6 @@ class EventService:
             self._system.accounts.block(SYSTEM, group, name, why)
         except UnknownError as error:
             return f"could not block '{name}': {error}"
-        self._system.changed()
         return f"blocked '{name}' in group '{group}'"
 
     def _write_down(
@@ -329,7 +333,7 @@ def _decided(policy: PolicyEntry, question: Question, failed: Literal["none", "d
     """What a policy decides. One that cannot be decided holds up no other."""
     try:
         return decide(policy.saved.document, question)
-    except Exception:  # noqa: BLE001 - whatever it is, other policies are decided
+    except Exception:
         LOG.exception("policy %s/%s cannot be decided", policy.saved.group, policy.saved.policy_id)
         return Decision(effect=failed, why="the policy cannot be decided, which the log of the service tells")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
@@ -17,7 +16,6 @@ from edgeflex_flow.messages import TimeNs
 from edgeflex_services.policy_system.repository import Effect, Noted, Repository
 from edgeflex_services.policy_system.tables import events
 
-LOG = logging.getLogger("edgeflex.policy")
 MOST_PENDING = 10_000
 MOST_FOR_ONE = 500
 """Entries that wait for a listener who is slow; the oldest go first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -22,7 +22,7 @@ from edgeflex_services.policy_system.accounts import (
 )
 from edgeflex_services.policy_system.documents import Name
 from edgeflex_services.policy_system.enforce import AnyRequest, system_of
-from edgeflex_services.policy_system.pages_common import Form, Visitor, html, see_other
+from edgeflex_services.policy_system.pages_common import Form, Visitor, html, html_form, see_other
 from edgeflex_services.policy_system.repository import UnknownError
 
 MOST_AUDIT = 20
@@ -56,7 +56,6 @@ class UserPages(Controller):
         if errors or more:
             return _users_page(request, visitor, errors={**errors, **more}, typed=form)
         system.accounts.put_user(actor.name, name, msgspec.convert(wanted, NewUser))
-        system.changed()
         return see_other(f"/users/{name}", done="added")
 
     @get("/{name:str}", sync_to_thread=True)
@@ -107,20 +106,21 @@ class UserPages(Controller):
             system.accounts.disable(actor.name, name, why)
         except BadAccountError as error:
             return _user_page(request, visitor, name, errors={"why": str(error)}, typed=form)
-        system.changed()
         return see_other(f"/users/{name}", done="disabled")
 
     @post("/{name:str}/enable", status_code=303, sync_to_thread=True)
     def enable(self, request: AnyRequest, visitor: Visitor, form: Form, name: str) -> Response[Any]:
         """Allow a user again."""
         del form
-        return _do(request, visitor, name, system_of(request).accounts.enable, "enabled")
+        system_of(request).accounts.enable(admin_only(visitor).name, name)
+        return see_other(f"/users/{name}", done="enabled")
 
     @post("/{name:str}/revoke", status_code=303, sync_to_thread=True)
     def revoke(self, request: AnyRequest, visitor: Visitor, form: Form, name: str) -> Response[Any]:
         """Refuse all tokens and end all sessions that a user has now."""
         del form
-        return _do(request, visitor, name, system_of(request).accounts.revoke_tokens, "revoked")
+        system_of(request).accounts.revoke_tokens(admin_only(visitor).name, name)
+        return see_other(f"/users/{name}", done="revoked")
 
     @post("/{name:str}/roles", status_code=303, sync_to_thread=True)
     def set_role(self, request: AnyRequest, visitor: Visitor, form: Form, name: str) -> Response[Any]:
@@ -149,7 +149,6 @@ class GroupPages(Controller):
         if errors:
             return _groups_page(request, visitor, errors=errors, typed=form)
         system.accounts.put_group(actor.name, name, about)
-        system.changed()
         return see_other(f"/groups/{name}", done="added")
 
     @get("/{name:str}", sync_to_thread=True)
@@ -165,7 +164,6 @@ class GroupPages(Controller):
         if errors:
             return _group_page(request, visitor, name, errors=errors, typed=form)
         system.accounts.put_group(actor.name, name, form.text("about"))
-        system.changed()
         return see_other(f"/groups/{name}", done="changed")
 
     @post("/{name:str}/members", status_code=303, sync_to_thread=True)
@@ -187,8 +185,7 @@ def _users_page(
     request: AnyRequest, visitor: Visitor, errors: Mapping[str, str] | None = None, typed: Form | None = None
 ) -> Response[str]:
     users = system_of(request).accounts.users()
-    status = 422 if errors else 200
-    return html(request, "users.html", visitor, status=status, users=users, errors=errors or {}, typed=typed or Form())
+    return html_form(request, "users.html", visitor, errors, typed, users=users)
 
 
 def _user_page(
@@ -202,18 +199,17 @@ def _user_page(
 ) -> Response[str]:
     system = system_of(request)
     shown = system.accounts.user(name)
-    return html(
+    return html_form(
         request,
         "user.html",
         visitor,
-        status=422 if errors else 200,
+        errors,
+        typed,
         shown=shown,
         groups=[each.name for each in system.accounts.groups()],
         roles=(*ROLES, BLOCKED),
         jwks=json.dumps(shown.jwks, indent=2) if shown.jwks.get("keys") else "",
         audit=system.repository.audit_entries(what=name, limit=MOST_AUDIT),
-        errors=errors or {},
-        typed=typed or Form(),
         done=done,
         is_self=name == visitor.user.name,
     )
@@ -223,10 +219,7 @@ def _groups_page(
     request: AnyRequest, visitor: Visitor, errors: Mapping[str, str] | None = None, typed: Form | None = None
 ) -> Response[str]:
     groups = [each for each in system_of(request).accounts.groups() if _may_see(visitor.user, each)]
-    status = 422 if errors else 200
-    return html(
-        request, "groups.html", visitor, status=status, groups=groups, errors=errors or {}, typed=typed or Form()
-    )
+    return html_form(request, "groups.html", visitor, errors, typed, groups=groups)
 
 
 def _group_page(
@@ -239,19 +232,18 @@ def _group_page(
     done: str = "",
 ) -> Response[str]:
     system, user = system_of(request), visitor.user
-    return html(
+    return html_form(
         request,
         "group.html",
         visitor,
-        status=422 if errors else 200,
+        errors,
+        typed,
         group=_group(request, visitor, name),
         roles=(*ROLES, BLOCKED),
         may_manage=user.may("manager", name),
         # A manager types a name; the list of all users is for administrators.
         known=[each.name for each in system.accounts.users()] if user.is_admin else [],
         policies=system.catalogue.readable(user, name),
-        errors=errors or {},
-        typed=typed or Form(),
         done=done,
     )
 
@@ -316,13 +308,6 @@ def _put(
         errors = {field: str(error)}
     if errors:
         return _user_page(request, visitor, name, errors=errors, typed=form)
-    system.changed()
-    return see_other(f"/users/{name}", done=done)
-
-
-def _do(request: AnyRequest, visitor: Visitor, name: str, act: Callable[[str, str], None], done: str) -> Response[Any]:
-    act(admin_only(visitor).name, name)
-    system_of(request).changed()
     return see_other(f"/users/{name}", done=done)
 
 
@@ -339,5 +324,4 @@ def _set_role(request: AnyRequest, actor: User, group: str, name: str, text: str
         system.accounts.set_role(actor.name, group, name, role)
     except UnknownError as error:
         return str(error)
-    system.changed()
     return ""

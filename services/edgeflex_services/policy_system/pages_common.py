@@ -188,7 +188,7 @@ async def read_form(request: AnyRequest) -> Form:
         raise HTTPException("the form cannot be read", status_code=400) from error
     form = Form()
     for name, value in pairs:
-        form.setdefault(name, []).append(value.replace("\r\n", "\n").replace("\0", ""))
+        form.setdefault(name, []).append(value.replace("\r\n", "\n"))
     return form
 
 
@@ -298,6 +298,19 @@ def html(
         **values,
     )
     return Response(text, status_code=status, media_type=MediaType.HTML, headers={"Cache-Control": "no-store"})
+
+
+def html_form(
+    request: AnyRequest,
+    template: str,
+    visitor: Visitor,
+    errors: Mapping[str, str] | None,
+    typed: Form | None,
+    **values: Any,
+) -> Response[str]:
+    """A page with a form: as it is at first, or again with what was typed and what is wrong with it."""
+    status = 422 if errors else 200
+    return html(request, template, visitor, status=status, errors=errors or {}, typed=typed or Form(), **values)
 
 
 def see_other(path: str, **query: str) -> Response[None]:

@@ -197,7 +197,6 @@ def _save(request: AnyRequest, visitor: Visitor, typed: Typed, base: Saved | Non
             return _edit_page(request, visitor, typed._replace(errors=errors), None, status=409)
         newest = system.repository.versions(typed.group, typed.policy_id)[0]
         return _conflict_page(request, visitor, typed, base, newest, mine)
-    system.changed()
     return see_other(policy_path(saved.group, saved.policy_id), done="saved")
 
 

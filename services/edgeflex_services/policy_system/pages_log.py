@@ -56,5 +56,4 @@ class LogPages(Controller):
         del form
         actor, system = admin_only(visitor), system_of(request)
         system.tokens.rotate(actor.name)
-        system.changed()
         return see_other("/keys", done="rotated")

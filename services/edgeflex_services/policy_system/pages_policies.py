@@ -143,7 +143,6 @@ class PolicyPages(Controller):
         if problem:
             return _policy_page(request, visitor, entry, grant_problem=problem, grant_typed=form)
         system.repository.set_grants(visitor.user.name, group, policy_id, wanted)
-        system.changed()
         return see_other(policy_path(group, policy_id), done="grants")
 
 
@@ -235,7 +234,6 @@ def _save_again(
             title="Somebody else was faster",
             text=f"Nothing was saved: {error}.",
         )
-    system.changed()
     return see_other(policy_path(group, policy_id), done="withdrawn" if withdrawn else "restored")
 
 

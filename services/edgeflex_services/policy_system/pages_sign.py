@@ -119,7 +119,6 @@ def _change_password(request: AnyRequest, user: User, password: str) -> Response
     system = system_of(request)
     wanted = msgspec.convert({"password": password}, NewUser)
     system.accounts.put_user(user.name, user.name, wanted)
-    system.changed()
     shown, _ = system.accounts.begin_session(user.name)
     answer = see_other("/account", done="password")
     answer.set_cookie(session_cookie(request, shown))

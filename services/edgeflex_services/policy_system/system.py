@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 from collections.abc import Callable
@@ -12,15 +11,15 @@ import msgspec
 
 from edgeflex_flow.clock import Clock, SystemClock
 from edgeflex_flow.errors import FatalError
+from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import Accounts, NewUser
 from edgeflex_services.policy_system.catalogue import Catalogue
 from edgeflex_services.policy_system.journal import Journal
-from edgeflex_services.policy_system.repository import Repository
+from edgeflex_services.policy_system.repository import Noted, Repository
 from edgeflex_services.policy_system.tables import open_database
 from edgeflex_services.policy_system.tokens import Tokens
 from edgeflex_services.policy_system.traffic import Traffic
 
-LOG = logging.getLogger("edgeflex.policy")
 ISSUER = "urn:edgeflex:policy"
 """Who signs the tokens that the system grants. No user can have this name, which holds colons."""
 AUDIENCE = "edgeflex-policy"
@@ -41,14 +40,12 @@ class PolicySystem:
         self.tokens = Tokens(self.repository, self.accounts, folder / "keys", audience, ISSUER)
         self.catalogue = Catalogue(self.repository)
         self.journal = Journal(self.repository)
-        self.repository.on_note = self.journal.add_change
+        self.repository.on_note = self._noted
         self.traffic = Traffic(clock or SystemClock())
         self._loaded = -1
         self._loading = threading.Lock()
         self._stop = threading.Event()
         self._upkeep: threading.Thread | None = None
-        self.on_change: list[Callable[[], None]] = []
-        """Called after each change of policies or accounts, by any thread."""
         self.each_second: list[Callable[[], None]] = []
         """Called by the thread of the upkeep."""
 
@@ -62,7 +59,6 @@ class PolicySystem:
             self.tokens.rotate(SYSTEM)
         self.changed()
         self.tokens.check_signing(SYSTEM)
-        self.changed()
         self._upkeep = threading.Thread(target=self._look_after, name="policy upkeep", daemon=True)
         self._upkeep.start()
         return told
@@ -80,15 +76,18 @@ class PolicySystem:
             raise FatalError(f"the administrator's password: {error}") from error
         return file
 
+    def _noted(self, noted: Noted) -> None:
+        """Something was done with policies or accounts: it is served from now on, and told."""
+        self.changed()
+        self.journal.add_change(noted)
+
     def changed(self) -> None:
-        """Serve what is in the database now. Call it after each change."""
+        """Serve what is in the database now, whoever changed it."""
         with self._loading:
             newest = self.repository.newest_change()
             self.tokens.load()
             self.catalogue.load()
             self._loaded = newest
-        for call in self.on_change:
-            call()
 
     def _look_after(self) -> None:
         while not self._stop.wait(UPKEEP_S):

@@ -6,8 +6,6 @@ RFC 8037 (EdDSA), RFC 6749 section 4.4 (client credentials).
 
 from __future__ import annotations
 
-import base64
-import logging
 import os
 import secrets
 import threading
@@ -24,11 +22,11 @@ from jwt.exceptions import PyJWKError
 from sqlalchemy import delete, insert, select, update
 
 from edgeflex_flow.errors import FatalError
-from edgeflex_services.policy_system.accounts import ALGORITHMS, Accounts, User
+from edgeflex_services.policy_system import LOG
+from edgeflex_services.policy_system.accounts import ALGORITHMS, Accounts, User, jwk_of_key
 from edgeflex_services.policy_system.repository import Repository, UnknownError
 from edgeflex_services.policy_system.tables import revoked_tokens, signing_keys
 
-LOG = logging.getLogger("edgeflex.policy")
 NS_PER_S = 1_000_000_000
 BEARER = "Bearer "
 """Begins the header that holds a token."""
@@ -201,7 +199,6 @@ class Tokens:
             row = {"issuer": shown.issuer, "jti": shown.jti, "expires_s": max(expires_s, known_s)}
             connection.execute(insert(revoked_tokens).values(row))
             self._repository.note(connection, actor, "revoke_token", shown.user, {})
-        self.load()
 
     # Granting -------------------------------------------------------------------------------------------------------
 
@@ -230,8 +227,7 @@ class Tokens:
         """Sign with a new key from now on; the ones before stay known for as long as tokens of theirs may live."""
         kid, key = secrets.token_hex(8), Ed25519PrivateKey.generate()
         self._keep(kid, key)
-        raw = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-        jwk = {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": kid, "x": _b64(raw)}
+        jwk = {**jwk_of_key(key.public_key()), "alg": "EdDSA", "use": "sig", "kid": kid}
         now_ns = self._repository.now_ns()
         with self._repository.writing() as connection:
             connection.execute(
@@ -240,7 +236,6 @@ class Tokens:
             row = {"kid": kid, "jwk": msgspec.json.encode(jwk).decode(), "created_ns": now_ns}
             connection.execute(insert(signing_keys).values(row))
             self._repository.note(connection, actor, "rotate_keys", kid, {})
-        self.load()
         return kid
 
     def jwks(self) -> dict[str, Any]:
@@ -302,7 +297,3 @@ def _public(jwk: dict[str, Any]) -> jwt.PyJWK:
         return jwt.PyJWK(jwk, algorithm=ALGORITHMS[jwk["kty"]])
     except (PyJWKError, jwt.InvalidKeyError) as error:
         raise FatalError(f"key '{jwk.get('kid')}' in the database cannot be read") from error
-
-
-def _b64(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
