@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Annotated
 
 from msgspec import Meta
@@ -15,6 +13,7 @@ from edgeflex_flow.messages import Policy
 from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection, message_wire
 from edgeflex_flow.policy import POLICIES, PolicySystem
 from edgeflex_flow.policy_watch import InForcePolicies, PolicyWatch, keep_of
+from edgeflex_flow.wakeup import Wakeup
 
 
 class PolicyReadConfig(NodeConfig, frozen=True, kw_only=True):
@@ -64,17 +63,17 @@ class PolicyRead:
         """By id, all that were ever known, those from disk too."""
         self._given: dict[str, Policy] = {}
         """By id, what was given last, or is about to be."""
-        # What follows is guarded by the lock: the thread may outlive the pipe.
+        # What follows is guarded by the lock: the thread may outlive the source.
         self._lock = threading.Lock()
         self._waiting: dict[str, Policy] = {}
         """The newest of each policy alone: how it was in between nobody needs."""
-        self._read, self._write = -1, -1
+        self._wakeup: Wakeup | None = None
 
     def open(self) -> None:
         context = self._context
         opened = context.connections["policies"]
         system: PolicySystem = opened.node.open(opened.config, context)
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wakeup = Wakeup()
         self._watch = PolicyWatch(
             system,
             self._config.ids,
@@ -96,9 +95,8 @@ class PolicyRead:
         self._given.update(news)
         with self._lock:
             self._waiting.update(news)
-            if news and self._write >= 0:
-                with suppress(BlockingIOError):  # the pipe is full, so the flow will look anyway
-                    os.write(self._write, b"\0")
+            if news and self._wakeup is not None:
+                self._wakeup.wake()
 
     def _wanted(self, in_force: InForcePolicies) -> dict[str, Policy]:
         """What readers should know of each policy."""
@@ -115,10 +113,9 @@ class PolicyRead:
 
     def poll(self) -> Sequence[WireMessage]:
         with self._lock:
-            try:
-                os.read(self._read, 4096)
-            except BlockingIOError:
+            if self._wakeup is None or not self._waiting:
                 return ()
+            self._wakeup.drain()
             given = list(self._waiting.values())
             self._waiting.clear()
         return given
@@ -128,7 +125,7 @@ class PolicyRead:
         return False
 
     def fileno(self) -> int | None:
-        return self._read if self._read >= 0 else None
+        return None if self._wakeup is None else self._wakeup.fileno()
 
     def next_poll_ns(self) -> int | None:
         return None
@@ -138,10 +135,9 @@ class PolicyRead:
             self._watch.close()
             self._watch = None
         with self._lock:
-            for descriptor in (self._read, self._write):
-                if descriptor >= 0:
-                    os.close(descriptor)
-            self._read, self._write = -1, -1
+            if self._wakeup is not None:
+                self._wakeup.close()
+                self._wakeup = None
 
 
 def output(_config: PolicyReadConfig, _inputs: Mapping[str, Wire]) -> Wire:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Annotated, NamedTuple, Protocol
 
 import msgspec
@@ -35,6 +33,7 @@ from edgeflex_flow.node import (
     quantity,
     samples_wire,
 )
+from edgeflex_flow.wakeup import Wakeup
 
 NOT_MODIFIED = 304
 PLACE = re.compile(r"^[^.]+(\.[^.]+)*$")
@@ -239,27 +238,24 @@ class RestPoll:
         self._backoff = Backoff(config.retry_min, config.retry_max)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        # What follows is guarded by the lock: the thread may outlive the pipe.
+        # What follows is guarded by the lock: the thread may outlive the source.
         self._lock = threading.Lock()
         self._waiting: deque[list[WireMessage]] = deque()
-        self._read, self._write = -1, -1
+        self._wakeup: Wakeup | None = None
 
     def open(self) -> None:
         if self._session is None:
             api = self._context.connections["api"]
             self._session = api.node.open(api.config, self._context)
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
+        self._wakeup = Wakeup()
         self._thread = threading.Thread(target=self._run, name=f"rest {self._context.node}", daemon=True)
         self._thread.start()
 
     def poll(self) -> Sequence[WireMessage]:
         with self._lock:
-            try:
-                os.read(self._read, 4096)
-            except BlockingIOError:
+            if self._wakeup is None or not self._waiting:
                 return ()
+            self._wakeup.drain()
             given = [message for answer in self._waiting for message in answer]
             self._waiting.clear()
         return given
@@ -269,7 +265,7 @@ class RestPoll:
         return False
 
     def fileno(self) -> int | None:
-        return self._read if self._read >= 0 else None
+        return None if self._wakeup is None else self._wakeup.fileno()
 
     def next_poll_ns(self) -> int | None:
         return None
@@ -288,10 +284,9 @@ class RestPoll:
             if self._waiting:
                 self._context.counters.add("lost", len(self._waiting))
                 self._waiting.clear()
-            for descriptor in (self._read, self._write):
-                if descriptor >= 0:
-                    os.close(descriptor)
-            self._read, self._write = -1, -1
+            if self._wakeup is not None:
+                self._wakeup.close()
+                self._wakeup = None
 
     # The thread -----------------------------------------------------------------------------------------------------
 
@@ -380,15 +375,14 @@ class RestPoll:
 
     def _hand_over(self, messages: list[WireMessage]) -> None:
         with self._lock:
-            if self._write < 0:
+            if self._wakeup is None:
                 self._context.counters.add("lost")
                 return
             self._waiting.append(messages)
             if len(self._waiting) > self._config.queue:
                 self._waiting.popleft()
                 self._context.counters.add("overflow")
-            with suppress(BlockingIOError):  # the pipe is full, so the flow will look anyway
-                os.write(self._write, b"\0")
+            self._wakeup.wake()
 
 
 def output(config: RestPollConfig, _inputs: Mapping[str, Wire]) -> Wire:

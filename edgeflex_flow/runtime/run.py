@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.messages import Alarm, DeadLetter, Samples
 from edgeflex_flow.node import Context, Counters, NodeConfig, OpenConnection, OperatorNode, WireMessage
 from edgeflex_flow.policy import PolicyEffect
+from edgeflex_flow.wakeup import Wakeup
 
 Tap = Callable[[WireMessage], None]
 """Looks at every message that a node emits, in the runtime's thread: be quick, never change it."""
@@ -43,37 +43,6 @@ class InForce(NamedTuple):
     config: NodeConfig
     policies: Mapping[str, str]
     """By policy and field, the version of the policy whose value is in force; for each bound setting."""
-
-
-class Wakeup:
-    """A pipe that makes a selector return at once. Safe from any thread and from signal handlers."""
-
-    def __init__(self) -> None:
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def fileno(self) -> int:
-        return self._read
-
-    def wake(self) -> None:
-        if self._write < 0:
-            return  # the run is over
-        try:
-            os.write(self._write, b"!")
-        except OSError:
-            return  # full means that it is awake already
-
-    def drain(self) -> None:
-        try:
-            while os.read(self._read, 4096):
-                continue
-        except BlockingIOError:
-            return
-
-    def close(self) -> None:
-        read, write = self._read, self._write
-        self._read = self._write = -1  # the numbers may soon belong to other files
-        os.close(read)
-        os.close(write)
 
 
 class RateLimitedLog:
