@@ -4,31 +4,18 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 
 import httpx
 import pytest
 from certificates import Authority
-from policy_pages import BOUNDS, OTHER, Person, edit_fields, person, serving
+from policy_pages import BOUNDS, OTHER, Person, edit_fields, person
 from served_policies import GROUP, PASSWORD, ServedPolicies
 
 from edgeflex_services.policy_system.pages_common import HERE, STATIC, safe_path
 
 PAGES = ("/policies", "/events", "/groups", "/users", "/audit", "/keys", "/account", "/policies/new")
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPolicies]:
-    with serving(tmp_path_factory.mktemp("policy")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def admin(service: ServedPolicies) -> Iterator[Person]:
-    with Person(service.url) as client:
-        yield client.sign_in()
 
 
 def cookie_of(answer: httpx.Response) -> str:

@@ -2,26 +2,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from html import unescape
 
 import httpx
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from policy_pages import Person, serving
+from policy_pages import Person
 from served_policies import GROUP, PASSWORD, KeyPair, ServedPolicies
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPolicies]:
-    with serving(tmp_path_factory.mktemp("policy")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def admin(service: ServedPolicies) -> Iterator[Person]:
-    with Person(service.url) as client:
-        yield client.sign_in()
 
 
 def test_a_user_is_added_given_a_role_disabled_and_enabled(service: ServedPolicies, admin: Person) -> None:

@@ -2,24 +2,10 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from policy_pages import EFFECT, LIVE, OTHER, TRIGGER, Person, person, serving
+from policy_pages import EFFECT, LIVE, OTHER, TRIGGER, Person, person
 from served_policies import ServedPolicies
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPolicies]:
-    with serving(tmp_path_factory.mktemp("policy")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def admin(service: ServedPolicies) -> Iterator[Person]:
-    with Person(service.url) as client:
-        yield client.sign_in()
 
 
 class Stream(threading.Thread):

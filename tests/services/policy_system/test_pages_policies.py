@@ -2,24 +2,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from html import unescape
 
 import pytest
-from policy_pages import BOUNDS, EFFECT, TRIGGER, Person, edit_fields, person, serving
+from policy_pages import BOUNDS, EFFECT, TRIGGER, Person, edit_fields, person
 from served_policies import GROUP, PASSWORD, ServedPolicies, b64
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPolicies]:
-    with serving(tmp_path_factory.mktemp("policy")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def admin(service: ServedPolicies) -> Iterator[Person]:
-    with Person(service.url) as client:
-        yield client.sign_in()
 
 
 @pytest.mark.parametrize(
