@@ -9,8 +9,9 @@ from msgspec import Meta, field
 
 from edgeflex_connectors.payload_formats import FlexOfferFormat
 from edgeflex_connectors.payload_formats.flexoffer import decode_offers
-from edgeflex_connectors.rest import path_problem
+from edgeflex_connectors.rest import path_refusals
 from edgeflex_connectors.rest_poll import Read, RestPoll, RestPollConfig
+from edgeflex_connectors.rest_retry import retry_refusals
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.flexoffer import is_later
 from edgeflex_flow.messages import FlexOffer
@@ -56,11 +57,8 @@ class FlexofferReceiveConfig(NodeConfig, frozen=True, kw_only=True):
     retry_max: Annotated[float, quantity("s", "Longest wait after a failure.", gt=0, le=86_400)] = 30.0
 
     def refusals(self) -> Iterator[FieldError]:
-        problem = path_problem(self.path)
-        if problem is not None:
-            yield FieldError(f"`path`: {problem}", "path", got=f"'{self.path}'")
-        if self.retry_max < self.retry_min:
-            yield FieldError("`retry_max` must not be less than `retry_min`", "retry_max", "retry_min")
+        yield from path_refusals(self.path)
+        yield from retry_refusals(self.retry_min, self.retry_max)
 
 
 class ChangedOffers:

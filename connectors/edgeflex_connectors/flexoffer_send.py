@@ -12,8 +12,9 @@ from msgspec.structs import replace
 from edgeflex_connectors.http_client import Answer
 from edgeflex_connectors.payload_formats import FlexOfferFormat
 from edgeflex_connectors.payload_formats.flexoffer import encode_offer
-from edgeflex_connectors.rest import path_problem
+from edgeflex_connectors.rest import path_refusals
 from edgeflex_connectors.rest_post import Item, RestPost, RestPostConfig
+from edgeflex_connectors.rest_retry import retry_refusals
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.flexoffer import (
     DAY_S,
@@ -93,11 +94,8 @@ class FlexofferSendConfig(NodeConfig, frozen=True, kw_only=True):
     ] = 1000
 
     def refusals(self) -> Iterator[FieldError]:
-        problem = path_problem(self.path)
-        if problem is not None:
-            yield FieldError(f"`path`: {problem}", "path", got=f"'{self.path}'")
-        if self.retry_max < self.retry_min:
-            yield FieldError("`retry_max` must not be less than `retry_min`", "retry_max", "retry_min")
+        yield from path_refusals(self.path)
+        yield from retry_refusals(self.retry_min, self.retry_max)
 
     @property
     def limits(self) -> OfferLimits:

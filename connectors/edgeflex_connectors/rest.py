@@ -188,6 +188,13 @@ def path_problem(path: str) -> str | None:
     return None
 
 
+def path_refusals(path: str) -> Iterator[FieldError]:
+    """What is wrong with the path of a node, as an error of its config."""
+    problem = path_problem(path)
+    if problem is not None:
+        yield FieldError(f"`path`: {problem}", "path", got=f"'{path}'")
+
+
 class RestSession:
     """A client of one service, for one node. `request` is for one thread; `abort` may come from any."""
 

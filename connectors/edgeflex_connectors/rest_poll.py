@@ -18,8 +18,8 @@ from edgeflex_connectors.http_client import Answer
 from edgeflex_connectors.payload_formats import AnyFormat, JsonEdgeflex, format_of
 from edgeflex_connectors.payload_formats.codec import Decoder
 from edgeflex_connectors.payloads import subscription_columns, subscription_refusals
-from edgeflex_connectors.rest import RestSession, path_problem
-from edgeflex_connectors.rest_retry import RETRIED_STATUSES, Status, retry_after_s
+from edgeflex_connectors.rest import RestSession, path_refusals
+from edgeflex_connectors.rest_retry import RETRIED_STATUSES, Status, retry_after_s, retry_refusals
 from edgeflex_flow.errors import BadMessageError, FieldError, RetryableError, unforeseen
 from edgeflex_flow.messages import BUILT_IN_MESSAGES, decode_message
 from edgeflex_flow.node import (
@@ -127,9 +127,7 @@ class RestPollConfig(NodeConfig, frozen=True, kw_only=True):
     ] = 100
 
     def refusals(self) -> Iterator[FieldError]:
-        problem = path_problem(self.path)
-        if problem is not None:
-            yield FieldError(f"`path`: {problem}", "path", got=f"'{self.path}'")
+        yield from path_refusals(self.path)
         if self.columns or self.messages:
             yield from promise_refusals(self.columns, self.messages)
         yield from subscription_refusals(self.columns, self.messages, self.format, self.device)
@@ -138,8 +136,7 @@ class RestPollConfig(NodeConfig, frozen=True, kw_only=True):
             yield FieldError(text, "messages", "columns", "format")
         if self.device is not None and "{" in self.device:
             yield FieldError("`device` is a name: an answer has no topic", "device", got=f"'{self.device}'")
-        if self.retry_max < self.retry_min:
-            yield FieldError("`retry_max` must not be less than `retry_min`", "retry_max", "retry_min")
+        yield from retry_refusals(self.retry_min, self.retry_max)
 
 
 class Read(NamedTuple):

@@ -20,8 +20,8 @@ from edgeflex_connectors.backoff import Backoff
 from edgeflex_connectors.http_client import Answer, NotSentError
 from edgeflex_connectors.payload_formats import JsonEdgeflex, JsonFields
 from edgeflex_connectors.payloads import PayloadEncoder
-from edgeflex_connectors.rest import RestSession, path_problem
-from edgeflex_connectors.rest_retry import RETRIED_STATUSES, UNHANDLED_STATUSES, Status, retry_after_s
+from edgeflex_connectors.rest import RestSession, path_refusals
+from edgeflex_connectors.rest_retry import RETRIED_STATUSES, UNHANDLED_STATUSES, Status, retry_after_s, retry_refusals
 from edgeflex_flow.errors import BadMessageError, FieldError, RetryableError, nearest, unforeseen
 from edgeflex_flow.messages import DeadLetter, Samples, validity_s
 from edgeflex_flow.node import (
@@ -116,8 +116,7 @@ class RestPostConfig(NodeConfig, frozen=True, kw_only=True):
     ] = 10_000
 
     def refusals(self) -> Iterator[FieldError]:
-        if self.retry_max < self.retry_min:
-            yield FieldError("`retry_max` must not be less than `retry_min`", "retry_max", "retry_min")
+        yield from retry_refusals(self.retry_min, self.retry_max)
         try:
             parts = list(string.Formatter().parse(self.path))
         except ValueError as error:
@@ -130,9 +129,7 @@ class RestPostConfig(NodeConfig, frozen=True, kw_only=True):
                 yield FieldError(text, "path", known=("{device}", "{type}"), nearest=close and f"{{{close}}}")
             elif form or turn:
                 yield FieldError("`path`: placeholders are plain {device} and {type}", "path", got=f"'{self.path}'")
-        problem = path_problem(self.path)
-        if problem is not None:
-            yield FieldError(f"`path`: {problem}", "path", got=f"'{self.path}'")
+        yield from path_refusals(self.path)
 
     @property
     def repeatable(self) -> bool:

@@ -40,7 +40,7 @@ from edgeflex_flow.messages import FlexOffer
 from edgeflex_services.market_book import Behaviour, ConflictError, MarketBook
 from edgeflex_services.market_demand import Demand
 from edgeflex_services.market_page import OperationsPage
-from edgeflex_services.web import PROBLEMS, BodyGuard
+from edgeflex_services.web import PROBLEMS, BodyGuard, is_known
 
 OPERATOR: Final = "operator"
 """The client who may set demand and behaviour, and sees all offers."""
@@ -201,7 +201,7 @@ def _offers(book: MarketBook, clients: _Clients) -> list[Any]:
         seen = book.all_seen(time.time_ns(), clients.owner(request), offer_id)
         answer = _answer(form, seen) if offer_id is not None else _sayable(form, seen)
         tag = f'"{_digest(answer.content)}"'
-        if tag in [each.strip() for each in request.headers.get("if-none-match", "").split(",")]:
+        if is_known(request, tag):
             return Response(b"", status_code=HTTP_304_NOT_MODIFIED, headers={"ETag": tag})
         answer.headers["ETag"] = tag
         return answer

@@ -57,6 +57,14 @@ def add_listening(parser: argparse.ArgumentParser, port: int) -> None:
     add("--key", type=Path, metavar="PEM", help="private key of the certificate, without passphrase")
 
 
+def is_known(request: Request[Any, Any, Any], etag: str) -> bool:
+    """Whether who asks has what this `ETag` names already (RFC 9110, section 13.1.2)."""
+    known = request.headers.get("if-none-match", "")
+    return bool(known) and (
+        known.strip() == "*" or etag in {each.strip().removeprefix("W/") for each in known.split(",")}
+    )
+
+
 def _port(text: str) -> int:
     number = int(text)
     if not 0 <= number <= 65535:

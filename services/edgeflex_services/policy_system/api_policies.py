@@ -28,6 +28,7 @@ from edgeflex_services.policy_system.enforce import (
 )
 from edgeflex_services.policy_system.journal import entry_of
 from edgeflex_services.policy_system.repository import AuditEntry, ConflictError, Effect, Grant, Reader, Saved
+from edgeflex_services.web import is_known
 
 JSON = "application/json"
 NOT_MODIFIED = 304
@@ -97,8 +98,7 @@ REFUSED = {
 
 def _served(request: AnyRequest, etag: str, body: bytes) -> Response[bytes]:
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
-    known = request.headers.get("if-none-match", "")
-    if known and (known.strip() == "*" or etag in {each.strip().removeprefix("W/") for each in known.split(",")}):
+    if is_known(request, etag):
         return Response(b"", status_code=NOT_MODIFIED, headers=headers, media_type=JSON)
     return Response(body, headers=headers, media_type=JSON)
 
