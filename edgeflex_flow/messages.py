@@ -553,6 +553,8 @@ class FlexOffer(Computed, frozen=True, kw_only=True, tag="flex_offer"):
     """The owner, as the market knows it."""
     location: str = ""
     """Where in the grid, such as a node's number."""
+    endpoint: str = ""
+    """Path at which the market takes it; empty: wherever its sender sends offers. Markets are not told."""
     request_id: str = ""
     """`id` of the FlexRequest that it was made from; empty if from none, or if the other side does not say."""
     quantity: Literal["active_energy", "reactive_energy"] = "active_energy"

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from edgeflex_connectors.http_client import Answer
 from edgeflex_connectors.payload_formats import FlexOfferFormat
 from edgeflex_connectors.payload_formats.flexoffer import encode_offer
-from edgeflex_connectors.rest import path_refusals
+from edgeflex_connectors.rest import path_problem, path_refusals
 from edgeflex_connectors.rest_post import Item, RestPost, RestPostConfig
 from edgeflex_connectors.rest_retry import retry_refusals
 from edgeflex_flow.errors import BadMessageError, FieldError
@@ -36,6 +36,7 @@ from edgeflex_flow.node import (
     connection,
     quantity,
 )
+from edgeflex_flow.policy import is_allowed
 
 MARKET_REASONS = {
     -1: "no such offer",
@@ -48,7 +49,8 @@ MARKET_REASONS = {
 class FlexofferSendConfig(NodeConfig, frozen=True, kw_only=True):
     """Send offers to a market of FlexOffers (KIBERNet, GOFLEX, `edgeflex serve market`), one a request, in order.
 
-    An offer goes out by POST to `path`, in the dialect of `format`, in the state `offered`. Before that it is held
+    An offer goes out by POST to `path`, or to the `endpoint` that it names itself if `endpoints` allows that, in the
+    dialect of `format`, in the state `offered`. Before that it is held
     against the rules of FlexOffers, and against what this site allows: no profile longer than `max_duration`, none
     outside of `window_begin` to `window_end` (hours of the day, UTC; across midnight if the end is before the
     beginning). These are the site's own and stand in the file; policies may set those of `flexoffer_make`. Offers in
@@ -83,6 +85,10 @@ class FlexofferSendConfig(NodeConfig, frozen=True, kw_only=True):
 
     api: Annotated[str, connection("rest", "Connection to the market.")]
     path: Annotated[str, Meta(min_length=1, description="Path, which follows the url of the connection.")]
+    endpoints: Annotated[
+        tuple[str, ...],
+        Meta(description="Other paths that offers may name; `*` stands for letters, digits, `_` and `-`."),
+    ] = ()
     format: Annotated[FlexOfferFormat, Meta(description="Dialect of the market.")] = FlexOfferFormat()
     max_duration: Annotated[float, quantity("s", "Longest profile that is sent.", gt=0, le=7 * DAY_S)] = float(DAY_S)
     window_begin: Annotated[float, quantity("s", "From when on in the day (UTC) profiles run.", ge=0, le=DAY_S)] = 0.0
@@ -95,6 +101,10 @@ class FlexofferSendConfig(NodeConfig, frozen=True, kw_only=True):
 
     def refusals(self) -> Iterator[FieldError]:
         yield from path_refusals(self.path)
+        for place, pattern in enumerate(self.endpoints):
+            problem = path_problem(pattern)
+            if problem is not None:
+                yield FieldError(f"`endpoints`: {problem}", f"endpoints[{place}]", got=f"'{pattern}'")
         yield from retry_refusals(self.retry_min, self.retry_max)
 
     @property
@@ -118,13 +128,21 @@ class OfferEncoder:
             return ()
         offer = replace(message, state="offered")
         wrong = [str(each) for each in (*violations(offer), *limit_violations(offer, self._config.limits))]
+        wrong += self._endpoint_problems(offer)
         if wrong:
             raise self._refusal("invalid_offer", offer, "; ".join(wrong))
         until_ns = send_before_ns(offer)
         left_s = ((until_ns or now_ns) - now_ns) / NS_PER_S
         if left_s <= 0:
             raise self._refusal("too_late", offer, f"its time was over at {shown_time(until_ns)}")
-        return (Item(self._config.path, encode_offer(self._config.format, offer), now_s + left_s, key=offer.id),)
+        path = offer.endpoint or self._config.path
+        return (Item(path, encode_offer(self._config.format, offer), now_s + left_s, key=offer.id),)
+
+    def _endpoint_problems(self, offer: FlexOffer) -> Iterator[str]:
+        """The endpoint of an offer may come from the network: it leads nowhere that the file does not name."""
+        known = (self._config.path, *self._config.endpoints)
+        if offer.endpoint and not is_allowed(offer.endpoint, known):
+            yield f"`endpoint`: one of {', '.join(known)}; got '{offer.endpoint[:100]}'"
 
     def _refusal(self, reason: str, offer: FlexOffer, text: str) -> BadMessageError:
         return BadMessageError(f"offer '{offer.id}': {text}", reason=reason, payload=encode_message(offer))

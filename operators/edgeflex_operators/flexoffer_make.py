@@ -32,9 +32,13 @@ class FlexofferMakeConfig(NodeConfig, frozen=True, kw_only=True):
     give a part: -3 kW over a quarter of an hour become -0.75 to 0 kWh. Positive stays production.
 
     What lies outside of `window_begin` to `window_end` (hours of the day, UTC; across midnight if the end is before the
-    beginning) or beyond `max_duration` is not offered. Limits may be bound to policies, as may prices and times.
+    beginning), beyond `max_duration` or beyond `max_power` is not offered, and neither is a profile shorter than
+    `min_duration`. Limits may be bound to policies, as may prices and times.
 
-    Nothing becomes of nodes for which less than `least_power` is asked in every step.
+    Nothing becomes of nodes for which less than `min_power` is asked in every step.
+
+    With `endpoint` each offer says at which path the market takes it, and `flexoffer_send` posts it there: an offer
+    goes where it was meant for when it was made, also if the setting changes while it waits.
 
     Input:
         in: `FlexRequest`. Where it does not tell `step_s`, `step` holds; its first step begins at `begin_ns`, or when
@@ -64,6 +68,9 @@ class FlexofferMakeConfig(NodeConfig, frozen=True, kw_only=True):
         Literal["text", "number", "uuid"],
         Meta(description="Ids as readable texts, as whole numbers (INEA) or as UUIDs (GOFLEX)."),
     ] = "text"
+    endpoint: Annotated[
+        str, Meta(description="Path at which the market takes offers; empty: that of `flexoffer_send`.")
+    ] = ""
     price_min: Annotated[float, quantity("EUR/kWh", "Most that is paid for a kWh consumed.", ge=-100, le=100)] = 0.0
     price_max: Annotated[float, quantity("EUR/kWh", "Least that is taken for a kWh produced.", ge=-100, le=100)] = 0.0
     accept_within: Annotated[
@@ -76,10 +83,12 @@ class FlexofferMakeConfig(NodeConfig, frozen=True, kw_only=True):
         float, quantity("s", "How much later than the request a profile may begin.", gt=0, le=86_400)
     ] = 60.0
     max_duration: Annotated[float, quantity("s", "Longest profile.", gt=0, le=7 * DAY_S)] = float(DAY_S)
+    min_duration: Annotated[float, quantity("s", "Shortest profile.", ge=0, le=7 * DAY_S)] = 0.0
     window_begin: Annotated[float, quantity("s", "From when on in the day (UTC).", ge=0, le=DAY_S)] = 0.0
     window_end: Annotated[float, quantity("s", "Until when in the day (UTC).", ge=0, le=DAY_S)] = float(DAY_S)
     step: Annotated[float, quantity("s", "Length of a step, where a request does not tell.", gt=0, le=DAY_S)] = 900.0
-    least_power: Annotated[float, quantity("kW", "Less than this is not worth an offer.", ge=0)] = 1e-3
+    min_power: Annotated[float, quantity("kW", "Less than this is not worth an offer.", ge=0)] = 1e-3
+    max_power: Annotated[float, quantity("kW", "Most that an offer may produce or consume.", gt=0, le=1e9)] = 1e9
 
     def refusals(self) -> Iterator[FieldError]:
         if not self.accept_within <= self.assign_within <= self.start_within:
@@ -89,6 +98,12 @@ class FlexofferMakeConfig(NodeConfig, frozen=True, kw_only=True):
         if self.price_min > self.price_max:
             text = f"`price_min` ({self.price_min:g}) is above `price_max` ({self.price_max:g})"
             yield FieldError(text, "price_min", "price_max")
+        if self.min_duration > self.max_duration:
+            text = f"`min_duration` ({self.min_duration:g} s) is above `max_duration` ({self.max_duration:g} s)"
+            yield FieldError(text, "min_duration", "max_duration")
+        if self.min_power > self.max_power:
+            text = f"`min_power` ({self.min_power:g} kW) is above `max_power` ({self.max_power:g} kW)"
+            yield FieldError(text, "min_power", "max_power")
 
     @property
     def limits(self) -> OfferLimits:
@@ -130,9 +145,10 @@ def make(config: FlexofferMakeConfig, state: FlexofferMakeState, request: FlexRe
     grid = _grid(config, state, request)
     made: list[FlexOffer] = []
     for place, node in enumerate(request.nodes):
-        powers_kw = [row[place] if abs(row[place]) >= config.least_power else 0.0 for row in rows]
+        powers_kw = [row[place] if abs(row[place]) >= config.min_power else 0.0 for row in rows]
         if any(powers_kw):
             made += _of_node(config, request, grid, node, powers_kw)
+            made += _too_much(config, request, grid, node, powers_kw)
     return made
 
 
@@ -159,12 +175,28 @@ def _of_node(
     config: FlexofferMakeConfig, request: FlexRequest, grid: _Grid, node: Node, powers_kw: list[float]
 ) -> Iterator[FlexOffer]:
     """An offer for each stretch of steps that may be offered, an invalid one for each that may not."""
+    powers_kw = [_within(config, each) for each in powers_kw]
     for why, steps in itertools.groupby(range(len(powers_kw)), lambda step: _why_not(config, grid, step)):
         stretch = list(steps)
-        count = len(stretch) if why else int(config.max_duration * NS_PER_S // grid.step_ns)
-        yield from _offer(config, request, grid, node, stretch[:count], powers_kw, why)
+        count = len(stretch) if why else min(len(stretch), int(config.max_duration * NS_PER_S // grid.step_ns))
+        is_short = count * grid.step_ns < config.min_duration * NS_PER_S
+        reason = f"shorter than the shortest profile of {config.min_duration:g} s" if is_short and not why else why
+        yield from _offer(config, request, grid, node, stretch[:count], powers_kw, reason)
         reason = f"beyond the longest profile of {config.max_duration:g} s"
         yield from _offer(config, request, grid, node, stretch[count:], powers_kw, reason)
+
+
+def _too_much(
+    config: FlexofferMakeConfig, request: FlexRequest, grid: _Grid, node: Node, powers_kw: list[float]
+) -> Iterator[FlexOffer]:
+    """What is asked beyond the largest power, as an invalid offer, so that the answer tells it."""
+    beyond_kw = [each - _within(config, each) for each in powers_kw]
+    reason = f"beyond the largest power of {config.max_power:g} kW"
+    yield from _offer(config, request, grid, node, list(range(len(powers_kw))), beyond_kw, reason, "beyond")
+
+
+def _within(config: FlexofferMakeConfig, power_kw: float) -> float:
+    return max(-config.max_power, min(power_kw, config.max_power))
 
 
 def _why_not(config: FlexofferMakeConfig, grid: _Grid, step: int) -> str:
@@ -184,7 +216,9 @@ def _offer(
     steps: list[int],
     powers_kw: list[float],
     reason: str,
+    part: str = "",
 ) -> Iterator[FlexOffer]:
+    """An offer of these steps, invalid with a reason; none if nothing is asked. `part` tells its id from others'."""
     if not any(powers_kw[step] for step in steps):
         return
     hours = grid.step_ns / NS_PER_S / S_PER_H
@@ -195,6 +229,7 @@ def _offer(
             str(node),
             *(["reactive"] if request.variable == "reactive_power" else []),
             *([str(steps[0] + 1)] if steps[0] else []),
+            *([part] if part else []),
         ]
     )
     yield FlexOffer(
@@ -203,6 +238,7 @@ def _offer(
         state_reason=reason,
         offered_by=str(config.offered_by),
         location=str(node),
+        endpoint=config.endpoint,
         request_id=name_of(request),
         quantity="active_energy" if request.variable == "active_power" else "reactive_energy",
         created_ns=grid.created_ns,

@@ -20,6 +20,7 @@ from edgeflex_connectors.payload_formats import FlexOfferFormat
 from edgeflex_connectors.payload_formats.flexoffer import decode_offers
 from edgeflex_connectors.rest import RestConfig
 from edgeflex_connectors.rest_post import RestPost
+from edgeflex_flow.errors import ConfigError
 from edgeflex_flow.flexoffer import NS_PER_S
 from edgeflex_flow.messages import FlexOffer
 from edgeflex_flow.node import Context, OpenConnection
@@ -108,6 +109,28 @@ def test_offers_that_break_rules_or_limits_are_not_sent(make_context: ContextMak
     assert first[0] == second[0] == "invalid_offer"
     assert "`offered_by`: an offer names its owner; got nothing; `slices`: a profile has at least one slice" in first[1]
     assert "the profile lasts 900 s at most; got 1800 s; `start_after_ns`: the profile runs from" in second[1]
+
+
+def test_an_offer_goes_to_the_endpoint_that_it_names_if_the_file_allows_that(make_context: ContextMaker) -> None:
+    with HttpService() as service, sink(make_context, service.url, endpoints=["/markets/*/offers"]) as (send, _):
+        for path in ("/offers", "/markets/tso/offers"):
+            service.answers(path, TAKEN)
+        send.write([fresh(id="1"), fresh(id="2", endpoint="/markets/tso/offers"), fresh(id="3", endpoint="/offers")])
+        send.write([fresh(id="4", endpoint=path) for path in ("/admin", "/markets/../offers", "/markets/a/b/offers")])
+        assert send.flush(10.0)
+        assert [(each.path, each.json["id"]) for each in service.requests] == [
+            ("/offers", "1"),
+            ("/markets/tso/offers", "2"),
+            ("/offers", "3"),
+        ]
+        assert "endpoint" not in service.requests[1].json
+    assert [each[0] for each in make_context.dead_letters] == ["invalid_offer"] * 3
+    assert "`endpoint`: one of /offers, /markets/*/offers; got '/admin'" in make_context.dead_letters[0][1]
+
+
+def test_patterns_of_endpoints_are_paths() -> None:
+    with pytest.raises(ConfigError, match="a path begins with '/'"):
+        FlexofferSendConfig(api="market", path="/offers", endpoints=("https://market.example/offers",))
 
 
 def test_only_offers_that_were_not_dealt_with_go_out(make_context: ContextMaker) -> None:

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 from broker import Listener, Mosquitto, wait_until
+from flexibility_site import site_with_policies
 from market_process import MarketProcess
 from served_grids import GRID, full_sun
 from served_grids import Running as ServedGrid
 from served_grids import running as served_grid
-from served_policies import AUDIENCE, GROUP, ServedPolicies, b64
+from served_policies import GROUP, ServedPolicies, b64
 from shipped import LOCAL, RUNTIMES, flow_run, running
 
 from edgeflex_flow.messages import encode_message
@@ -149,19 +150,6 @@ def test_what_the_mpc_asks_for_is_bought_and_done(
     assert {each["policies"]["flexibility.price_max"] for _, each in kept if each["state"] == "initial"} == {"default"}
     assert [each for each in loop.told("alarm") if "answer" in each["text"]] == []
     assert loop.grid.events("refused") == []
-
-
-def site_with_policies(tmp_path: Path, served: ServedPolicies) -> Path:
-    """The local site, with a policy system."""
-    key = served.make_service("flex_site")
-    (tmp_path / "site.pem").write_bytes(key.pem)
-    auth = f"{{kind: jwt, key: {tmp_path / 'site.pem'}, issuer: flex_site, audience: {AUDIENCE}}}"
-    connection = (
-        f"  policies: {{kind: policy_system, url: '{served.url}', auth: {auth}, group: {GROUP}, refresh: 200ms}}"
-    )
-    file = tmp_path / "local.yaml"
-    file.write_text(LOCAL.read_text().replace("connections:\n", f"connections:\n{connection}\n"))
-    return file
 
 
 def test_offers_keep_to_the_policy_and_to_the_next_one_while_the_loop_runs(tmp_path: Path) -> None:

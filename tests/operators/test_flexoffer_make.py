@@ -86,6 +86,23 @@ def test_what_is_beyond_the_longest_profile_is_told_and_not_offered() -> None:
     assert none.state == "invalid"
 
 
+def test_a_profile_that_is_too_short_is_told_and_not_offered() -> None:
+    window = {"window_begin": 12.25 * 3600.0, "window_end": 13.02 * 3600.0}
+    offers = made(request([(1.0, 0.0)] * 6), **window, min_duration=3600.0)
+    assert [(each.state, len(each.slices)) for each in offers] == [("invalid", 1), ("invalid", 3), ("invalid", 2)]
+    assert offers[1].state_reason == "shorter than the shortest profile of 3600 s"
+    assert [each.state for each in made(request([(1.0, 0.0)] * 4), min_duration=3600.0)] == ["initial"]
+
+
+def test_power_beyond_the_largest_is_told_and_not_offered() -> None:
+    within, beyond = made(request([(-8.0, 0.0), (2.0, 0.0), (7.0, 0.0)]), max_power=4.0)
+    assert [(each.lower_kwh, each.upper_kwh) for each in within.slices] == [(-1.0, 0.0), (0.0, 0.5), (0.0, 1.0)]
+    assert [(each.lower_kwh, each.upper_kwh) for each in beyond.slices] == [(-1.0, 0.0), (0.0, 0.0), (0.0, 0.75)]
+    assert (within.state, within.id) == ("initial", "mpc@1:24")
+    assert (beyond.state, beyond.id) == ("invalid", "mpc@1:24:beyond")
+    assert beyond.state_reason == "beyond the largest power of 4 kW"
+
+
 def test_steps_that_are_over_are_not_offered_and_the_one_under_way_begins_now() -> None:
     offers = made(request([(1.0, 0.0)] * 3, begin_ns=NOON_NS - STEP_NS - 60 * NS_PER_S))
     assert [(each.state, len(each.slices)) for each in offers] == [("invalid", 1), ("initial", 2)]
@@ -94,7 +111,7 @@ def test_steps_that_are_over_are_not_offered_and_the_one_under_way_begins_now() 
 
 def test_little_power_is_no_offer() -> None:
     assert made(request([(1e-4, 0.0)])) == []
-    assert len(made(request([(0.5, -0.5)]), least_power=1.0)) == 0
+    assert len(made(request([(0.5, -0.5)]), min_power=1.0)) == 0
 
 
 @pytest.mark.parametrize("ids", ["text", "number", "uuid"])
@@ -146,3 +163,7 @@ def test_times_and_prices_that_do_not_go_together_are_refused() -> None:
         FlexofferMakeConfig(offered_by="x", accept_within=30.0)
     with pytest.raises(ConfigError, match=r"`price_min` .0.2. is above `price_max` .0.1."):
         FlexofferMakeConfig(offered_by="x", price_min=0.2, price_max=0.1)
+    with pytest.raises(ConfigError, match=r"`min_duration` .900 s. is above `max_duration` .600 s."):
+        FlexofferMakeConfig(offered_by="x", min_duration=900.0, max_duration=600.0)
+    with pytest.raises(ConfigError, match=r"`min_power` .3 kW. is above `max_power` .2 kW."):
+        FlexofferMakeConfig(offered_by="x", min_power=3.0, max_power=2.0)

@@ -272,7 +272,9 @@ class DataManagement(Document, frozen=True, kw_only=True, tag="data_management")
 class FlexibilityFields(_Part, frozen=True, kw_only=True):
     """How flexibility is asked for and offered."""
 
-    endpoint: Annotated[Line, Meta(description="Where offers are sent.")] = ""
+    endpoint: Annotated[
+        Line, Meta(description="Path at which the market takes offers and tells what became of them.")
+    ] = ""
     max_duration: Annotated[Quantity | None, Meta(description="Longest duration of an offer.")] = None
     min_duration: Annotated[Quantity | None, Meta(description="Shortest duration of an offer.")] = None
     window_begin: Annotated[Quantity | None, Meta(description="Offers begin after this time of day UTC: `6 h`.")] = None
@@ -280,14 +282,18 @@ class FlexibilityFields(_Part, frozen=True, kw_only=True):
     accept_within: Annotated[Quantity | None, Meta(description="The market accepts or rejects within this time.")] = (
         None
     )
+    assign_within: Annotated[Quantity | None, Meta(description="The market assigns within this time.")] = None
+    start_within: Annotated[Quantity | None, Meta(description="How much later than asked an offer may begin.")] = None
+    min_power: Annotated[Quantity | None, Meta(description="Less power than this is not offered.")] = None
     max_power: Annotated[Quantity | None, Meta(description="Largest power of an offer.")] = None
-    price_min: Annotated[Quantity | None, Meta(description="Lowest price, such as `0 EUR/MWh`.")] = None
-    price_max: Annotated[Quantity | None, Meta(description="Highest price.")] = None
-    template: Annotated[dict[str, Any], Meta(max_length=40, description="A FlexOffer that new ones begin with.")] = {}
+    price_min: Annotated[
+        Quantity | None, Meta(description="Most that is paid for energy consumed, such as `0 EUR/MWh`.")
+    ] = None
+    price_max: Annotated[Quantity | None, Meta(description="Least that is taken for energy produced.")] = None
 
 
 class Flexibility(Document, frozen=True, kw_only=True, tag="flexibility"):
-    """The template of FlexOffers, where they go, and within which times."""
+    """The terms of FlexOffers, where they go, and within which times."""
 
     kind = "flexibility"
     fields: FlexibilityFields
@@ -306,6 +312,9 @@ class Flexibility(Document, frozen=True, kw_only=True, tag="flexibility"):
             ("window_begin", "s"),
             ("window_end", "s"),
             ("accept_within", "s"),
+            ("assign_within", "s"),
+            ("start_within", "s"),
+            ("min_power", "W"),
             ("max_power", "W"),
             ("price_min", "EUR/MWh"),
             ("price_max", "EUR/MWh"),
@@ -313,6 +322,14 @@ class Flexibility(Document, frozen=True, kw_only=True, tag="flexibility"):
             value = getattr(fields, name)
             if value is not None:
                 yield from _unit_problem(f"fields.{name}", value, unit)
+        for first, second, unit in (
+            ("min_duration", "max_duration", "s"),
+            ("accept_within", "assign_within", "s"),
+            ("assign_within", "start_within", "s"),
+            ("min_power", "max_power", "W"),
+            ("price_min", "price_max", "EUR/MWh"),
+        ):
+            yield from _order_problem(fields, first, second, unit)
 
 
 class SharingFields(_Part, frozen=True, kw_only=True):
@@ -429,6 +446,17 @@ def _unit_problem(place: str, value: Quantity, unit: str) -> Iterator[tuple[str,
         parse_quantity(value, unit)
     except ValueError as error:
         yield place, str(error)
+
+
+def _order_problem(fields: FlexibilityFields, first: str, second: str, unit: str) -> Iterator[tuple[str, str]]:
+    """Flows would refuse both. What is no quantity is told elsewhere."""
+    given = getattr(fields, first), getattr(fields, second)
+    try:
+        least, most = (parse_quantity(each, unit) for each in given)
+    except (ValueError, TypeError):
+        return
+    if least > most:
+        yield f"fields.{first}", f"'{given[0]}' is more than `{second}` ('{given[1]}')"
 
 
 def _time_problem(place: str, value: Quantity | None) -> Iterator[tuple[str, str]]:

@@ -42,7 +42,7 @@ EVERYTHING: dict[str, Any] = {
         {"name": "day", "effect": "permit", "then": {"do": "return_data", "quantities": ["*"]}},
     ],
 }
-TEMPLATE = {"kind": "flexibility", "fields": {"max_power": "5 kW", "template": {"slices": [{"energy": [1, 2.5]}]}}}
+OFFERS = {"kind": "flexibility", "fields": {"max_power": "5 kW", "endpoint": "/api/v1/edgeflex/offers"}}
 
 
 def form_of(document: dict[str, Any]) -> tuple[FormSchema, dict[str, list[str]]]:
@@ -61,8 +61,8 @@ def test_what_a_new_policy_begins_with_is_a_policy(kind: str) -> None:
 
 @pytest.mark.parametrize(
     "document",
-    [EVERYTHING, TEMPLATE, *(document_to_begin_with(kind) for kind in KINDS)],
-    ids=["everything", "template", *KINDS],
+    [EVERYTHING, OFFERS, *(document_to_begin_with(kind) for kind in KINDS)],
+    ids=["everything", "offers", *KINDS],
 )
 def test_a_document_comes_out_of_its_form_as_it_went_in(document: dict[str, Any]) -> None:
     form, raw = form_of(document)
@@ -159,6 +159,6 @@ def test_rows_and_items_come_go_and_move() -> None:
 
 
 def test_names_of_fields_that_nobody_made_are_ignored() -> None:
-    form, raw = form_of(TEMPLATE)
+    form, raw = form_of(OFFERS)
     reading = form.read({**raw, "rules.x.name": ["a"], "rules.999999999.name": ["b"], "__class__": ["c"], "": ["d"]})
     assert "rules" not in reading.document

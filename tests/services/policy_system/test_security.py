@@ -267,7 +267,6 @@ def test_a_body_without_end_is_cut_off(served: ServedPolicies) -> None:
         {"kind": "sharing", "rules": [{"name": f"r{at}", "effect": "permit"} for at in range(101)]},
         {"kind": "operational_bounds", "fields": {"a": "1" * 61}},
         {"kind": "operational_bounds", "fields": {"a": "1" * 50 + "." * 9}},
-        {"kind": "flexibility", "fields": {"template": {str(at): at for at in range(50)}}},
         {"kind": "operational_bounds", "fields": {"a": 1}, "about": "x" * 2001},
         {"kind": "operational_bounds", "fields": {"a": 1}, "$ref": "#"},
         {"kind": "sharing", "rules": [{"name": "a", "effect": "permit", "when": {"users": ["*" * 201]}}]},
