@@ -63,6 +63,12 @@ class MarketProcess:
         """Change demand or behaviour."""
         httpx.put(self.url + path, json=content).raise_for_status()
 
+    def kill(self) -> None:
+        """End it in the midst of what it does."""
+        assert self._process is not None
+        self._process.kill()
+        self.stop()
+
     def stop(self) -> int:
         process, self._process = self._process, None
         if process is None:

@@ -7,9 +7,9 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from litestar import Litestar, Request, Response, Router, delete, get, post, put
@@ -37,18 +37,29 @@ from edgeflex_connectors.payload_formats.flexoffer import (
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import FlexOffer
-from edgeflex_services.market_book import Behaviour, ConflictError, MarketBook
-from edgeflex_services.market_demand import Demand
+from edgeflex_services.market_book import Behaviour, ConflictError, FullError, MarketBook
+from edgeflex_services.market_demand import Demand, OfferKey
 from edgeflex_services.market_page import OperationsPage
-from edgeflex_services.web import PROBLEMS, BodyGuard, is_known
+from edgeflex_services.market_store import StoreError
+from edgeflex_services.web import PROBLEMS, BodyGuard, is_known, problem
 
 OPERATOR: Final = "operator"
 """The client who may set demand and behaviour, and sees all offers."""
 JSON: Final = "application/json"
+LONGEST_BUSY_S: Final = 0.5
+BUSY_PERIOD_S: Final = 0.02
+"""How long, and how often, a change is tried while another program holds the file."""
+BUSY_RETRY_S: Final = 1
+FULL_RETRY_S: Final = 60
 LOG = logging.getLogger("edgeflex.market")
 
+_T = TypeVar("_T")
 AnyRequest = Request[Any, Any, Any]
 _DialectName = Annotated[Dialect, PathParameter(description="How offers are written.")]
+_ThisId = Annotated[str, QueryParameter(name="id", max_length=200, description="Which one.")]
+_OwnerName = Annotated[
+    str | None, QueryParameter(max_length=200, description="Whose; needed where several owners have one of this id.")
+]
 _OfferId = Annotated[str | None, QueryParameter(name="id", description="Only this one.", max_length=200)]
 
 
@@ -178,27 +189,32 @@ class _Clients:
 
 def _offers(book: MarketBook, clients: _Clients) -> list[Any]:
     @post("/{dialect:str}/offers", status_code=HTTP_200_OK, summary="Offer", tags=["offers"])
-    async def submit(dialect: _DialectName, request: AnyRequest) -> Response[bytes]:
-        """One offer or several, in any shape of the dialect; the answer holds them with their states and reasons. The
-        same offer again changes nothing; another one under its id is a conflict."""
+    async def submit(dialect: _DialectName, request: AnyRequest) -> Response[Any]:
+        """One offer or several, in any shape of the dialect; the answer holds them in their order, each with its state
+        and reason. The same offer again changes nothing. All are taken or none: another offer of the same owner under
+        an id is a conflict, and `offers` tells of each which it was."""
         owner = clients.owner(request)
         form = _format(dialect)
         try:
             came = decode_offers(form, await request.body())
-        except BadMessageError as error:
+            encode_offers(form, came)
+        except (BadMessageError, ValueError) as error:
+            # What the dialect could not tell of again is not taken either.
             raise HTTPException(status_code=400, detail=str(error)) from error
-        now_ns = time.time_ns()
         try:
-            return _answer(form, [book.submit(each, now_ns, owner) for each in came])
+            return _answer(form, await written(lambda: book.submit(came, time.time_ns(), owner)))
         except ConflictError as error:
-            raise HTTPException(status_code=HTTP_409_CONFLICT, detail=str(error)) from error
+            return _conflict(came, error)
+        except FullError as error:
+            raise _unavailable(str(error), FULL_RETRY_S) from error
 
     @get("/{dialect:str}/offers", summary="Offers and what became of them", tags=["offers"])
     async def look(dialect: _DialectName, request: AnyRequest, offer_id: _OfferId = None) -> Response[bytes]:
         """Those of the client, or all for the operator. With an `ETag`. Offers that the dialect cannot say (text ids in
         INEA's) are left out and counted in `X-Left-Out`; asked for by id they are a conflict."""
         form = _format(dialect)
-        seen = book.all_seen(time.time_ns(), clients.owner(request), offer_id)
+        now_ns = time.time_ns()
+        seen = [book.seen(each, now_ns) for each in book.keys_of(clients.owner(request), offer_id)]
         answer = _answer(form, seen) if offer_id is not None else _sayable(form, seen)
         tag = f'"{_digest(answer.content)}"'
         if is_known(request, tag):
@@ -210,26 +226,29 @@ def _offers(book: MarketBook, clients: _Clients) -> list[Any]:
     async def cancel(
         dialect: _DialectName,
         request: AnyRequest,
-        offer_id: Annotated[str, QueryParameter(name="id", max_length=200, description="Which one.")],
+        offer_id: _ThisId,
+        owner: _OwnerName = None,
     ) -> Response[bytes]:
         """It is canceled, whatever was assigned."""
         form = _format(dialect)
-        _own(book, offer_id, clients.owner(request))
+        key = _own(book, offer_id, clients.owner(request) or owner)
         try:
-            return _answer(form, [book.cancel(offer_id, time.time_ns(), "taken back by its owner")])
+            canceled = await written(lambda: book.cancel(key, time.time_ns(), "taken back by its owner"))
+            return _answer(form, [canceled])
         except ValueError as error:
             raise HTTPException(status_code=HTTP_409_CONFLICT, detail=str(error)) from error
 
     @get("/history", summary="When an offer came into each of its states", tags=["offers"])
     async def history(
         request: AnyRequest,
-        offer_id: Annotated[str, QueryParameter(name="id", max_length=200, description="Which one.")],
+        offer_id: _ThisId,
+        owner: _OwnerName = None,
     ) -> list[Change]:
         """What is held back by a delay is not told here either."""
         now_ns = time.time_ns()
-        _own(book, offer_id, clients.owner(request))
+        key = _own(book, offer_id, clients.owner(request) or owner)
         until_ns = now_ns - round(book.behaviour.delay_s * 1e9)
-        told = [(time_ns, each) for time_ns, each in book.history(offer_id) if time_ns <= until_ns]
+        told = [(time_ns, each) for time_ns, each in book.history(key) if time_ns <= until_ns]
         return [Change(time_ns=time_ns, state=each.state, reason=each.state_reason) for time_ns, each in told]
 
     return [submit, look, cancel, history]
@@ -246,7 +265,7 @@ def _operation(book: MarketBook, clients: _Clients, trade: Trade) -> list[Any]:
     async def set_demand(request: AnyRequest, data: JSONBody[DemandList]) -> DemandList:
         """In place of what was needed before, and as if nothing was assigned yet; the same again changes nothing."""
         clients.need_operator(request)
-        book.set_demand(data.demand)
+        await written(lambda: book.set_demand(data.demand))
         return DemandList(demand=list(book.demand))
 
     @get("/behaviour", summary="How the market behaves", tags=["operation"])
@@ -266,15 +285,48 @@ def _operation(book: MarketBook, clients: _Clients, trade: Trade) -> list[Any]:
     async def clear(request: AnyRequest) -> dict[str, int]:
         """Without waiting for the next time; says how many offers were dealt with."""
         clients.need_operator(request)
-        return {"offers": await trade.clear()}
+        try:
+            return {"offers": await trade.clear()}
+        except StoreError as error:
+            raise _unavailable(str(error), BUSY_RETRY_S) from error
 
     return [demand, set_demand, behaviour, set_behaviour, clear]
 
 
-def _own(book: MarketBook, offer_id: str, owner: str | None) -> None:
-    """Raises 404 also for an offer of someone else."""
-    if not book.all_seen(time.time_ns(), owner, offer_id):
+async def written(change: Callable[[], _T]) -> _T:
+    """Make a change of the book. While another program holds its file it is tried again for a moment, in which other
+    requests go on. Raises 503 then, and nothing has changed."""
+    end_s = time.monotonic() + LONGEST_BUSY_S
+    while True:
+        try:
+            return change()
+        except StoreError as error:
+            if not error.is_busy or time.monotonic() >= end_s:
+                raise _unavailable(str(error), BUSY_RETRY_S) from error
+        await asyncio.sleep(BUSY_PERIOD_S)
+
+
+def _unavailable(detail: str, retry_s: int) -> HTTPException:
+    return HTTPException(status_code=HTTP_503_SERVICE_UNAVAILABLE, detail=detail, headers={"Retry-After": str(retry_s)})
+
+
+def _conflict(came: list[FlexOffer], error: ConflictError) -> Response[dict[str, Any]]:
+    told = [
+        {"id": each.id, "detail": "another offer stands under this id" if each.id in error.ids else "not taken"}
+        for each in came
+    ]
+    return problem(HTTP_409_CONFLICT, f"{error}; nothing was taken", offers=told)
+
+
+def _own(book: MarketBook, offer_id: str, owner: str | None) -> OfferKey:
+    """Raises 404 also for an offer of someone else, 409 where several owners have one of this id."""
+    keys = book.keys_of(owner, offer_id)
+    if not keys:
         raise HTTPException(status_code=HTTP_404_NOT_FOUND, detail=f"no offer has the id '{offer_id}'")
+    if len(keys) > 1:
+        detail = f"{len(keys)} owners have an offer '{offer_id}': say which one by `owner`"
+        raise HTTPException(status_code=HTTP_409_CONFLICT, detail=detail)
+    return keys[0]
 
 
 def _format(dialect: Dialect) -> FlexOfferFormat:

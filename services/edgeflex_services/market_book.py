@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-import sqlite3
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
@@ -23,21 +22,31 @@ from edgeflex_flow.flexoffer import (
     limit_violations,
     reception_violations,
     shown_time,
-    start_after_ns,
-    total_bounds_kwh,
     violations,
 )
-from edgeflex_flow.messages import FlexOffer, FlexSchedule, FlexScheduleSlice, FlexState, decode_message, encode_message
-from edgeflex_services.market_clearing import PRICE_LIMIT, Bid, Bidder, Clearing, clear
-from edgeflex_services.market_demand import LEAST_KWH, TRADE, Demand, DemandBook, Part, parts_of
+from edgeflex_flow.messages import FlexOffer, FlexSchedule, FlexScheduleSlice
+from edgeflex_services.market_auction import Auction, Cleared, auction_of
+from edgeflex_services.market_clearing import PRICE_LIMIT
+from edgeflex_services.market_demand import LEAST_KWH, TRADE, Demand, DemandBook, OfferKey, Part, parts_of
+from edgeflex_services.market_store import Store
 
 MOST_OFFERS: Final = 100_000
-MOST_WORK: Final = 1.2e9
-"""Of one clearing, about a second: square of the offers that bound their whole energy, by intervals, by slices."""
+MOST_SLICES: Final = 2_000_000
+MOST_OF_OWNER: Final = 50_000
+"""Offers of one owner, so that it does not take the place of all others."""
+MOST_KWH: Final = 1e9
 
 
 class ConflictError(Exception):
-    """An offer cannot be taken as it comes, since another stands under its id, or there are too many."""
+    """Other offers of the same owner stand under these ids."""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self.ids = ids
+        super().__init__(f"another offer stands under the id {', '.join(repr(each) for each in ids)}")
+
+
+class FullError(Exception):
+    """The market holds as many offers as it can."""
 
 
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,22 +77,6 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         return OfferLimits(self.max_duration_s, self.window_begin_s, self.window_end_s)
 
 
-class Auction(NamedTuple):
-    """What is cleared together, apart from the book: a thread of its own may do it."""
-
-    offers: list[FlexOffer]
-    bidders: list[Bidder]
-    wanted: list[tuple[int, int]]
-    """By demand and interval."""
-    bids: list[Bid]
-    """Of the demand."""
-    wholesale_eur_per_kwh: float | None
-    asked: tuple[Demand, ...]
-
-    def clear(self) -> Clearing:
-        return clear(self.bidders, self.bids, self.wholesale_eur_per_kwh)
-
-
 Tell = Callable[[FlexOffer], None]
 
 
@@ -93,19 +86,20 @@ class MarketBook:
     def __init__(self, rules: Rules, *, file: Path | None = None, tell: Tell | None = None, seed: int | None = None):
         self.rules = rules
         self.behaviour = Behaviour()
-        self.version = 0
-        """Grows with each change."""
         self._needs = DemandBook(rules.interval_s)
         self._tell = tell or (lambda _offer: None)
         self._random = random.Random(seed)  # noqa: S311 - refuses offers in tests, guards nothing
-        self._history: dict[str, list[tuple[int, FlexOffer]]] = {}
-        self._came: dict[str, FlexOffer] = {}
-        self._open: dict[str, None] = {}
-        """Ids of offers that are not at an end, in order of arrival."""
-        self._store = None if file is None else _Store(file)
+        self._history: dict[OfferKey, list[tuple[int, FlexOffer]]] = {}
+        self._came: dict[OfferKey, FlexOffer] = {}
+        self._slices = 0
+        self._count_of: Counter[str] = Counter()
+        """By owner."""
+        self._open: dict[OfferKey, None] = {}
+        """Offers that are not at an end, in order of arrival."""
+        self._store = None if file is None else Store(file)
         if self._store is not None:
-            for time_ns, offer in self._store.read():
-                self._remember(time_ns, offer)
+            for each in self._store.read():
+                self._remember(*each)
             self._needs.set(self._store.demand(rules.interval_s))
             if self.demand:
                 self._needs.meet(self._store.parts())
@@ -116,27 +110,43 @@ class MarketBook:
 
     # Offers ---------------------------------------------------------------------------------------------------------
 
-    def submit(self, offer: FlexOffer, now_ns: int, owner: str | None = None) -> FlexOffer:
-        """Take an offer and accept or reject it; the same one again changes nothing. Raises ConflictError."""
-        offer = replace(offer, policies={})
-        if offer.id in self._came:
-            if _terms(self._came[offer.id]) != _terms(offer):
-                raise ConflictError(f"another offer stands under the id '{offer.id}'")
-            if owner is not None and self._came[offer.id].offered_by != owner:
-                raise ConflictError(f"another offer stands under the id '{offer.id}'")
-            return self.seen(offer.id, now_ns)
-        if len(self._came) >= MOST_OFFERS:
-            raise ConflictError(f"the market holds {MOST_OFFERS} offers and takes no more")
+    def submit(self, offers: Sequence[FlexOffer], now_ns: int, owner: str | None = None) -> list[FlexOffer]:
+        """Take offers and accept or reject each; the same one again changes nothing.
+
+        `owner`: who sends them, if that is known; else an offer is its own owner's. All are kept or none: raises
+        ConflictError, FullError, StoreError.
+        """
+        came = [replace(each, policies={}, endpoint="") for each in offers]
+        keys = [OfferKey(each.offered_by if owner is None else owner, each.id) for each in came]
+        coming: dict[OfferKey, FlexOffer] = {}
+        conflicts: list[str] = []
+        for key, offer in zip(keys, came, strict=True):
+            known = self._came.get(key) or coming.setdefault(key, offer)
+            if _terms(known) != _terms(offer):
+                conflicts.append(offer.id)
+        if conflicts:
+            raise ConflictError(conflicts)
+        self._need_room(coming)
+        self._change(now_ns, [pair for key, offer in coming.items() for pair in self._judged(key, offer, now_ns)])
+        return [self.seen(key, now_ns) for key in keys]
+
+    def _need_room(self, coming: Mapping[OfferKey, FlexOffer]) -> None:
+        slices = sum(len(each.slices) for each in coming.values())
+        if len(self._came) + len(coming) > MOST_OFFERS or self._slices + slices > MOST_SLICES:
+            raise FullError(f"the market holds {len(self._came)} offers with {self._slices} slices and takes no more")
+        for owner, count in Counter(key.owner for key in coming).items():
+            if self._count_of[owner] + count > MOST_OF_OWNER:
+                raise FullError(f"the market holds {self._count_of[owner]} offers of '{owner}' and takes no more of it")
+
+    def _judged(self, key: OfferKey, offer: FlexOffer, now_ns: int) -> Iterator[tuple[OfferKey, FlexOffer]]:
         offered = replace(offer, state="offered", state_reason="", schedule=None)
-        self._change(now_ns, offered)
-        reasons = [str(each) for each in self._wrong(offer, now_ns, owner)]
+        reasons = [str(each) for each in self._wrong(offer, now_ns, key.owner)]
         if not reasons and self._random.random() < self.behaviour.refuse_share:
             reasons = [self.behaviour.refuse_reason]
-        state: FlexState = "rejected" if reasons else "accepted"
-        self._change(now_ns, advanced(offered, state, "; ".join(reasons)[:2000]))
-        return self.seen(offer.id, now_ns)
+        yield key, offered
+        yield key, advanced(offered, "rejected" if reasons else "accepted", "; ".join(reasons)[:2000])
 
-    def _wrong(self, offer: FlexOffer, now_ns: int, owner: str | None) -> Iterator[object]:
+    def _wrong(self, offer: FlexOffer, now_ns: int, owner: str) -> Iterator[object]:
         if offer.state not in ("initial", "offered") or offer.schedule is not None:
             yield f"`state`: an offer that comes is 'initial' or 'offered', without a schedule; got '{offer.state}'"
         yield from violations(replace(offer, state="offered", schedule=None))
@@ -150,32 +160,36 @@ class MarketBook:
             if each.min_duration != 1:
                 rule = "this market trades slices of 1 interval"
                 yield f"`slices[{place}].min_duration`: {rule}; got {each.min_duration}"
+            if max(abs(each.lower_kwh), abs(each.upper_kwh)) > MOST_KWH:
+                yield f"`slices[{place}]`: energies of this market are within {MOST_KWH:g} kWh"
             if max(abs(each.price_min_eur_per_kwh or 0.0), abs(each.price_max_eur_per_kwh or 0.0)) >= PRICE_LIMIT:
                 yield f"`slices[{place}]`: prices of this market stay below {PRICE_LIMIT:g} EUR/kWh"
 
-    def cancel(self, offer_id: str, now_ns: int, reason: str) -> FlexOffer:
+    def cancel(self, key: OfferKey, now_ns: int, reason: str) -> FlexOffer:
         """Take an offer back; what it was to meet of the demand is needed again. KeyError for an unknown one,
-        ValueError for one that is at an end."""
-        self._change(now_ns, advanced(self._history[offer_id][-1][1], "canceled", reason))
-        self._needs.give_back(offer_id)
-        return self.seen(offer_id, now_ns)
+        ValueError for one that is at an end, StoreError."""
+        self._change(now_ns, [(key, advanced(self._history[key][-1][1], "canceled", reason))])
+        self._needs.give_back(key)
+        return self.seen(key, now_ns)
 
-    def seen(self, offer_id: str, now_ns: int) -> FlexOffer:
+    def seen(self, key: OfferKey, now_ns: int) -> FlexOffer:
         """An offer as the outside sees it: what happened within the last `delay_s` is not told yet."""
-        history = self._history[offer_id]
+        history = self._history[key]
         until_ns = now_ns - round(self.behaviour.delay_s * NS_PER_S)
         told = [offer for time_ns, offer in history if time_ns <= until_ns]
         return told[-1] if told else history[0][1]
 
-    def all_seen(self, now_ns: int, owner: str | None = None, offer_id: str | None = None) -> list[FlexOffer]:
-        """All offers as the outside sees them, in order of arrival: those of one owner, or the one with an id."""
-        wanted = self._history if offer_id is None else [offer_id] if offer_id in self._history else []
-        found = [self.seen(each, now_ns) for each in wanted]
-        return [each for each in found if owner is None or each.offered_by == owner]
+    def keys_of(self, owner: str | None = None, offer_id: str | None = None) -> list[OfferKey]:
+        """Of all offers in order of arrival: those of one owner, those with an id, or both."""
+        if owner is not None and offer_id is not None:
+            key = OfferKey(owner, offer_id)
+            return [key] if key in self._history else []
+        found = (each for each in self._history if owner is None or each.owner == owner)
+        return [each for each in found if offer_id is None or each.id == offer_id]
 
-    def history(self, offer_id: str) -> list[tuple[int, FlexOffer]]:
+    def history(self, key: OfferKey) -> list[tuple[int, FlexOffer]]:
         """When an offer came into each of its states. KeyError for an unknown one."""
-        return list(self._history[offer_id])
+        return list(self._history[key])
 
     # Clearing -------------------------------------------------------------------------------------------------------
 
@@ -199,14 +213,16 @@ class MarketBook:
 
     def expire(self, now_ns: int) -> None:
         """What time brings: schedules that were executed, offers that wait in vain."""
-        for offer_id in list(self._open):
-            offer = self._history[offer_id][-1][1]
+        changes: list[tuple[OfferKey, FlexOffer]] = []
+        for key in self._open:
+            offer = self._history[key][-1][1]
             until_ns = assign_before_ns(offer)
             if offer.state == "accepted" and until_ns is not None and until_ns < now_ns:
                 reason = f"nothing was assigned until {shown_time(until_ns)}"
-                self._change(now_ns, advanced(offer, "canceled", reason))
+                changes.append((key, advanced(offer, "canceled", reason)))
             elif offer.state == "assigned" and offer.schedule is not None and _end_ns(offer) < now_ns:
-                self._change(now_ns, advanced(offer, "executed", "its schedule is over"))
+                changes.append((key, advanced(offer, "executed", "its schedule is over")))
+        self._change(now_ns, changes)
         self._forget(now_ns)
 
     def clear(self, now_ns: int) -> list[FlexOffer]:
@@ -216,114 +232,83 @@ class MarketBook:
 
     def auction(self, now_ns: int) -> Auction | None:
         """What is to be cleared, if there is anything. Offers that would take too long wait for the next time."""
-        waiting = [self._history[each][-1][1] for each in self._open if self._may_be_assigned(each, now_ns)]
+        waiting = [(each, self._history[each][-1][1]) for each in self._open if self._may_be_assigned(each, now_ns)]
+        rules = self.rules
         if not waiting:
             return None
-        offers, bidders = _bearable(waiting, [self._bidder(each) for each in waiting])
-        intervals = sorted({int(bid.interval) for each in bidders for bid in each.bids})  # type: ignore[call-overload]
-        wanted = [(number, interval) for interval in intervals for number in self._needs.wanted_in(interval)]
-        bids = [self._needs.bid_of(number, interval) for number, interval in wanted]
-        return Auction(offers, bidders, wanted, bids, self.rules.wholesale_eur_per_kwh, self.demand)
+        return auction_of(waiting, self._needs, rules.interval_s, rules.wholesale_eur_per_kwh, now_ns)
 
-    def settle(self, auction: Auction, cleared: Clearing, now_ns: int) -> list[FlexOffer]:
+    def settle(self, auction: Auction, cleared: Cleared, now_ns: int) -> list[FlexOffer]:
         """Assign what was found. Meanwhile offers may have been taken back: theirs is needed still. If the demand is
         another one by now, all wait for the next time."""
         if self.demand is not auction.asked:
             return []
-        changed: list[FlexOffer] = []
-        given: defaultdict[int, dict[str, float]] = defaultdict(dict)
-        for offer, bidder, energies in zip(auction.offers, auction.bidders, cleared.energies_kwh, strict=True):
+        changes: list[tuple[OfferKey, FlexOffer]] = []
+        given: defaultdict[int, dict[OfferKey, float]] = defaultdict(dict)
+        for lot, start, bidder, energies in zip(
+            auction.lots, cleared.starts, cleared.bidders, cleared.clearing.energies_kwh, strict=True
+        ):
             if max(abs(each) for each in energies) < LEAST_KWH:
-                changed.append(advanced(offer, "canceled", "nothing of it is needed at its price"))
+                changes.append((lot.key, advanced(lot.offer, "canceled", "nothing of it is needed at its price")))
                 continue
-            prices = [cleared.prices[bid.interval] for bid in bidder.bids]
             schedule = FlexSchedule(
-                start_ns=start_after_ns(offer) or 0,
+                start_ns=lot.start_ns + start * self.rules.interval_s * NS_PER_S,
                 slices=tuple(
-                    FlexScheduleSlice(energy_kwh=energy, price_eur_per_kwh=price)
-                    for energy, price in zip(energies, prices, strict=True)
+                    FlexScheduleSlice(energy_kwh=energy, price_eur_per_kwh=cleared.clearing.prices[bid.interval])
+                    for bid, energy in zip(bidder.bids, energies, strict=True)
                 ),
             )
-            changed.append(advanced(offer, "assigned", "assigned by merit order", schedule))
+            changes.append((lot.key, advanced(lot.offer, "assigned", "assigned by merit order", schedule)))
             for bid, energy in zip(bidder.bids, energies, strict=True):
-                given[int(bid.interval)][offer.id] = energy  # type: ignore[call-overload]
-        changed = [each for each in changed if self._may_be_assigned(each.id, now_ns)]
-        parts = parts_of(dict(zip(auction.wanted, cleared.demand_kwh, strict=True)), given)
-        ids = {TRADE, *(each.id for each in changed)}
-        parts = [each for each in parts if each.offer_id in ids]
-        self._change(now_ns, *changed, parts=parts)
+                given[bid.interval][lot.key] = energy
+        changes = [(key, each) for key, each in changes if self._may_be_assigned(key, now_ns)]
+        parts = parts_of(dict(zip(auction.wanted, cleared.clearing.demand_kwh, strict=True)), given)
+        keys = {TRADE, *(key for key, _ in changes)}
+        parts = [each for each in parts if each.offer in keys]
+        self._change(now_ns, changes, parts)
         self._needs.meet(parts)
-        return changed
+        return [each for _, each in changes]
 
-    def _may_be_assigned(self, offer_id: str, now_ns: int) -> bool:
-        offer = self._history[offer_id][-1][1]
+    def _may_be_assigned(self, key: OfferKey, now_ns: int) -> bool:
+        offer = self._history[key][-1][1]
         return offer.state == "accepted" and (assign_before_ns(offer) or 0) >= now_ns
-
-    def _bidder(self, offer: FlexOffer) -> Bidder:
-        """A slice counts in the interval of the market that holds its middle."""
-        begin_ns, length_ns = start_after_ns(offer) or 0, self.rules.interval_s * NS_PER_S
-        first = (begin_ns + length_ns // 2) // length_ns
-        bids = [
-            Bid(
-                first + place,
-                each.lower_kwh,
-                each.upper_kwh,
-                each.price_min_eur_per_kwh
-                if each.price_min_eur_per_kwh is not None
-                else each.price_max_eur_per_kwh or 0.0,
-                each.price_max_eur_per_kwh
-                if each.price_max_eur_per_kwh is not None
-                else each.price_min_eur_per_kwh or 0.0,
-            )
-            for place, each in enumerate(offer.slices)
-        ]
-        return Bidder(tuple(bids), *total_bounds_kwh(offer))
 
     def _forget(self, now_ns: int) -> None:
         """Offers that have been at an end for long; the first ones that came are looked at alone."""
         until_ns = now_ns - round(self.rules.keep_s * NS_PER_S)
-        while self._history:
-            offer_id, history = next(iter(self._history.items()))
-            if offer_id in self._open or history[-1][0] >= until_ns:
-                break
-            del self._history[offer_id], self._came[offer_id]
-            self._needs.forget(offer_id)
-            self.version += 1
-            if self._store is not None:
-                self._store.forget(offer_id)
+        keys = list(
+            itertools.takewhile(
+                lambda each: each not in self._open and self._history[each][-1][0] < until_ns, self._history
+            )
+        )
+        if keys and self._store is not None:
+            self._store.forget(keys)
+        for key in keys:
+            self._slices -= len(self._came[key].slices)
+            self._count_of[key.owner] -= 1
+            del self._history[key], self._came[key]
+            self._needs.forget(key)
 
     # History --------------------------------------------------------------------------------------------------------
 
-    def _change(self, now_ns: int, *offers: FlexOffer, parts: Sequence[Part] = ()) -> None:
+    def _change(self, now_ns: int, changes: Sequence[tuple[OfferKey, FlexOffer]], parts: Sequence[Part] = ()) -> None:
         """All of it or nothing, if the file cannot be written."""
-        if self._store is not None:
-            self._store.add(now_ns, offers, parts)
-        for each in offers:
-            self._remember(now_ns, each)
-            self._tell(each)
+        if self._store is not None and (changes or parts):
+            self._store.add(now_ns, changes, parts)
+        for key, offer in changes:
+            self._remember(now_ns, key, offer)
+            self._tell(offer)
 
-    def _remember(self, time_ns: int, offer: FlexOffer) -> None:
-        self._came.setdefault(offer.id, offer)
-        self._history.setdefault(offer.id, []).append((time_ns, offer))
-        self.version += 1
+    def _remember(self, time_ns: int, key: OfferKey, offer: FlexOffer) -> None:
+        if key not in self._came:
+            self._came[key] = offer
+            self._slices += len(offer.slices)
+            self._count_of[key.owner] += 1
+        self._history.setdefault(key, []).append((time_ns, offer))
         if is_final(offer.state):
-            self._open.pop(offer.id, None)
+            self._open.pop(key, None)
         else:
-            self._open[offer.id] = None
-
-
-def _bearable(offers: Sequence[FlexOffer], bidders: Sequence[Bidder]) -> tuple[list[FlexOffer], list[Bidder]]:
-    """As many as can be cleared at once, the first that came before others; one at least."""
-    intervals = len({bid.interval for each in bidders for bid in each.bids})
-    taken: list[tuple[FlexOffer, Bidder]] = []
-    coupled = bids = 0
-    for offer, bidder in zip(offers, bidders, strict=True):
-        if bidder.is_bounded:
-            if coupled and (coupled + 1) ** 2 * intervals * (bids + len(bidder.bids)) > MOST_WORK:
-                continue
-            coupled, bids = coupled + 1, bids + len(bidder.bids)
-        taken.append((offer, bidder))
-    return [offer for offer, _ in taken], [bidder for _, bidder in taken]
+            self._open[key] = None
 
 
 def _terms(offer: FlexOffer) -> FlexOffer:
@@ -334,64 +319,3 @@ def _terms(offer: FlexOffer) -> FlexOffer:
 def _end_ns(offer: FlexOffer) -> int:
     assert offer.schedule is not None
     return offer.schedule.start_ns + sum(each.duration for each in offer.schedule.slices) * offer.interval_s * NS_PER_S
-
-
-class _Store:
-    """Every change in a file, so that a market goes on where it was."""
-
-    def __init__(self, file: Path) -> None:
-        self._database = sqlite3.connect(file)
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS changes (id TEXT NOT NULL, time_ns INTEGER NOT NULL, offer TEXT NOT NULL)"
-        )
-        self._database.execute("CREATE INDEX IF NOT EXISTS changes_by_id ON changes (id)")
-        self._database.execute("CREATE TABLE IF NOT EXISTS demand (interval_s INTEGER NOT NULL, demand TEXT NOT NULL)")
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS parts (id TEXT NOT NULL, number INTEGER NOT NULL, interval INTEGER NOT NULL, "
-            "energy_kwh REAL NOT NULL)"
-        )
-        self._database.execute("CREATE INDEX IF NOT EXISTS parts_by_id ON parts (id)")
-        self._database.commit()
-
-    def read(self) -> Iterator[tuple[int, FlexOffer]]:
-        with closing(self._database.execute("SELECT time_ns, offer FROM changes ORDER BY rowid")) as rows:
-            for time_ns, text in rows:
-                offer: Any = decode_message(text, (FlexOffer,))
-                yield time_ns, offer
-
-    def demand(self, interval_s: int) -> list[Demand]:
-        """None for a market that had other intervals."""
-        found = self._database.execute("SELECT demand FROM demand WHERE interval_s = ?", (interval_s,)).fetchone()
-        return [] if found is None else msgspec.json.decode(found[0], type=list[Demand])
-
-    def parts(self) -> list[Part]:
-        """Of the demand."""
-        rows = self._database.execute("SELECT id, number, interval, energy_kwh FROM parts")
-        return [Part(*each) for each in rows.fetchall()]
-
-    def set_demand(self, interval_s: int, demand: Sequence[Demand]) -> None:
-        with self._database:
-            self._database.execute("DELETE FROM demand")
-            self._database.execute("DELETE FROM parts")
-            self._database.execute(
-                "INSERT INTO demand VALUES (?, ?)", (interval_s, msgspec.json.encode(demand).decode())
-            )
-
-    def add(self, time_ns: int, offers: Sequence[FlexOffer], parts: Sequence[Part]) -> None:
-        with self._database:
-            self._database.executemany(
-                "INSERT INTO changes VALUES (?, ?, ?)",
-                [(each.id, time_ns, encode_message(each).decode()) for each in offers],
-            )
-            self._database.executemany(
-                "DELETE FROM parts WHERE id = ?", [(each.id,) for each in offers if each.state == "canceled"]
-            )
-            self._database.executemany("INSERT INTO parts VALUES (?, ?, ?, ?)", parts)
-
-    def forget(self, offer_id: str) -> None:
-        with self._database:
-            self._database.execute("DELETE FROM changes WHERE id = ?", (offer_id,))
-
-    def close(self) -> None:
-        self._database.close()

@@ -14,8 +14,17 @@ from edgeflex_services.market_clearing import PRICE_LIMIT, Bid
 
 LEAST_KWH: Final = 1e-6
 """Less than this is nothing."""
-TRADE: Final = ""
-"""Stands for the id of an offer where none meets the demand, but the trade outside."""
+
+
+class OfferKey(NamedTuple):
+    """By what a market knows an offer: ids are those of their owner."""
+
+    owner: str
+    id: str
+
+
+TRADE: Final = OfferKey("", "")
+"""Stands for an offer where none meets the demand, but the trade outside."""
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,7 +42,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Part(NamedTuple):
     """What an offer meets of a demand in an interval."""
 
-    offer_id: str
+    offer: OfferKey
     number: int
     """Of the demand."""
     interval: int
@@ -50,7 +59,7 @@ class DemandBook:
         self.demand: tuple[Demand, ...] = ()
         self._left: dict[tuple[int, int], float] = {}
         """By demand and interval."""
-        self._parts: defaultdict[str, list[Part]] = defaultdict(list)
+        self._parts: defaultdict[OfferKey, list[Part]] = defaultdict(list)
         """By offer."""
 
     def set(self, demand: Sequence[Demand]) -> None:
@@ -76,20 +85,22 @@ class DemandBook:
         for each in parts:
             key = (each.number, each.interval)
             self._left[key] = self._still_wanted(*key) - each.energy_kwh
-            if each.offer_id != TRADE:
-                self._parts[each.offer_id].append(each)
+            if each.offer != TRADE:
+                self._parts[each.offer].append(each)
 
-    def give_back(self, offer_id: str) -> None:
+    def give_back(self, offer: OfferKey) -> None:
         """What the offer was to meet is needed again."""
-        for each in self._parts.pop(offer_id, []):
+        for each in self._parts.pop(offer, []):
             self._left[each.number, each.interval] += each.energy_kwh
 
-    def forget(self, offer_id: str) -> None:
+    def forget(self, offer: OfferKey) -> None:
         """What the offer has met stays so."""
-        self._parts.pop(offer_id, None)
+        self._parts.pop(offer, None)
 
 
-def parts_of(taken_kwh: Mapping[tuple[int, int], float], energies_kwh: Mapping[int, Mapping[str, float]]) -> list[Part]:
+def parts_of(
+    taken_kwh: Mapping[tuple[int, int], float], energies_kwh: Mapping[int, Mapping[OfferKey, float]]
+) -> list[Part]:
     """Who meets the demand: all who trade on the other side, in proportion.
 
     Parameters
@@ -99,8 +110,9 @@ def parts_of(taken_kwh: Mapping[tuple[int, int], float], energies_kwh: Mapping[i
     energies_kwh
         By interval and offer, what is assigned to it.
 
-    >>> parts_of({(0, 5): -2.0}, {5: {"a": 3.0, "b": -2.0, "c": 1.0}})
-    [Part(offer_id='a', number=0, interval=5, energy_kwh=1.5), Part(offer_id='c', number=0, interval=5, energy_kwh=0.5)]
+    >>> a, b, c = (OfferKey("201", name) for name in "abc")
+    >>> [(each.offer.id, each.energy_kwh) for each in parts_of({(0, 5): -2.0}, {5: {a: 3.0, b: -2.0, c: 1.0}})]
+    [('a', 1.5), ('c', 0.5)]
     """
     parts: list[Part] = []
     for (number, interval), taken in taken_kwh.items():

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -164,16 +165,99 @@ def test_clients_see_and_change_their_own_alone(tmp_path: Path) -> None:
         assert first.offer(fresh(id="1")).json()[0]["state"] == "accepted"
         assert "the one who sends it ('202'); got '201'" in second.offer(fresh(id="2")).json()[0]["stateReason"]
         assert second.look(id="1") == []
-        assert second.offer(fresh(id="1", offered_by="202")).status_code == 409
         assert second.http.delete("/edgeflex/offers", params={"id": "1"}).status_code == 404
-        assert second.http.get("/history", params={"id": "1"}).status_code == 404
-        assert {each.id for each in operator.look()} == {"1", "2"}
+        assert second.http.get("/history", params={"id": "1", "owner": "201"}).status_code == 404
+        assert second.offer(fresh(id="1", offered_by="202", location="25")).json()[0]["state"] == "accepted"
+        assert [each.location for each in first.look(id="1")] == ["24"]
+        # What 202 sends in the name of 201 takes no id of 201, and is not seen there.
+        assert first.offer(fresh(id="2", location="26")).json()[0]["state"] == "accepted"
+        assert first.look(id="2")[0].location == "26"
+        assert sorted(each.id for each in operator.look()) == ["1", "1", "2", "2"]
+        both = operator.http.get("/history", params={"id": "1"})
+        assert (both.status_code, both.json()["detail"]) == (
+            409,
+            "2 owners have an offer '1': say which one by `owner`",
+        )
+        back = operator.http.delete("/edgeflex/offers", params={"id": "1", "owner": "202"})
+        assert [(each["state"], each["locationId"]) for each in back.json()] == [("canceled", "25")]
         assert first.http.put("/behaviour", json={}).status_code == 403
         assert operator.http.put("/behaviour", json={}).status_code == 200
         for call in (nobody.http.get("/edgeflex/offers"), Client(market).http.get("/demand"), nobody.offer(fresh())):
             assert call.status_code == 401
             assert call.headers["www-authenticate"] == "Bearer"
             assert "201" not in call.text
+
+
+def test_of_several_offers_all_are_taken_or_none_and_each_is_told(market: MarketProcess) -> None:
+    client = Client(market)
+    client.offer(fresh(id="stands"))
+    answer = client.offer(fresh(id="fine"), fresh(id="stands", location="25"))
+    assert answer.status_code == 409
+    assert answer.json()["detail"] == "another offer stands under the id 'stands'; nothing was taken"
+    assert answer.json()["offers"] == [
+        {"id": "fine", "detail": "not taken"},
+        {"id": "stands", "detail": "another offer stands under this id"},
+    ]
+    assert client.look(id="fine") == []
+
+
+def test_an_offer_that_the_dialect_could_not_tell_of_is_not_taken(market: MarketProcess) -> None:
+    client = Client(market)
+    body = encode_offers(FORMS["edgeflex"], [fresh(id="a text")])
+    answer = client.http.post("/inea/offers", content=body)
+    assert (answer.status_code, answer.json()["detail"]) == (400, "`id`: a whole number in this dialect; got 'a text'")
+    assert client.look(id="a text") == []
+
+
+def test_a_file_that_another_program_holds_holds_up_nobody(tmp_path: Path) -> None:
+    file = tmp_path / "market.db"
+    with MarketProcess("--file", str(file)) as market, closing(sqlite3.connect(file, isolation_level=None)) as lock:
+        client = Client(market)
+        market.put("/api/v1/behaviour", {"assigns": False})
+        client.offer(fresh(id="1"))
+        lock.execute("BEGIN IMMEDIATE")
+        answers: list[httpx.Response] = []
+        sending = threading.Thread(target=lambda: answers.append(Client(market).offer(fresh(id="2"))))
+        sending.start()
+        took_s = []
+        while sending.is_alive():
+            began_s = time.monotonic()
+            assert [each.id for each in client.look()] == ["1"]
+            took_s.append(time.monotonic() - began_s)
+        sending.join()
+        assert len(took_s) > 5
+        assert max(took_s) < 0.4
+        [refused] = answers
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.json()["detail"] == "the market's file cannot be written: database is locked"
+        for call in (
+            client.http.delete("/edgeflex/offers", params={"id": "1"}),
+            client.http.put("/demand", json={"demand": [{"energy_kwh": 1.0}]}),
+            client.http.post("/clear"),
+        ):
+            assert (call.status_code, call.headers["retry-after"]) == (503, "1")
+        lock.execute("ROLLBACK")
+        assert client.offer(fresh(id="2")).status_code == 200
+
+
+def test_a_market_that_is_killed_goes_on_as_it_was(tmp_path: Path) -> None:
+    options = ("--file", str(tmp_path / "market.db"), "--wholesale", "none", "--demand=0.75:0.3")
+    with MarketProcess(*options) as market:
+        market.put("/api/v1/behaviour", {"assigns": False})
+        accepted = Client(market).offer(fresh(id="1"), fresh(id="2")).json()
+        market.kill()
+    with MarketProcess(*options) as market:
+        assert [each["state"] for each in accepted] == ["accepted", "accepted"]
+        wait_until(lambda: market.states("assigned"))
+        market.kill()
+    with MarketProcess(*options) as market:
+        client = Client(market)
+        client.offer(fresh(id="3"))
+        wait_until(lambda: client.look(id="3")[0].state == "canceled")
+        states = [each["state"] for each in client.http.get("/history", params={"id": "1"}).json()]
+        assert states == ["offered", "accepted", "assigned"]
+        taken = [each.schedule.slices[0].energy_kwh for each in client.look() if each.schedule is not None]
+        assert sum(taken) == pytest.approx(0.75)
 
 
 def test_market_ends_in_order_and_goes_on_from_its_file(tmp_path: Path) -> None:
@@ -201,7 +285,8 @@ def test_market_goes_on_once_its_file_can_be_written_again(tmp_path: Path) -> No
             lock.execute("BEGIN IMMEDIATE")
             httpx.put(f"{market.url}/api/v1/behaviour", json={"assigns": True}, timeout=30.0).raise_for_status()
             wait_until(lambda: ready().status_code == 503, 30.0)
-            assert ready().json()["detail"] == "trading stands still: OperationalError: database is locked"
+            detail = "trading stands still: StoreError: the market's file cannot be written: database is locked"
+            assert ready().json()["detail"] == detail
             lock.execute("ROLLBACK")
         wait_until(lambda: market.states("assigned"), 30.0)
         wait_until(lambda: ready().status_code == 200, 30.0)

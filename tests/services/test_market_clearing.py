@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from market_bids import PRICES, bids, offers
 from scipy.optimize import linprog
 
 from edgeflex_services.market_clearing import PRICE_LIMIT, Bid, Bidder, Clearing, clear
-
-PRICES = st.integers(-5, 10).map(lambda step: step / 10)
-ENERGIES = st.integers(-8, 8).map(lambda step: step / 2)
 
 
 def costs(bidders: list[Bidder], demand: list[Bid], cleared: Clearing, wholesale: float | None) -> float:
@@ -40,7 +38,7 @@ def _rest_of(net: float, demand: list[Bid], wholesale: float | None) -> float:
 def _solve(bidders: list[Bidder], demand: list[Bid], wholesale: float | None, fixed: float | None = None) -> float:
     """The least cost by linear programming: each energy is produced less consumed, all at their prices."""
     everyone = [*bidders, *(Bidder((each,)) for each in demand)]
-    intervals = sorted({bid.interval for each in everyone for bid in each.bids} | ({0} if fixed is not None else set()))  # type: ignore[type-var]
+    intervals = sorted({bid.interval for each in everyone for bid in each.bids} | ({0} if fixed is not None else set()))
     if fixed is not None and demand:
         intervals = [demand[0].interval]
     price: list[float] = []
@@ -94,25 +92,6 @@ def _solve(bidders: list[Bidder], demand: list[Bid], wholesale: float | None, fi
 
 
 @st.composite
-def bids(draw: st.DrawFn, interval: int) -> Bid:
-    low, high = sorted((draw(ENERGIES), draw(ENERGIES)))
-    buys, sells = sorted((draw(PRICES), draw(PRICES)))
-    return Bid(interval, low, high, buys, sells)
-
-
-@st.composite
-def offers(draw: st.DrawFn, intervals: int, *, bounded: bool) -> Bidder:
-    first = draw(st.integers(0, intervals - 1))
-    mine = tuple(draw(bids(interval)) for interval in range(first, intervals))
-    if not bounded or draw(st.booleans()):
-        return Bidder(mine)
-    least, most = sum(each.lower_kwh for each in mine), sum(each.upper_kwh for each in mine)
-    shares = sorted((draw(st.integers(0, 4)), draw(st.integers(0, 4))))
-    low, high = (least + (most - least) * share / 4 for share in shares)
-    return Bidder(mine, low if draw(st.booleans()) else -math.inf, high if draw(st.booleans()) else math.inf)
-
-
-@st.composite
 def markets(draw: st.DrawFn, *, bounded: bool) -> tuple[list[Bidder], list[Bid], float | None]:
     intervals = draw(st.integers(1, 4))
     given_offers = draw(st.lists(offers(intervals, bounded=bounded), max_size=6))
@@ -130,7 +109,7 @@ def assert_kept(bidders: list[Bidder], cleared: Clearing) -> None:
         assert bidder.total_lower_kwh - 1e-6 <= sum(energies) <= bidder.total_upper_kwh + 1e-6
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 @given(markets(bounded=False))
 def test_merit_order_is_as_good_as_the_linear_program(market: tuple[list[Bidder], list[Bid], float | None]) -> None:
     bidders, demand, wholesale = market
@@ -139,7 +118,7 @@ def test_merit_order_is_as_good_as_the_linear_program(market: tuple[list[Bidder]
     assert costs(bidders, demand, cleared, wholesale) == pytest.approx(_solve(bidders, demand, wholesale), abs=1e-5)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(markets(bounded=True))
 def test_merit_order_with_bounds_of_the_whole_is_as_good_as_the_linear_program(
     market: tuple[list[Bidder], list[Bid], float | None],
@@ -200,7 +179,7 @@ def test_what_must_be_produced_and_nobody_wants_is_told() -> None:
     assert cleared.imbalances_kwh == pytest.approx({0: 2.0})
 
 
-@pytest.mark.parametrize(("offers_of", "bounded", "most_s"), [(1000, False, 20.0), (40, True, 20.0)])
+@pytest.mark.parametrize(("offers_of", "bounded", "most_s"), [(1000, False, 20.0), (1000, True, 30.0)])
 def test_a_day_of_many_offers_is_cleared_in_time(offers_of: int, bounded: bool, most_s: float) -> None:
     random = np.random.default_rng(0)
     total = 20.0 if bounded else math.inf
@@ -209,7 +188,7 @@ def test_a_day_of_many_offers_is_cleared_in_time(offers_of: int, bounded: bool, 
         for _ in range(offers_of)
     ]
     demand = [Bid(t, -offers_of * random.uniform(), 0.0, 0.8) for t in range(96)]
-    began_s = time.monotonic()
+    began_s = time.process_time()
     cleared = clear(offered, demand)
-    assert time.monotonic() - began_s < most_s
+    assert time.process_time() - began_s < most_s
     assert_kept(offered, cleared)
