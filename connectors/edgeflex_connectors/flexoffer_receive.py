@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta, field
 
 from edgeflex_connectors.payload_formats import FlexOfferFormat
-from edgeflex_connectors.payload_formats.flexoffer import decode_offers
+from edgeflex_connectors.payload_formats.flexoffer import decode_readable_offers
 from edgeflex_connectors.rest import path_refusals
 from edgeflex_connectors.rest_poll import Read, RestPoll, RestPollConfig
 from edgeflex_connectors.rest_retry import retry_refusals
@@ -39,7 +39,8 @@ class FlexofferReceiveConfig(NodeConfig, frozen=True, kw_only=True):
         `FlexOffer`. Counts those of `rest_poll`, `duplicates` and `out_of_order`.
 
     Errors:
-        Dead letter `bad_payload` for an answer that cannot be read. Those of `rest_poll` and of the connection besides.
+        Dead letter `bad_payload` for an answer that cannot be read, or in which an offer cannot: the others are used,
+        and `bad_rows` counts those that cannot. Those of `rest_poll` and of the connection besides.
 
     Source:
         FlexOffer specification V1, section 1.3; RFC 9110 (HTTP).
@@ -67,15 +68,18 @@ class ChangedOffers:
     def __init__(self, form: FlexOfferFormat, context: Context) -> None:
         self._format = form
         self._context = context
-        self._known: dict[str, FlexOffer] = {}
+        self._known: dict[tuple[str, str], FlexOffer] = {}
+        """By owner, as the market tells it, and id."""
 
     def read(self, body: bytes, received_ns: int) -> Read:
         del received_ns
-        changed: list[WireMessage] = [each for each in decode_offers(self._format, body) if self._is_new(each)]
-        return Read(changed)
+        offers, bad = decode_readable_offers(self._format, body)
+        changed: list[WireMessage] = [each for each in offers if self._is_new(each)]
+        return Read(changed, bad_rows=len(bad), error=bad[0] if bad else None)
 
     def _is_new(self, offer: FlexOffer) -> bool:
-        known = self._known.get(offer.id)
+        key = offer.offered_by, offer.id
+        known = self._known.get(key)
         if known is not None and not is_later(known.state, offer.state):
             before, after = known.schedule, offer.schedule
             if known.state != offer.state:
@@ -84,8 +88,8 @@ class ChangedOffers:
             if before is None or after is None or after.update <= before.update:
                 self._context.counters.add("duplicates")
                 return False
-        self._known.pop(offer.id, None)
-        self._known[offer.id] = offer
+        self._known.pop(key, None)
+        self._known[key] = offer
         if len(self._known) > MOST_KNOWN:
             del self._known[next(iter(self._known))]
         return True

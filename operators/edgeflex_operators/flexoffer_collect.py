@@ -29,15 +29,15 @@ class FlexofferCollectConfig(NodeConfig, frozen=True, kw_only=True):
     """Answers each request of flexibility with what the market has assigned to its offers.
 
     An answer goes out once all offers of the request are assigned or at an end, or when `timeout` is over. It has the
-    request's shape: what is assigned, as mean power of each step, and 0 for all else: what was refused, canceled or not
-    offered, what is not answered in time, and schedules that break the bounds of their offer. `status` is `full` if all
-    was given that was asked for, `none` if nothing was, else `changed`; `reason` counts the offers by what became of
-    them and gives the market's reasons.
+    request's shape: what is assigned, as mean power of each step in which its schedule runs, and 0 for all else: what
+    was refused, canceled or not offered, what is not answered in time, and schedules that break the bounds of their offer.
+    `status` is `full` if all was given that was asked for, `none` if nothing was, else `changed`; `reason` counts the
+    offers by what became of them, gives the market's reasons, and tells schedules that run beyond the last step.
 
     Input:
         request: `FlexRequest`, as `flexoffer_make` gets it.
         offers: `FlexOffer`, as `flexoffer_make` gives them.
-        answers: `FlexOffer`, as `flexoffer_receive` gives them; those of other requests are passed over.
+        answers: `FlexOffer`, as `flexoffer_receive` gives them; those of other requests and owners are passed over.
     Output:
         `FlexResponse` for each request. `Alarm` (`warning`) for an offer that is assigned after its request was
         answered: the market counts on it, and nobody does it. Also for one that was in the answer and is taken from
@@ -109,7 +109,8 @@ def take(_config: FlexofferCollectConfig, state: FlexofferCollectState, answer: 
         return _late(state, answer)
     asked = state.waiting[request_id]
     known = asked.offers[answer.id]
-    if not is_later(known.state, answer.state):
+    is_ours = not answer.offered_by or answer.offered_by == known.offered_by
+    if not is_ours or not is_later(known.state, answer.state):
         return []
     # The market's answer may hold its state alone, and its copy of the terms is not ours.
     asked.offers[answer.id] = replace(
@@ -182,9 +183,12 @@ def _answer(state: FlexofferCollectState, request: FlexRequest, offers: list[Fle
         if reason:
             reasons.append(f"{each.location}: {reason}")
         if fate == "assigned":
-            for step, power_kw in _powers_kw(request, each).items():
+            powers_kw = _powers_kw(request, each)
+            for step, power_kw in powers_kw.items():
                 if step < len(keys):
                     values[step][places[each.location]] += power_kw
+            if any(abs(power_kw) > WITHIN_KW and step >= len(keys) for step, power_kw in powers_kw.items()):
+                reasons.append(f"{each.location}: its schedule runs beyond the steps that were asked for")
     given = {key: tuple(row) for key, row in zip(keys, values, strict=True)}
     status = _status(request, given)
     counted = ", ".join(f"{count} {fate}" for fate, count in sorted(fates.items())) or "none"

@@ -37,7 +37,7 @@ from edgeflex_connectors.payload_formats.flexoffer import (
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import FlexOffer
-from edgeflex_services.market_book import Behaviour, ConflictError, FullError, MarketBook
+from edgeflex_services.market_book import LONGEST_NAME, Behaviour, ConflictError, FullError, MarketBook
 from edgeflex_services.market_demand import Demand, OfferKey
 from edgeflex_services.market_page import OperationsPage
 from edgeflex_services.market_store import StoreError
@@ -46,6 +46,8 @@ from edgeflex_services.web import PROBLEMS, BodyGuard, is_known, problem
 OPERATOR: Final = "operator"
 """The client who may set demand and behaviour, and sees all offers."""
 JSON: Final = "application/json"
+MOST_AT_ONCE: Final = 1000
+"""Offers in a request: others wait while they are looked at."""
 LONGEST_BUSY_S: Final = 0.5
 BUSY_PERIOD_S: Final = 0.02
 """How long, and how often, a change is tried while another program holds the file."""
@@ -56,11 +58,12 @@ LOG = logging.getLogger("edgeflex.market")
 _T = TypeVar("_T")
 AnyRequest = Request[Any, Any, Any]
 _DialectName = Annotated[Dialect, PathParameter(description="How offers are written.")]
-_ThisId = Annotated[str, QueryParameter(name="id", max_length=200, description="Which one.")]
+_ThisId = Annotated[str, QueryParameter(name="id", max_length=LONGEST_NAME, description="Which one.")]
 _OwnerName = Annotated[
-    str | None, QueryParameter(max_length=200, description="Whose; needed where several owners have one of this id.")
+    str | None,
+    QueryParameter(max_length=LONGEST_NAME, description="Whose; needed where several have this id."),
 ]
-_OfferId = Annotated[str | None, QueryParameter(name="id", description="Only this one.", max_length=200)]
+_OfferId = Annotated[str | None, QueryParameter(name="id", description="Only this one.", max_length=LONGEST_NAME)]
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,6 +200,8 @@ def _offers(book: MarketBook, clients: _Clients) -> list[Any]:
         form = _format(dialect)
         try:
             came = decode_offers(form, await request.body())
+            if len(came) > MOST_AT_ONCE:
+                raise HTTPException(status_code=413, detail=f"{MOST_AT_ONCE} offers at once; got {len(came)}")
             encode_offers(form, came)
         except (BadMessageError, ValueError) as error:
             # What the dialect could not tell of again is not taken either.

@@ -35,6 +35,7 @@ MOST_SLICES: Final = 2_000_000
 MOST_OF_OWNER: Final = 50_000
 """Offers of one owner, so that it does not take the place of all others."""
 MOST_KWH: Final = 1e9
+LONGEST_NAME: Final = 200
 
 
 class ConflictError(Exception):
@@ -149,6 +150,9 @@ class MarketBook:
     def _wrong(self, offer: FlexOffer, now_ns: int, owner: str) -> Iterator[object]:
         if offer.state not in ("initial", "offered") or offer.schedule is not None:
             yield f"`state`: an offer that comes is 'initial' or 'offered', without a schedule; got '{offer.state}'"
+        for name, text in (("id", offer.id), ("offered_by", offer.offered_by)):
+            if len(text) > LONGEST_NAME:
+                yield f"`{name}`: up to {LONGEST_NAME} characters; got {len(text)}"
         yield from violations(replace(offer, state="offered", schedule=None))
         yield from reception_violations(offer, now_ns, owner)
         yield from limit_violations(offer, self.rules.limits)

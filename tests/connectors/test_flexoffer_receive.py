@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from edgeflex_connectors import flexoffer_receive, rest
 from edgeflex_connectors.flexoffer_receive import ChangedOffers, FlexofferReceiveConfig
 from edgeflex_connectors.payload_formats import FlexOfferFormat
-from edgeflex_connectors.payload_formats.flexoffer import encode_offers
+from edgeflex_connectors.payload_formats.flexoffer import encode_offer, encode_offers
 from edgeflex_connectors.rest import RestConfig
 from edgeflex_connectors.rest_poll import RestPoll
 from edgeflex_flow.flexoffer import is_later
@@ -115,6 +115,26 @@ def test_answer_that_cannot_be_read_is_a_dead_letter(make_context: ContextMaker)
     [(reason, text, _)] = make_context.dead_letters
     assert reason == "bad_payload"
     assert "`state`: expected one of" in text
+
+
+def test_an_offer_that_cannot_be_read_costs_no_other(make_context: ContextMaker) -> None:
+    good = [encode_offer(FlexOfferFormat(), an_offer(id=name, state="accepted")) for name in ("1", "2")]
+    body = b"[" + good[0] + b',{"id":"7","state":"gone"},' + good[1] + b"]"
+    with HttpService() as service, source(make_context, service.url) as got:
+        service.answers("/offers", Reply(200, body, {"ETag": '"1"'}), Reply(304))
+        wait_until(lambda: len(got.take()) == 2)
+        wait_until(lambda: got.context.counters.get("bad_rows") == 1)
+        assert [each.id for each in got.offers] == ["1", "2"]
+    [(reason, _, payload)] = make_context.dead_letters
+    assert (reason, payload) == ("bad_payload", b'{"id":"7","state":"gone"}')
+
+
+def test_offers_of_two_owners_under_one_id_are_two(make_context: ContextMaker) -> None:
+    mine, other = an_offer(**ASSIGNED), an_offer(state="accepted", offered_by="202")
+    with HttpService() as service, source(make_context, service.url) as got:
+        service.answers("/offers", reply(mine, other))
+        wait_until(lambda: got.take() == ["assigned", "accepted"])
+        assert [each.offered_by for each in got.offers] == ["201", "202"]
 
 
 @settings(deadline=None)

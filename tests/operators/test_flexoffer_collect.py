@@ -139,6 +139,23 @@ def test_what_could_not_be_offered_is_told() -> None:
     assert answer.reason == "of 3 offers 2 assigned, 1 not offered (24: beyond the longest profile of 900 s)"
 
 
+def test_what_runs_beyond_the_steps_that_were_asked_for_is_told() -> None:
+    state, [each] = waiting(request([(0.0, 0.0), (4.0, 0.0)]), start_within=1800.0)
+    answer = answer_of(take(CONFIG, state, assigned(each, 1.0, shift_s=900)))
+    assert answer.flex_response == {"prediction 1": (0.0, 0.0), "prediction 2": (0.0, 0.0)}
+    assert (answer.status, answer.reason) == (
+        "none",
+        "of 1 offers 1 assigned (24: its schedule runs beyond the steps that were asked for)",
+    )
+
+
+def test_an_offer_of_another_owner_under_the_same_id_is_passed_over() -> None:
+    state, [each] = waiting(request([(4.0, 0.0)]))
+    assert take(CONFIG, state, replace(assigned(each, 0.5), offered_by="site_13")) == []
+    answer = answer_of(take(CONFIG, state, replace(assigned(each, 1.0), offered_by="site_12")))
+    assert answer.flex_response == {"prediction 1": (4.0, 0.0)}
+
+
 def test_schedule_that_begins_a_step_later_counts_a_step_later() -> None:
     state, [each] = waiting(request([(4.0, 0.0), (8.0, 0.0), (0.0, 0.0)]), start_within=1800.0)
     answer = answer_of(take(CONFIG, state, assigned(each, 1.0, shift_s=900)))

@@ -105,6 +105,7 @@ def test_errors_are_problems(market: MarketProcess) -> None:
         (client.http.put("/behaviour", json={"delay_s": -1}), 400, "Validation failed"),
         (client.http.put("/demand", json={"demand": [{"energy": 1}]}), 400, "Validation failed"),
         (client.http.get("/inea/offers", params={"id": "taken"}), 409, "a whole number in this dialect"),
+        (client.http.post("/edgeflex/offers", json=[{"id": 1, "state": "offered"}] * 1001), 413, "1000 offers at once"),
     ]
     for answer, status, text in cases:
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")

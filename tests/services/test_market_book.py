@@ -134,6 +134,8 @@ def test_demand_counts_between_its_times_alone() -> None:
     ("changes", "text"),
     [
         ({"offered_by": ""}, "`offered_by`"),
+        ({"id": "7" * 201}, "`id`: up to 200 characters; got 201"),
+        ({"slices": (FlexSlice(lower_kwh=0, upper_kwh=2e9),)}, "energies of this market are within 1e+09 kWh"),
         ({"accept_before_ns": NOW_NS - 1}, "`accept_before_ns`: not in the past"),
         ({"interval_s": 60}, "`interval_s`: this market trades intervals of 900 s; got 60"),
         ({"slices": (FlexSlice(lower_kwh=0, upper_kwh=1, min_duration=2, max_duration=2),)}, "slices of 1 interval"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, cast
 
@@ -20,6 +21,7 @@ from edgeflex_connectors.payload_formats.codec import (
     quoted,
 )
 from edgeflex_connectors.payload_formats.times import NS_PER_S, iso_to_ns
+from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.flexoffer import NEXT, shown_time
 from edgeflex_flow.messages import FlexOffer, FlexSchedule, FlexScheduleSlice, FlexSlice, FlexState, Message
 
@@ -69,6 +71,7 @@ class _Style(NamedTuple):
     price: str
 
 
+_WHOLE: Final = re.compile(r"0|-?[1-9][0-9]{0,39}")
 _BOUNDS: Final = ("lowerBound", "upperBound")
 _TARIFFS: Final = ("tariffConstraint", "minTariff", "maxTariff")
 _STYLES: Final[Mapping[Dialect, _Style]] = {
@@ -116,6 +119,7 @@ _STATES: Final[Mapping[str, FlexState]] = {
 
 # What is read ---------------------------------------------------------------------------------------------------------
 
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadFieldError)
 _Number: TypeAlias = float | str
 _Maybe: TypeAlias = _Number | None
 
@@ -190,8 +194,25 @@ def decode_offers(config: FlexOfferFormat, payload: bytes) -> list[FlexOffer]:
     """
     try:
         return [_offer(config, each) for each in _objects(payload)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadFieldError) as error:
+    except _UNREADABLE as error:
         raise bad_payload(str(error), payload) from error
+
+
+def decode_readable_offers(config: FlexOfferFormat, payload: bytes) -> tuple[list[FlexOffer], list[BadMessageError]]:
+    """Like `decode_offers`, but an offer that cannot be read costs itself alone: those that can, and what is wrong with
+    each of the others. Raises BadMessageError when it cannot be told where offers begin and end."""
+    offers: list[FlexOffer] = []
+    bad: list[BadMessageError] = []
+    try:
+        objects = _objects(payload)
+    except _UNREADABLE as error:
+        raise bad_payload(str(error), payload) from error
+    for each in objects:
+        try:
+            offers.append(_offer(config, each))
+        except _UNREADABLE as error:
+            bad.append(bad_payload(str(error), each))
+    return offers, bad
 
 
 def _objects(payload: bytes, *, deeper: bool = True) -> list[bytes]:
@@ -278,7 +299,8 @@ def _number(value: _Maybe, field: str) -> float | None:
     if value is None:
         return None
     try:
-        number = float(value)
+        # Python also reads digits of other scripts, and underscores between digits.
+        number = float(value) if isinstance(value, float) or (value.isascii() and "_" not in value) else math.nan
     except ValueError:
         number = math.nan
     return number if math.isfinite(number) else _refuse(f"`{field}`: expected a number; got {quoted(value)}")
@@ -400,7 +422,8 @@ def _object(config: FlexOfferFormat, offer: FlexOffer) -> dict[str, Any]:
 def _id(text: str, style: _Style, field: str) -> str | int:
     if not style.whole_ids or not text:
         return text
-    if not text.removeprefix("-").isdecimal():
+    # As it would come back: 007 would be asked for as 7, and not be found.
+    if not _WHOLE.fullmatch(text):
         raise ValueError(f"`{field}`: a whole number in this dialect; got {quoted(text)}")
     return int(text)
 

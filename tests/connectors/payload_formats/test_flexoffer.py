@@ -245,6 +245,8 @@ RIGHT: dict[str, Any] = json.loads(encode_offer(EDGEFLEX, ONE))
         ({"flexOfferSchedule": {"startTime": "", "scheduleSlices": []}}, "`flexOfferSchedule.startTime`"),
         ({"flexOfferProfilType": "voltage"}, "`flexOfferProfilType`: expected activeEnergy or reactiveEnergy"),
         ({"totalEnergyConstraint": {"lower": "inf"}}, "`totalEnergyConstraint.lowerBound`: expected a number"),
+        ({"totalEnergyConstraint": {"lower": "1_000"}}, "`totalEnergyConstraint.lowerBound`: expected a number"),
+        ({"totalEnergyConstraint": {"lower": "\u0663"}}, "`totalEnergyConstraint.lowerBound`: expected a number"),
     ],
 )
 def test_what_is_wrong_is_told(changes: dict[str, Any], text: str) -> None:
@@ -254,8 +256,10 @@ def test_what_is_wrong_is_told(changes: dict[str, Any], text: str) -> None:
 
 
 def test_what_a_dialect_cannot_say_is_not_written() -> None:
-    with pytest.raises(ValueError, match="`id`: a whole number in this dialect; got 'x'"):
-        encode_offer(INEA, replace(ONE, id="x"))
+    # As they would come back, these would be other ids.
+    for text in ("x", "007", "-0", "+7", "\u0663", "1_0", "9" * 50):
+        with pytest.raises(ValueError, match="`id`: a whole number in this dialect; got"):
+            encode_offer(INEA, replace(ONE, id=text))
     reactive = replace(ONE, quantity="reactive_energy")
     assert again(EDGEFLEX, reactive) == reactive
     with pytest.raises(ValueError, match="the dialect goflex has no reactive energy"):
