@@ -30,9 +30,10 @@ class FlexofferCollectConfig(NodeConfig, frozen=True, kw_only=True):
 
     An answer goes out once all offers of the request are assigned or at an end, or when `timeout` is over. It has the
     request's shape: what is assigned, as mean power of each step in which its schedule runs, and 0 for all else: what
-    was refused, canceled or not offered, what is not answered in time, and schedules that break the bounds of their offer.
-    `status` is `full` if all was given that was asked for, `none` if nothing was, else `changed`; `reason` counts the
-    offers by what became of them, gives the market's reasons, and tells schedules that run beyond the last step.
+    was refused, canceled or not offered, what is not answered in time, and schedules that break the bounds of their
+    offer. `status` is `full` if all was given that was asked for, `none` if nothing was, else `changed`; `reason`
+    counts the offers by what became of them, gives the market's reasons, and tells schedules that run beyond the last
+    step.
 
     Input:
         request: `FlexRequest`, as `flexoffer_make` gets it.

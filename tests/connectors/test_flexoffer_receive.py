@@ -13,7 +13,7 @@ import pytest
 from broker import wait_until
 from flexoffers import a_schedule, an_offer
 from http_service import HttpService, Reply
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeflex_connectors import flexoffer_receive, rest
@@ -137,7 +137,6 @@ def test_offers_of_two_owners_under_one_id_are_two(make_context: ContextMaker) -
         assert [each.offered_by for each in got.offers] == ["201", "202"]
 
 
-@settings(deadline=None)
 @given(st.randoms(use_true_random=False), st.lists(st.sampled_from(["offered", "accepted", "assigned", "executed"])))
 def test_in_whatever_order_answers_come_states_only_go_on(order: random.Random, states: list[Any]) -> None:
     from conftest import ContextMaker as Maker

@@ -79,6 +79,7 @@ def test_offers_are_taken_and_assigned_in_every_dialect(market: MarketProcess, d
     assert [each.energy_kwh for each in seen.schedule.slices] == [0.0, -2.0]
     changes = client.http.get("/history", params={"id": offered.id}).json()
     assert [each["state"] for each in changes] == ["offered", "accepted", "assigned"]
+    wait_until(lambda: offered.id in [each["id"] for each in market.states("assigned")])
     [told] = [each for each in market.states("assigned") if each["id"] == offered.id]
     assert told["energy_kwh"] == [0.0, -2.0]
 
@@ -331,7 +332,6 @@ def test_nothing_that_the_document_allows_is_an_error_of_the_service(market: Mar
 
         @settings(
             max_examples=25,
-            deadline=None,
             database=None,
             suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
         )

@@ -36,7 +36,7 @@ def profiles(draw: st.DrawFn, *, bounded: bool) -> Bidder:
     return mine.later(-mine.bids[0].interval)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     profiles(bounded=True),
     st.lists(profiles(bounded=False), max_size=3),

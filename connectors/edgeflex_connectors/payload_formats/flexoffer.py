@@ -300,7 +300,8 @@ def _number(value: _Maybe, field: str) -> float | None:
         return None
     try:
         # Python also reads digits of other scripts, and underscores between digits.
-        number = float(value) if isinstance(value, float) or (value.isascii() and "_" not in value) else math.nan
+        is_plain = not isinstance(value, str) or (value.isascii() and "_" not in value)
+        number = float(value) if is_plain else math.nan
     except ValueError:
         number = math.nan
     return number if math.isfinite(number) else _refuse(f"`{field}`: expected a number; got {quoted(value)}")
