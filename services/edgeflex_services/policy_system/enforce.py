@@ -19,7 +19,7 @@ from edgeflex_services.policy_system.accounts import BLOCKED, Role, User
 from edgeflex_services.policy_system.catalogue import Entry, Right
 from edgeflex_services.policy_system.documents import NAME
 from edgeflex_services.policy_system.events import EventService
-from edgeflex_services.policy_system.limits import FailureLimit
+from edgeflex_services.policy_system.limits import RateLimit
 from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.policy_system.tokens import BEARER, Refused
 
@@ -37,9 +37,9 @@ class Door:
 
     def __init__(self) -> None:
         clock = SystemClock()
-        self.tokens = FailureLimit(60, 60.0, clock)
-        self.passwords = FailureLimit(8, 300.0, clock)
-        self.accounts = FailureLimit(100, 300.0, clock)
+        self.tokens = RateLimit(60, 60.0, clock)
+        self.passwords = RateLimit(8, 300.0, clock)
+        self.accounts = RateLimit(100, 300.0, clock)
         """Much higher, so that nobody can easily keep the owner of an account out by trying from elsewhere."""
         self.hashing = asyncio.Semaphore(2)
 
@@ -68,11 +68,16 @@ class TooManyAttempts(HTTPException):
     status_code = 429
 
 
-def refuse_many(limit: FailureLimit, key: str) -> None:
+def retry_after(wait_s: float) -> dict[str, str]:
+    """The header that says when to come again."""
+    return {"Retry-After": str(math.ceil(wait_s))}
+
+
+def refuse_many(limit: RateLimit, key: str) -> None:
     """Raise TooManyAttempts, with how long to wait, while a limit does not allow another attempt."""
     wait_s = limit.wait_s(key)
     if wait_s > 0:
-        raise TooManyAttempts("too many attempts; try later", headers={"Retry-After": str(math.ceil(wait_s))})
+        raise TooManyAttempts("too many attempts; try later", headers=retry_after(wait_s))
 
 
 async def check_credentials(request: AnyRequest, name: str, secret: str) -> bool:
@@ -94,7 +99,7 @@ async def check_password(request: AnyRequest, name: str, password: str) -> bool:
     for limit, key in tries:
         refuse_many(limit, key)
     for limit, key in tries:
-        limit.failed(key)
+        limit.add(key)
     async with state.door.hashing:
         is_right = await run_sync(state.system.accounts.check_password, name, password)
     if not is_right or state.system.tokens.user(name) is None:
@@ -125,7 +130,7 @@ def _shown_by(request: AnyRequest) -> User:
             address = address_of(request)
             # A good token is let in whatever others at the same address did.
             refuse_many(state.door.tokens, address)
-            state.door.tokens.failed(address)
+            state.door.tokens.add(address)
             LOG.info("token of %s refused: %s", address, error)
     raise NotAuthorizedException("a valid token is needed", headers=CHALLENGE)
 

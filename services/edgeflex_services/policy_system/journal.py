@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Literal
 
@@ -112,7 +112,15 @@ class Journal:
                 raise
 
     def _write_down(self, pending: Iterable[Entry]) -> None:
-        rows = [{"time_ns": entry.time_ns, "entry": msgspec.json.encode(entry).decode()} for entry in pending]
+        rows = [
+            {
+                "time_ns": entry.time_ns,
+                "group": entry.group,
+                "kind": entry.kind,
+                "entry": msgspec.json.encode(entry).decode(),
+            }
+            for entry in pending
+        ]
         self._since_pruning += len(rows)
         with self._repository.writing() as connection:
             connection.execute(insert(events), rows)
@@ -121,9 +129,20 @@ class Journal:
                 newest = connection.scalar(select(func.max(events.c.id))) or 0
                 connection.execute(delete(events).where(events.c.id <= newest - KEPT))
 
-    def entries(self, *, before: int | None = None, limit: int = 100) -> list[Entry]:
-        """The newest entries that are kept; `before`: only those with a smaller id."""
+    def entries(
+        self,
+        *,
+        groups: Collection[str] | None = None,
+        kind: str = "",
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Entry]:
+        """The newest entries that are kept; `groups`, `kind`: only of these; `before`: only with a smaller id."""
         query = select(events).order_by(events.c.id.desc()).limit(limit)
+        if groups is not None:
+            query = query.where(events.c.group.in_(groups))
+        if kind:
+            query = query.where(events.c.kind == kind)
         if before is not None:
             query = query.where(events.c.id < before)
         with self._repository.reading() as connection:

@@ -35,13 +35,14 @@ class PolicySystem:
     def __init__(self, database: str, folder: Path, *, audience: str = AUDIENCE, clock: Clock | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder = folder
-        self.repository = Repository(open_database(database), clock or SystemClock())
+        self.clock = clock or SystemClock()
+        self.repository = Repository(open_database(database), self.clock)
         self.accounts = Accounts(self.repository)
         self.tokens = Tokens(self.repository, self.accounts, folder / "keys", audience, ISSUER)
         self.catalogue = Catalogue(self.repository)
         self.journal = Journal(self.repository)
         self.repository.on_note = self._noted
-        self.traffic = Traffic(clock or SystemClock())
+        self.traffic = Traffic(self.clock)
         self._loaded = -1
         self._loading = threading.Lock()
         self._stop = threading.Event()

@@ -6,16 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from litestar.testing import TestClient
 from served_policies import GROUP
 
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.messages import ServiceRequest
 from edgeflex_services.policy_system import events
 from edgeflex_services.policy_system.accounts import NewUser, User
+from edgeflex_services.policy_system.app import make_app
 from edgeflex_services.policy_system.decide import decide
 from edgeflex_services.policy_system.documents import read_document
-from edgeflex_services.policy_system.events import Answer, Ask, BadReportError, EventService, Report
-from edgeflex_services.policy_system.repository import UnknownError
+from edgeflex_services.policy_system.events import (
+    Answer,
+    Ask,
+    BadReportError,
+    EventService,
+    MayNotAskError,
+    Report,
+    TooManyRequestsError,
+)
+from edgeflex_services.policy_system.repository import Grant, UnknownError
 from edgeflex_services.policy_system.system import PolicySystem
 
 NS = 1_000_000_000
@@ -36,7 +46,8 @@ class Bench:
         for name, group, role in (("device", GROUP, "reporter"), ("vpp", "traders", "reader")):
             self.system.accounts.put_user("admin", name, NewUser())
             self.system.accounts.set_role("admin", group, name, role)  # type: ignore[arg-type]
-        self.system.changed()
+        self.save("guests", {"kind": "operational_bounds", "fields": {"droop": "25 MW/Hz"}})
+        self.system.repository.set_grants("admin", GROUP, "guests", [Grant("group", "traders", "read")])
 
     def _run(self, group: str, request: ServiceRequest) -> str:
         self.asked.append((group, request))
@@ -180,8 +191,8 @@ def test_who_is_blocked_is_denied_whatever_permits(bench: Bench) -> None:
     bench.save("share", sharing({"effect": "permit"}))
     assert bench.ask().permitted
     bench.system.accounts.block("admin", GROUP, "vpp", "misuse")
-    bench.system.changed()
-    assert not bench.ask().permitted
+    with pytest.raises(MayNotAskError):
+        bench.ask()
 
 
 def test_entries_that_cannot_be_written_down_are_kept_for_the_next_time(
@@ -220,7 +231,89 @@ def test_data_is_given_to_those_with_whom_it_is_shared_and_no_more_than_that(ben
 def test_what_no_policy_permits_is_denied_and_nothing_is_told_of_policies(bench: Bench) -> None:
     bench.save("share", sharing({**GIVE_VOLTAGES, "when": {"groups": ["nobody"]}}))
     assert bench.ask() == Answer(permitted=False, why="denied")
-    assert bench.ask(group="nowhere") == Answer(permitted=False, why="denied")
+
+
+def test_to_ask_needs_a_role_in_the_group_or_a_grant_there_and_else_nothing_is_written_down(bench: Bench) -> None:
+    bench.save("share", sharing({"effect": "permit"}))
+    assert bench.ask().permitted  # by the grant to its group
+    for user, group in (("device", "traders"), ("vpp", "nowhere")):
+        with pytest.raises(MayNotAskError, match="needs the role 'reader'"):
+            bench.ask(user=user, group=group)
+    bench.system.repository.set_grants("admin", GROUP, "guests", [Grant("user", "device", "read")])
+    with pytest.raises(MayNotAskError):
+        bench.ask()
+    assert bench.ask(user="device").permitted
+    bench.system.journal.keep()
+    asked = [each.user for each in bench.system.journal.entries(kind="request")]
+    assert asked == ["device", "vpp"]
+
+
+def test_who_asks_too_often_waits_and_others_do_not(bench: Bench) -> None:
+    bench.save("share", sharing({"effect": "permit"}))
+    for _ in range(events.REQUESTS_PER_MIN):
+        bench.ask()
+    with pytest.raises(TooManyRequestsError) as raised:
+        bench.ask()
+    assert raised.value.wait_s == pytest.approx(0.1)
+    assert bench.ask(user="device").permitted
+    bench.later(0.11)
+    assert bench.ask().permitted
+
+
+@pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")
+def test_by_rest_a_request_without_a_right_is_forbidden_and_one_too_many_is_told_when_to_come(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "REQUESTS_PER_MIN", 1)
+    app = make_app(bench.system, EventService(bench.system, bench._run))
+    headers = {"Authorization": f"Bearer {bench.system.tokens.grant('vpp')}"}
+    with TestClient(app) as client:
+        answers = [
+            client.post("/api/v1/requests", json={"group": group, "asset": "G1"}, headers=headers)
+            for group in ("nowhere", GROUP, GROUP)
+        ]
+    assert [each.status_code for each in answers] == [403, 200, 429]
+    assert answers[2].headers["retry-after"] == "60"
+
+
+def test_what_one_group_reports_makes_no_other_forget(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MOST_ASSETS", 2)
+    bench.save("excitation", trigger())
+    bench.save("excitation", trigger(), group="traders")
+    bench.system.accounts.set_role("admin", "traders", "device", "reporter")
+    bench.report("G1", rocof_hz_per_s=0.1)
+    for at in range(5):
+        bench.report(f"T{at}", group="traders", rocof_hz_per_s=0.1)
+    assert bench.report("G1", rocof_hz_per_s=0.1) == []  # still held off
+    state = bench.service._state
+    assert state.of(GROUP, "G1")["rocof_hz_per_s"].value == 0.1
+    assert (state.of("traders", "T2"), set(state.of("traders", "T3"))) == ({}, {"rocof_hz_per_s"})
+    assert state.forgotten == 3
+
+
+def test_of_too_many_quantities_the_one_that_was_not_reported_for_longest_goes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "MOST_QUANTITIES", 2)
+    bench.report(frequency_hz=50.0)
+    bench.report(voltage_pu=1.0)
+    bench.report(frequency_hz=50.0)
+    bench.report(rocof_hz_per_s=0.1)
+    assert set(bench.service._state.of(GROUP, "G1")) == {"frequency_hz", "rocof_hz_per_s"}
+    assert bench.service._state.forgotten == 1
+
+
+def test_entries_of_other_groups_hide_none_of_ones_own(bench: Bench) -> None:
+    bench.system.accounts.put_group("admin", "crowd", "")
+    bench.system.accounts.set_role("admin", "crowd", "device", "reader")
+    bench.ask()
+    for _ in range(20):
+        bench.ask(user="device", group="crowd")
+    bench.system.journal.keep()
+    journal = bench.system.journal
+    assert [each.user for each in journal.entries(groups={GROUP}, kind="request", limit=5)] == ["vpp"]
+    assert {each.group for each in journal.entries(groups={GROUP})} == {GROUP}
+    assert journal.entries(groups=()) == []
 
 
 def test_who_may_read_the_policy_is_told_why(bench: Bench) -> None:
@@ -242,7 +335,9 @@ def test_who_asks_too_often_is_blocked_in_the_group_until_a_person_allows_it(ben
     flood = {"state": [{"quantity": "requests_count", "above": 3}]}
     rules = ({"effect": "deny", "when": flood, "then": {"do": "revoke_access"}}, GIVE_VOLTAGES)
     bench.save("share", sharing(*rules))
-    assert [bench.ask().permitted for _ in range(5)] == [True, True, True, False, False]
+    assert [bench.ask().permitted for _ in range(4)] == [True, True, True, False]
+    with pytest.raises(MayNotAskError):
+        bench.ask()
     assert bench.user("vpp").roles == {"traders": "reader", GROUP: "blocked"}
     assert bench.user("vpp").may("reader", "traders")
     bench.system.accounts.set_role("admin", GROUP, "vpp", None)

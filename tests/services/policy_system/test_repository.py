@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,3 +176,11 @@ def test_a_database_that_cannot_be_is_told_without_its_password(url: str, told: 
     with pytest.raises(FatalError, match=told) as raised:
         open_database(url)
     assert "hunter2" not in str(raised.value)
+
+
+def test_a_database_of_another_version_is_refused_with_what_it_lacks(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "policy.db") as old:
+        old.execute("CREATE TABLE events (id INTEGER PRIMARY KEY, time_ns BIGINT NOT NULL, entry TEXT NOT NULL)")
+    old.close()
+    with pytest.raises(FatalError, match="another version: table 'events' has no column group, kind"):
+        open_database(f"sqlite:///{tmp_path / 'policy.db'}")
