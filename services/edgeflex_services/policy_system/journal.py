@@ -153,7 +153,7 @@ class Journal:
         """Tell of something that was done with policies or accounts."""
         group, _, rest = noted.object.partition("/" if noted.action in OF_POLICIES else MEMBER)
         is_of_group = noted.action in (*OF_POLICIES, *OF_GROUPS)
-        told = {name: value for name, value in noted.detail.items() if value not in ("", None, [])}
+        told = {name: value for name, value in noted.detail.items() if value not in ("", None, []) and name != "digest"}
         self.add(
             Entry(
                 time_ns=noted.time_ns,

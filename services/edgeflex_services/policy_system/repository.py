@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from edgeflex_flow.clock import Clock
 from edgeflex_flow.messages import Policy, TimeNs
 from edgeflex_services.policy_system.documents import AnyDocument, Name, time_ns
+from edgeflex_services.policy_system.proof import Head, Proof, digest_of, head_of, prove, version_digest
 from edgeflex_services.policy_system.tables import audit, effects, grants, groups, reads, versions
 
 WRITERS_LOCK = 7_316_402
@@ -224,7 +224,7 @@ class Repository:
             except IntegrityError as error:  # another instance on the same database
                 raise ConflictError(f"version {saved.version} was saved by somebody else meanwhile") from error
             action = "withdraw_policy" if withdrawn else "save_policy"
-            detail = {"version": saved.version, "comment": comment}
+            detail = {"version": saved.version, "comment": comment, "digest": version_digest(row)}
             self.note(connection, actor, action, f"{group}/{policy_id}", detail)
         return saved
 
@@ -308,7 +308,7 @@ class Repository:
 
     def note(self, connection: Connection, actor: str, action: str, what: str, detail: Mapping[str, Any]) -> None:
         """Add to the audit log, as part of a transaction that writes. Each entry's digest covers the one before it."""
-        before = connection.scalar(select(audit.c.digest).order_by(audit.c.id.desc()).limit(1)) or ""
+        before = head_of(connection).digest
         now_ns = self.now_ns()
         row = {
             "time_ns": now_ns,
@@ -337,25 +337,23 @@ class Repository:
         with self.reading() as connection:
             return connection.scalar(select(func.max(audit.c.id))) or 0
 
-    def first_forged(self) -> int | None:
-        """The id of the first entry of the audit log that does not follow from the one before it; None if all do."""
-        before = ""
+    def head(self) -> Head:
+        """The newest entry of the audit log."""
         with self.reading() as connection:
-            for row in connection.execute(select(audit).order_by(audit.c.id)).mappings():
-                if row["digest"] != digest_of(before, row):
-                    return int(row["id"])
-                before = row["digest"]
-        return None
+            return head_of(connection)
+
+    def prove(self, noted: Head | None = None) -> Proof:
+        """Whether log and policies are as they were written; `noted`: a head from before."""
+        while True:
+            with self.reading() as connection:
+                proof = prove(connection, noted)
+            # What somebody saved while it was read is no forgery.
+            if proof.intact or proof.head == str(self.head()):
+                return proof
 
 
 def _tell_nobody(_: Noted) -> None:
     """Where nobody listens."""
-
-
-def digest_of(before: str, row: Any) -> str:
-    """SHA-256 of an entry of the audit log and of the digest before it."""
-    told = [before, *(row[name] for name in ("time_ns", "actor", "action", "object", "detail"))]
-    return hashlib.sha256(msgspec.json.encode(told)).hexdigest()
 
 
 def _saved(row: Any) -> Saved:

@@ -225,7 +225,18 @@ def test_everything_that_is_done_stands_in_the_audit_log(served: ServedPolicies,
     assert len(entries) == 5
     older = served.admin.get("/api/v1/audit", params={"limit": 1, "before": entries[-1]["id"]}).json()
     assert older[0]["id"] == entries[-1]["id"] - 1
-    assert served.admin.get("/api/v1/audit/proof").json() == {"intact": True, "first_forged": None}
+    proof = served.admin.get("/api/v1/audit/proof").json()
+    assert proof == {"intact": True, "head": proof["head"], "first_forged": None, "why": ""}
+    assert proof["head"].startswith(f"{served.admin.get('/api/v1/audit', params={'limit': 1}).json()[0]['id']}:")
+    served.save(policy, TRIGGER, based_on=1)
+    for head, is_intact in (
+        (proof["head"], True),
+        (f"{entry['id']}:{'0' * 64}", False),
+        (f"{10**9}:{'0' * 64}", False),
+    ):
+        assert served.admin.get("/api/v1/audit/proof", params={"head": head}).json()["intact"] is is_intact
+    assert served.admin.get("/api/v1/audit/proof", params={"head": "7"}).status_code == 400
+    assert "audit log: head " in served.log.read_text()
 
 
 @pytest.mark.parametrize(

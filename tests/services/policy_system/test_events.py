@@ -438,3 +438,13 @@ def test_listeners_hear_entries_as_they_happen(bench: Bench) -> None:
 
     assert asyncio.run(asyncio.wait_for(listen(), 10.0)) == ["G1", "G2"]
     assert bench.system.journal._listeners == set()
+
+
+def test_the_head_of_the_audit_log_is_written_to_the_log_of_the_service_each_day(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "edgeflex.policy")
+    bench.later(86_400.0)
+    for _ in range(2):
+        bench.system.tell_head()
+    assert caplog.messages == [f"audit log: head {bench.system.repository.head()}"]

@@ -3,18 +3,20 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from databases import PASSWORD, Postgres
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import Connection, delete, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.errors import FatalError
 from edgeflex_services.policy_system.compare import changes
 from edgeflex_services.policy_system.documents import read_document
+from edgeflex_services.policy_system.proof import Head, Proof, digest_of
 from edgeflex_services.policy_system.repository import ConflictError, Grant, Repository, Saved, UnknownError
 from edgeflex_services.policy_system.tables import audit, groups, open_database, versions
 
@@ -110,15 +112,66 @@ def test_the_database_itself_refuses_to_change_versions_and_the_audit_log(reposi
 def test_the_audit_log_tells_which_entry_was_forged(repository: Repository, tmp_path: Path) -> None:
     for version in range(3):
         repository.save("ann", "g", "p", bounds(f"{version + 20} MW/Hz"), based_on=version)
-    assert repository.first_forged() is None
-    with repository.writing() as connection:  # as somebody with the database in hands could
-        if connection.dialect.name == "sqlite":
-            connection.execute(text("DROP TRIGGER no_update_of_audit"))
-        else:
-            connection.execute(text("DROP TRIGGER keep_audit ON audit"))
+    assert repository.prove() == Proof(intact=True, head=str(repository.head()))
+    with unlocked(repository) as connection:
         second = (connection.scalar(select(func.min(audit.c.id))) or 0) + 1
         connection.execute(update(audit).where(audit.c.id == second).values(actor="eve"))
-    assert repository.first_forged() == second
+    proof = repository.prove()
+    assert (proof.intact, proof.first_forged) == (False, second)
+
+
+@contextmanager
+def unlocked(repository: Repository) -> Iterator[Connection]:
+    """The tables as somebody with the database in hands has them."""
+    with repository.writing() as connection:
+        for table in ("audit", "policy_versions"):
+            if connection.dialect.name == "sqlite":
+                for verb in ("update", "delete"):
+                    connection.execute(text(f"DROP TRIGGER no_{verb}_of_{table}"))
+            else:
+                connection.execute(text(f"DROP TRIGGER keep_{table} ON {table}"))
+        yield connection
+
+
+def test_a_changed_a_removed_and_a_smuggled_version_are_told(repository: Repository) -> None:
+    repository.save("ann", "g", "p", bounds("20 MW/Hz"), based_on=0)
+    repository.save("ann", "g", "p", repository.version("g", "p", 1).document, based_on=1, withdrawn=True)
+    assert repository.prove().intact
+    first = versions.c.version == 1
+    with unlocked(repository) as connection:
+        row = dict(connection.execute(select(versions).where(first)).mappings().one())
+        connection.execute(update(versions).where(first).values(document=row["document"].replace("20", "90")))
+    assert "version 1 of g/p is not what was saved by entry" in repository.prove().why
+    with repository.writing() as connection:
+        connection.execute(delete(versions).where(first))
+    assert "version 1 of g/p, saved by entry" in repository.prove().why
+    with repository.writing() as connection:
+        connection.execute(insert(versions), [row, {**row, "version": 3}])
+    assert repository.prove().why == "version 3 of g/p stands in no entry of the log"
+
+
+def test_a_head_that_was_noted_shows_a_log_cut_off_or_written_anew(repository: Repository) -> None:
+    repository.set_grants("ann", "g", "p", [Grant("user", "bob", "read")])
+    repository.set_grants("ann", "g", "p", [Grant("user", "cid", "read")])
+    noted = Head.read(str(repository.head()))
+    repository.set_grants("ann", "g", "p", [Grant("user", "dan", "read")])
+    assert repository.prove(noted).intact
+    with unlocked(repository) as connection:
+        connection.execute(delete(audit).where(audit.c.id >= noted.id))
+    assert repository.prove().intact
+    assert repository.prove(noted).why.endswith(f"; entry {noted.id}, which was noted, is not there")
+    with repository.writing() as connection:
+        before = repository.head()
+        row = {"time_ns": 1, "actor": "eve", "action": "x", "object": "y", "detail": "{}"}
+        connection.execute(insert(audit).values(id=noted.id, digest=digest_of(before.digest, row), **row))
+    assert repository.prove().intact
+    assert repository.prove(noted).why == f"entry {noted.id} is another one than was noted"
+
+
+@pytest.mark.parametrize("text", ["", "7", "7:abc", "x:" + "0" * 64, "7:" + "0" * 64 + "\n"])
+def test_what_is_no_head_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no head of an audit log"):
+        Head.read(text)
 
 
 def test_what_goes_wrong_leaves_neither_a_version_nor_an_entry_behind(repository: Repository) -> None:
