@@ -41,6 +41,8 @@ class Door:
         self.passwords = RateLimit(8, 300.0, clock)
         self.accounts = RateLimit(100, 300.0, clock)
         """Much higher, so that nobody can easily keep the owner of an account out by trying from elsewhere."""
+        self.effects = RateLimit(2000, 60.0, clock)
+        """By user: each is written down, and must not push out what others did."""
         self.hashing = asyncio.Semaphore(2)
 
 

@@ -10,16 +10,15 @@ from contextlib import suppress
 from typing import Literal
 
 import msgspec
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import select
 
 from edgeflex_flow.messages import TimeNs
-from edgeflex_services.policy_system.repository import Effect, Noted, Repository
+from edgeflex_services.policy_system.repository import Effect, NewestRows, Noted, Repository
 from edgeflex_services.policy_system.tables import events
 
 MOST_PENDING = 10_000
 MOST_FOR_ONE = 500
 """Entries that wait for a listener who is slow; the oldest go first."""
-KEPT = 100_000
 OF_POLICIES = ("save_policy", "withdraw_policy", "set_grants")
 OF_GROUPS = ("put_group", "set_role")
 MEMBER = ":"
@@ -76,7 +75,7 @@ class Journal:
         self._has_ended = False
         self._pending: deque[Entry] = deque()
         self._listeners: set[Callable[[Entry | None], None]] = set()
-        self._since_pruning = 0
+        self._rows = NewestRows(events)
         self.lost = 0
         """Entries that were told, but not written down: too many at once."""
 
@@ -99,7 +98,7 @@ class Journal:
             tell(None)
 
     def keep(self) -> None:
-        """Write down what was added since the last call, and forget the oldest beyond `KEPT`."""
+        """Write down what was added since the last call, and forget the oldest if there are too many."""
         with self._keeping:
             with self._lock:
                 pending, self._pending = self._pending, deque()
@@ -121,13 +120,8 @@ class Journal:
             }
             for entry in pending
         ]
-        self._since_pruning += len(rows)
         with self._repository.writing() as connection:
-            connection.execute(insert(events), rows)
-            if self._since_pruning > KEPT // 100:
-                self._since_pruning = 0
-                newest = connection.scalar(select(func.max(events.c.id))) or 0
-                connection.execute(delete(events).where(events.c.id <= newest - KEPT))
+            self._rows.add(connection, rows)
 
     def entries(
         self,

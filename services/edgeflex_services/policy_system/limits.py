@@ -28,11 +28,11 @@ class RateLimit:
         return max(over / self._per_s, 0.0)
 
     def add(self, key: str, times: int = 1) -> None:
-        """Count what was done or tried."""
+        """Count what was done or tried; what was done at once may go beyond the limit, and is waited for longer."""
         now_s = self._now_s()
         with self._lock:
             count = self._count(key, now_s)
-            self._counts[key] = (min(count + times, self._most), now_s)
+            self._counts[key] = (min(count, self._most - 1) + times, now_s)
             self._counts.move_to_end(key)
             if len(self._counts) > MOST_KEYS:
                 self._counts.popitem(last=False)

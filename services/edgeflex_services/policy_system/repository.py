@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Meta
-from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Engine, Table, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from edgeflex_flow.clock import Clock
@@ -118,6 +118,27 @@ class Effect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     time_ns: TimeNs
 
 
+KEPT = 100_000
+
+
+class NewestRows:
+    """A table with ids that grow, of which the newest `KEPT` rows are kept, and up to a hundredth more."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._since_pruning = 0
+
+    def add(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows, as part of a transaction that writes."""
+        id_ = self._table.c.id
+        connection.execute(insert(self._table), rows)
+        self._since_pruning += len(rows)
+        if self._since_pruning > KEPT // 100:
+            self._since_pruning = 0
+            newest = connection.scalar(select(func.max(id_))) or 0
+            connection.execute(delete(self._table).where(id_ <= newest - KEPT))
+
+
 class Repository:
     """Policies in a database. Methods may be called from any thread; writers come one after the other."""
 
@@ -126,6 +147,7 @@ class Repository:
         self._clock = clock
         self._writing = threading.RLock()
         self._noted: list[Noted] = []
+        self._effects = NewestRows(effects)
         self.on_note: Callable[[Noted], None] = _tell_nobody
         """Called for each entry of the audit log once it is kept."""
 
@@ -290,7 +312,7 @@ class Repository:
             for each in told
         ]
         with self.writing() as connection:
-            connection.execute(insert(effects), rows)
+            self._effects.add(connection, rows)
 
     def effects(self, group: str, policy_id: str, limit: int = 100) -> list[tuple[str, Effect]]:
         """The newest effects of a policy and who told them."""

@@ -212,10 +212,32 @@ def test_who_reads_a_policy_and_what_it_changed_can_be_seen(
         "policy_group": GROUP, "policy_id": policy, "version": 1, "site": "s", "flow": "frequency_events",
         "node": "event", "setting": "onset", "before": "0.02 Hz/s", "after": "0.05 Hz/s", "time_ns": 1,
     }  # fmt: skip
-    assert reader.post("/api/v1/effects", json={"effects": [effect]}).status_code == 204
-    assert stranger.post("/api/v1/effects", json={"effects": [effect]}).status_code == 403
+    assert reader.post("/api/v1/effects", json={"effects": [effect]}).json() == {"kept": 1, "refused": []}
     (told,) = served.admin.get(path_of(policy) + "/effects").json()
     assert told == {"user": "reader", "effect": {**effect, "refused": None}}
+
+
+def test_effects_are_taken_from_members_who_may_read_the_policy_and_of_versions_that_are_there(
+    served: ServedPolicies, reader: httpx.Client, stranger: httpx.Client, policy: str
+) -> None:
+    served.save("shut", TRIGGER)
+    only = [{"subject_kind": "user", "subject": "stranger", "right": "read"}]
+    served.admin.put(path_of("shut") + "/grants", json=only)
+
+    def told(name: str, version: int = 1) -> dict[str, Any]:
+        words = dict.fromkeys(("site", "flow", "node", "setting", "before", "after"), "x")
+        return {"policy_group": GROUP, "policy_id": name, "version": version, "time_ns": 1, **words}
+
+    sent = {"effects": [told("shut"), told(policy), told(policy, 2), told("not_there")]}
+    answer = reader.post("/api/v1/effects", json=sent).json()
+    assert (answer["kept"], [each["at"] for each in answer["refused"]]) == (1, [0, 2, 3])
+    assert len({each["why"] for each in answer["refused"]}) == 1
+    assert stranger.post("/api/v1/effects", json=sent).json()["kept"] == 0  # may read one, and is no member
+    assert len(served.admin.get(path_of(policy) + "/effects").json()) == 1
+    assert served.admin.get(path_of("shut") + "/effects").json() == []
+    many = {"effects": [told("not_there")] * 500}
+    answers = [reader.post("/api/v1/effects", json=many) for _ in range(6)]
+    assert [answers[0].status_code, answers[-1].status_code] == [200, 429]
 
 
 def test_everything_that_is_done_stands_in_the_audit_log(served: ServedPolicies, policy: str) -> None:

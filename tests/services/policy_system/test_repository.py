@@ -14,10 +14,12 @@ from sqlalchemy.exc import DBAPIError
 
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.errors import FatalError
+from edgeflex_services.policy_system import repository as repository_module
 from edgeflex_services.policy_system.compare import changes
 from edgeflex_services.policy_system.documents import read_document
+from edgeflex_services.policy_system.journal import Journal, entry_of
 from edgeflex_services.policy_system.proof import Head, Proof, digest_of
-from edgeflex_services.policy_system.repository import ConflictError, Grant, Repository, Saved, UnknownError
+from edgeflex_services.policy_system.repository import ConflictError, Effect, Grant, Repository, Saved, UnknownError
 from edgeflex_services.policy_system.tables import audit, groups, open_database, versions
 
 
@@ -200,6 +202,26 @@ def test_reads_add_up_by_user_and_version(repository: Repository) -> None:
     repository.add_reads({("g", "p", "site", 1): (30, 40, 3), ("g", "p", "other", 1): (35, 35, 1)})
     found = {each.user: (each.first_ns, each.last_ns, each.count) for each in repository.readers("g", "p")}
     assert found == {"site": (10, 40, 5), "other": (35, 35, 1)}
+
+
+def test_of_effects_and_of_the_journal_the_newest_are_kept(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repository_module, "KEPT", 200)
+    journal = Journal(repository)
+    for at in range(1, 206):
+        effect = Effect(
+            policy_group="g", policy_id="p", version=at, site="", flow="", node="", setting="", before="", after="",
+            time_ns=at,
+        )  # fmt: skip
+        repository.add_effects("site", [effect])
+        journal.add(entry_of("site", effect))
+        journal.keep()
+    kept = [effect.version for _, effect in repository.effects("g", "p", 1000)]
+    assert kept == [entry.version for entry in journal.entries(limit=1000)]
+    assert kept[0] == 205
+    assert 200 <= len(kept) <= 203
+    assert kept == sorted(kept, reverse=True)
 
 
 def test_differences_of_versions_are_told_by_place_and_rules_by_name() -> None:
