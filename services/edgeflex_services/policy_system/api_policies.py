@@ -38,6 +38,7 @@ from edgeflex_services.policy_system.repository import (
     Saved,
     UnknownError,
 )
+from edgeflex_services.policy_system.rights import what_it_does
 from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.web import is_known
 
@@ -95,6 +96,14 @@ class ToldEffect(msgspec.Struct, frozen=True):
     effect: Effect
 
 
+class ChangedGrants(msgspec.Struct, frozen=True):
+    """Who has a right to a policy from now on."""
+
+    grants: list[Grant]
+    says: str
+    """What that does, in words."""
+
+
 class RefusedEffect(msgspec.Struct, frozen=True):
     """One that was not kept."""
 
@@ -117,7 +126,7 @@ REFUSED = {
     401: ResponseSpec(None, description="No valid token."),
     403: ResponseSpec(None, description="A role or right is missing, which the answer names."),
     404: ResponseSpec(None, description="No such policy, or no right to read it: there is no telling them apart."),
-    409: ResponseSpec(None, description="Somebody else saved first."),
+    409: ResponseSpec(None, description="Somebody else saved first, or what is to be done must be confirmed."),
     413: ResponseSpec(None, description="The body is too long."),
     422: ResponseSpec(None, description="It is understood, and cannot be: `errors` tells what is wrong and where."),
     429: ResponseSpec(None, description="Too many refused tokens from this address; `Retry-After` tells how long."),
@@ -274,8 +283,13 @@ class PolicyRepository(Controller):
         return list(_entry(request, group, policy_id).grants)
 
     @put("/grants", status_code=200, responses=REFUSED, sync_to_thread=True)
-    def set_grants(self, request: AnyRequest, group: Id, policy_id: Id, data: list[Grant]) -> list[Grant]:
-        """Say who has a right to it. Needs the role `manager` in the group."""
+    def set_grants(
+        self, request: AnyRequest, group: Id, policy_id: Id, data: list[Grant], everybody: bool = False
+    ) -> ChangedGrants:
+        """Say who alone has a right to it; the answer says what that does. Needs the role `manager` in the group.
+
+        Without grants the roles in the group decide again: `everybody=true` confirms that.
+        """
         entry = _entry(request, group, policy_id)
         user, saved = user_of(request), entry.saved
         if not user.may("manager", saved.group):
@@ -284,8 +298,9 @@ class PolicyRepository(Controller):
         if len(set(subjects)) < len(subjects):
             raise ConflictError("one subject has two rights")
         system = system_of(request)
-        system.repository.set_grants(user.name, saved.group, saved.policy_id, data)
-        return data
+        says = what_it_does(entry, data, system.accounts.users())
+        system.repository.set_grants(user.name, saved.group, saved.policy_id, data, everybody=everybody, says=says)
+        return ChangedGrants(data, says)
 
 
 def _may_have_effect(system: PolicySystem, user: User, effect: Effect) -> bool:

@@ -32,7 +32,7 @@ class RateLimit:
         now_s = self._now_s()
         with self._lock:
             count = self._count(key, now_s)
-            self._counts[key] = (min(count, self._most - 1) + times, now_s)
+            self._counts[key] = (max(count, min(count, self._most - 1) + times), now_s)
             self._counts.move_to_end(key)
             if len(self._counts) > MOST_KEYS:
                 self._counts.popitem(last=False)

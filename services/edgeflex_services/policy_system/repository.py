@@ -261,14 +261,33 @@ class Repository:
                 found.setdefault((row["group"], row["policy_id"]), []).append(grant)
         return found
 
-    def set_grants(self, actor: str, group: str, policy_id: str, wanted: Sequence[Grant]) -> None:
-        """Replace the grants of a policy; none: roles in the group decide again."""
+    def set_grants(
+        self,
+        actor: str,
+        group: str,
+        policy_id: str,
+        wanted: Sequence[Grant],
+        *,
+        everybody: bool = False,
+        says: str = "",
+    ) -> None:
+        """Replace the grants of a policy. None: roles in the group decide again, which `everybody` confirms.
+
+        `says`: what that does, for the audit log. Raises ConflictError.
+        """
+        if everybody and wanted:
+            raise ConflictError("`everybody` goes with no grants: with some, the policy is for those whom they name")
         with self.writing() as connection:
-            connection.execute(delete(grants).where(grants.c.group == group, grants.c.policy_id == policy_id))
+            of_policy = (grants.c.group == group) & (grants.c.policy_id == policy_id)
+            removed = connection.execute(delete(grants).where(of_policy)).rowcount
+            if removed and not wanted and not everybody:
+                raise ConflictError(
+                    "without any grant the policy is open to its group again: confirm it by `everybody`"
+                )
             for grant in wanted:
                 row = {"group": group, "policy_id": policy_id, **msgspec.to_builtins(grant)}
                 connection.execute(insert(grants).values(row))
-            detail = {"grants": msgspec.to_builtins(list(wanted))}
+            detail = {"grants": msgspec.to_builtins(list(wanted)), "says": says}
             self.note(connection, actor, "set_grants", f"{group}/{policy_id}", detail)
 
     # Who reads, and what came of it ---------------------------------------------------------------------------------

@@ -115,6 +115,36 @@ def test_grants_take_the_place_of_roles(
     assert stranger.put(path_of(policy) + "/grants", json=[]).status_code == 403
 
 
+def test_what_a_change_of_grants_does_is_said_and_opening_to_the_group_again_is_confirmed(
+    served: ServedPolicies,
+) -> None:
+    served.make_group("six")
+    for name in ("anna", "bob", "carl"):
+        served.make_service(name, group="six")
+    served.save("p", TRIGGER, group="six")
+    path = path_of("p", "six") + "/grants"
+    anna = [{"subject_kind": "user", "subject": "anna", "right": "read"}]
+    first = served.admin.put(path, json=anna).json()
+    assert first["grants"] == anna
+    assert first["says"] == (
+        "From now on only anna may read it, and nobody may edit it, beside administrators; "
+        "2 others who could read it no longer do."
+    )
+    more = [*anna, {"subject_kind": "group", "subject": GROUP, "right": "edit"}]
+    second = served.admin.put(path, json=more).json()["says"]
+    assert second.startswith(f"From now on only anna and group {GROUP} may read it, and group {GROUP} may edit it")
+    assert second.endswith("beside administrators.")
+    refused = served.admin.put(path, json=[])
+    assert refused.status_code == 409
+    assert "confirm it by `everybody`" in refused.json()["detail"]
+    assert served.admin.put(path, json=anna, params={"everybody": "true"}).status_code == 409
+    assert len(served.admin.get(path).json()) == 2
+    opened = served.admin.put(path, json=[], params={"everybody": "true"}).json()
+    assert opened["grants"] == []
+    assert opened["says"].startswith("From now on the roles in group 'six' decide: 3 users may read it")
+    assert opened["says"] in served.admin.get(path_of("p", "six") + "/audit").json()[0]["detail"]
+
+
 def test_a_grant_to_a_group_reaches_its_members(served: ServedPolicies, stranger: httpx.Client, policy: str) -> None:
     served.make_group("traders")
     grant = [{"subject_kind": "group", "subject": "traders", "right": "read"}]
