@@ -281,9 +281,7 @@ class Repository:
             of_policy = (grants.c.group == group) & (grants.c.policy_id == policy_id)
             removed = connection.execute(delete(grants).where(of_policy)).rowcount
             if removed and not wanted and not everybody:
-                raise ConflictError(
-                    "without any grant the policy is open to its group again: confirm it by `everybody`"
-                )
+                raise ConflictError("without any grant the policy is open to its group: confirm that by `everybody`")
             for grant in wanted:
                 row = {"group": group, "policy_id": policy_id, **msgspec.to_builtins(grant)}
                 connection.execute(insert(grants).values(row))

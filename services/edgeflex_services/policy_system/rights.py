@@ -1,4 +1,4 @@
-"""What a change of a policy's grants does, in words: the first one shuts others out, taking back the last lets them in."""
+"""What a change of a policy's grants does, in words: the first shuts others out, without the last they are in."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ def what_it_does(entry: Entry, wanted: Sequence[Grant], users: Iterable[User]) -
 def _lost(count: int) -> str:
     if not count:
         return ""
-    return (
-        f"; {count} {'other' if count == 1 else 'others'} who could read it no longer {'does' if count == 1 else 'do'}"
-    )
+    return "; 1 other no longer does" if count == 1 else f"; {count} others no longer do"
 
 
 def _count(number: int) -> str:

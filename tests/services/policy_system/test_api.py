@@ -127,8 +127,7 @@ def test_what_a_change_of_grants_does_is_said_and_opening_to_the_group_again_is_
     first = served.admin.put(path, json=anna).json()
     assert first["grants"] == anna
     assert first["says"] == (
-        "From now on only anna may read it, and nobody may edit it, beside administrators; "
-        "2 others who could read it no longer do."
+        "From now on only anna may read it, and nobody may edit it, beside administrators; 2 others no longer do."
     )
     more = [*anna, {"subject_kind": "group", "subject": GROUP, "right": "edit"}]
     second = served.admin.put(path, json=more).json()["says"]
@@ -136,7 +135,7 @@ def test_what_a_change_of_grants_does_is_said_and_opening_to_the_group_again_is_
     assert second.endswith("beside administrators.")
     refused = served.admin.put(path, json=[])
     assert refused.status_code == 409
-    assert "confirm it by `everybody`" in refused.json()["detail"]
+    assert "confirm that by `everybody`" in refused.json()["detail"]
     assert served.admin.put(path, json=anna, params={"everybody": "true"}).status_code == 409
     assert len(served.admin.get(path).json()) == 2
     opened = served.admin.put(path, json=[], params={"everybody": "true"}).json()
