@@ -7,7 +7,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -17,8 +16,16 @@ from edgeflex_flow.messages import ServiceRequest, TimeNs
 from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import BLOCKED, User
 from edgeflex_services.policy_system.catalogue import Entry as PolicyEntry
-from edgeflex_services.policy_system.decide import Decision, Measured, Question, decide
-from edgeflex_services.policy_system.documents import Action, Name, ReturnData, RevokeAccess, RunService
+from edgeflex_services.policy_system.decide import Decision, Measured, Question, decide, matches
+from edgeflex_services.policy_system.documents import (
+    Action,
+    Name,
+    ReturnData,
+    RevokeAccess,
+    RunService,
+    Sharing,
+    StateCondition,
+)
 from edgeflex_services.policy_system.journal import Entry
 from edgeflex_services.policy_system.limits import RateLimit
 from edgeflex_services.policy_system.repository import UnknownError
@@ -33,6 +40,8 @@ MOST_QUANTITIES = 100
 """Of one asset."""
 REQUESTS_PER_MIN = 600
 """Of one user: each is written down, and must not push out what others did."""
+FRESH_S = StateCondition(quantity="any").max_age_s
+"""How old a value may be that is given out without a mark: as old as conditions take it if they say nothing."""
 TRAFFIC = "traffic"
 """The action of questions about how much a user asks. Only rules that name it are asked them."""
 REQUESTS_COUNT = "requests_count"
@@ -72,6 +81,17 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     did: str
 
 
+class GivenValue(msgspec.Struct, frozen=True):
+    """A value that somebody is given, and how far it can be relied on."""
+
+    value: float
+    time_ns: int
+    """When it was measured, UTC."""
+    age_s: float
+    stale: bool
+    """Older than a condition on the state would take."""
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a request."""
 
@@ -81,8 +101,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     policy: str = ""
     version: int = 0
     rule: str = ""
-    values: dict[str, float] = {}
-    times_ns: dict[str, int] = {}
+    values: dict[str, GivenValue] = {}
+    left_out: list[str] = []
+    """Quantities that a rule would give out, and `variables` of its policy do not let it."""
     id: str = ""
 
 
@@ -244,15 +265,12 @@ class EventService:
             did = self._act(user, policy, decision, decision.then, question, now_ns)
         answer = self._answer(user, ask, policy, decision)
         if answer.permitted:
-            wanted = [pattern for _, each in permitted for pattern in _quantities(each.then)]
             known = self._state.of(ask.group, ask.asset)
-            given = {name: each for name, each in known.items() if any(fnmatchcase(name, every) for every in wanted)}
-            answer = msgspec.structs.replace(
-                answer,
-                values={name: each.value for name, each in given.items()},
-                times_ns={name: each.time_ns for name, each in given.items()},
-            )
-            did = f"gave {', '.join(given)}" if given else did
+            given, left_out = _shared(known, permitted)
+            values = {name: _given(known[name], now_ns) for name in given}
+            answer = msgspec.structs.replace(answer, values=values, left_out=left_out)
+            told = [f"{word} {', '.join(names)}" for word, names in (("gave", given), ("left out", left_out)) if names]
+            did = "; ".join(told)
         self._write_down(now_ns, "request", user, source, ask, policy, decision, did, {})
         return answer
 
@@ -390,8 +408,25 @@ def _is_about_traffic(policy: PolicyEntry) -> bool:
     return any(TRAFFIC in rule.when.actions for rule in policy.saved.document.rules)
 
 
-def _quantities(action: Action | None) -> Sequence[str]:
-    return action.quantities if isinstance(action, ReturnData) else ()
+def _shared(
+    known: Mapping[str, _Value], permitted: Sequence[tuple[PolicyEntry, Decision]]
+) -> tuple[list[str], list[str]]:
+    """Quantities that the policies give out, and those that they would but for their `variables`."""
+    given: set[str] = set()
+    left_out: set[str] = set()
+    for policy, decision in permitted:
+        wanted = decision.then.quantities if isinstance(decision.then, ReturnData) else ()
+        document = policy.saved.document
+        bounds = document.fields.variables if isinstance(document, Sharing) else ()
+        for name in known:
+            if matches(name, wanted):
+                (given if not bounds or matches(name, bounds) else left_out).add(name)
+    return sorted(given), sorted(left_out - given)
+
+
+def _given(known: _Value, now_ns: int) -> GivenValue:
+    age_s = max(now_ns - known.time_ns, 0) / NS_PER_S
+    return GivenValue(known.value, known.time_ns, age_s, age_s > FRESH_S)
 
 
 def _outcome(policy: PolicyEntry, decision: Decision, did: str, user: User) -> Outcome:

@@ -158,7 +158,7 @@ def test_data_is_asked_for_on_the_databus_and_the_answer_goes_to_a_topic_of_the_
             found = {topic.rpartition("/")[2]: json.loads(payload) for topic, payload in answers.received}
         assert found["other"] == {**found["other"], "permitted": False, "values": {}, "id": "7"}
         assert found["vpp"]["permitted"]
-        assert found["vpp"]["values"] == {"rocof_hz_per_s": 0.001}
+        assert found["vpp"]["values"]["rocof_hz_per_s"]["value"] == 0.001
         assert "shows no right" in made.log()
         assert "request of 'stranger' on" in made.log()
 

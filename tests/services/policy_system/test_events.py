@@ -21,6 +21,7 @@ from edgeflex_services.policy_system.events import (
     Ask,
     BadReportError,
     EventService,
+    GivenValue,
     MayNotAskError,
     Report,
     TooManyRequestsError,
@@ -223,9 +224,35 @@ def test_data_is_given_to_those_with_whom_it_is_shared_and_no_more_than_that(ben
     bench.report(voltage_pu=1.02, active_power_w=5e3)
     answer = bench.ask()
     assert answer.permitted
-    assert answer.values == {"voltage_pu": 1.02}
-    assert answer.times_ns == {"voltage_pu": START_NS}
+    assert answer.values == {"voltage_pu": GivenValue(1.02, START_NS, 0.0, stale=False)}
+    assert answer.left_out == []
     assert not bench.ask(user="device").permitted
+
+
+def test_an_old_value_is_given_as_what_it_is(bench: Bench) -> None:
+    bench.save("share", sharing(GIVE_VOLTAGES))
+    bench.report(voltage_pu=1.02)
+    bench.later(8.0)
+    bench.report(voltage_ll_pu=1.01)
+    bench.later(3.0)
+    assert bench.ask().values == {
+        "voltage_pu": GivenValue(1.02, START_NS, 11.0, stale=True),
+        "voltage_ll_pu": GivenValue(1.01, START_NS + 8 * NS, 3.0, stale=False),
+    }
+
+
+def test_variables_of_a_policy_bound_what_its_rules_give_out(bench: Bench) -> None:
+    permit = {"effect": "permit", "then": {"do": "return_data", "quantities": ["voltage_*", "frequency_hz"]}}
+    bench.save("a_share", sharing(permit, fields={"variables": ["voltage_?u", "frequency_*"]}))
+    bench.report(voltage_pu=1.0, frequency_hz=50.0, active_power_w=1.0)
+    answer = bench.ask()
+    assert answer.permitted
+    assert (list(answer.values), answer.left_out) == (["frequency_hz"], ["voltage_pu"])
+    bench.system.journal.keep()
+    assert bench.system.journal.entries(kind="request")[0].did == "gave frequency_hz; left out voltage_pu"
+    bench.save("b_share", sharing({**permit, "when": {"users": ["vpp"]}}))  # of its own policy, without bounds
+    answer = bench.ask()
+    assert (list(answer.values), answer.left_out) == (["frequency_hz", "voltage_pu"], [])
 
 
 def test_what_no_policy_permits_is_denied_and_nothing_is_told_of_policies(bench: Bench) -> None:
