@@ -19,6 +19,7 @@ from edgeflex_services.policy_system.accounts import BLOCKED, Role, User
 from edgeflex_services.policy_system.catalogue import Entry, Right
 from edgeflex_services.policy_system.documents import NAME
 from edgeflex_services.policy_system.events import EventService
+from edgeflex_services.policy_system.journal import Entry as JournalEntry
 from edgeflex_services.policy_system.limits import RateLimit
 from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.policy_system.tokens import BEARER, Refused
@@ -43,13 +44,21 @@ class Door:
         """Much higher, so that nobody can easily keep the owner of an account out by trying from elsewhere."""
         self.effects = RateLimit(2000, 60.0, clock)
         """By user: each is written down, and must not push out what others did."""
+        self.told = RateLimit(300, 3600.0, clock)
+        """Sign-ins in vain that are written down, of all addresses: they must not push out what else happened."""
+        self.untold = 0
         self.hashing = asyncio.Semaphore(2)
 
 
-class _State(Protocol):
+class Knocked(Protocol):
+    """Of the application's state, what is at its door."""
+
     system: PolicySystem
-    events: EventService
     door: Door
+
+
+class _State(Knocked, Protocol):
+    events: EventService
 
 
 def state_of(request: AnyRequest) -> _State:
@@ -106,10 +115,34 @@ async def check_password(request: AnyRequest, name: str, password: str) -> bool:
         is_right = await run_sync(state.system.accounts.check_password, name, password)
     if not is_right or state.system.tokens.user(name) is None:
         LOG.info("wrong name or password from %s", address_of(request))
+        write_down_failure(state, name, address_of(request), request.url.path)
         return False
     for limit, key in tries:
         limit.take_back(key)
     return True
+
+
+def write_down_failure(state: Knocked, name: str, address: str, path: str) -> None:
+    """Write down who was named and from where. A name that nobody has is not told: it may be a password."""
+    door, system = state.door, state.system
+    if door.told.wait_s("") > 0:
+        door.untold += 1
+        return
+    door.told.add("")
+    untold, door.untold = door.untold, 0
+    is_known = system.tokens.user(name) is not None
+    system.journal.add(
+        JournalEntry(
+            time_ns=system.repository.now_ns(),
+            kind="sign_in",
+            group="",
+            user=name if is_known else "",
+            source=address,
+            action="sign_in_failed",
+            why="wrong password" if is_known else "a name that nobody has, or of an account that is disabled",
+            did=f"at {path}" + (f"; before it, {untold} were not written down" if untold else ""),
+        )
+    )
 
 
 def user_of(request: AnyRequest) -> User:

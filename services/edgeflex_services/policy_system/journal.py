@@ -29,8 +29,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened and what the policies made of it."""
 
     time_ns: TimeNs
-    kind: Literal["report", "request", "effect", "change"]
-    """Reported to the event service, asked of it, told by a flow, or done by somebody with policies or accounts."""
+    kind: Literal["report", "request", "effect", "change", "sign_in"]
+    """Reported to the event service, asked of it, told by a flow, done by somebody, or a sign-in in vain."""
     group: str
     user: str
     source: str

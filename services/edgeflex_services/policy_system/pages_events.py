@@ -26,7 +26,7 @@ from edgeflex_services.policy_system.system import PolicySystem
 SHOWN = 100
 CHECK_S = 5.0
 """How often it is looked whether a listener is still signed in; it also keeps the connection in use."""
-KINDS = ("report", "request", "effect", "change")
+KINDS = ("report", "request", "effect", "change", "sign_in")
 
 Kind = Annotated[str, Parameter(max_length=20)]
 Group = Annotated[str, Parameter(max_length=64)]

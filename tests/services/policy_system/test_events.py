@@ -16,6 +16,7 @@ from edgeflex_services.policy_system.accounts import NewUser, User
 from edgeflex_services.policy_system.app import make_app
 from edgeflex_services.policy_system.decide import decide
 from edgeflex_services.policy_system.documents import read_document
+from edgeflex_services.policy_system.enforce import Door, write_down_failure
 from edgeflex_services.policy_system.events import (
     Answer,
     Ask,
@@ -26,6 +27,7 @@ from edgeflex_services.policy_system.events import (
     Report,
     TooManyRequestsError,
 )
+from edgeflex_services.policy_system.limits import RateLimit
 from edgeflex_services.policy_system.repository import Grant, UnknownError
 from edgeflex_services.policy_system.system import PolicySystem
 
@@ -475,3 +477,24 @@ def test_the_head_of_the_audit_log_is_written_to_the_log_of_the_service_each_day
     for _ in range(2):
         bench.system.tell_head()
     assert caplog.messages == [f"audit log: head {bench.system.repository.head()}"]
+
+
+class Knocking:
+    """What is at the door of a service."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.system, self.door = bench.system, Door()
+        self.door.told = RateLimit(2, 60.0, bench.clock)
+
+
+def test_sign_ins_in_vain_are_written_down_up_to_a_limit_and_then_counted(bench: Bench) -> None:
+    state = Knocking(bench)
+    for at in range(5):
+        write_down_failure(state, "vpp", f"192.0.2.{at}", "/token")
+    bench.later(60.0)
+    write_down_failure(state, "vpp", "192.0.2.9", "/token")
+    bench.system.journal.keep()
+    told = bench.system.journal.entries(kind="sign_in")
+    assert [each.source for each in told] == ["192.0.2.9", "192.0.2.1", "192.0.2.0"]
+    assert told[0].did == "at /token; before it, 3 were not written down"
+    assert {(each.user, each.why, each.group) for each in told} == {("vpp", "wrong password", "")}
