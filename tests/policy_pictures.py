@@ -81,7 +81,7 @@ SHARING = {
 FLEXIBILITY = {
     "kind": "flexibility",
     "about": "Offers of the plant.",
-    "fields": {"max_duration": "4h", "window_begin": "6 h", "window_end": "22 h", "max_power": "500 kW"},
+    "fields": {"max_duration": "4h", "window_begin": "06:00", "window_end": "22:00", "max_power": "500 kW"},
 }
 
 

@@ -137,14 +137,19 @@ def _groups(request: AnyRequest, visitor: Visitor) -> list[str]:
 def _place_problems(request: AnyRequest, typed: Typed, groups: list[str]) -> tuple[tuple[str, str], ...]:
     """What is wrong with where a new policy is to be."""
     if typed.group not in groups:
-        return (("group", "choose a group in which you may make policies"),)
+        problem = ("group", f"choose a group in which you may make policies; known: {', '.join(groups)}")
+        return (problem, *_id_problems(typed))
+    if not (problems := _id_problems(typed)) and not system_of(request).catalogue.is_new(typed.group, typed.policy_id):
+        return (("policy_id", f"'{typed.policy_id}' is taken in this group"),)
+    return problems
+
+
+def _id_problems(typed: Typed) -> tuple[tuple[str, str], ...]:
     try:
         msgspec.convert(typed.policy_id, Name)
     except msgspec.ValidationError:
         got = f"; got '{typed.policy_id}'" if typed.policy_id else ""
         return (("policy_id", f"begins with a letter or digit, then letters, digits, _ . - (64 at most){got}"),)
-    if not system_of(request).catalogue.is_new(typed.group, typed.policy_id):
-        return (("policy_id", f"'{typed.policy_id}' is taken in this group"),)
     return ()
 
 
@@ -238,10 +243,14 @@ def _document_of(typed: Typed) -> tuple[AnyDocument | None, tuple[tuple[str, str
     reading = FORMS[typed.kind].read(typed.raw)
     problems = list(reading.problems)
     try:
-        return (None if problems else read_document(reading.document)), tuple(problems)
+        document = read_document(reading.document)
     except DocumentError as error:
-        problems += [(reading.field_of(place), text) for place, text in error.problems]
-    return None, tuple(problems)
+        # What is wrong with a field is told in the words of the form, if it knows.
+        known = {field for field, _ in problems}
+        found = [(reading.field_of(place), text) for place, text in error.problems]
+        problems += [(field, text) for field, text in found if field not in known]
+        return None, tuple(problems)
+    return (None if problems else document), tuple(problems)
 
 
 def _document_of_json(typed: Typed) -> tuple[AnyDocument | None, tuple[tuple[str, str], ...]]:

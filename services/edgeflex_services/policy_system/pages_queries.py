@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 from sqlalchemy import func, select
 
 from edgeflex_services.policy_system.catalogue import Entry
-from edgeflex_services.policy_system.pages_words import value_in_words
+from edgeflex_services.policy_system.pages_words import fields_in_words
 from edgeflex_services.policy_system.repository import Repository
 from edgeflex_services.policy_system.tables import effects, reads, signing_keys
 
@@ -92,6 +92,6 @@ def says(entry: Entry, text: str) -> bool:
     document = saved.document
     texts = [saved.policy_id, saved.group, document.kind, document.kind.replace("_", " "), document.asset_id]
     texts += [document.about]
-    for name, value in document.field_values().items():
-        texts += [name, value_in_words(value)]
+    for name, value in fields_in_words(document):
+        texts += [name, value]
     return any(wanted in each.casefold() for each in texts)
