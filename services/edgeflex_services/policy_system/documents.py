@@ -517,17 +517,17 @@ def _name_pattern_problems(place: str, patterns: tuple[str, ...]) -> Iterator[Pr
 def _unit_problem(
     place: str, value: Quantity | None, unit: str, *, least: float | None = None, above: float | None = None
 ) -> Iterator[Problem]:
-    if isinstance(value, float):
-        yield place, f"write it with its unit, such as '{value:g} {unit}'"
-    elif value is not None:
+    if isinstance(value, str):
         yield from _size_problem(place, value, unit, least=least, above=above)
+    elif value is not None:
+        yield place, f"write it with its unit, such as '{value:g} {unit}'"
 
 
 def _time_problem(
     place: str, value: Quantity, *, least: float | None = None, above: float | None = None
 ) -> Iterator[Problem]:
     """Of a time that is in seconds without a unit."""
-    yield from _size_problem(place, f"{value} s" if isinstance(value, float) else value, "s", least=least, above=above)
+    yield from _size_problem(place, value if isinstance(value, str) else f"{value} s", "s", least=least, above=above)
 
 
 def _size_problem(place: str, value: str, unit: str, *, least: float | None, above: float | None) -> Iterator[Problem]:

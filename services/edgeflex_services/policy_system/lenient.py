@@ -42,13 +42,18 @@ class UnknownError(Exception):
 class _Unknown:
     """Stands for what could not be read: it is there, and whoever looks at it learns that nobody knows."""
 
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):  # Python itself looks at what an object is
+            raise AttributeError(name)
+        raise UnknownError
+
 
 def _look(*_: object) -> NoReturn:
     raise UnknownError
 
 
 for _name in (
-    *("getattr", "eq", "ne", "lt", "le", "gt", "ge", "bool", "iter", "len", "contains", "getitem"),
+    *("eq", "ne", "lt", "le", "gt", "ge", "bool", "iter", "len", "contains", "getitem"),
     *("str", "repr", "format", "float", "int", "hash"),
 ):
     setattr(_Unknown, f"__{_name}__", _look)
