@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Literal
 
 import msgspec
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import ColumnElement, delete, func, insert, select
 
 from edgeflex_flow.messages import TimeNs
 from edgeflex_services.policy_system.repository import Effect, Noted, Repository
@@ -121,9 +121,9 @@ class Journal:
                 newest = connection.scalar(select(func.max(events.c.id))) or 0
                 connection.execute(delete(events).where(events.c.id <= newest - KEPT))
 
-    def entries(self, *, before: int | None = None, limit: int = 100) -> list[Entry]:
-        """The newest entries that are kept; `before`: only those with a smaller id."""
-        query = select(events).order_by(events.c.id.desc()).limit(limit)
+    def entries(self, *conditions: ColumnElement[bool], before: int | None = None, limit: int = 100) -> list[Entry]:
+        """The newest entries that are kept and meet the conditions; `before`: only those with a smaller id."""
+        query = select(events).where(*conditions).order_by(events.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(events.c.id < before)
         with self._repository.reading() as connection:

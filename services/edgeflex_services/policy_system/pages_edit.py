@@ -11,7 +11,6 @@ from litestar import Controller, Response, get, post
 from litestar.exceptions import HTTPException, PermissionDeniedException
 from litestar.params import Parameter
 
-from edgeflex_services.policy_system.catalogue import Entry
 from edgeflex_services.policy_system.documents import (
     KINDS,
     AnyDocument,
@@ -20,8 +19,8 @@ from edgeflex_services.policy_system.documents import (
     read_document,
     schema_of,
 )
-from edgeflex_services.policy_system.enforce import AnyRequest, system_of
-from edgeflex_services.policy_system.pages_common import Form, Visitor, html, page_policy, policy_path, see_other
+from edgeflex_services.policy_system.enforce import AnyRequest, policy_of, system_of
+from edgeflex_services.policy_system.pages_common import Form, Visitor, html, policy_path, see_other
 from edgeflex_services.policy_system.pages_form import (
     FormSchema,
     Raw,
@@ -104,26 +103,19 @@ class EditPages(Controller):
 
     @get("/{group:str}/{policy_id:str}/edit", sync_to_thread=True)
     def edit(self, request: AnyRequest, visitor: Visitor, group: str, policy_id: str) -> Response[str]:
-        saved = _editable(request, visitor, group, policy_id).saved
+        saved = policy_of(request, visitor.user, group, policy_id, "edit").saved
         document = msgspec.to_builtins(saved.document)
         typed = typed_of(saved.document.kind, document, based_on=saved.version, group=group, policy_id=policy_id)
         return _edit_page(request, visitor, typed, saved)
 
     @post("/{group:str}/{policy_id:str}/edit", status_code=200, sync_to_thread=True)
     def change(self, request: AnyRequest, visitor: Visitor, form: Form, group: str, policy_id: str) -> Response[Any]:
-        entry = _editable(request, visitor, group, policy_id)
+        entry = policy_of(request, visitor.user, group, policy_id, "edit")
         typed = _typed_in(form, entry.saved.document.kind)._replace(group=group, policy_id=policy_id)
         base = entry.saved
         if typed.based_on != base.version:
             base = system_of(request).repository.version(group, policy_id, typed.based_on)
         return _go_on(request, visitor, form, typed, base, ())
-
-
-def _editable(request: AnyRequest, visitor: Visitor, group: str, policy_id: str) -> Entry:
-    entry = page_policy(system_of(request), visitor.user, group, policy_id)
-    if not entry.may(visitor.user, "edit"):
-        raise PermissionDeniedException("You may read this policy, not change it.")
-    return entry
 
 
 def _groups(request: AnyRequest, visitor: Visitor) -> list[str]:
