@@ -84,14 +84,19 @@ class EditPages(Controller):
 
     @get("/new", sync_to_thread=True)
     def choose(
-        self, request: AnyRequest, visitor: Visitor, kind: Annotated[str, Parameter(max_length=40)] = ""
+        self,
+        request: AnyRequest,
+        visitor: Visitor,
+        kind: Annotated[str, Parameter(max_length=40)] = "",
+        group: Annotated[str, Parameter(max_length=64)] = "",
     ) -> Response[str]:
         """A new policy: which kind, then its form."""
         groups = _groups(request, visitor)
+        wanted = group if group in groups else ""
         if kind not in KINDS:
             kinds = [(name, each.__doc__ or "") for name, each in KINDS.items()]
-            return html(request, "new.html", visitor, kinds=kinds)
-        return _edit_page(request, visitor, typed_of(kind, document_to_begin_with(kind), group=groups[0]))
+            return html(request, "new.html", visitor, kinds=kinds, group=wanted)
+        return _edit_page(request, visitor, typed_of(kind, document_to_begin_with(kind), group=wanted or groups[0]))
 
     @post("/new", status_code=200, sync_to_thread=True)
     def make(self, request: AnyRequest, visitor: Visitor, form: Form, kind: str) -> Response[Any]:
@@ -121,7 +126,9 @@ class EditPages(Controller):
 def _groups(request: AnyRequest, visitor: Visitor) -> list[str]:
     groups = groups_to_edit(system_of(request), visitor.user)
     if not groups:
-        text = "There is no group in which you may make policies: the role 'editor' is needed."
+        text = "There is no group in which you may make policies: the role 'editor' is needed. See Groups."
+        if visitor.user.is_admin:
+            text = "There is no group yet, and each policy belongs to one: add one at Groups."
         raise PermissionDeniedException(text)
     return groups
 
