@@ -37,9 +37,9 @@ from edgeflex_connectors.payload_formats.flexoffer import (
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import FlexOffer
+from edgeflex_services.api_page import OperationsPage
 from edgeflex_services.market_book import Behaviour, ConflictError, MarketBook
 from edgeflex_services.market_demand import Demand
-from edgeflex_services.market_page import OperationsPage
 from edgeflex_services.web import PROBLEMS, BodyGuard, is_known
 
 OPERATOR: Final = "operator"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -20,6 +20,7 @@ from edgeflex_services.policy_system.documents import Moment, Name
 from edgeflex_services.policy_system.enforce import AnyRequest, member_of, policy_of, state_of, system_of, user_of
 from edgeflex_services.policy_system.events import Answer, Ask, Outcome, Report
 from edgeflex_services.policy_system.journal import Entry
+from edgeflex_services.policy_system.queries import seen_entries
 from edgeflex_services.policy_system.system import PolicySystem
 
 MOST_REPORTS = 1000
@@ -94,15 +95,8 @@ class EventApi(Controller):
             raise PermissionDeniedException("a role in a group is needed")
         system = system_of(request)
         system.journal.keep()
-        entries = system.journal.entries(groups=groups_seen_by(user), before=before, limit=limit)
+        entries = system.journal.entries(*seen_entries(user), before=before, limit=limit)
         return [seen_by(system, user, entry) for entry in entries]
-
-
-def groups_seen_by(user: User, group: str = "") -> Collection[str] | None:
-    """Groups whose entries of the journal a user may see, of all or of one; None: all, and what is of no group."""
-    if user.is_admin:
-        return (group,) if group else None
-    return user.groups & {group} if group else user.groups
 
 
 def seen_by(system: PolicySystem, user: User, entry: Entry) -> Entry:

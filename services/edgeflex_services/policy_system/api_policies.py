@@ -60,7 +60,13 @@ class Policies(msgspec.Struct, frozen=True):
 class NewVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is to be saved."""
 
-    document: Annotated[dict[str, Any], Meta(description="The policy, as the schema of its kind says.")]
+    document: Annotated[
+        dict[str, Any],
+        Meta(
+            description="The policy, as the schema of its kind says.",
+            examples=[{"kind": "operational_bounds", "fields": {"voltage_max": "1.05 pu"}}],
+        ),
+    ]
     based_on: Annotated[int, Meta(ge=0, le=2**31 - 2, description="The version that was changed; 0: a new policy.")]
     comment: Annotated[str, Meta(max_length=400, description="Why.")] = ""
 
@@ -133,6 +139,11 @@ REFUSED = {
 }
 
 
+def _given(body: type[msgspec.Struct], description: str) -> ResponseSpec:
+    # Examples that are made up hold random texts.
+    return ResponseSpec(body, generate_examples=False, description=description)
+
+
 def _served(request: AnyRequest, etag: str, body: bytes) -> Response[bytes]:
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     if is_known(request, etag):
@@ -146,7 +157,7 @@ class AccessPoint(Controller):
     path = "/api/v1"
     tags: Sequence[str] | None = ["policies"]
 
-    @get("/policy", responses={200: ResponseSpec(Policy), **REFUSED}, sync_to_thread=False)
+    @get("/policy", responses={200: _given(Policy, "The policy."), **REFUSED}, sync_to_thread=False)
     def one(self, request: AnyRequest, policy_id: Id, policy_group: Id) -> Response[bytes]:
         """One policy by its id and group."""
         user_of(request)
@@ -157,7 +168,7 @@ class AccessPoint(Controller):
             raise HTTPException(NOT_THERE, status_code=404)
         return _served(request, served.etag, served.body)
 
-    @get("/policies", responses={200: ResponseSpec(Policies), **REFUSED}, sync_to_thread=False)
+    @get("/policies", responses={200: _given(Policies, "The policies."), **REFUSED}, sync_to_thread=False)
     def several(
         self,
         request: AnyRequest,

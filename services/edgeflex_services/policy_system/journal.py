@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import suppress
 from typing import Literal
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 
 from edgeflex_flow.messages import TimeNs
 from edgeflex_services.policy_system.repository import Effect, NewestRows, Noted, Repository
@@ -123,20 +123,9 @@ class Journal:
         with self._repository.writing() as connection:
             self._rows.add(connection, rows)
 
-    def entries(
-        self,
-        *,
-        groups: Collection[str] | None = None,
-        kind: str = "",
-        before: int | None = None,
-        limit: int = 100,
-    ) -> list[Entry]:
-        """The newest entries that are kept; `groups`, `kind`: only of these; `before`: only with a smaller id."""
-        query = select(events).order_by(events.c.id.desc()).limit(limit)
-        if groups is not None:
-            query = query.where(events.c.group.in_(groups))
-        if kind:
-            query = query.where(events.c.kind == kind)
+    def entries(self, *conditions: ColumnElement[bool], before: int | None = None, limit: int = 100) -> list[Entry]:
+        """The newest entries that are kept and meet the conditions; `before`: only those with a smaller id."""
+        query = select(events).where(*conditions).order_by(events.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(events.c.id < before)
         with self._repository.reading() as connection:

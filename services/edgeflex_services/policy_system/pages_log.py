@@ -10,8 +10,8 @@ from litestar.params import Parameter
 from edgeflex_services.policy_system.enforce import AnyRequest, system_of
 from edgeflex_services.policy_system.pages_accounts import admin_only
 from edgeflex_services.policy_system.pages_common import Form, Visitor, html, see_other
-from edgeflex_services.policy_system.pages_queries import keys
 from edgeflex_services.policy_system.proof import Head, Proof
+from edgeflex_services.policy_system.queries import signing_keys_known
 from edgeflex_services.policy_system.repository import Repository
 
 ON_A_PAGE = 100
@@ -53,7 +53,7 @@ class LogPages(Controller):
     def keys(self, request: AnyRequest, visitor: Visitor, done: str = "") -> Response[str]:
         """The keys by which tokens are signed."""
         admin_only(visitor)
-        return html(request, "keys.html", visitor, keys=keys(system_of(request).repository), done=done)
+        return html(request, "keys.html", visitor, keys=signing_keys_known(system_of(request).repository), done=done)
 
     @post("/keys", status_code=303, sync_to_thread=True)
     def rotate(self, request: AnyRequest, visitor: Visitor, form: Form) -> Response[Any]:

@@ -15,23 +15,24 @@ from edgeflex_services.policy_system.api_policies import Version
 from edgeflex_services.policy_system.catalogue import Entry
 from edgeflex_services.policy_system.compare import changes
 from edgeflex_services.policy_system.documents import KINDS
-from edgeflex_services.policy_system.enforce import AnyRequest, system_of
+from edgeflex_services.policy_system.enforce import AnyRequest, policy_of, system_of
 from edgeflex_services.policy_system.pages_common import (
     Form,
     Visitor,
     html,
-    page_policy,
     policy_path,
     see_other,
 )
-from edgeflex_services.policy_system.pages_queries import readers_now, refused_now, says
+from edgeflex_services.policy_system.pages_events import rows_of_policy
 from edgeflex_services.policy_system.pages_words import changed_parts, changed_rules, fields_in_words
+from edgeflex_services.policy_system.queries import Wanted, readers_now, refused_now
 from edgeflex_services.policy_system.repository import AuditEntry, ConflictError, Grant, Saved
 from edgeflex_services.policy_system.rights import what_it_does
 from edgeflex_services.policy_system.system import PolicySystem
 
 ON_A_PAGE = 100
 LONGEST_COMMENT = 400
+MOST_DONE = 10
 
 SORTS: dict[str, Callable[[Entry], Any]] = {
     "id": lambda entry: (entry.saved.policy_id, entry.saved.group),
@@ -86,14 +87,14 @@ class PolicyPages(Controller):
 
     @get("/{group:str}/{policy_id:str}", sync_to_thread=True)
     def one(self, request: AnyRequest, visitor: Visitor, group: str, policy_id: str, done: Text = "") -> Response[str]:
-        entry = page_policy(system_of(request), visitor.user, group, policy_id)
+        entry = policy_of(request, visitor.user, group, policy_id)
         return _policy_page(request, visitor, entry, done=done)
 
     @get("/{group:str}/{policy_id:str}/versions/{version:int}", sync_to_thread=True)
     def old(self, request: AnyRequest, visitor: Visitor, group: str, policy_id: str, version: Version) -> Response[str]:
         """An old version."""
         system = system_of(request)
-        entry = page_policy(system, visitor.user, group, policy_id)
+        entry = policy_of(request, visitor.user, group, policy_id)
         saved = system.repository.version(group, policy_id, version)
         return html(
             request,
@@ -117,7 +118,7 @@ class PolicyPages(Controller):
     ) -> Response[str]:
         """What differs between two versions: those asked for, else the two newest."""
         system = system_of(request)
-        page_policy(system, visitor.user, group, policy_id)
+        policy_of(request, visitor.user, group, policy_id)
         versions = system.repository.versions(group, policy_id)
         newest = versions[0].version
         a = system.repository.version(group, policy_id, before or max(newest - 1, 1))
@@ -138,7 +139,7 @@ class PolicyPages(Controller):
     def grant(self, request: AnyRequest, visitor: Visitor, form: Form, group: str, policy_id: str) -> Response[Any]:
         """Give a right to this policy, or take one back."""
         system = system_of(request)
-        entry = page_policy(system, visitor.user, group, policy_id)
+        entry = policy_of(request, visitor.user, group, policy_id)
         if not visitor.user.may("manager", group):
             raise PermissionDeniedException("Only who manages the group may say who has a right to its policies.")
         wanted, problem = _wanted_grants(system, entry, form)
@@ -162,7 +163,15 @@ def _is_wanted(entry: Entry, text: str, group: str, kind: str, show: str) -> boo
         return False
     if (group and saved.group != group) or (kind and saved.document.kind != kind):
         return False
-    return not text or says(entry, text)
+    return not text or _holds(saved, text)
+
+
+def _holds(saved: Saved, text: str) -> bool:
+    """Whether a policy holds a text: in its id, group, kind, asset, words, or names and values of its fields."""
+    document, wanted = saved.document, text.casefold()
+    texts = [saved.policy_id, saved.group, document.kind, document.kind.replace("_", " "), document.asset_id]
+    texts += [document.about, *(each for field in fields_in_words(document) for each in field)]
+    return any(wanted in each.casefold() for each in texts)
 
 
 def groups_to_edit(system: PolicySystem, user: User) -> list[str]:
@@ -206,6 +215,8 @@ def _policy_page(
         readers=system.repository.readers(*place),
         now={tuple(each) for each in readers_now(system.repository)[place]},
         effects=system.repository.effects(*place),
+        done_by_rules=rows_of_policy(system, user, "/".join(place), MOST_DONE),
+        events_asked=Wanted(policy="/".join(place)),
         audit=done_with_it,
         grants_say=next((_says(each) for each in done_with_it if each.action == "set_grants"), ""),
         may_edit=entry.may(user, "edit"),
@@ -222,9 +233,7 @@ def _save_again(
 ) -> Response[Any]:
     """Save a document that there is already, as it is, as a new version."""
     system = system_of(request)
-    entry = page_policy(system, visitor.user, group, policy_id)
-    if not entry.may(visitor.user, "edit"):
-        raise PermissionDeniedException("You may read this policy, not change it.")
+    entry = policy_of(request, visitor.user, group, policy_id, "edit")
     based_on = form.number("based_on")
     source = entry.saved if withdrawn else system.repository.version(group, policy_id, form.number("version"))
     given = form.text("comment")[:LONGEST_COMMENT]

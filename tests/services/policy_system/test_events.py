@@ -28,6 +28,7 @@ from edgeflex_services.policy_system.events import (
     TooManyRequestsError,
 )
 from edgeflex_services.policy_system.limits import RateLimit
+from edgeflex_services.policy_system.queries import Wanted, is_wanted
 from edgeflex_services.policy_system.repository import Grant, UnknownError
 from edgeflex_services.policy_system.system import PolicySystem
 
@@ -251,7 +252,9 @@ def test_variables_of_a_policy_bound_what_its_rules_give_out(bench: Bench) -> No
     assert answer.permitted
     assert (list(answer.values), answer.left_out) == (["frequency_hz"], ["voltage_pu"])
     bench.system.journal.keep()
-    assert bench.system.journal.entries(kind="request")[0].did == "gave frequency_hz; left out voltage_pu"
+    assert (
+        bench.system.journal.entries(*is_wanted(Wanted("request")))[0].did == "gave frequency_hz; left out voltage_pu"
+    )
     bench.save("b_share", sharing({**permit, "when": {"users": ["vpp"]}}))  # of its own policy, without bounds
     answer = bench.ask()
     assert (list(answer.values), answer.left_out) == (["frequency_hz", "voltage_pu"], [])
@@ -273,7 +276,7 @@ def test_to_ask_needs_a_role_in_the_group_or_a_grant_there_and_else_nothing_is_w
         bench.ask()
     assert bench.ask(user="device").permitted
     bench.system.journal.keep()
-    asked = [each.user for each in bench.system.journal.entries(kind="request")]
+    asked = [each.user for each in bench.system.journal.entries(*is_wanted(Wanted("request")))]
     assert asked == ["device", "vpp"]
 
 
@@ -340,9 +343,8 @@ def test_entries_of_other_groups_hide_none_of_ones_own(bench: Bench) -> None:
         bench.ask(user="device", group="crowd")
     bench.system.journal.keep()
     journal = bench.system.journal
-    assert [each.user for each in journal.entries(groups={GROUP}, kind="request", limit=5)] == ["vpp"]
-    assert {each.group for each in journal.entries(groups={GROUP})} == {GROUP}
-    assert journal.entries(groups=()) == []
+    ours = is_wanted(Wanted("request", GROUP))
+    assert [each.user for each in journal.entries(*ours, limit=5)] == ["vpp"]
 
 
 def test_who_may_read_the_policy_is_told_why(bench: Bench) -> None:
@@ -494,7 +496,7 @@ def test_sign_ins_in_vain_are_written_down_up_to_a_limit_and_then_counted(bench:
     bench.later(60.0)
     write_down_failure(state, "vpp", "192.0.2.9", "/token")
     bench.system.journal.keep()
-    told = bench.system.journal.entries(kind="sign_in")
+    told = bench.system.journal.entries(*is_wanted(Wanted("sign_in")))
     assert [each.source for each in told] == ["192.0.2.9", "192.0.2.1", "192.0.2.0"]
     assert told[0].did == "at /token; before it, 3 were not written down"
     assert {(each.user, each.why, each.group) for each in told} == {("vpp", "wrong password", "")}
