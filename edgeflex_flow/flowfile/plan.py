@@ -63,8 +63,16 @@ class Plan:
     @property
     def policy_ids(self) -> tuple[str, ...]:
         """Ids of the policies to which something is bound, sorted."""
-        bound = [each.policies for each in self.nodes] + list(self.bound_connections.values())
-        return tuple(sorted({binding.policy for bindings in bound for binding in bindings.values()}))
+        return tuple(sorted(self.policy_fields))
+
+    @property
+    def policy_fields(self) -> Mapping[str, frozenset[str]]:
+        """By policy to which something is bound, the fields that are read."""
+        found: dict[str, set[str]] = {}
+        for bindings in (*(each.policies for each in self.nodes), *self.bound_connections.values()):
+            for binding in bindings.values():
+                found.setdefault(binding.policy, set()).add(binding.field)
+        return {name: frozenset(fields) for name, fields in found.items()}
 
     @property
     def keeps_dead_letters(self) -> bool:
