@@ -24,7 +24,7 @@ from edgeflex_connectors import policy_system
 from edgeflex_flow import policy_watch
 from edgeflex_flow.clock import SystemClock, VirtualClock
 from edgeflex_flow.node import Counters
-from edgeflex_flow.policy import PolicyAnswer, PolicySystemError, PolicyTerms
+from edgeflex_flow.policy import PolicyAnswer, PolicyEffect, PolicySystemError, PolicyTerms
 from edgeflex_flow.policy_keep import PolicyKeep
 from edgeflex_flow.policy_watch import InForcePolicies, PolicyWatch, retry_wait_s
 
@@ -201,14 +201,14 @@ class AwayUntil:
         self.has_answered = threading.Event()
         self._clock, self._back_s = clock, back_s
 
-    def ask(self, _policy_ids: Sequence[str], _etag: str) -> PolicyAnswer:
+    def ask(self, policy_ids: Sequence[str], etag: str) -> PolicyAnswer:
         self.asked_s.append(self._clock.now_ns() / NS)
         if self.asked_s[-1] < self._back_s:
             raise PolicySystemError("away")
         self.has_answered.set()
         return PolicyAnswer(())
 
-    def report(self, _effects: object) -> None: ...
+    def report(self, effects: Sequence[PolicyEffect]) -> None: ...
 
     def abort(self) -> None: ...
 
