@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+CHUNK = 4096
+
 
 class Wakeup:
     """A pipe that makes a selector return at once. Safe from any thread and from signal handlers."""
@@ -22,12 +24,15 @@ class Wakeup:
         except OSError:
             return  # full means that it is awake already
 
-    def drain(self) -> None:
+    def drain(self) -> bool:
+        """Make the selector wait again; whether anybody woke it since."""
+        woken = False
         try:
-            while os.read(self._read, 4096):
-                continue
+            while len(os.read(self._read, CHUNK)) == CHUNK:
+                woken = True
         except BlockingIOError:
-            return
+            return woken
+        return True
 
     def close(self) -> None:
         read, write = self._read, self._write

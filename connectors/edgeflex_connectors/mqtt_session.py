@@ -8,7 +8,6 @@ remains: reading, keep-alive, what did not fit into the socket's buffer, and con
 from __future__ import annotations
 
 import logging
-import os
 import select
 import socket
 import ssl
@@ -39,6 +38,7 @@ from edgeflex_connectors.mqtt_client import FAILURE, Incoming, MqttClient
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import EdgeflexError, FatalError, RetryableError, unforeseen
 from edgeflex_flow.node import Context
+from edgeflex_flow.wakeup import Wakeup
 
 LONGEST_UNSENT_S = 86_400.0
 LONGEST_WAIT_S = 1.0
@@ -139,7 +139,7 @@ class MqttSession:
         self._refusal: EdgeflexError | None = None
         self._last_error = _LastError()
         self._backoff = Backoff(broker.reconnect_min_s, broker.reconnect_max_s)
-        self._wake_read, self._wake_write = -1, -1
+        self._wakeup: Wakeup | None = None
         self._woken = False
         self._next_turn_s = 0.0
         self._done_with_pipe = 0
@@ -202,9 +202,7 @@ class MqttSession:
             keep_session_s=self.keep_session_s,
             receive_most=self.receive_most,
         )
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
+        self._wakeup = Wakeup()
         self._thread = threading.Thread(target=self._run, name=f"mqtt {self.broker.client_id}", daemon=True)
         self._thread.start()
 
@@ -280,18 +278,14 @@ class MqttSession:
             self._done_with_pipe += 1
             if self._done_with_pipe < 2:
                 return
-        for descriptor in (self._wake_read, self._wake_write):
-            os.close(descriptor)
-        self._wake_read, self._wake_write = -1, -1
+        assert self._wakeup is not None
+        self._wakeup.close()
 
     def _wake(self) -> None:
-        if self._woken or self._wake_write < 0:
-            return  # the network thread has not looked yet, and will see this too; or the session is closed
+        if self._woken or self._wakeup is None:
+            return  # the network thread has not looked yet, and will see this too; or the session is not started
         self._woken = True
-        try:
-            os.write(self._wake_write, b"\0")
-        except BlockingIOError:
-            return  # the pipe is full, so the thread is waking up anyway
+        self._wakeup.wake()
 
     # The network thread ---------------------------------------------------------------------------------------------
 
@@ -361,8 +355,9 @@ class MqttSession:
 
     def _wait(self) -> bool:
         """Wait for the socket or for `_wake`; whether the socket may have something to read."""
+        assert self._wakeup is not None
         poller = select.poll()
-        poller.register(self._wake_read, select.POLLIN)
+        poller.register(self._wakeup, select.POLLIN)
         with self._lock:
             connection = self.client.socket()
             if connection is None:
@@ -372,8 +367,8 @@ class MqttSession:
             descriptor = connection.fileno()
             poller.register(descriptor, select.POLLIN | (select.POLLOUT if self.client.want_write() else 0))
         ready = dict(poller.poll(1e3 * (LONGEST_WAIT_S if self._up else LONGEST_WAIT_FOR_ANSWER_S)))
-        if self._wake_read in ready:
-            os.read(self._wake_read, 4096)
+        if self._wakeup.fileno() in ready:
+            self._wakeup.drain()
             self._woken = False  # before it looks
         return bool(ready.get(descriptor, 0) & ~select.POLLOUT)
 

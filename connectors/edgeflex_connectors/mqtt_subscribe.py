@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -21,6 +20,7 @@ from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import Message, Samples
 from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection, quantity
 from edgeflex_flow.node import topic as bus_topics
+from edgeflex_flow.wakeup import Wakeup
 
 MOST_HELD_BYTES = 256 << 20
 """Of all payloads that wait."""
@@ -183,7 +183,7 @@ class MqttSubscribe:
         # Bytes of payloads, each counted by one thread.
         self._bytes_in = self._bytes_dropped = self._bytes_out = 0
         self._signalled = False
-        self._read, self._write = -1, -1
+        self._wakeup: Wakeup | None = None
         self._decoder = self._make_decoder()
         self._decoder_before: PayloadDecoder | None = None
         """For what comes by topics that are left, after a policy changed by which part of them devices are told."""
@@ -193,8 +193,7 @@ class MqttSubscribe:
         if self._session is None:
             bus = self._context.connections["bus"]
             self._session = bus.node.open(bus.config, self._context)
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
+        self._wakeup = Wakeup()
         self._session.on_up = self._subscribe
         self._session.on_message = self._receive
         self._session.keep_session_s = self._config.keep_session
@@ -242,10 +241,10 @@ class MqttSubscribe:
             except IndexError:
                 return  # `poll` took them all meanwhile
             self._context.counters.add("overflow")
-        if not self._signalled:
+        if not self._signalled and self._wakeup is not None:
             # `poll` clears the flag before it empties the inbox, so no payload stays behind unseen.
             self._signalled = True
-            os.write(self._write, b"\0")
+            self._wakeup.wake()
 
     def _held_bytes(self) -> int:
         return self._bytes_in - self._bytes_dropped - self._bytes_out
@@ -289,11 +288,8 @@ class MqttSubscribe:
             self._session.acknowledge(receipt)
 
     def _clear_signal(self) -> None:
-        try:
-            os.read(self._read, 1)
-        except BlockingIOError:
-            return
-        self._signalled = False
+        if self._wakeup is not None and self._wakeup.drain():
+            self._signalled = False
 
     def _decode(self, topic: str, payload: bytes | _TooLarge, received_ns: int, given: list[WireMessage]) -> None:
         if isinstance(payload, _TooLarge):
@@ -331,7 +327,7 @@ class MqttSubscribe:
         return False
 
     def fileno(self) -> int | None:
-        return self._read if self._read >= 0 else None
+        return None if self._wakeup is None else self._wakeup.fileno()
 
     def next_poll_ns(self) -> int | None:
         return None
@@ -343,10 +339,9 @@ class MqttSubscribe:
         if self._inbox:
             self._context.counters.add("lost", len(self._inbox))
             self._inbox.clear()
-        if self._read >= 0:
-            os.close(self._read)
-            os.close(self._write)
-            self._read, self._write = -1, -1
+        if self._wakeup is not None:
+            self._wakeup.close()
+            self._wakeup = None
 
 
 def output(config: MqttSubscribeConfig, _inputs: Mapping[str, Wire]) -> Wire:

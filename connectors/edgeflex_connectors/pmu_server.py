@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import select
 import socket
 import threading
@@ -25,6 +24,7 @@ from edgeflex_connectors.c37118_cutter import FrameCutter
 from edgeflex_connectors.c37118_fragments import encode_config_frames
 from edgeflex_connectors.c37118_header import LARGEST_FRAME_BYTES, FrameHeader, FrameType
 from edgeflex_flow.errors import FatalError, RetryableError
+from edgeflex_flow.wakeup import Wakeup
 
 Transport: TypeAlias = Literal["tcp", "udp", "tcp_udp"]
 LARGEST_DATAGRAM: Final = 65_507
@@ -130,19 +130,17 @@ class PmuServer:
         """Told of each command: IDCODE, command, extended frame. Called by the thread."""
         self._clients: dict[Any, _Client] = {}
         self._inbox: deque[tuple[int, Sequence[bytes]]] = deque()
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
+        self._wakeup = Wakeup()
         self._stop = threading.Event()
         self._idle = threading.Event()
         self._poller = select.poll()
-        self._poller.register(self._wake_read, select.POLLIN)
+        self._poller.register(self._wakeup, select.POLLIN)
         self._thread: threading.Thread | None = None
         self._data_socket: socket.socket | None = None
         try:
             self._listener = self._listen(host, port)
         except BaseException:
-            self._close_pipe()
+            self._wakeup.close()
             raise
         self._poller.register(self._listener, select.POLLIN)
         if transport == "tcp_udp":
@@ -193,7 +191,7 @@ class PmuServer:
             return
         self._idle.clear()
         self._inbox.append((idcode, frames))
-        self._wake()
+        self._wakeup.wake()
 
     def change(self, stream: ServedStream) -> None:
         """Tell another configuration from now on."""
@@ -202,16 +200,16 @@ class PmuServer:
     def flush(self, timeout_s: float) -> bool:
         """Wait until the operating system has taken all; whether it has."""
         deadline_s = time.monotonic() + timeout_s
-        self._wake()
+        self._wakeup.wake()
         while self._inbox or not self._idle.wait(0.01):
             if time.monotonic() >= deadline_s:
                 return False
-            self._wake()
+            self._wakeup.wake()
         return True
 
     def close(self) -> None:
         self._stop.set()
-        self._wake()
+        self._wakeup.wake()
         if self._thread is not None:
             self._thread.join()
         for client in self._clients.values():
@@ -220,23 +218,15 @@ class PmuServer:
         self._listener.close()
         if self._data_socket is not None:
             self._data_socket.close()
-        self._close_pipe()
-
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full, so the thread is waking up anyway
-            os.write(self._wake_write, b"\0")
-
-    def _close_pipe(self) -> None:
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        self._wakeup.close()
 
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._stop.is_set():
             ready = dict(self._poller.poll(1000))
-            if self._wake_read in ready:
-                os.read(self._wake_read, 4096)
+            if self._wakeup.fileno() in ready:
+                self._wakeup.drain()
             if self._listener.fileno() in ready:
                 self._look_at_listener()
             for client in list(self._clients.values()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from edgeflex_connectors.store_window import Piece, pieces
 from edgeflex_flow.errors import FieldError, RetryableError
 from edgeflex_flow.messages import Message, Quality, Samples, decode_message
 from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection, quantity
+from edgeflex_flow.wakeup import Wakeup
 
 AHEAD = 4
 """Pieces that are read ahead of the flow."""
@@ -122,7 +122,7 @@ def time_ns_of(text: str) -> int:
     return time_ns
 
 
-class _Ahead:
+class ReadAhead:
     """Pieces that a thread has read and the flow has not taken yet, at most AHEAD of them."""
 
     def __init__(self) -> None:
@@ -130,8 +130,7 @@ class _Ahead:
         self._ready: deque[Piece | BaseException | None] = deque()
         self._wanted = False
         self._stopped = False
-        self.readable, self._writable = os.pipe()
-        os.set_blocking(self.readable, False)
+        self._wakeup = Wakeup()
 
     def put(self, piece: Piece | BaseException | None) -> bool:
         """Wait until there is room, and hand over; False if nobody wants it any more. The thread calls it."""
@@ -142,24 +141,21 @@ class _Ahead:
             self._ready.append(piece)
             if self._wanted:
                 self._wanted = False
-                os.write(self._writable, b".")
+                self._wakeup.wake()
             return True
 
     def take(self) -> tuple[Piece | BaseException | None, ...]:
-        """The next one; empty if it is not there yet: `readable` then tells when it is."""
+        """The next one; empty if it is not there yet: `fileno` then tells when it is, and is silent until then."""
         with self._condition:
+            self._wakeup.drain()
             if not self._ready:
                 self._wanted = True
                 return ()
             self._condition.notify_all()
             return (self._ready.popleft(),)
 
-    def listen(self) -> None:
-        """Make `readable` silent again."""
-        try:
-            os.read(self.readable, 16)
-        except BlockingIOError:
-            return
+    def fileno(self) -> int:
+        return self._wakeup.fileno()
 
     def wait(self, wait_s: float) -> bool:
         """Wait, less if it is stopped; whether it is. The thread calls it."""
@@ -172,8 +168,7 @@ class _Ahead:
             self._condition.notify_all()
 
     def close(self) -> None:
-        os.close(self.readable)
-        os.close(self._writable)
+        self._wakeup.close()
 
 
 class _Stopped(Exception):  # noqa: N818 - no error
@@ -188,7 +183,7 @@ class StoreRead(Replay):
         self._config = config
         self._store = store
         self._devices = DeviceTable()
-        self._ahead: _Ahead | None = None
+        self._ahead: ReadAhead | None = None
         self._thread: threading.Thread | None = None
         self._backoff = Backoff(FIRST_RETRY_S, LAST_RETRY_S)
 
@@ -196,14 +191,14 @@ class StoreRead(Replay):
         if self._store is None:
             named = self._context.connections["store"]
             self._store = named.node.open(named.config, self._context)
-        self._ahead = _Ahead()
+        self._ahead = ReadAhead()
         self._thread = threading.Thread(
             target=self._read, args=(self._ahead,), name=f"store_read {self._context.node}", daemon=True
         )
         self._thread.start()
         super().open()
 
-    def _read(self, ahead: _Ahead) -> None:
+    def _read(self, ahead: ReadAhead) -> None:
         """The thread."""
         config, store = self._config, self._store
         assert store is not None
@@ -267,7 +262,6 @@ class StoreRead(Replay):
             taken = self._ahead.take()
             if not taken:
                 yield None
-                self._ahead.listen()
                 continue
             [piece] = taken
             if piece is None:
@@ -314,7 +308,7 @@ class StoreRead(Replay):
             return None
 
     def fileno(self) -> int | None:
-        return None if self._ahead is None else self._ahead.readable
+        return None if self._ahead is None else self._ahead.fileno()
 
     def next_poll_ns(self) -> int | None:
         if self._next is None and not self._ended:

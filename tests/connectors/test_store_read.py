@@ -16,7 +16,7 @@ from stores import SECOND_NS, START_NS, alarm, at, event, grid, kept, table
 from edgeflex_connectors import sqlite, store_read, store_window
 from edgeflex_connectors.sqlite import SqliteConfig, SqliteStore
 from edgeflex_connectors.store import Series, StoredMessage
-from edgeflex_connectors.store_read import StoreReadConfig
+from edgeflex_connectors.store_read import ReadAhead, StoreReadConfig
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.errors import FatalError
 from edgeflex_flow.messages import Alarm, Message, Quality, Samples, join_samples
@@ -183,6 +183,14 @@ def test_pace_follows_the_time_tags(tmp_path: Path, make_context: ContextMaker) 
     assert given == [(number / 2, [float(number)]) for number in range(6)]
 
 
+def test_what_has_been_taken_wakes_nobody() -> None:
+    with closing(ReadAhead()) as ahead:
+        assert not ahead.take()
+        ahead.put(None)  # wakes who has just found nothing
+        assert ahead.take() == (None,)
+        assert not select.select([ahead], [], [], 0)[0]
+
+
 def test_descriptor_is_silent_while_the_next_row_is_not_due(tmp_path: Path, make_context: ContextMaker) -> None:
     store(tmp_path, [grid([0, 60_000])])  # far off, on a busy machine too
     with source(make_context, speed=1.0) as (opened, _):
@@ -190,8 +198,6 @@ def test_descriptor_is_silent_while_the_next_row_is_not_due(tmp_path: Path, make
         while not given:
             given += seconds(opened.poll())
         wait_until(lambda: seconds(opened.poll()) or opened.next_poll_ns() is not None)
-        # The thread that reads ahead may tell its end once more.
-        wait_until(lambda: not is_readable(opened, 0.05) or seconds(opened.poll()), 5.0)
         assert not is_readable(opened, 0.05)
 
 
