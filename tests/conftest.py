@@ -11,10 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from programs import find_program
 
 from edgeflex_flow.clock import Clock, SystemClock
 from edgeflex_flow.node import Context, Counters, OpenConnection
+
+# Kernels compile in the first example, and machines are shared: how long an example takes says nothing.
+settings.register_profile("edgeflex", deadline=None)
+settings.load_profile("edgeflex")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

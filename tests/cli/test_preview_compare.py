@@ -159,7 +159,6 @@ def test_how_long_a_solver_took_makes_no_difference() -> None:
     assert found.changed[0].fields["powers_w.chp[1]"].by == 3.0
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 30), max_size=12), st.lists(st.floats(0, 30), max_size=12))
 def test_every_message_is_counted_once(before: list[float], after: list[float]) -> None:
     for found in compared([crossing(at) for at in before], [crossing(at) for at in after]).messages:
@@ -220,7 +219,7 @@ def test_what_is_no_power_has_no_energy() -> None:
     assert setpoints([told(0, 1.0, quantity="active_power_pu")], []).energy is None
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.integers(0, 600), st.floats(-5, 5)), min_size=1, max_size=10, unique_by=lambda each: each[0]),
     st.lists(st.tuples(st.integers(0, 600), st.floats(-5, 5)), min_size=1, max_size=10, unique_by=lambda each: each[0]),

@@ -119,7 +119,7 @@ def test_sources_and_messages_come_in_order_of_time() -> None:
     ]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.integers(0, 3000), min_size=1, max_size=40),
     st.lists(st.integers(0, 3000), max_size=40),

@@ -172,14 +172,14 @@ def test_check_word_agrees_with_annex_b(text: bytes, word: int) -> None:
 
 
 @given(RANDOMS)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_any_configuration_survives_encoding(random: Random) -> None:
     config = random_config(random)
     assert decode_config(encode_config(config)) == config
 
 
 @given(RANDOMS)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_any_data_survive_encoding_within_half_a_count(random: Random) -> None:
     config = random_config(random)
     data = random_data(random, config)
@@ -285,7 +285,7 @@ def test_configuration_without_time_base_or_pmus_is_refused(place: int) -> None:
 
 
 @given(RANDOMS, st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_damaged_configuration_raises_only_frame_errors(random: Random, draw: st.DataObject) -> None:
     frame = bytearray(encode_config(random_config(random)))
     for _ in range(draw.draw(st.integers(1, 4))):

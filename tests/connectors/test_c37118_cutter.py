@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 from c37118_cases import plain_config, plain_data
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeflex_connectors.c37118 import encode_config, encode_data
@@ -15,7 +15,6 @@ FRAMES = [encode_config(CONFIG), *(encode_data(plain_data(CONFIG, number), CONFI
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=20))
-@settings(deadline=None)
 def test_frames_come_out_however_the_bytes_are_split(sizes: list[int]) -> None:
     stream, cutter, found, place, turn = b"".join(FRAMES), FrameCutter(), [], 0, 0
     while place < len(stream):
@@ -27,7 +26,6 @@ def test_frames_come_out_however_the_bytes_are_split(sizes: list[int]) -> None:
 
 
 @given(st.lists(st.binary(max_size=60), min_size=20, max_size=20))
-@settings(deadline=None)
 def test_every_byte_is_a_frame_or_skipped_or_waits(garbage: list[bytes]) -> None:
     cutter = FrameCutter()
     stream = b"".join(part + frame for part, frame in zip(garbage, FRAMES, strict=False))

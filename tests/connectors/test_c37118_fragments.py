@@ -26,7 +26,7 @@ def third(pmus: int = 3) -> ConfigFrame:
 
 
 @given(st.integers(0, 2**32), st.integers(30, 400))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_parts_of_any_size_are_the_configuration_again(seed: int, most_bytes: int) -> None:
     config = random_config(Random(seed), FrameType.CFG3)
     frames = encode_config_frames(config, most_bytes)

@@ -172,7 +172,7 @@ def check_rows(out: Decoded, table: StreamTable, frames: Sequence[DataFrame], co
 
 
 @given(RANDOMS, st.integers(1, 4))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_kernel_agrees_with_codec_on_any_configuration(random: Random, count: int) -> None:
     config = random_config(random)
     table = table_of(config)
@@ -185,7 +185,7 @@ def test_kernel_agrees_with_codec_on_any_configuration(random: Random, count: in
 
 
 @given(RANDOMS)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_kernel_agrees_with_codec_on_random_payloads(random: Random) -> None:
     # Any bits in the fields, also those that no encoder would send: NaN payloads, infinities, 0x8000.
     config = random_config(random)
@@ -216,7 +216,6 @@ def test_kernel_and_messages_mean_the_same_by_their_flags() -> None:
 
 
 @given(st.binary(max_size=300))
-@settings(deadline=None)
 def test_crc_agrees_with_the_standard_library(octets: bytes) -> None:
     data = np.frombuffer(b"\x55" + octets + b"\x55", dtype=np.uint8).copy()
     assert kernel.crc_ccitt(data, 1, 1 + len(octets)) == check_word(octets)
@@ -340,7 +339,7 @@ def expected_status(frame: bytes, config: ConfigFrame) -> int:
 
 
 @given(RANDOMS, st.binary(max_size=80))
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 def test_kernel_and_codec_refuse_the_same_frames_for_the_same_reason(random: Random, octets: bytes) -> None:
     config = random_config(random)
     table = table_of(config)

@@ -77,7 +77,7 @@ BATCHES = st.lists(
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "npz"])
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(batches=BATCHES, quality=st.integers(0, 0x1FF), batch_rows=st.integers(1, 5))
 def test_replay_gives_what_was_recorded_bit_for_bit(
     make_context: ContextMaker,

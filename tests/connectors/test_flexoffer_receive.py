@@ -13,7 +13,7 @@ import pytest
 from broker import wait_until
 from flexoffers import a_schedule, an_offer
 from http_service import HttpService, Reply
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeflex_connectors import flexoffer_receive, rest
@@ -117,7 +117,6 @@ def test_answer_that_cannot_be_read_is_a_dead_letter(make_context: ContextMaker)
     assert "`state`: expected one of" in text
 
 
-@settings(deadline=None)
 @given(st.randoms(use_true_random=False), st.lists(st.sampled_from(["offered", "accepted", "assigned", "executed"])))
 def test_in_whatever_order_answers_come_states_only_go_on(order: random.Random, states: list[Any]) -> None:
     from conftest import ContextMaker as Maker

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from payload_cases import WILD_JSON, assert_makes_a_batch
 
@@ -214,7 +214,6 @@ def test_samples_may_have_a_type_of_their_own() -> None:
     assert len(rows_of(decoder.decode("t", payload))) == 1
 
 
-@settings(deadline=None)
 @given(st.binary() | WILD_JSON)
 @example(b"{" * 100_000)
 @example(b'{"type":"alarm","text":"\\ud800"}')

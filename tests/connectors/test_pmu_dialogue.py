@@ -87,7 +87,7 @@ EVENTS = st.lists(
 
 
 @given(EVENTS)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_whatever_comes_time_goes_on(events: list[tuple[float, str]]) -> None:
     """After `act` nothing is due at once again, so that nobody waits in a circle; and something always is."""
     speaks = dialogue()

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 from c37118_cases import single
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tshark import assert_sound, dissect
 
@@ -195,7 +195,6 @@ def test_what_pmu_client_reads_is_what_was_sent(bench: MakeBench, make_context: 
 
 
 @given(st.integers(0, 0x1FF))
-@settings(deadline=None)
 def test_flags_that_stat_can_hold_come_back(flags: int) -> None:
     [stat] = stat_words(np.array([flags], dtype=np.uint16)).tolist()
     back = row_quality(stat, FrameHeader(idcode=1, soc=0), 1_000_000, 50.0)

@@ -148,7 +148,7 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path: Path, text: str | bytes,
     assert complaint in str(caught.value)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(alphabet='time_sn,;\t"\n\r0123456789.-:frequency_hzdeviceG\0é', max_size=200))
 def test_any_text_ends_in_a_recording_or_a_named_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     file = tmp_path_factory.mktemp("csv") / "r.csv"

@@ -278,7 +278,7 @@ def test_hostile_file_is_refused_before_it_takes_memory(
     assert complaint in str(caught.value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_mutated_file_ends_in_a_recording_or_a_named_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgeflex_connectors.batching import DeviceTable
@@ -77,7 +77,6 @@ def test_what_is_not_asked_for_is_none(line: bytes) -> None:
     assert DECODER.decode(line) is None
 
 
-@settings(deadline=None)
 @given(st.binary())
 @example(b"[" * 100_000)
 @example(b'{"type":' * 100_000)
@@ -142,7 +141,6 @@ def test_npz_that_is_no_table_of_samples_is_refused(tmp_path: Path, changed: dic
         read_npz(tmp_path / "a.npz", ("x_v",), DeviceTable())
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_damaged_npz_raises_nothing_but_bad_message(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

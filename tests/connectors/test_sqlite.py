@@ -107,7 +107,7 @@ def test_same_device_time_and_column_is_one_row_and_the_last_wins(file: Path) ->
 KEYS = st.tuples(st.sampled_from("AB"), st.sampled_from(["x_v", "y_a"]), st.integers(0, 3))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.tuples(KEYS, st.floats(allow_nan=False)), min_size=1), max_size=4))
 def test_store_holds_what_a_dictionary_would(
     tmp_path_factory: pytest.TempPathFactory, writes: list[list[tuple[tuple[str, str, int], float]]]
@@ -297,7 +297,7 @@ ROWS = st.dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(ROWS)
 def test_samples_come_back_bit_for_bit(
     tmp_path_factory: pytest.TempPathFactory, rows: dict[tuple[int, str], tuple[float, float]]

@@ -182,7 +182,7 @@ ROWS = st.dictionaries(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(ROWS, max_size=4))
 def test_store_holds_bit_for_bit_what_a_dictionary_would(place: Place, writes: list[Any]) -> None:
     values: dict[tuple[int, str, str], tuple[float, int]] = {}

@@ -373,7 +373,7 @@ ROWS = st.dictionaries(st.tuples(st.integers(-200, 200), st.sampled_from("AB")),
 ORACLE: Mapping[str, Any] = {"mean": np.mean, "min": np.min, "max": np.max}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ROWS, st.integers(1, 70), st.sampled_from(sorted(ORACLE)))
 def test_down_sampling_gives_what_a_slow_twin_does(rows: dict[tuple[int, str], float], every_ns: int, how: Any) -> None:
     samples = samples_from_rows([(time_ns, device, {"x_v": value}) for (time_ns, device), value in rows.items()])

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 from flexoffers import START_NS, STATES, a_schedule, an_offer, offers, schedules
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -37,7 +37,6 @@ def fields(offer: FlexOffer) -> list[str]:
     return [each.field for each in violations(offer)]
 
 
-@settings(deadline=None)
 @given(offers())
 def test_right_offers_break_no_rule_and_are_the_same_as_messages(offer: FlexOffer) -> None:
     assert [str(each) for each in violations(offer)] == []
@@ -139,13 +138,11 @@ def test_energies_may_be_beyond_bounds_by_a_rounding_error() -> None:
     assert list(schedule_violations(an_offer(), a_schedule(1.00009, -2.00009))) == []
 
 
-@settings(deadline=None)
 @given(st.data(), offers())
 def test_schedules_within_all_bounds_break_no_rule(data: st.DataObject, offer: FlexOffer) -> None:
     assert [str(each) for each in schedule_violations(offer, data.draw(schedules(offer, 1)))] == []
 
 
-@settings(deadline=None)
 @given(st.data(), offers(), st.floats(0.01, 100))
 def test_an_energy_beyond_its_bounds_is_always_found(data: st.DataObject, offer: FlexOffer, beyond: float) -> None:
     schedule = data.draw(schedules(offer, 1))
@@ -180,7 +177,6 @@ def test_policies_limit_duration_and_time_of_day() -> None:
     assert late.field == "start_after_ns"
 
 
-@settings(deadline=None)
 @given(st.integers(0, 86_399), st.integers(0, 86_399), st.integers(0, 86_399), st.integers(1, 86_400))
 def test_a_stretch_is_within_hours_if_no_gap_cuts_it(begin: int, end: int, first: int, length: int) -> None:
     limits = OfferLimits(window_begin_s=begin, window_end_s=end)
@@ -210,7 +206,6 @@ def test_an_offer_goes_from_initial_to_executed() -> None:
     assert offer.schedule is not None
 
 
-@settings(deadline=None)
 @given(STATES, STATES)
 def test_later_states_are_those_that_steps_lead_to(before: FlexState, after: FlexState) -> None:
     reached = set(NEXT[before])
@@ -225,7 +220,6 @@ def test_later_states_are_those_that_steps_lead_to(before: FlexState, after: Fle
     assert is_final(before) == (reached == set())
 
 
-@settings(deadline=None)
 @given(STATES)
 def test_any_state_but_an_end_may_turn_invalid_or_canceled(state: FlexState) -> None:
     assert is_final(state) or (may_follow(state, "invalid") and may_follow(state, "canceled"))

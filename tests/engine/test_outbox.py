@@ -545,7 +545,7 @@ def test_full_disk_is_told_bounded_and_left_behind_when_there_is_space(
     assert box.close() == 0
 
 
-@settings(max_examples=40, stateful_step_count=40, deadline=None)
+@settings(max_examples=40, stateful_step_count=40)
 class OutboxMachine(RuleBasedStateMachine):
     """An outbox beside what it must give: nothing out of order, nothing late, nothing lost that was saved."""
 

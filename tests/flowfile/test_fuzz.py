@@ -68,20 +68,19 @@ def mutated(draw: st.DrawFn, text: str) -> str:
 
 
 @given(mutated(FLOW), st.just(SITE))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_mutated_flows_give_a_plan_or_problems(flow: str, site: str) -> None:
     assert_useful(load(flow, site))
 
 
 @given(mutated(SITE))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_mutated_sites_give_a_plan_or_problems(site: str) -> None:
     assert_useful(load(FLOW, site))
 
 
 @given(st.text(max_size=200))
 @example("\ud800")
-@settings(deadline=None)
 def test_any_text_gives_problems(text: str) -> None:
     found = load(text, text)
     assert isinstance(found, FlowFileError)
@@ -100,7 +99,7 @@ TREES = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), TREES, max_size=3), TREES, TREES)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_tree_gives_a_plan_or_problems(nodes: object, params: object, extra: object) -> None:
     kinds = [
         f"  n_{kind}: {{kind: {kind}, from: {json.dumps(extra)}, column: {json.dumps(params)}}}"

@@ -4,7 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from operator_streams import cut, one_device
 
@@ -178,7 +178,6 @@ def slow_verdicts(rows: list[tuple[int, int, float, int]]) -> list[int]:
     return found
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -49,7 +49,7 @@ def best_of_all_patterns(prices: list[float], generator: Generator, *, runs: boo
     return best
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.floats(-50.0, 200.0), min_size=1, max_size=7),
     st.floats(0.0, 100.0),
@@ -79,7 +79,7 @@ def best_of_grid(prices: list[float], begin: int, top: int) -> float:
     return value[begin]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.floats(-50.0, 200.0), min_size=1, max_size=10), st.integers(0, 3))
 def test_storage_is_used_as_dynamic_programming_does(prices: list[float], begin: int) -> None:
     storage = Storage(power=1e6, energy=3e6, efficiency=1.0, lowest=0.0, highest=1.0, wear_cost=0.0)
@@ -148,14 +148,14 @@ def assert_keeps_its_limits(task: Task, plan: Plan) -> None:
         assert (plan.powers_w[name] <= most + near).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1))
 def test_no_plan_leaves_its_limits(seed: int) -> None:
     task = random_task(seed)
     assert_keeps_its_limits(task, dispatch(task))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1))
 def test_stages_find_what_all_binaries_at_once_find(seed: int) -> None:
     task = random_task(seed)._replace(gap=1e-5)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from flexoffers import NOON_NS, POWERS, made, request
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -55,7 +55,6 @@ def answer_of(told: list[WireMessage]) -> FlexResponse:
     return answer
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(POWERS, POWERS), min_size=1, max_size=30),
     st.integers(-86_400 * NS_PER_S, 0),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from flexoffers import NOON_NS, POWERS, STEP_NS, made, request
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeflex_flow.errors import BadMessageError, ConfigError
@@ -16,7 +16,6 @@ from edgeflex_flow.flexoffer import NS_PER_S, limit_violations, violations
 from edgeflex_operators.flexoffer_make import FlexofferMakeConfig, make, start, tick
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(POWERS, POWERS), min_size=1, max_size=30),
     st.integers(0, 2 * 86_400 * NS_PER_S),

@@ -123,7 +123,7 @@ def test_calibrated_quantiles_cover_what_they_say() -> None:
     assert np.mean(inside) == pytest.approx(0.8, abs=0.05)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(0, 1000), st.floats(0.0, 0.2))
 def test_gaps_leave_forecasts_finite_or_openly_unknown(seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)

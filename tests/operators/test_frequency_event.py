@@ -387,7 +387,6 @@ def test_snapshot_leaves_out_what_no_decision_looks_at() -> None:
 
 
 @given(st.lists(st.floats(45.0, 55.0), min_size=1, max_size=300))
-@settings(deadline=None)
 def test_median_agrees_with_numpy(values: list[float]) -> None:
     assert median(np.array(values)) == np.median(values)
 
@@ -417,7 +416,6 @@ def slow_onset_index(
     return at, clear
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(1, 80),
@@ -584,7 +582,7 @@ CONFIGS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), CONFIGS, st.lists(st.integers(1, 500), min_size=1, max_size=3))
 def test_events_agree_with_a_slow_twin(seed: int, config: FrequencyEventConfig, sizes: list[int]) -> None:
     samples = random_course(seed)

@@ -285,7 +285,7 @@ def test_spectra_are_those_of_the_fft(segments: int) -> None:
         assert found == pytest.approx(wanted, abs=1e-6 * np.abs(wanted).max())
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 4000), min_size=1, max_size=4), st.floats(0.0, 0.02))
 def test_batches_of_any_size_give_the_same(seed: int, sizes: list[int], spoilt: float) -> None:
     random = np.random.default_rng(seed)

@@ -322,7 +322,7 @@ def slow_regression(samples: Samples, estimate: InertiaEstimate) -> tuple[float,
     return float(found[0] / 2), float(np.sqrt(covariance[0, 0]) / 2)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1e-4), st.floats(1.0, 12.0))
 def test_regression_agrees_with_numpy(seed: int, noise: float, h_s: float) -> None:
     random = np.random.default_rng(seed)
@@ -339,7 +339,7 @@ def test_regression_agrees_with_numpy(seed: int, noise: float, h_s: float) -> No
             assert estimate.h_ci95_high_s - estimate.h_s >= 1.96 * error_s * (1 - 1e-6)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.integers(0, 2**32 - 1),
     st.lists(st.integers(1, 90), min_size=1, max_size=5),

@@ -263,7 +263,6 @@ def test_rows_between_whole_frames_are_not_used() -> None:
 
 
 @given(st.integers(0, 2**62), st.integers(1, 1000), st.integers(0, 10**6), st.integers(-(10**9), 10**9), st.booleans())
-@settings(deadline=None)
 def test_rows_are_judged_as_exact_arithmetic_judges_them(
     time_ns: int, rate: int, tolerance_ns: int, ahead_ns: int, gone: bool
 ) -> None:
@@ -310,7 +309,7 @@ def test_a_device_that_never_came_counts_as_missing() -> None:
 
 
 @given(st.integers(0, 2**32), st.floats(0.0, 0.3))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_every_row_goes_out_once_or_is_told(seed: int, loss: float) -> None:
     """Rows lost, twice and out of order by up to 200 ms: out in order, and nothing disappears."""
     random = Random(seed)
@@ -332,7 +331,7 @@ def test_every_row_goes_out_once_or_is_told(seed: int, loss: float) -> None:
 
 
 @given(st.lists(st.integers(0, 14), min_size=4, max_size=4), st.integers(1, 40))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_devices_that_are_slower_than_others_by_less_than_the_lag_lose_nothing(delays: list[int], size: int) -> None:
     cells = [(frame + delay, frame, name) for frame in range(60) for name, delay in zip(NAMES, delays, strict=True)]
     cells.sort(key=lambda cell: cell[0])

@@ -22,7 +22,7 @@ def primal(features: Array, values: Array, probability: float) -> float:
     return least / len(values)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.1, 0.5, 0.9]), st.sampled_from([1e-3, 1.0, 1e7]))
 def test_loss_is_the_least_of_the_textbooks_program(seed: int, probability: float, size: float) -> None:
     rng = np.random.default_rng(seed)

@@ -306,7 +306,7 @@ def stream(steps: list[tuple[int, int, int, float, int]]) -> Samples:
     )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(STEPS, CONFIGS, st.lists(st.integers(1, 60), min_size=1, max_size=3))
 def test_rows_agree_with_polyfit(
     steps: list[tuple[int, int, int, float, int]], config: RocofConfig, sizes: list[int]

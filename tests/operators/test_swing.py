@@ -38,7 +38,7 @@ def series_exponential(matrix: Array) -> Array:
     return result
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.floats(-8.0, 8.0), min_size=16, max_size=16))
 def test_matrix_exponential_agrees_with_its_series(entries: list[float]) -> None:
     matrix = np.array(entries).reshape(4, 4)
@@ -48,7 +48,7 @@ def test_matrix_exponential_agrees_with_its_series(entries: list[float]) -> None
     assert np.allclose(found, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1))
 def test_cholesky_and_its_solution_agree_with_numpy(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from operator_streams import cut, letters, one_device
 
@@ -232,7 +232,6 @@ def slow_crossings(config: ThresholdConfig, samples: Samples) -> list[tuple[int,
     return found
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -486,7 +486,7 @@ def test_policy_takes_effect_at_the_next_turn() -> None:
     assert setpoints[POWER_LIMIT].values["wind"] == pytest.approx(1.5e6)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(st.floats(-100.0, 300.0), min_size=2, max_size=8),
     st.floats(0.0, 100.0),

@@ -245,7 +245,6 @@ def test_nothing_that_the_document_allows_is_an_error_of_the_service(market: Mar
 
         @settings(
             max_examples=25,
-            deadline=None,
             database=None,
             suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
         )

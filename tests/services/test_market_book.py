@@ -292,7 +292,7 @@ def test_offers_at_an_end_are_forgotten_after_a_time(tmp_path: Path) -> None:
     again.close()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(offers(tick_ns=NS_PER_S), max_size=6), st.lists(st.floats(-1e3, 1e3), max_size=3), st.booleans())
 def test_whatever_is_offered_states_follow_and_schedules_keep_all_bounds(
     came: list[FlexOffer], needed: list[float], trades: bool

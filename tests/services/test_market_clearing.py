@@ -130,7 +130,7 @@ def assert_kept(bidders: list[Bidder], cleared: Clearing) -> None:
         assert bidder.total_lower_kwh - 1e-6 <= sum(energies) <= bidder.total_upper_kwh + 1e-6
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(markets(bounded=False))
 def test_merit_order_is_as_good_as_the_linear_program(market: tuple[list[Bidder], list[Bid], float | None]) -> None:
     bidders, demand, wholesale = market
@@ -139,7 +139,7 @@ def test_merit_order_is_as_good_as_the_linear_program(market: tuple[list[Bidder]
     assert costs(bidders, demand, cleared, wholesale) == pytest.approx(_solve(bidders, demand, wholesale), abs=1e-5)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(markets(bounded=True))
 def test_merit_order_with_bounds_of_the_whole_is_as_good_as_the_linear_program(
     market: tuple[list[Bidder], list[Bid], float | None],
@@ -150,7 +150,7 @@ def test_merit_order_with_bounds_of_the_whole_is_as_good_as_the_linear_program(
     assert costs(bidders, demand, cleared, wholesale) == pytest.approx(_solve(bidders, demand, wholesale), abs=1e-5)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(markets(bounded=False))
 def test_nobody_pays_more_or_gets_less_than_it_offered(market: tuple[list[Bidder], list[Bid], float | None]) -> None:
     bidders, demand, wholesale = market

@@ -89,7 +89,7 @@ def received(listener: socket.socket) -> list[bytes]:
     st.integers(0, 0x7F),
     st.sampled_from([1_000_000, 600, 16_777_215]),
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_block_encoder_makes_the_bytes_that_the_codec_makes(
     idcode: int, tag_ns: int, numbers: list[float], stat: int, time_quality: int, time_base: int
 ) -> None:

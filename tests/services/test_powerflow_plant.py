@@ -80,7 +80,7 @@ def test_charging_and_discharging_cost_their_efficiency(plant: Plant) -> None:
 
 
 @given(st.lists(st.tuples(st.floats(-1.0, 1.0), st.floats(0.0, 7200.0)), max_size=20))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_no_sequence_of_orders_takes_a_storage_out_of_its_bounds(orders: list[tuple[float, float]]) -> None:
     plant = Plant(SMALL_STORAGES)
     begin_s = plant.step(0.0).time_s

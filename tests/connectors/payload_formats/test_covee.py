@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from payload_cases import (
     HOSTILE,
     WILD_JSON,
@@ -47,7 +47,6 @@ def values_by_time_and_node(samples: Samples) -> dict[tuple[int, str], float]:
     }
 
 
-@settings(deadline=None)
 @given(batches(("voltage_pu",)))
 def test_what_is_encoded_with_its_time_decodes_to_the_same_values(samples: Samples) -> None:
     got = decode_all(decoder_of(TIMED), PayloadEncoder(TIMED).encode(samples), None, TIMED.columns)
@@ -144,7 +143,6 @@ def test_hostile_payloads_are_rows_or_refused(payload: bytes) -> None:
     assert_right_or_refused(DECODER, payload, None, SEED.columns)
 
 
-@settings(deadline=None)
 @given(WILD_JSON)
 def test_wild_json_is_rows_or_refused(payload: bytes) -> None:
     for decoder in (DECODER, decoder_of(TIMED)):
@@ -153,7 +151,6 @@ def test_wild_json_is_rows_or_refused(payload: bytes) -> None:
         assert_right_or_refused(decoder, wrapped, None, SEED.columns)
 
 
-@settings(deadline=None)
 @given(mutated(b'{"voltage_measurements":{"node_7":1.031,"node_8":0.99},"time_ns":1633791645123456789}'))
 def test_damaged_payloads_are_rows_or_refused(payload: bytes) -> None:
     assert_right_or_refused(decoder_of(TIMED), payload, None, TIMED.columns)

@@ -29,7 +29,7 @@ HEAD = b"t,id,q,u [kV],f\r\n"
 
 @pytest.mark.parametrize("german", [False, True])
 @pytest.mark.parametrize("unit", RESOLUTIONS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_what_is_encoded_decodes_to_the_same_rows(german: bool, unit: str, data: st.DataObject) -> None:
     config = Csv(
@@ -46,7 +46,6 @@ def test_what_is_encoded_decodes_to_the_same_rows(german: bool, unit: str, data:
     assert_same_rows(decode_all(decoder_of(config), [payload], None, config.columns), samples, rel=1e-12)
 
 
-@settings(deadline=None)
 @given(batches(("frequency_hz",), devices=st.just("G1"), flags=st.just(0)))
 def test_lines_without_names_decode_by_the_declared_ones(samples: Samples) -> None:
     config = Csv(names=("t", "unused", "frequency_hz"), time="t", time_unit="ns", fields={})
@@ -109,7 +108,7 @@ def test_a_point_among_decimal_commas_is_refused() -> None:
     assert "line 2: field 'f': expected a number, got '1.234,5'" in str(error)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary() | st.text().map(str.encode) | mutated(HEAD + b'1,"G",4,0.23,50\r\n2,G,0,,\r\n'))
 def test_no_payload_raises_anything_but_bad_message(payload: bytes) -> None:
     assert_right_or_refused(decoder_of(CONFIG), payload, None, CONFIG.columns)

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 from flexoffers import START_NS, a_schedule, an_offer, offers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from payload_cases import WILD_JSON
@@ -80,32 +80,27 @@ def again(form: FlexOfferFormat, offer: FlexOffer) -> FlexOffer:
     return back
 
 
-@settings(deadline=None)
 @given(offers())
 def test_our_own_dialect_loses_nothing_and_keeps_its_schema(offer: FlexOffer) -> None:
     assert again(EDGEFLEX, offer) == offer
     jsonschema.validate(json.loads(encode_offer(EDGEFLEX, offer)), SCHEMA)
 
 
-@settings(deadline=None)
 @given(offers(tick_ns=NS_PER_S, ids=NUMBERS))
 def test_ineas_dialect_loses_nothing_that_it_can_say(offer: FlexOffer) -> None:
     assert again(INEA, offer) == offer
 
 
-@settings(deadline=None)
 @given(offers(tick_ns=1_000_000))
 def test_dialect_of_goflex_loses_nothing_that_it_can_say(offer: FlexOffer) -> None:
     assert again(GOFLEX, offer) == offer
 
 
-@settings(deadline=None)
 @given(st.lists(offers(tick_ns=NS_PER_S, ids=NUMBERS), max_size=4), st.sampled_from([EDGEFLEX, INEA, GOFLEX]))
 def test_many_offers_are_read_as_they_were_written(many: list[FlexOffer], form: FlexOfferFormat) -> None:
     assert decode_offers(form, encode_offers(form, many)) == many
 
 
-@settings(deadline=None)
 @given(offers(tick_ns=NS_PER_S, ids=NUMBERS))
 def test_a_dialect_read_by_another_sign_offers_the_opposite(offer: FlexOffer) -> None:
     other = FlexOfferFormat(dialect="inea", positive="consumption")
@@ -274,7 +269,6 @@ def test_offers_are_messages_on_a_databus_too() -> None:
         encoder.encode(samples_from_rows([(1, "G1", {"active_power_w": 1.0})]))
 
 
-@settings(deadline=None)
 @given(WILD_JSON | st.binary(max_size=30))
 def test_nothing_but_a_bad_message_comes_of_wild_payloads(payload: bytes) -> None:
     try:

@@ -38,13 +38,11 @@ PHASOR = JsonEdgeflex(
 )
 
 
-@settings(deadline=None)
 @given(batches(COLUMNS))
 def test_what_is_encoded_decodes_to_the_same_rows(samples: Samples) -> None:
     assert_same_rows(decode_all(DECODER, encoder_of(PLAIN).encode(samples), None, COLUMNS), samples)
 
 
-@settings(deadline=None)
 @given(batches(COLUMNS, devices=st.just("G1"), flags=st.just(0), resolution_ns=1_000_000))
 def test_without_the_extension_times_are_kept_to_the_millisecond(samples: Samples) -> None:
     config = JsonEdgeflex(extension=False)
@@ -53,7 +51,6 @@ def test_without_the_extension_times_are_kept_to_the_millisecond(samples: Sample
     assert_same_rows(decode_all(decoder_of(config, *COLUMNS, given=True), payloads, "G1", COLUMNS), samples)
 
 
-@settings(deadline=None)
 @given(
     batches(
         PHASOR.columns,
@@ -213,7 +210,7 @@ def test_a_key_that_is_not_read_may_stand_twice_and_hold_anything() -> None:
     assert device == "G1"
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary() | WILD_JSON | mutated(golden("json.edgeflex.pmu.json")))
 @example(HOSTILE[6])
 @example(HOSTILE[7])

@@ -37,7 +37,7 @@ RESOLUTIONS = {"ns": 1, "us": 1000, "ms": 1_000_000, "s": 1, "iso8601": 1000}
 
 @pytest.mark.parametrize("single", [False, True])
 @pytest.mark.parametrize("unit", RESOLUTIONS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_what_is_encoded_decodes_to_the_same_rows(single: bool, unit: str, data: st.DataObject) -> None:
     config = JsonFields(
@@ -54,7 +54,6 @@ def test_what_is_encoded_decodes_to_the_same_rows(single: bool, unit: str, data:
     assert_same_rows(decode_all(decoder_of(config), payloads, None, config.columns), samples, rel=1e-12)
 
 
-@settings(deadline=None)
 @given(batches(("frequency_hz", "x_v"), devices=st.just("G1"), flags=st.just(0)))
 def test_without_a_mapping_columns_go_by_their_names(samples: Samples) -> None:
     config = JsonFields(time="t", time_unit="ns")
@@ -112,7 +111,7 @@ def test_a_number_is_needed_for_seconds(time: str) -> None:
     assert "`t`" in str(refusal(decoder, f'{{"t":{time},"s":1}}'.encode(), "G1")).replace("$.t", "t")
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.binary() | WILD_JSON | mutated(b'[{"meta":{"t":1,"id":"G","q":4},"ac":{"u":0.23,"p":{"sum":null}},"s":true}]')
 )
@@ -126,7 +125,6 @@ def test_hostile_payloads_are_right_or_refused(payload: bytes) -> None:
     assert_right_or_refused(decoder_of(config, "x_v"), payload, None, ("x_v",))
 
 
-@settings(deadline=None)
 @given(NAMES, NAMES)
 def test_any_names_of_fields_will_do_or_are_refused(name: str, time: str) -> None:
     try:

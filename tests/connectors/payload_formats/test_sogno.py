@@ -36,7 +36,6 @@ VALUES = st.floats(0.001, 1e6)
 GIVEN_VALUES = st.floats(0.001, 1e6) | st.just(math.nan)
 
 
-@settings(deadline=None)
 @given(batches(CONFIG.columns, values=VALUES))
 def test_what_is_encoded_decodes_to_the_same_rows(samples: Samples) -> None:
     payloads = encoder_of(CONFIG).encode(samples)
@@ -44,7 +43,6 @@ def test_what_is_encoded_decodes_to_the_same_rows(samples: Samples) -> None:
     assert_same_rows(decode_all(decoder_of(CONFIG), payloads, None, CONFIG.columns), samples, rel=1e-12)
 
 
-@settings(deadline=None)
 @given(batches(CONFIG.columns, values=VALUES, flags=st.just(0), resolution_ns=1_000))
 def test_without_the_extension_times_are_kept_to_the_microsecond(samples: Samples) -> None:
     config = Sogno(readings=READINGS, extension=False)
@@ -53,7 +51,6 @@ def test_without_the_extension_times_are_kept_to_the_microsecond(samples: Sample
     assert_same_rows(decode_all(decoder_of(config), payloads, None, config.columns), samples, rel=1e-12)
 
 
-@settings(deadline=None)
 @given(batches(("frequency_hz",), values=VALUES))
 def test_flat_readings_decode_to_the_same_rows(samples: Samples) -> None:
     config = Sogno(readings=READINGS[2:], flat=True)
@@ -151,7 +148,7 @@ def test_a_component_that_should_name_the_device_is_missed() -> None:
     assert "no device under the key `component` - at `$.readings[0]`" in str(error)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary() | WILD_JSON | mutated(golden("sogno.nested.json")) | mutated(golden("sogno.flat.json")))
 def test_no_payload_raises_anything_but_bad_message(payload: bytes) -> None:
     assert_right_or_refused(decoder_of(CONFIG), payload, None, CONFIG.columns)

@@ -45,7 +45,6 @@ def packet(
     return struct.pack(f">BBHIII{len(values)}f", kind, source, count, sequence, 1, ns, *values)
 
 
-@settings(deadline=None)
 @given(
     batches(("frequency_hz",), values=FLOAT32, devices=st.just("G1"), latest_ns=LATEST_NS),
     st.data(),
@@ -66,7 +65,6 @@ def test_what_is_encoded_decodes_to_the_same_rows(
     assert_same_rows(decode_all(decoder_of(config, given=True), payloads, "G1", config.columns), samples)
 
 
-@settings(deadline=None)
 @given(batches(TWO.columns, values=st.floats(0.5, 1e4), devices=st.just("G1"), flags=st.just(0), latest_ns=LATEST_NS))
 def test_values_are_kept_to_24_bits(samples: Samples) -> None:
     payloads = encoder_of(TWO).encode(samples)
@@ -138,7 +136,7 @@ def test_samples_that_are_right_are_given_beside_wrong_ones() -> None:
     assert decoded.error.payload == packet(1.0)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary(max_size=200) | mutated(packet(1.0, 2.0) * 3) | mutated(packet(1.0, 2.0, 3.0, 4.0)))
 def test_no_payload_raises_anything_but_bad_message(payload: bytes) -> None:
     for config in (TWO, CONFIG, VillasBinary(signals=TWO.signals, byte_order="little", source_index=0)):

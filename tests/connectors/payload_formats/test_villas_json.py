@@ -44,7 +44,6 @@ DECODER = decoder_of(TWO, given=True)
 ONE_DEVICE = st.just("G1")
 
 
-@settings(deadline=None)
 @given(
     batches(("frequency_hz", "voltage_kv"), devices=ONE_DEVICE, values=SCALABLE),
     st.integers(1, 4),
@@ -158,7 +157,7 @@ def test_samples_that_are_right_are_given_beside_wrong_ones() -> None:
     assert "1 of 3 rows cannot be used, first: 1 values, known: 2 signals - at `$[1].data`" in str(decoded.error)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary() | WILD_JSON | mutated(golden("villas.json")) | mutated(sample()))
 def test_no_payload_raises_anything_but_bad_message(payload: bytes) -> None:
     for config in (TWO, FULL, CONFIG):
