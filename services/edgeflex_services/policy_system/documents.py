@@ -318,8 +318,10 @@ class Flexibility(Document, frozen=True, kw_only=True, tag="flexibility"):
 class SharingFields(_Part, frozen=True, kw_only=True):
     """What is shared."""
 
-    topics: Annotated[tuple[Line, ...], Meta(max_length=100, description="Topics that may be read.")] = ()
-    variables: Annotated[tuple[Line, ...], Meta(max_length=200, description="Quantities that may be read.")] = ()
+    variables: Annotated[
+        tuple[Pattern, ...],
+        Meta(max_length=200, description="Quantities beyond which no rule gives any out; empty: no such bound."),
+    ] = ()
 
 
 class Sharing(Document, frozen=True, kw_only=True, tag="sharing"):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -16,18 +17,16 @@ from litestar.params import Parameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from edgeflex_services.policy_system.accounts import User
-from edgeflex_services.policy_system.api_events import seen_by
+from edgeflex_services.policy_system.api_events import groups_seen_by, seen_by
 from edgeflex_services.policy_system.enforce import AnyRequest, system_of
 from edgeflex_services.policy_system.journal import Entry
 from edgeflex_services.policy_system.pages_common import TEMPLATES, Visitor, cookie_name, html
 from edgeflex_services.policy_system.system import PolicySystem
 
 SHOWN = 100
-LOOKED_THROUGH = 1000
-"""The newest so many entries are looked through for those that are asked for."""
 CHECK_S = 5.0
 """How often it is looked whether a listener is still signed in; it also keeps the connection in use."""
-KINDS = ("report", "request", "effect", "change")
+KINDS = ("report", "request", "effect", "change", "sign_in")
 
 Kind = Annotated[str, Parameter(max_length=20)]
 Group = Annotated[str, Parameter(max_length=64)]
@@ -49,14 +48,14 @@ class EventPages(Controller):
         """The last events; newer ones come in while the page is open."""
         system = system_of(request)
         system.journal.keep()
-        kept = system.journal.entries(before=before, limit=LOOKED_THROUGH)
-        found = [shown for entry in kept if (shown := shown_to(system, visitor.user, entry, kind, group)) is not None]
+        groups = groups_seen_by(visitor.user, group)
+        found = system.journal.entries(groups=groups, kind=kind, before=before, limit=SHOWN + 1)
         return html(
             request,
             "events.html",
             visitor,
-            entries=found[:SHOWN],
-            newest=kept[0].id if kept else 0,
+            entries=[seen_by(system, visitor.user, entry) for entry in found[:SHOWN]],
+            newest=found[0].id if found else 0,
             older=found[SHOWN - 1].id if len(found) > SHOWN else None,
             kinds=KINDS,
             groups=[each.name for each in system.accounts.groups() if visitor.user.may("reader", each.name)],
@@ -94,7 +93,7 @@ def shown_to(system: PolicySystem, user: User, entry: Entry, kind: str, group: s
 
     A policy that the user may not read is not named.
     """
-    if (kind and entry.kind != kind) or (group and entry.group != group):
+    if (kind and entry.kind != kind) or (group and entry.group != group) or not user.may("reader", entry.group):
         return None
     return seen_by(system, user, entry)
 
@@ -105,7 +104,8 @@ async def _rows(
     """Rows for somebody for as long as the session lasts."""
     row = TEMPLATES.get_template("_event.html")
     checked_s = time.monotonic()
-    async with aclosing(_entries(system, after)) as entries:
+    missed = partial(_kept_since, system, name, after, kind, group)
+    async with aclosing(_entries(system, missed)) as entries:
         async for entry in entries:
             if time.monotonic() - checked_s >= CHECK_S:
                 checked_s = time.monotonic()
@@ -122,14 +122,14 @@ async def _rows(
                 yield ServerSentEventMessage(event="entry", data=row.render(entry=shown))
 
 
-async def _entries(system: PolicySystem, after: int) -> AsyncGenerator[Entry | None, None]:
-    """Entries from `after` on, then as they come; None every now and then. Some may come twice: they have a key."""
+async def _entries(system: PolicySystem, missed: Callable[[], list[Entry]]) -> AsyncGenerator[Entry | None, None]:
+    """Entries that were missed, then as they come; None every now and then. Some may come twice: they have a key."""
     async with aclosing(system.journal.subscribe()) as live:
         # Listens before it looks up what was missed: an entry may come both ways, but not neither way.
         coming = asyncio.ensure_future(anext(live))
         try:
             await asyncio.sleep(0)
-            for entry in await run_sync(_kept_since, system, after):
+            for entry in await run_sync(missed):
                 yield entry
             while True:
                 done, _ = await asyncio.wait([coming], timeout=CHECK_S)
@@ -148,7 +148,11 @@ async def _entries(system: PolicySystem, after: int) -> AsyncGenerator[Entry | N
                 await coming
 
 
-def _kept_since(system: PolicySystem, after: int) -> list[Entry]:
-    """Entries after one, the oldest first; at most as many as a page shows."""
+def _kept_since(system: PolicySystem, name: str, after: int, kind: str, group: str) -> list[Entry]:
+    """Entries after one that a user asks for and may see, the oldest first; at most as many as a page shows."""
     system.journal.keep()
-    return [entry for entry in reversed(system.journal.entries(limit=SHOWN)) if entry.id > after]
+    user = system.tokens.user(name)
+    groups = groups_seen_by(user, group) if user is not None else ()
+    return [
+        entry for entry in reversed(system.journal.entries(groups=groups, kind=kind, limit=SHOWN)) if entry.id > after
+    ]

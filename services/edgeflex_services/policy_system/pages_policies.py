@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import msgspec
 from litestar import Controller, Response, get, post
 from litestar.exceptions import PermissionDeniedException
 from litestar.params import Parameter
@@ -25,7 +26,8 @@ from edgeflex_services.policy_system.pages_common import (
 )
 from edgeflex_services.policy_system.pages_queries import readers_now, refused_now, says
 from edgeflex_services.policy_system.pages_words import changed_parts, changed_rules, fields_in_words
-from edgeflex_services.policy_system.repository import ConflictError, Grant, Saved
+from edgeflex_services.policy_system.repository import AuditEntry, ConflictError, Grant, Saved
+from edgeflex_services.policy_system.rights import what_it_does
 from edgeflex_services.policy_system.system import PolicySystem
 
 ON_A_PAGE = 100
@@ -142,7 +144,15 @@ class PolicyPages(Controller):
         wanted, problem = _wanted_grants(system, entry, form)
         if problem:
             return _policy_page(request, visitor, entry, grant_problem=problem, grant_typed=form)
-        system.repository.set_grants(visitor.user.name, group, policy_id, wanted)
+        told = what_it_does(entry, wanted, system.accounts.users())
+        everybody = bool(form.text("everybody"))
+        try:
+            system.repository.set_grants(visitor.user.name, group, policy_id, wanted, everybody=everybody, says=told)
+        except ConflictError:
+            return _policy_page(request, visitor, entry, open_problem=f"{told} Check the box to confirm that.")
+        if system.catalogue.entry(visitor.user, group, policy_id) is None:
+            text = f"{told} You are among those who no longer do."
+            return html(request, "error.html", visitor, status=200, title="Rights are changed", text=text)
         return see_other(policy_path(group, policy_id), done="grants")
 
 
@@ -177,16 +187,18 @@ def _policy_page(
     *,
     done: str = "",
     grant_problem: str = "",
+    open_problem: str = "",
     grant_typed: Form | None = None,
 ) -> Response[str]:
     system, saved, user = system_of(request), entry.saved, visitor.user
     system.catalogue.keep_reads()
     place = (saved.group, saved.policy_id)
+    done_with_it = system.repository.audit_entries(what="/".join(place))
     return html(
         request,
         "policy.html",
         visitor,
-        status=422 if grant_problem else 200,
+        status=422 if grant_problem or open_problem else 200,
         entry=entry,
         saved=saved,
         fields=fields_in_words(saved.document),
@@ -194,11 +206,13 @@ def _policy_page(
         readers=system.repository.readers(*place),
         now={tuple(each) for each in readers_now(system.repository)[place]},
         effects=system.repository.effects(*place),
-        audit=system.repository.audit_entries(what="/".join(place)),
+        audit=done_with_it,
+        grants_say=next((_says(each) for each in done_with_it if each.action == "set_grants"), ""),
         may_edit=entry.may(user, "edit"),
         may_manage=user.may("manager", saved.group),
         done=done,
         grant_problem=grant_problem,
+        open_problem=open_problem,
         grant_typed=grant_typed or Form(),
     )
 
@@ -235,6 +249,11 @@ def _save_again(
             text=f"Nothing was saved: {error}.",
         )
     return see_other(policy_path(group, policy_id), done="withdrawn" if withdrawn else "restored")
+
+
+def _says(entry: AuditEntry) -> str:
+    """What a change of grants did, as the audit log has it."""
+    return str(msgspec.json.decode(entry.detail)["says"])
 
 
 def _wanted_grants(system: PolicySystem, entry: Entry, form: Form) -> tuple[list[Grant], str]:

@@ -154,7 +154,7 @@ class Tokens:
         if not isinstance(issuer, str):
             raise Refused("it names no issuer")
         key = _key(loaded, issuer, header.get("kid"))
-        if header.get("crit") is not None:
+        if "crit" in header:
             raise Refused("it has critical extensions, which nobody here knows")
         try:
             # Times are compared below, by the clock of the service.

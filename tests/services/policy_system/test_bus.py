@@ -160,6 +160,9 @@ def test_what_the_broker_had_kept_starts_nothing_when_the_service_comes(tmp_path
         assert [request.device for request in made.requests()] == ["G1", "G2"]
 
 
+ASKING = {"stranger": None, "other": "reader", "vpp": "reader"}
+
+
 @pytest.mark.needs("mosquitto")
 def test_data_is_asked_for_on_the_databus_and_the_answer_goes_to_a_topic_of_the_asker(tmp_path: Path) -> None:
     with site(tmp_path, "--trust", f"{GROUP}={TOPIC}/+", "--listen", f"{GROUP}=edgeflex/{GROUP}/ask") as made:
@@ -170,18 +173,19 @@ def test_data_is_asked_for_on_the_databus_and_the_answer_goes_to_a_topic_of_the_
             "then": {"do": "return_data", "quantities": ["rocof_*"]},
         }
         made.served.save("share", {"kind": "sharing", "rules": [permit]})
-        keys = {name: made.served.make_service(name, None) for name in ("vpp", "other")}
+        keys = {name: made.served.make_service(name, role) for name, role in ASKING.items()}
         made.device.publish(f"{TOPIC}/G1", row(rocof_hz_per_s=0.001))
         with Listener(made.broker, f"edgeflex/{GROUP}/answer/+") as answers:
             ask = json.dumps({"type": "data_request", "asset": "G1", "id": "7"}).encode()
-            for token in (None, keys["other"].bus_token("other"), keys["vpp"].bus_token("vpp")):
+            for token in (None, *(keys[name].bus_token(name) for name in ASKING)):
                 made.device.publish(f"edgeflex/{GROUP}/ask", ask, token)
             wait_until(lambda: len(answers.received) == 2)
             found = {topic.rpartition("/")[2]: json.loads(payload) for topic, payload in answers.received}
-        assert found["other"] == {**found["other"], "permitted": False, "why": "denied", "values": {}, "id": "7"}
+        assert found["other"] == {**found["other"], "permitted": False, "values": {}, "id": "7"}
         assert found["vpp"]["permitted"]
-        assert found["vpp"]["values"] == {"rocof_hz_per_s": 0.001}
+        assert found["vpp"]["values"]["rocof_hz_per_s"]["value"] == 0.001
         assert "shows no right" in made.log()
+        assert "request of 'stranger' on" in made.log()
 
 
 @pytest.mark.needs("mosquitto")

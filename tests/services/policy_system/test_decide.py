@@ -135,6 +135,48 @@ def test_daily_times_hold_as_a_walk_over_the_minutes_says(
     assert found == ("permit" if holds else "none")
 
 
+@pytest.mark.parametrize(
+    ("moment", "holds"),
+    [
+        ("2026-11-26T21:59", False),  # a Thursday
+        ("2026-11-26T22:00", True),
+        ("2026-11-26T23:59", True),
+        ("2026-11-27T00:00", True),  # Friday, but the night of Thursday
+        ("2026-11-27T05:59", True),
+        ("2026-11-27T06:00", False),
+        ("2026-11-27T22:00", False),  # the night of Friday
+        ("2026-11-28T00:00", False),
+        ("2026-11-26T00:00", False),  # the night of Wednesday
+        ("2026-11-26T05:59", False),
+        ("2026-11-22T22:00", True),  # a Sunday
+        ("2026-11-23T05:59", True),  # Monday, over the end of the week
+        ("2026-11-23T22:00", False),
+    ],
+)
+def test_a_night_belongs_to_the_day_on_which_it_began(moment: str, *, holds: bool) -> None:
+    now = datetime.fromisoformat(moment).replace(tzinfo=UTC)
+    night = when(since="22:00", until="06:00", days=["thu", "sun"])
+    assert (decided(night, now=now).effect == "permit") is holds
+
+
+@pytest.mark.parametrize(
+    ("moment", "holds"),
+    [
+        ("2026-03-28T22:59", False),  # 23:59 CET
+        ("2026-03-28T23:00", True),  # midnight of Sunday in Berlin, on which clocks go forward
+        ("2026-03-29T00:59", True),  # 01:59 CET
+        ("2026-03-29T01:00", False),  # 03:00 CEST
+        ("2026-10-24T22:00", True),  # midnight CEST of Sunday, on which clocks go back
+        ("2026-10-25T00:59", False),  # 02:59 CEST
+        ("2026-10-25T01:29", False),  # 02:29 CET, told a second time
+    ],
+)
+def test_clock_times_are_those_of_the_place_when_its_clocks_change(moment: str, *, holds: bool) -> None:
+    now = datetime.fromisoformat(moment).replace(tzinfo=UTC)
+    early = when(since="00:00", until="02:00", days=["sun"], timezone="Europe/Berlin")
+    assert (decided(early, now=now).effect == "permit") is holds
+
+
 def test_days_alone_are_by_the_calendar_of_the_place() -> None:
     late = datetime(2026, 11, 26, 23, 30, tzinfo=UTC)  # Friday already in Berlin
     assert decided(when(days=["fri"], timezone="Europe/Berlin"), now=late).effect == "permit"

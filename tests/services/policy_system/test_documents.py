@@ -160,3 +160,8 @@ def test_fields_are_what_parameters_of_flows_bind_to() -> None:
 def test_moments_become_nanoseconds_without_rounding() -> None:
     document = OperationalBounds(fields={"a": 1.0}, valid_from=datetime(2026, 11, 26, 1, 2, 3, 456789, tzinfo=UTC))
     assert time_ns(document.valid_from) == 1795654923456789000
+
+
+def test_what_nothing_reads_is_no_field_of_a_sharing_policy() -> None:
+    (text,) = problems_of({**GOOD["sharing"], "fields": {"topics": ["edgeflex/+/samples"]}}).values()
+    assert "unknown field `topics`" in text

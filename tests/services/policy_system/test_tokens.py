@@ -108,6 +108,29 @@ def test_a_token_with_a_wrong_header_is_refused(system: PolicySystem, headers: d
     assert refused(system, token)
 
 
+@pytest.mark.parametrize("crit", [["exp"], ["b64"], [], None, "exp"])
+def test_a_token_with_critical_extensions_is_refused_for_them(system: PolicySystem, crit: Any) -> None:
+    header = {"alg": "EdDSA", "typ": "JWT", "kid": "one", "exp": 1, "b64": True}
+    for extra, is_good in (({}, True), ({"crit": crit}, False)):
+        signing = ".".join(b64(json.dumps(part).encode()) for part in ({**header, **extra}, claims()))
+        token = f"{signing}.{b64(KEY.private.sign(signing.encode()))}"
+        if is_good:
+            assert system.tokens.check(token).name == "site"
+        else:
+            assert "crit" in refused(system, token)
+
+
+def test_a_token_is_valid_from_its_beginning_on_but_for_how_far_clocks_may_be_apart(
+    system: PolicySystem, clock: VirtualClock
+) -> None:
+    now_s = clock.now_ns() // NS
+    token = KEY.token("site", iat=now_s, exp=now_s + 300, nbf=now_s + 60)
+    clock.advance_to((now_s + 60 - LEEWAY_S) * NS - NS // 1000)
+    assert refused(system, token) == "it is not valid yet"
+    clock.advance_to((now_s + 60 - LEEWAY_S) * NS)
+    assert system.tokens.check(token).name == "site"
+
+
 @pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "", "nOnE"])
 def test_a_token_without_a_signature_is_refused(system: PolicySystem, algorithm: str) -> None:
     assert refused(system, by_hand({"alg": algorithm, "kid": "one"}, claims()))
