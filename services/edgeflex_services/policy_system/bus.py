@@ -1,8 +1,8 @@
 """The event service on the databus: reports and requests for data come in, answers and requests to run services go out.
 
-A message acts only with a right to it. Either it carries a token in the MQTT 5 user property `authorization`, as a
-request by REST does; or it comes on a topic that the deployment trusts (`--trust`), since the broker's access list says
-who may publish there.
+A message acts only with a right to it. Either it carries a token in the MQTT 5 user property `authorization`, of an
+audience of its own, since others may hear it; or it comes on a topic that the deployment trusts (`--trust`), since the
+broker's access list says who may publish there.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class EventBus(Bus):
         if not _has_token(message):
             return None
         try:
-            return self._system.tokens.check(_token_of(message))
+            return self._system.tokens.check(_token_of(message), on_bus=True)
         except Refused as error:
             LOG.info("token on '%s' refused: %s", message.topic, error)
             return None

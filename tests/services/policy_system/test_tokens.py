@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from jwt.algorithms import RSAAlgorithm
-from served_policies import AUDIENCE, KeyPair
+from served_policies import AUDIENCE, BUS_AUDIENCE, KeyPair
 
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.errors import FatalError
@@ -183,6 +183,19 @@ def test_a_revoked_token_is_refused_when_it_is_shown_again(system: PolicySystem)
     system.tokens.revoke("site", token)
     assert "revoked" in refused(system, token)
     assert system.tokens.check(another).name == "site"
+
+
+def test_a_token_for_the_databus_can_be_revoked_and_is_refused_for_both_at_once(system: PolicySystem) -> None:
+    token = KEY.bus_token("site")
+    assert system.tokens.check(token, on_bus=True).name == system.tokens.subject(token) == "site"
+    assert f"it is for '{BUS_AUDIENCE}', not for '{AUDIENCE}'" in refused(system, token)
+    both = KEY.token("site", aud=[AUDIENCE, BUS_AUDIENCE])
+    assert "and for more" in refused(system, both)
+    with pytest.raises(Refused, match="and for more"):
+        system.tokens.check(both, on_bus=True)
+    system.tokens.revoke("site", token)
+    with pytest.raises(Refused, match="revoked"):
+        system.tokens.check(token, on_bus=True)
 
 
 def test_a_token_whose_check_outlasts_a_change_is_not_known_after_it(
