@@ -181,7 +181,8 @@ class Computed(Message, frozen=True, kw_only=True):
 
     policies: dict[str, str] = {}
     """By policy and field (`voltage_bounds.voltage_max`) the version of the policy whose value was in force, `default`
-    where the flow file's own was. The runtime fills it in."""
+    where the flow file's own was. The runtime fills it in. An event that a policy asked for names that one
+    (`south/excitation`), and what is estimated from an event names the policies of the event too."""
 
 
 class FrequencyEvent(Computed, frozen=True, kw_only=True, tag="frequency_event"):
@@ -220,7 +221,7 @@ class Crossing(Computed, frozen=True, kw_only=True, tag="crossing"):
     quality: int = 0
 
 
-class EventWindow(Message, frozen=True, kw_only=True, tag="event_window"):
+class EventWindow(Computed, frozen=True, kw_only=True, tag="event_window"):
     """An event of the grid together with what was measured around it. For operators; large on a databus."""
 
     event: FrequencyEvent

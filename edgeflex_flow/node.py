@@ -26,7 +26,7 @@ from msgspec import Meta
 
 from edgeflex_flow.clock import Clock
 from edgeflex_flow.errors import ConfigError, FatalError, FieldError
-from edgeflex_flow.messages import Message, Samples
+from edgeflex_flow.messages import Alarm, DeadLetter, Message, Samples
 from edgeflex_flow.units import UNITS
 
 WireMessage: TypeAlias = Samples | Message
@@ -493,3 +493,10 @@ DEFAULT_PORT = "in"
 
 DEAD_LETTERS = "dead_letters"
 """Reserved node name: the wire on which all dead letters of the flow come."""
+
+POLICY_ALARMS = "policy_alarms"
+"""Reserved node name: the wire on which alarms about policies come. In a flow that does not read it, the bound node
+gives them, or the next one behind it that gives alarms."""
+
+FLOW_WIRES: Mapping[str, Wire] = {DEAD_LETTERS: message_wire(DeadLetter), POLICY_ALARMS: message_wire(Alarm)}
+"""Wires of the flow itself, which every flow may read."""

@@ -19,11 +19,13 @@ from edgeflex_flow.policy import PolicyAnswer, PolicySystem, PolicySystemError
 from edgeflex_flow.policy_keep import CorruptKeepError, KeptPolicies, PolicyKeep
 
 FIRST_RETRY_S = 1.0
-LONGEST_RETRY_S = 60.0
-"""Longest wait after failures, unless the period is longer."""
+LEAST_LONGEST_RETRY_S, LONGEST_RETRY_S = 5.0, 60.0
+"""The longest wait after failures is the period, within these limits: so a flow whose policy system is back is late by
+no more than it is otherwise, and asks no more often than otherwise either."""
 LONGEST_ASKED_S = 60.0
 """Longest wait that a policy system may ask for: it could keep a flow from its policies for long."""
-JITTER = 0.2
+JITTER = 0.5
+"""Share of a wait that is left to chance, so that flows whose policy system went away at once do not come at once."""
 CLOCK_LOOK_S = 1.0
 """The time of day may be set: it is looked at so often while a policy is to begin or end, or its age is from disk."""
 MOST_KEEP_PERIOD_S = 60.0
@@ -51,12 +53,22 @@ class InForcePolicies(NamedTuple):
     """Whether this comes from disk, and the policy system has not answered since the program began."""
     is_asked: bool = False
     """Whether the first attempt to ask it has an end."""
+    refused: str = ""
+    """Why the policy system refuses this client, and what to look at, as it was when that began; empty: it does not."""
 
 
 def is_valid(policy: Policy, now_ns: int) -> bool:
     """Whether the policy says anything at this time, UTC nanoseconds since 1970."""
     begun = policy.valid_from_ns is None or policy.valid_from_ns <= now_ns
     return begun and (policy.valid_until_ns is None or now_ns < policy.valid_until_ns)
+
+
+def retry_wait_s(failures: int, period_s: float, asked_s: float) -> float:
+    """How long to wait after so many failures in a row, when the policy system asks to be left alone for so long."""
+    longest_s = min(max(period_s, LEAST_LONGEST_RETRY_S), LONGEST_RETRY_S)
+    wait_s = min(min(FIRST_RETRY_S, period_s) * 2.0 ** min(failures - 1, 32), longest_s)
+    chance = random.uniform(0.0, JITTER)  # noqa: S311 - spreads calls
+    return max(wait_s * (1 - chance), min(asked_s, LONGEST_ASKED_S) * (1 + chance))
 
 
 class PolicyWatch:
@@ -100,6 +112,7 @@ class PolicyWatch:
         self._is_kept = False
         self._told: InForcePolicies | None = None
         self._failures = 0
+        self._refused = ""
         self._keep_fails = False
         self._kept_at_ns: int | None = None
 
@@ -186,6 +199,7 @@ class PolicyWatch:
         if self._failures:
             self._log.info("policies: '%s' answers again after %d failures", self._terms.url, self._failures)
             self._failures = 0
+            self._refused = ""
         self._contact_ns = self._clock.now_ns()
         self._age_at_ns, self._age_then_s = self._clock.monotonic_ns(), 0.0
         self._is_kept = False
@@ -206,10 +220,9 @@ class PolicyWatch:
         self._counters.add_all(failures=1, not_admitted=int(error.is_refusal))
         if self._failures & (self._failures - 1) == 0:  # the 1st, 2nd, 4th, 8th …: lines at growing intervals
             self._log.warning("policies: %s; what was said last holds; trying again", error)
-        asked_s = min(error.wait_s, LONGEST_ASKED_S)
-        first_s = min(FIRST_RETRY_S, self._terms.refresh_s)
-        delay_s = min(first_s * 2.0 ** min(self._failures - 1, 32), max(self._terms.refresh_s, LONGEST_RETRY_S))
-        return max(delay_s * random.uniform(1 - JITTER, 1 + JITTER), asked_s)  # noqa: S311 - spreads calls
+        if error.is_refusal or error.is_final:
+            self._refused = self._refused or str(error)
+        return retry_wait_s(self._failures, self._terms.refresh_s, error.wait_s)
 
     def _take(self, answer: PolicyAnswer) -> bool:
         """Use an answer; whether other policies are known by it than before."""
@@ -251,7 +264,14 @@ class PolicyWatch:
         valid = {} if is_expired else {name: each for name, each in self._policies.items() if is_valid(each, now_ns)}
         known = dict(self._policies)
         now = InForcePolicies(
-            valid, known, self._withdrawn, is_expired, self._contact_ns, self._is_kept, self.answered.is_set()
+            valid,
+            known,
+            self._withdrawn,
+            is_expired,
+            self._contact_ns,
+            self._is_kept,
+            self.answered.is_set(),
+            self._refused,
         )
         # The time of contact alone is nothing new.
         if self._told is None or now._replace(contact_ns=None) != self._told._replace(contact_ns=None):

@@ -81,7 +81,7 @@ SHARING = {
 FLEXIBILITY = {
     "kind": "flexibility",
     "about": "Offers of the plant.",
-    "fields": {"max_duration": "4h", "window_begin": "6 h", "window_end": "22 h", "max_power": "500 kW"},
+    "fields": {"max_duration": "4h", "window_begin": "06:00", "window_end": "22:00", "max_power": "500 kW"},
 }
 
 
@@ -114,9 +114,10 @@ def fill(service: ServedPolicies) -> None:
                 values = {"rocof_hz_per_s": rocof, "frequency_hz": frequency}
                 report = {"group": GROUP, "asset": "feeder_3", "values": values}
                 flow.post("/api/v1/events", json={"reports": [report]}).raise_for_status()
-            for asking, action in ((person, "read_data"), (flow, "offer_flexibility")):
+            for asking, action, count in ((person, "read_data", 3), (flow, "offer_flexibility", 1)):
                 ask = {"group": GROUP, "asset": "feeder_3", "action": action}
-                asking.post("/api/v1/requests", json=ask).raise_for_status()
+                for _ in range(count):
+                    asking.post("/api/v1/requests", json=ask).raise_for_status()
 
 
 def save(
@@ -157,6 +158,8 @@ def draw(window: Watched, folder: Path) -> None:
     window.go("/events")
     page.get_by_text("live", exact=True).wait_for()
     page.screenshot(path=folder / "policy_events.png")
+    window.go("/api#post-api-v1-decisions")
+    page.screenshot(path=folder / "policy_api.png")
 
 
 def make(browser: Browser, folder: Path) -> None:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 PASSWORD = "correct-horse-battery-staple"
 AUDIENCE = "edgeflex-policy"
+BUS_AUDIENCE = f"{AUDIENCE}-databus"
 GROUP = "substation_12"
 START_S = 30.0
 
@@ -56,6 +57,10 @@ class KeyPair:
         claims = {"iss": user, "sub": user, "aud": AUDIENCE, "iat": now, "exp": now + 300, "jti": secrets.token_hex(8)}
         kept = {name: value for name, value in {**claims, **changes}.items() if value is not None}
         return jwt.encode(kept, self.private, algorithm="EdDSA", headers={"kid": self.kid, **(headers or {})})
+
+    def bus_token(self, user: str) -> str:
+        """One for messages of the databus."""
+        return self.token(user, aud=BUS_AUDIENCE)
 
 
 class ServedPolicies:

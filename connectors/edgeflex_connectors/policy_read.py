@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from msgspec import Meta
 from msgspec.structs import replace
 
+from edgeflex_connectors.handover import Handover
 from edgeflex_flow.messages import Policy
 from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection, message_wire
 from edgeflex_flow.policy import POLICIES, PolicySystem
 from edgeflex_flow.policy_watch import InForcePolicies, PolicyWatch, keep_of
-from edgeflex_flow.wakeup import Wakeup
 
 
 class PolicyReadConfig(NodeConfig, frozen=True, kw_only=True):
@@ -63,17 +62,14 @@ class PolicyRead:
         """By id, all that were ever known, those from disk too."""
         self._given: dict[str, Policy] = {}
         """By id, what was given last, or is about to be."""
-        # What follows is guarded by the lock: the thread may outlive the source.
-        self._lock = threading.Lock()
-        self._waiting: dict[str, Policy] = {}
-        """The newest of each policy alone: how it was in between nobody needs."""
-        self._wakeup: Wakeup | None = None
+        self._handover = Handover[str, Policy]()
+        """By id, the newest of each alone: how it was in between nobody needs."""
 
     def open(self) -> None:
         context = self._context
         opened = context.connections["policies"]
         system: PolicySystem = opened.node.open(opened.config, context)
-        self._wakeup = Wakeup()
+        self._handover.open()
         self._watch = PolicyWatch(
             system,
             self._config.ids,
@@ -93,10 +89,7 @@ class PolicyRead:
             return  # what is on disk is for the case that the policy system does not answer
         news = {name: policy for name, policy in self._wanted(in_force).items() if policy != self._given.get(name)}
         self._given.update(news)
-        with self._lock:
-            self._waiting.update(news)
-            if news and self._wakeup is not None:
-                self._wakeup.wake()
+        self._handover.put(news)
 
     def _wanted(self, in_force: InForcePolicies) -> dict[str, Policy]:
         """What readers should know of each policy."""
@@ -112,20 +105,14 @@ class PolicyRead:
         return wanted
 
     def poll(self) -> Sequence[WireMessage]:
-        with self._lock:
-            if self._wakeup is None or not self._waiting:
-                return ()
-            self._wakeup.drain()
-            given = list(self._waiting.values())
-            self._waiting.clear()
-        return given
+        return self._handover.take()
 
     @property
     def ended(self) -> bool:
         return False
 
     def fileno(self) -> int | None:
-        return None if self._wakeup is None else self._wakeup.fileno()
+        return self._handover.fileno()
 
     def next_poll_ns(self) -> int | None:
         return None
@@ -134,10 +121,7 @@ class PolicyRead:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
-        with self._lock:
-            if self._wakeup is not None:
-                self._wakeup.close()
-                self._wakeup = None
+        self._handover.close()
 
 
 def output(_config: PolicyReadConfig, _inputs: Mapping[str, Wire]) -> Wire:

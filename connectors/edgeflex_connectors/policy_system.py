@@ -22,6 +22,8 @@ POLICIES_PATH = "/api/v1/policies"
 EFFECTS_PATH = "/api/v1/effects"
 NOT_MODIFIED = 304
 NO_ENTRY = (401, 403)
+NO_SUCH_PATH = (301, 302, 307, 308, 404, 405)
+NO_POLICY_SYSTEM = f"is `url` that of a policy system? Its path ends before '{POLICIES_PATH}'"
 LONGEST_QUERY = 4000
 """Characters; services take urls of 8,000 at least (RFC 9110), and a proxy may put its own path before."""
 
@@ -141,7 +143,8 @@ class RestPolicySystem:
         try:
             return read_answer(answer.body, answer.headers.get("etag", ""), self._config.group)
         except PolicySystemError as error:
-            raise PolicySystemError(f"{self._session.name}: GET {POLICIES_PATH}: {error}") from error
+            text = f"{self._session.name}: GET {self._config.url}{POLICIES_PATH}: {error}; {NO_POLICY_SYSTEM}"
+            raise PolicySystemError(text) from error
 
     def report(self, effects: Sequence[PolicyEffect]) -> None:
         body = msgspec.json.encode({"effects": effects})
@@ -167,11 +170,17 @@ class RestPolicySystem:
     def _unusable(self, answer: Answer, what: str) -> PolicySystemError:
         passes = answer.status in (401, 408, *UNHANDLED_STATUSES) or answer.status >= 500
         return PolicySystemError(
-            f"{self._session.name}: {what}: {self._session.shown(answer)}",
+            f"{self._session.name}: {what}: {self._session.shown(answer)}{self._about(answer)}",
             wait_s=retry_after_s(answer),
             is_refusal=answer.status in NO_ENTRY,
             is_final=not passes,
         )
+
+    def _about(self, answer: Answer) -> str:
+        """What a person should look at."""
+        if answer.status in NO_ENTRY:
+            return f"; {self._session.about_refusal(answer)} (group '{self._config.group}')"
+        return f"; {NO_POLICY_SYSTEM}" if answer.status in NO_SUCH_PATH else ""
 
     def abort(self) -> None:
         self._session.abort()
@@ -198,7 +207,10 @@ def probe(config: PolicySystemConfig, context: Context) -> Probe:
         raise
     finally:
         system.close()
-    count = 0 if answer is None else len(answer.policies)
+    if answer is None or (answer.unreadable and not answer.policies):
+        text = "none of the policies in the answer can be read"
+        raise FatalError(f"{context.node}: GET {config.url}{POLICIES_PATH}: {text}; {NO_POLICY_SYSTEM}")
+    count = len(answer.policies)
     return Probe(latency_s, f"{count} policies of group '{config.group}'", certificate_until(config, context))
 
 

@@ -23,6 +23,7 @@ from edgeflex_connectors.rest_auth import (
     SignedJwt,
     SignedToken,
 )
+from edgeflex_connectors.rest_refused import about_refusal
 from edgeflex_connectors.tls import default_tls, load_client_certificate
 from edgeflex_flow.clock import SystemClock
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
@@ -236,6 +237,10 @@ class RestSession:
     def shown(self, answer: Answer) -> str:
         """An answer for people, without credentials that the service may have sent back."""
         return answer.shown((*self._credentials.hidden(), *self.also_hidden))
+
+    def about_refusal(self, answer: Answer) -> str:
+        """What a person should look at after a 401 or 403."""
+        return about_refusal(answer, self._credentials.token, time.time())
 
     def abort(self) -> None:
         """Give up the request that is on its way, and refuse all later ones."""

@@ -79,12 +79,19 @@ class Credentials(Protocol):
         """The service refused it: whether another may be had, by the next call of `header`."""
         ...
 
+    @property
+    def token(self) -> str:
+        """What was shown last; empty if nothing."""
+        ...
+
     def hidden(self) -> tuple[str, ...]:
         """Texts that no log and no error may show."""
         ...
 
 
 class NoCredentials:
+    token = ""
+
     def header(self) -> str | None:
         return None
 
@@ -97,16 +104,16 @@ class NoCredentials:
 
 class FixedToken:
     def __init__(self, auth: Bearer) -> None:
-        self._token = str(auth.token)
+        self.token = str(auth.token)
 
     def header(self) -> str | None:
-        return f"Bearer {self._token}"
+        return f"Bearer {self.token}"
 
     def renew(self) -> bool:
         return False
 
     def hidden(self) -> tuple[str, ...]:
-        return (self._token,)
+        return (self.token,)
 
 
 class SignedToken:
@@ -116,22 +123,22 @@ class SignedToken:
         self._auth = auth
         self._clock = clock
         self._sign = _signer(auth, key_file, name)
-        self._token = ""
+        self.token = ""
         self._issued_ns = 0
 
     def header(self) -> str | None:
         now_ns = self._clock.now_ns()
         # The computer's clock may be set back: a token from the future is as bad as an old one.
-        if not self._token or not 0 <= now_ns - self._issued_ns < RENEWED_AFTER * self._auth.lifetime * NS_PER_S:
-            self._token, self._issued_ns = self._sign(now_ns // NS_PER_S), now_ns
-        return f"Bearer {self._token}"
+        if not self.token or not 0 <= now_ns - self._issued_ns < RENEWED_AFTER * self._auth.lifetime * NS_PER_S:
+            self.token, self._issued_ns = self._sign(now_ns // NS_PER_S), now_ns
+        return f"Bearer {self.token}"
 
     def renew(self) -> bool:
-        self._token = ""
+        self.token = ""
         return True
 
     def hidden(self) -> tuple[str, ...]:
-        return (self._token,) if self._token else ()
+        return (self.token,) if self.token else ()
 
 
 def _signer(auth: SignedJwt, key_file: Path, name: str) -> Callable[[int], str]:
@@ -191,22 +198,22 @@ class GrantedToken:
         self._auth = auth
         self._client = client
         self._name = name
-        self._token = ""
+        self.token = ""
         self._clock = clock
         self._renew_at_ns = float("inf")
 
     def header(self) -> str | None:
-        if not self._token or self._clock.monotonic_ns() >= self._renew_at_ns:
-            self._token = ""
+        if not self.token or self._clock.monotonic_ns() >= self._renew_at_ns:
+            self.token = ""
             self._fetch()
-        return f"Bearer {self._token}"
+        return f"Bearer {self.token}"
 
     def renew(self) -> bool:
-        self._token = ""
+        self.token = ""
         return True
 
     def hidden(self) -> tuple[str, ...]:
-        return tuple(text for text in (str(self._auth.client_secret), self._token) if text)
+        return tuple(text for text in (str(self._auth.client_secret), self.token) if text)
 
     def _fetch(self) -> None:
         asked_ns = self._clock.monotonic_ns()
@@ -223,7 +230,7 @@ class GrantedToken:
             raise RetryableError(f"{self._what()}: the answer holds no token") from error
         if grant.token_type.lower() != "bearer":
             raise RetryableError(f"{self._what()}: tokens of type '{grant.token_type[:SHOWN_WORD]}' cannot be used")
-        self._token = grant.access_token
+        self.token = grant.access_token
         life_s = float("inf") if grant.expires_in is None else float(grant.expires_in)
         self._renew_at_ns = asked_ns + RENEWED_AFTER * life_s * NS_PER_S
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, NamedTuple, Protocol
 
@@ -14,6 +13,7 @@ from msgspec import Meta, field
 
 from edgeflex_connectors.backoff import Backoff
 from edgeflex_connectors.batching import DeviceTable, SamplesBuilder, message_types, promise_refusals
+from edgeflex_connectors.handover import Handover
 from edgeflex_connectors.http_client import Answer
 from edgeflex_connectors.payload_formats import AnyFormat, JsonEdgeflex, format_of
 from edgeflex_connectors.payload_formats.codec import Decoder
@@ -33,7 +33,6 @@ from edgeflex_flow.node import (
     quantity,
     samples_wire,
 )
-from edgeflex_flow.wakeup import Wakeup
 
 NOT_MODIFIED = 304
 PLACE = re.compile(r"^[^.]+(\.[^.]+)*$")
@@ -235,34 +234,27 @@ class RestPoll:
         self._backoff = Backoff(config.retry_min, config.retry_max)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        # What follows is guarded by the lock: the thread may outlive the source.
-        self._lock = threading.Lock()
-        self._waiting: deque[list[WireMessage]] = deque()
-        self._wakeup: Wakeup | None = None
+        self._handover = Handover[int, list[WireMessage]](config.queue)
+        """Answers by their number."""
+        self._answers = 0
 
     def open(self) -> None:
         if self._session is None:
             api = self._context.connections["api"]
             self._session = api.node.open(api.config, self._context)
-        self._wakeup = Wakeup()
+        self._handover.open()
         self._thread = threading.Thread(target=self._run, name=f"rest {self._context.node}", daemon=True)
         self._thread.start()
 
     def poll(self) -> Sequence[WireMessage]:
-        with self._lock:
-            if self._wakeup is None or not self._waiting:
-                return ()
-            self._wakeup.drain()
-            given = [message for answer in self._waiting for message in answer]
-            self._waiting.clear()
-        return given
+        return [message for answer in self._handover.take() for message in answer]
 
     @property
     def ended(self) -> bool:
         return False
 
     def fileno(self) -> int | None:
-        return None if self._wakeup is None else self._wakeup.fileno()
+        return self._handover.fileno()
 
     def next_poll_ns(self) -> int | None:
         return None
@@ -277,13 +269,9 @@ class RestPoll:
             if self._thread.is_alive():
                 self._context.log.warning("closed during an attempt to connect, which is left to end alone")
             self._thread = None
-        with self._lock:
-            if self._waiting:
-                self._context.counters.add("lost", len(self._waiting))
-                self._waiting.clear()
-            if self._wakeup is not None:
-                self._wakeup.close()
-                self._wakeup = None
+        lost = self._handover.close()
+        if lost:
+            self._context.counters.add("lost", lost)
 
     # The thread -----------------------------------------------------------------------------------------------------
 
@@ -371,15 +359,12 @@ class RestPoll:
             self._hand_over(read.messages)
 
     def _hand_over(self, messages: list[WireMessage]) -> None:
-        with self._lock:
-            if self._wakeup is None:
-                self._context.counters.add("lost")
-                return
-            self._waiting.append(messages)
-            if len(self._waiting) > self._config.queue:
-                self._waiting.popleft()
-                self._context.counters.add("overflow")
-            self._wakeup.wake()
+        self._answers += 1
+        dropped = self._handover.put({self._answers: messages})
+        if dropped is None:
+            self._context.counters.add("lost")
+        elif dropped:
+            self._context.counters.add("overflow", dropped)
 
 
 def output(config: RestPollConfig, _inputs: Mapping[str, Wire]) -> Wire:

@@ -24,6 +24,8 @@ SALT_BYTES = 12
 """mosquitto reads no other length."""
 ITERATIONS = 10_000
 
+_GROUP = re.compile(r"[^/+#]+")
+
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f]|^\s|\s$")
 """What would end a line, or what mosquitto would cut off."""
 
@@ -40,6 +42,14 @@ _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f]|^\s|\s$")
     show_default=True,
     help="Rounds of hashing: what a guess of a password costs, and each login the broker.",
 )
+@click.option("--policy-user", metavar="USER", help="Also the rights of the policy system, which logs in as USER.")
+@click.option(
+    "--listen",
+    "listens",
+    multiple=True,
+    metavar="GROUP=FILTER",
+    help="What `edgeflex serve policy` has as --listen and --trust; goes with --policy-user.",
+)
 @click.option("-D", "definitions", type=Definition(), multiple=True, help="Set a parameter: -D area=north.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @click.pass_obj
@@ -51,6 +61,8 @@ def acl(
     only: Literal["acl", "passwords"] | None,
     connection: str | None,
     iterations: int,
+    policy_user: str | None,
+    listens: tuple[str, ...],
     definitions: tuple[tuple[str, str], ...],
     as_json: bool,
 ) -> None:
@@ -60,6 +72,9 @@ def acl(
     the FILEs. Each user may publish on the topics of its nodes and receive what its nodes subscribe to. A level of a
     topic that a message fills in, such as {device}, is open to any text.
 
+    With --policy-user the policy system may hear what --listen names, and publish requests for services and answers of
+    those groups.
+
     Passwords are hashed (PBKDF2-SHA512, each with a salt of its own). One that is not there now, because it stands in a
     secret of the site, is left out with a note how to add it.
 
@@ -68,6 +83,8 @@ def acl(
     plans = plans_of(site_file(site), files, registry, definitions)
     try:
         users = _of_connection(bus_users(plans), connection)
+        if policy_user is not None or listens:
+            users.append(_policy_system(users, policy_user, listens))
         for user in users:
             _check_writable(user)
     except (EdgeflexError, ValueError) as error:
@@ -100,6 +117,25 @@ def _of_connection(users: list[BusUser], connection: str | None) -> list[BusUser
         known = ", ".join(dict.fromkeys(user.connection for user in users))
         raise ValueError(f"no node uses a broker by the connection '{connection}'; known: {known}")
     return [user for user in users if user.url in urls]
+
+
+def _policy_system(users: Sequence[BusUser], name: str | None, listens: Sequence[str]) -> BusUser:
+    """The user of `edgeflex serve policy` at the flows' broker. Raises click.UsageError."""
+    if name is None or not listens:
+        raise click.UsageError("--policy-user and --listen go together: who logs in, and what is heard")
+    if len({user.url for user in users}) > 1:
+        names = ", ".join(dict.fromkeys(user.connection for user in users))
+        raise click.UsageError(f"several brokers: say by --connection at which the policy system is; known: {names}")
+    if any(user.user == name for user in users):
+        raise click.UsageError(f"--policy-user: flows log in as '{name}' too; give the policy system a user of its own")
+    found = BusUser("policy system", users[0].url, name, None)
+    for text in listens:
+        group, _, topics = text.partition("=")
+        if not _GROUP.fullmatch(group) or not topics:
+            raise click.UsageError(f"--listen: GROUP=FILTER, such as south=edgeflex/south/reports/+; got '{text}'")
+        found.subscribe.add(topics)
+        found.publish |= {f"edgeflex/{group}/service/+", f"edgeflex/{group}/answer/+"}
+    return found
 
 
 def _check_writable(user: BusUser) -> None:

@@ -51,8 +51,9 @@ def check(
 
     Opens nothing and needs no secrets: those that are missing are noted. With --connect a site file stands for its
     flows, as for `run`, secrets are needed, and each connection is opened and tried: whether it lets us in, how long it
-    takes to answer, and when its certificate ends. A PMU that obeys commands is asked for its configuration. Ports on
-    which a node only listens are told and not tried.
+    takes to answer, and when its certificate ends. Of the policies to which flows bind settings, those that are missing
+    or leave something open are warned of, and what a flow would refuse is wrong. A PMU that obeys commands is asked for
+    its configuration. Ports on which a node only listens are told and not tried.
 
     Exit codes: 0 all is right; 1 something is wrong; 2 wrong usage.
     """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from rich.text import Text
 
+from edgeflex_flow.cli.connect_policies import Found, found_policies
 from edgeflex_flow.clock import SystemClock
 from edgeflex_flow.errors import EdgeflexError
 from edgeflex_flow.flowfile import Plan
@@ -33,7 +34,7 @@ class Reached(msgspec.Struct, frozen=True):
     """What became of trying one connection, or one device that a node calls by itself."""
 
     name: str
-    """Of the connection, or `flow/node`."""
+    """Of the connection, `flow/node`, or `connection/policy`."""
     kind: str
     ok: bool
     latency_ms: float | None = None
@@ -42,6 +43,8 @@ class Reached(msgspec.Struct, frozen=True):
     certificate_until: datetime | None = None
     not_tried: str = ""
     """Ports that were left alone."""
+    warning: str = ""
+    """What works, and not as somebody may think."""
     error: str = ""
 
     @property
@@ -52,18 +55,51 @@ class Reached(msgspec.Struct, frozen=True):
 
 
 def reach_all(plans: Iterable[Plan]) -> list[Reached]:
-    """Try every connection that the flows use, each once, and every device that a node calls, side by side."""
+    """Try every connection that the flows use, each once, and every device that a node calls, side by side.
+
+    Of a policy system the policies are asked for to which the flows of its site bind settings.
+    """
     plans = list(plans)
-    connections: dict[tuple[str, str], Callable[[], Reached]] = {}
+    connections: dict[tuple[str, str], Callable[[], list[Reached]]] = {}
+    bound: dict[tuple[str, str], list[Plan]] = {}
     for plan in plans:
         if plan.policy_system is not None:
-            connections[plan.site, plan.policy_system.name] = partial(_reach, plan, plan.policy_system)
+            place = plan.site, plan.policy_system.name
+            bound.setdefault(place, []).append(plan)
+            connections[place] = partial(_reach_policies, bound[place], plan.policy_system)
         for node in plan.nodes:
             for connection in node.connections.values():
-                connections.setdefault((plan.site, connection.name), partial(_reach, plan, connection))
+                connections.setdefault((plan.site, connection.name), partial(_reach_alone, plan, connection))
     nodes = [call for plan in plans for node in plan.nodes for call in _calls_of(node, plan)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(lambda call: call(), [*connections.values(), *nodes]))
+        return [each for found in pool.map(lambda call: call(), [*connections.values(), *nodes]) for each in found]
+
+
+def _reach_alone(plan: Plan, connection: OpenConnection) -> list[Reached]:
+    return [_reach(plan, connection)]
+
+
+def _reach_policies(plans: Sequence[Plan], connection: OpenConnection) -> list[Reached]:
+    """A policy system, and if it answers what the policies do in the flows."""
+    reached = _reach(plans[0], connection)
+    if not reached.ok:
+        return [reached]
+    try:
+        found = found_policies(plans, connection, _context(plans[0], connection.name))
+    except EdgeflexError as error:
+        return [msgspec.structs.replace(reached, ok=False, error=str(error))]
+    return [reached, *(_of_policy(connection.name, each) for each in found)]
+
+
+def _of_policy(system: str, found: Found) -> Reached:
+    return Reached(
+        f"{system}/{found.policy_id}",
+        "policy",
+        ok=not found.errors,
+        peer=found.shown,
+        warning="; ".join(found.warnings),
+        error="; ".join(found.errors),
+    )
 
 
 def _reach(plan: Plan, connection: OpenConnection) -> Reached:
@@ -73,7 +109,7 @@ def _reach(plan: Plan, connection: OpenConnection) -> Reached:
     return _try(told, connection.node.probe, connection.config, _context(plan, connection.name))
 
 
-def _calls_of(node: PlannedNode, plan: Plan) -> Iterator[Callable[[], Reached]]:
+def _calls_of(node: PlannedNode, plan: Plan) -> Iterator[Callable[[], list[Reached]]]:
     """How to try a node that has to do with the network by itself."""
     probe = node.node.probe if isinstance(node.node, SourceNode) else None
     ports = [port for port in own_ports(node, plan) if probe is None or port.direction == "in"]
@@ -83,9 +119,9 @@ def _calls_of(node: PlannedNode, plan: Plan) -> Iterator[Callable[[], Reached]]:
     )
     told = Reached(f"{plan.name}/{node.id}", node.node.kind, ok=True, not_tried=not_tried)
     if probe is not None:
-        yield partial(_try, told, probe, node.config, _context(plan, node.id))
+        yield lambda: [_try(told, probe, node.config, _context(plan, node.id))]
     elif not_tried:
-        yield lambda: told
+        yield lambda: [told]
 
 
 def _context(plan: Plan, name: str) -> Context:
@@ -116,20 +152,19 @@ def _try(told: Reached, probe: Callable[[Any, Context], Probe], config: object, 
 
 
 def line(reached: Reached) -> Text:
-    """One connection or device for people."""
+    """One connection, device or policy for people."""
     name = (f"{reached.name}", "bold")
     what = f" ({reached.kind}): "
     if not reached.ok:
         return Text.assemble(("✗ ", "bold red"), name, what, reached.error)
-    not_tried = [f"{reached.not_tried}; not tried"] if reached.not_tried else []
-    if reached.latency_ms is None:
-        return Text.assemble(("- ", "bold"), name, what, *not_tried)
-    parts = [f"{reached.latency_ms:.1f} ms"]
+    parts = [] if reached.latency_ms is None else [f"{reached.latency_ms:.1f} ms"]
     parts += [reached.peer] if reached.peer else []
-    parts += not_tried
+    parts += [f"{reached.not_tried}; not tried"] if reached.not_tried else []
     days = reached.certificate_days
     if reached.certificate_until is not None and days is not None:
         parts.append(f"certificate until {reached.certificate_until:%Y-%m-%d}, {days:.0f} days")
     soon = days is not None and days < SOON_DAYS
-    sign = ("! ", "bold yellow") if soon else ("✓ ", "bold green")
-    return Text.assemble(sign, name, what, ", ".join(parts), " - renew it soon" if soon else "")
+    warnings = [each for each in (reached.warning, "renew it soon" if soon else "") if each]
+    is_tried = reached.latency_ms is not None or reached.peer or warnings
+    sign = ("! ", "bold yellow") if warnings else ("✓ ", "bold green") if is_tried else ("- ", "bold")
+    return Text.assemble(sign, name, what, " - ".join([", ".join(parts), *warnings] if parts else warnings))

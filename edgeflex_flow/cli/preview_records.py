@@ -15,15 +15,14 @@ from edgeflex_flow.cli.preview_plan import Record, behind
 from edgeflex_flow.errors import EdgeflexError, nearest
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.flowfile.wires import describe, merge
-from edgeflex_flow.messages import DeadLetter, Message, Samples, join_samples
+from edgeflex_flow.messages import Message, Samples, join_samples
 from edgeflex_flow.node import (
-    DEAD_LETTERS,
+    FLOW_WIRES,
     OpenConnection,
     OperatorNode,
     SinkNode,
     SourceNode,
     Wire,
-    message_wire,
 )
 from edgeflex_flow.runtime.run import FlowRun
 
@@ -275,7 +274,7 @@ def lacking(plan: Plan, source: PlannedNode, columns: Iterable[str]) -> list[str
     """What nodes would miss if a source gave these columns only, in words; empty if it would do."""
     assert source.wire is not None
     only = Wire(source.wire.messages, frozenset(columns))
-    wires: dict[str, Wire | None] = {DEAD_LETTERS: message_wire(DeadLetter), source.id: only}
+    wires: dict[str, Wire | None] = {**FLOW_WIRES, source.id: only}
     return [
         f"'{node.id}' needs {', '.join(sorted(missing))}"
         for node in plan.nodes

@@ -39,6 +39,8 @@ def pattern_problem(pattern: str, hint: Hint) -> str | None:
     >>> from typing import Annotated
     >>> pattern_problem("https://*/api", read_hint(Annotated[str, url("", {"https": 443})]))
     'a `*` cannot stand for a whole host'
+    >>> pattern_problem("https://*.com/api", read_hint(Annotated[str, url("", {"https": 443})]))
+    'a `*` cannot stand in the last two parts of a host: anybody can have one of these names'
     """
     if WILDCARD * 2 in pattern:
         return "one `*` is enough"
@@ -49,8 +51,15 @@ def pattern_problem(pattern: str, hint: Hint) -> str | None:
         return "an url has the form https://host:port/path, without a user"
     if WILDCARD in parts["scheme"] or WILDCARD in (parts["port"] or ""):
         return "a `*` stands in the host or the path of an url"
-    if parts["host"].strip(f"{WILDCARD}.") == "":
+    return _host_problem(parts["host"])
+
+
+def _host_problem(host: str) -> str | None:
+    if host.strip(f"{WILDCARD}.") == "":
         return "a `*` cannot stand for a whole host"
+    labels = host.rstrip(".").split(".")
+    if len(labels) > 1 and any(WILDCARD in label for label in labels[-2:]):
+        return "a `*` cannot stand in the last two parts of a host: anybody can have one of these names"
     return None
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.flowfile.wires import describe
-from edgeflex_flow.messages import DeadLetter
-from edgeflex_flow.node import DEAD_LETTERS, DEFAULT_PORT, SinkNode, SourceNode, Wire, message_wire
+from edgeflex_flow.node import DEFAULT_PORT, FLOW_WIRES, SinkNode, SourceNode, Wire
 
 
 def role(node: PlannedNode) -> str:
@@ -25,8 +24,8 @@ def kind_words(node: PlannedNode) -> str:
 
 
 def output_wires(plan: Plan) -> dict[str, Wire | None]:
-    """What each node gives, the wire of dead letters included."""
-    return {DEAD_LETTERS: message_wire(DeadLetter), **{node.id: node.wire for node in plan.nodes}}
+    """What each node gives, wires of the flow itself included."""
+    return {**FLOW_WIRES, **{node.id: node.wire for node in plan.nodes}}
 
 
 _SHAPES = {"source": ('(["', '"])'), "operator": ('["', '"]'), "sink": ('[/"', '"/]')}
@@ -38,8 +37,7 @@ def to_mermaid(plan: Plan) -> str:
     for node in plan.nodes:
         left, right = _SHAPES[role(node)]
         lines.append(f"  n_{node.id}{left}{_text(node.id)}<br/><small>{_text(kind_words(node))}</small>{right}")
-    if plan.keeps_dead_letters:
-        lines.append(f'  n_{DEAD_LETTERS}{{{{"{DEAD_LETTERS}"}}}}')
+    lines += [f'  n_{name}{{{{"{name}"}}}}' for name in plan.flow_wires]
     wires = output_wires(plan)
     for node in plan.nodes:
         for port, sources in node.inputs.items():

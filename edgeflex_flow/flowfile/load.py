@@ -32,7 +32,7 @@ from edgeflex_flow.flowfile.site import Site
 from edgeflex_flow.flowfile.table import load_table
 from edgeflex_flow.flowfile.wires import WireCheck
 from edgeflex_flow.flowfile.wiring import Draft, check_references, note_unread, order, read_from
-from edgeflex_flow.node import DEAD_LETTERS, OperatorNode, SinkNode, SourceNode, Wire
+from edgeflex_flow.node import FLOW_WIRES, OperatorNode, SinkNode, SourceNode, Wire
 from edgeflex_flow.registry import Registry
 
 MOST_NODES = 1000
@@ -350,8 +350,8 @@ class _Check:
 
     def _draft(self, node_id: str, place: Place, value: Value, interpolator: Interpolator, site: Site) -> Draft:
         draft = Draft(node_id, place, None)
-        if node_id == DEAD_LETTERS:
-            self._report.problem(place, f"'{DEAD_LETTERS}' is the reserved name of the wire of dead letters")
+        if node_id in FLOW_WIRES:
+            self._report.problem(place, f"'{node_id}' is the reserved name of the wire of {node_id.replace('_', ' ')}")
         entries = value.mapping()
         if entries is None:
             text = "a node is a mapping with 'kind', 'from' and the settings of its kind"

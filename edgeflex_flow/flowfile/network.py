@@ -19,8 +19,7 @@ from edgeflex_flow.flowfile.fields import ConfigField, config_fields
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.flowfile.stand_ins import PLACEHOLDER
 from edgeflex_flow.flowfile.wires import message_name
-from edgeflex_flow.messages import DeadLetter
-from edgeflex_flow.node import DEAD_LETTERS, NodeConfig, OpenConnection
+from edgeflex_flow.node import FLOW_WIRES, NodeConfig, OpenConnection
 from edgeflex_flow.policy import WILDCARD, Binding, TextBinding
 
 _PART = re.compile(r"\{([a-z_]*)\}")
@@ -148,8 +147,8 @@ def _message_types(node: PlannedNode, plan: Plan) -> list[str]:
     by_id = {each.id: each for each in plan.nodes}
     names: set[str] = set()
     for source in (each for ids in node.inputs.values() for each in ids):
-        wire = None if source == DEAD_LETTERS else by_id[source].wire
-        names |= {message_name(each) for each in ((DeadLetter,) if wire is None else wire.messages)}
+        wire = FLOW_WIRES[source] if source in FLOW_WIRES else by_id[source].wire
+        names |= {message_name(each) for each in (() if wire is None else wire.messages)}
     return sorted(names)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeflex_flow.node import (
-    DEAD_LETTERS,
+    FLOW_WIRES,
     NodeConfig,
     OpenConnection,
     OperatorNode,
@@ -27,7 +27,7 @@ class PlannedNode:
     node: OperatorNode[Any, Any] | SourceNode[Any] | SinkNode[Any]
     config: NodeConfig
     inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Input port to the ids of the nodes wired to it, in the file's order; `dead_letters` may be among them."""
+    """Input port to the ids of the nodes wired to it, in the file's order; it may read wires of the flow itself."""
     connections: Mapping[str, OpenConnection] = field(default_factory=dict)
     """By config field that names the connection."""
     policies: Mapping[str, Binding] = field(default_factory=dict)
@@ -63,9 +63,18 @@ class Plan:
     @property
     def policy_ids(self) -> tuple[str, ...]:
         """Ids of the policies to which something is bound, sorted."""
-        bound = [each.policies for each in self.nodes] + list(self.bound_connections.values())
-        return tuple(sorted({binding.policy for bindings in bound for binding in bindings.values()}))
+        return tuple(sorted(self.policy_fields))
 
     @property
-    def keeps_dead_letters(self) -> bool:
-        return bool(self.readers(DEAD_LETTERS))
+    def policy_fields(self) -> Mapping[str, frozenset[str]]:
+        """By policy to which something is bound, the fields that are read."""
+        found: dict[str, set[str]] = {}
+        for bindings in (*(each.policies for each in self.nodes), *self.bound_connections.values()):
+            for binding in bindings.values():
+                found.setdefault(binding.policy, set()).add(binding.field)
+        return {name: frozenset(fields) for name, fields in found.items()}
+
+    @property
+    def flow_wires(self) -> tuple[str, ...]:
+        """Which wires of the flow itself are read."""
+        return tuple(name for name in FLOW_WIRES if self.readers(name))

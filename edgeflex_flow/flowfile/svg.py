@@ -11,7 +11,7 @@ from edgeflex_flow.flowfile.graph import kind_words, output_wires, role
 from edgeflex_flow.flowfile.layout import Layout, lay_out
 from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.flowfile.wires import describe
-from edgeflex_flow.node import DEAD_LETTERS, DEFAULT_PORT, Wire
+from edgeflex_flow.node import DEFAULT_PORT, Wire
 
 _BOX_HEIGHT = 56.0
 _LEAST_BOX_WIDTH = 116.0
@@ -113,8 +113,8 @@ def to_svg(plan: Plan) -> str:
 
 
 def _upstream(plan: Plan) -> dict[str, list[str]]:
-    """For each node those it reads; the wire of dead letters is drawn as a node when somebody reads it."""
-    drawn: dict[str, list[str]] = {DEAD_LETTERS: []} if plan.keeps_dead_letters else {}
+    """For each node those it reads; wires of the flow itself are drawn as nodes when somebody reads them."""
+    drawn: dict[str, list[str]] = {name: [] for name in plan.flow_wires}
     for node in plan.nodes:
         drawn[node.id] = list(dict.fromkeys(source for sources in node.inputs.values() for source in sources))
     return drawn

@@ -11,8 +11,8 @@ from edgeflex_flow.flowfile.report import FileReport
 from edgeflex_flow.flowfile.secrecy import HIDDEN, Place
 from edgeflex_flow.flowfile.stand_ins import PLACEHOLDER
 from edgeflex_flow.flowfile.wiring import Draft, Reference
-from edgeflex_flow.messages import DeadLetter, Samples
-from edgeflex_flow.node import DEAD_LETTERS, SinkNode, SourceNode, Wire, WireMessage, message_wire
+from edgeflex_flow.messages import Samples
+from edgeflex_flow.node import FLOW_WIRES, SinkNode, SourceNode, Wire, WireMessage
 from edgeflex_flow.registry import Registry
 from edgeflex_flow.units import SUFFIXES, conversion_factor
 
@@ -51,7 +51,7 @@ class WireCheck:
         self._report = report
         self._registry = registry
         self._drafts = {draft.id: draft for draft in drafts}
-        self.wires: dict[str, Wire | None] = {DEAD_LETTERS: message_wire(DeadLetter)}
+        self.wires: dict[str, Wire | None] = dict(FLOW_WIRES)
         """What each node gives; None for sinks and for what cannot be known."""
         for draft in self._drafts.values():
             self.wires[draft.id] = self._output(draft)
@@ -148,7 +148,7 @@ class WireCheck:
 
     def _origin(self, node_id: str) -> Draft | None:
         """The nearest source upstream whose stream may hold more columns than it names."""
-        waiting, seen = [node_id], {node_id, DEAD_LETTERS}
+        waiting, seen = [node_id], {node_id, *FLOW_WIRES}
         while waiting:
             draft = self._drafts[waiting.pop(0)]
             wire = self.wires.get(draft.id)

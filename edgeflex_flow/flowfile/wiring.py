@@ -12,7 +12,7 @@ from edgeflex_flow.flowfile.decode import Decoded
 from edgeflex_flow.flowfile.document import Value
 from edgeflex_flow.flowfile.report import FileReport, got
 from edgeflex_flow.flowfile.secrecy import Place
-from edgeflex_flow.node import DEAD_LETTERS, DEFAULT_PORT, Input, OperatorNode, SinkNode, SourceNode
+from edgeflex_flow.node import DEFAULT_PORT, FLOW_WIRES, Input, OperatorNode, SinkNode, SourceNode
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +106,12 @@ def _references(value: Value, wrong: object) -> Iterator[Reference]:
 
 def check_references(drafts: Mapping[str, Draft], report: FileReport) -> None:
     """Report ids that name no node, and reading from sinks. Wrong references are taken out."""
-    known = (*(name for name, draft in drafts.items() if not isinstance(draft.node, SinkNode)), DEAD_LETTERS)
+    known = (*(name for name, draft in drafts.items() if not isinstance(draft.node, SinkNode)), *FLOW_WIRES)
     for draft in drafts.values():
         for port, references in draft.inputs.items():
             good = []
             for reference in references:
-                if reference.id == DEAD_LETTERS or reference.id in known:
+                if reference.id in known:
                     good.append(reference)
                     continue
                 draft.wired = False
@@ -138,7 +138,7 @@ def order(drafts: Mapping[str, Draft], report: FileReport) -> list[Draft]:
     ids = list(drafts)
     index = {name: i for i, name in enumerate(ids)}
     upstream = {
-        i: {index[reference.id] for _, reference in draft.references() if reference.id != DEAD_LETTERS}
+        i: {index[reference.id] for _, reference in draft.references() if reference.id not in FLOW_WIRES}
         for i, draft in enumerate(drafts.values())
     }
     downstream: dict[int, list[int]] = {i: [] for i in upstream}

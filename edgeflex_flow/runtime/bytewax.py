@@ -26,7 +26,7 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from edgeflex_flow.errors import FatalError
 from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import DEAD_LETTERS, OperatorNode, Sink, SourceNode, WireMessage
+from edgeflex_flow.node import FLOW_WIRES, OperatorNode, Sink, SourceNode, WireMessage
 from edgeflex_flow.runtime.feed import Feed, FeedItem
 from edgeflex_flow.runtime.lifecycle import execute
 from edgeflex_flow.runtime.receipts import Receipts
@@ -248,7 +248,7 @@ def _refuse_late_ticks(stages: Sequence[StagePlan]) -> None:
 
 def _fed(plan: Plan) -> frozenset[str]:
     """Nodes whose messages come from the feed."""
-    return frozenset(node.id for node in plan.nodes if isinstance(node.node, SourceNode)) | {DEAD_LETTERS}
+    return frozenset(node.id for node in plan.nodes if isinstance(node.node, SourceNode)) | FLOW_WIRES.keys()
 
 
 class _StageStep:

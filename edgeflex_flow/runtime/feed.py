@@ -13,7 +13,6 @@ from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.errors import BadMessageError, FatalError, RetryableError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import (
-    DEAD_LETTERS,
     AcknowledgingSource,
     ChangingSource,
     OperatorNode,
@@ -158,8 +157,8 @@ class Feed:
                 self._reopen(item)
         if self._is_virtual:
             self._move_clock(items)
-        if self._run.has_dead_letters:
-            items.extend((DEAD_LETTERS, letter) for letter in self._run.take_dead_letters())
+        if self._run.has_own_messages:
+            items.extend(self._run.take_own_messages())
         if self._sources_are_done():
             self._linger_on(items)
         elif self._tickers:

@@ -123,16 +123,28 @@ def version_of(fields: Mapping[str, Any]) -> str:
 
 def _tell_unknown(run: FlowRun, policies: PolicyValues) -> None:
     """Warn of names that look misspelt: they would change nothing, in silence. Policies may be those of other flows."""
-    bound: dict[str, set[str]] = {}
-    for holder in _holders(run):
-        for binding in holder.bindings.values():
-            bound.setdefault(binding.policy, set()).add(binding.field)
+    bound = run.plan.policy_fields
     for policy, fields in policies.items():
         if policy not in bound and (near := nearest(policy, bound)):
             run.log.warning("policies: nothing is bound to policy '%s'; did you mean '%s'?", policy, near)
         for field in sorted(fields.keys() - bound[policy] - {VERSION}) if policy in bound else ():
             known = ", ".join(sorted(bound[policy]))
             run.log.warning("policy '%s': nothing is bound to field '%s'; known: %s", policy, field, known)
+
+
+def report_misspelt(run: FlowRun, policies: PolicyValues, policy: str, field: str, near: str) -> None:
+    """Tell the policy system that a setting stays as it is, since the policy seems to misspell its field as `near`."""
+    for holder in _holders(run):
+        for name, binding in holder.bindings.items():
+            if (binding.policy, binding.field) == (policy, field):
+                value = policies[policy][near]
+                wanted = _Wanted(name, binding, value, version_of(policies[policy]), is_written=True)
+                config = holder.entries[holder.key].config
+                before = in_words(config, name, getattr(config, name))
+                why = (
+                    f"the policy says nothing in field '{field}', but in '{near}', which nothing reads: is that meant?"
+                )
+                run.on_effect(_effect(run, holder, wanted, before, str(value), why))
 
 
 def _apply(run: FlowRun, holder: _Holder, wanted: Sequence[_Wanted]) -> list[_Refused]:

@@ -6,17 +6,18 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from edgeflex_flow.clock import SystemClock
 from edgeflex_flow.errors import nearest
+from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.messages import Policy
 from edgeflex_flow.node import Context, OpenConnection
 from edgeflex_flow.policy import POLICIES, PolicyEffect, PolicySystem
 from edgeflex_flow.policy_watch import InForcePolicies, PolicyWatch, keep_of
-from edgeflex_flow.runtime.policies import VERSION, apply_policies
+from edgeflex_flow.runtime.policies import VERSION, PolicyValues, apply_policies, report_misspelt
 from edgeflex_flow.runtime.policy_effects import EffectReports
 from edgeflex_flow.runtime.run import POLICY_SYSTEM, FlowRun
 
@@ -83,8 +84,10 @@ class PolicyLoader:
         self._group = asking.terms.group
         self._max_age_s = asking.terms.max_age_s
         self._reports = EffectReports(run, reporting)
-        self._lacking: frozenset[tuple[str, str]] = frozenset()
+        self._lacking: frozenset[Lacking] = frozenset()
+        self._unread: frozenset[tuple[str, str]] = frozenset()
         self._was_expired = False
+        self._was_refused = False
         self._told_kept = False
         self._held: frozenset[str] = frozenset()
         """Ids of the policies that were in force when the watch told last."""
@@ -117,11 +120,15 @@ class PolicyLoader:
             self._told_kept = True
             self._tell(logging.INFO, f"{_since(in_force)}; until it answers, what it said then holds")
         self._tell_lacking(values)
+        self._tell_unread(values)
         if in_force.is_expired and not self._was_expired:
             text = f"{_since(in_force)}, longer than {self._max_age_s:g} s: defaults hold"
             self._tell(logging.ERROR, text)
             self._alarm(text)
         self._was_expired = in_force.is_expired
+        if in_force.refused and not self._was_refused:
+            self._alarm(f"{in_force.refused}; what was said last holds")
+        self._was_refused = bool(in_force.refused)
         self._tell_withdrawn(in_force)
         apply_policies(self._run, values, written=True, complete=False)
 
@@ -134,17 +141,20 @@ class PolicyLoader:
             self._alarm(f"{names}: withdrawn, or not for this site any more; defaults hold")
 
     def _tell_lacking(self, values: dict[str, dict[str, Any]]) -> None:
-        """Say once which bound fields a policy leaves open; warn where it has one that looks misspelt."""
-        plan = self._run.plan
-        bindings = [each.policies for each in plan.nodes] + list(plan.bound_connections.values())
-        bound = {(each.policy, each.field) for bindings_of_one in bindings for each in bindings_of_one.values()}
-        lacking = {(name, field) for name, field in bound if name in values and field not in values[name]}
-        for name, field in sorted(lacking - self._lacking):
-            close = nearest(field, values[name].keys() - {VERSION} - {each for of, each in bound if of == name})
-            hint = "" if close is None else f"; it says {close!r}: did it mean that?"
-            text = f"policy '{name}' says nothing in field '{field}': the default holds{hint}"
-            self._tell(logging.INFO if close is None else logging.WARNING, text)
-        self._lacking = frozenset(lacking)
+        """Say once which bound fields a policy leaves open; warn of one that looks misspelt, and report it."""
+        lacking = frozenset(lacking_fields(self._run.plan, values))
+        for each in sorted(lacking - self._lacking):
+            self._tell(logging.WARNING if each.near else logging.INFO, f"policy '{each.policy}' {each.shown}")
+            if each.near:
+                report_misspelt(self._run, values, each.policy, each.field, each.near)
+        self._lacking = lacking
+
+    def _tell_unread(self, values: dict[str, dict[str, Any]]) -> None:
+        """Say once which fields of a policy nothing in the flow reads. Another flow may: it is no warning."""
+        unread = {(name, field) for name, fields in unread_fields(self._run.plan, values).items() for field in fields}
+        for name, field in sorted(unread - self._unread):
+            self._tell(logging.INFO, f"policy '{name}': nothing in this flow reads field '{field}'")
+        self._unread = frozenset(unread)
 
     def _tell(self, level: int, text: str) -> None:
         self._run.log.log(level, "policies: %s", text)
@@ -163,6 +173,33 @@ def said_by(policy: Policy) -> dict[str, Any]:
     """Fields that say something, and the version. Policy systems give all that a kind has, what is left open too."""
     said = {name: value for name, value in policy.fields.items() if value is not None and value not in ("", [])}
     return {**said, VERSION: policy.version}
+
+
+class Lacking(NamedTuple):
+    """A field to which a flow binds, and in which the policy says nothing."""
+
+    policy: str
+    field: str
+    near: str
+    """A field of the policy that looks like this one misspelt; empty if none does."""
+
+    @property
+    def shown(self) -> str:
+        hint = f"; it says '{self.near}': did it mean that?" if self.near else ""
+        return f"says nothing in field '{self.field}': the default holds{hint}"
+
+
+def lacking_fields(plan: Plan, values: PolicyValues) -> Iterator[Lacking]:
+    """What policies to which the flow binds leave open."""
+    for name, bound in plan.policy_fields.items():
+        for field in bound - values[name].keys() if name in values else ():
+            yield Lacking(name, field, nearest(field, values[name].keys() - {VERSION} - bound) or "")
+
+
+def unread_fields(plan: Plan, values: PolicyValues) -> dict[str, frozenset[str]]:
+    """By policy to which the flow binds, its fields that nothing in the flow reads."""
+    bound = plan.policy_fields
+    return {name: frozenset(values[name].keys() - {VERSION} - bound[name]) for name in bound.keys() & values.keys()}
 
 
 def _since(in_force: InForcePolicies) -> str:

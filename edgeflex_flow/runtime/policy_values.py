@@ -8,8 +8,7 @@ from typing import Any
 from edgeflex_flow.flowfile.fields import check_text, parse_number, unit_of
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.flowfile.wires import merge
-from edgeflex_flow.messages import DeadLetter
-from edgeflex_flow.node import DEAD_LETTERS, NodeConfig, OperatorNode, SourceNode, Wire, message_wire
+from edgeflex_flow.node import FLOW_WIRES, NodeConfig, OperatorNode, SourceNode, Wire
 from edgeflex_flow.policy import Binding, PolicyBinding, TextBinding, is_allowed
 
 MOST_TEXTS = 1000
@@ -81,7 +80,7 @@ def interface_problem(plan: Plan, planned: PlannedNode, new: NodeConfig) -> str 
 
 
 def _inputs_of(plan: Plan, planned: PlannedNode) -> Mapping[str, Wire]:
-    wires = {each.id: each.wire for each in plan.nodes} | {DEAD_LETTERS: message_wire(DeadLetter)}
+    wires = {each.id: each.wire for each in plan.nodes} | dict(FLOW_WIRES)
     return {
         port: merge(wire for source in sources if (wire := wires[source]) is not None)
         for port, sources in planned.inputs.items()

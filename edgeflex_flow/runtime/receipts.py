@@ -41,7 +41,7 @@ class Receipts:
             return
         polls = tuple(source.poll_number() for source in self._sources)
         # A dead letter on its way to its sink is something that came of a message, too.
-        if polls != self._noted and not busy and not self._run.has_dead_letters:
+        if polls != self._noted and not busy and not self._run.has_own_messages:
             self._note(polls)
         if self._waiting:
             self._acknowledge()

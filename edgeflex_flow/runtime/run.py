@@ -14,7 +14,16 @@ from edgeflex_flow.clock import Clock, SystemClock
 from edgeflex_flow.errors import FatalError
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.messages import Alarm, DeadLetter, Samples
-from edgeflex_flow.node import Context, Counters, NodeConfig, OpenConnection, OperatorNode, WireMessage
+from edgeflex_flow.node import (
+    DEAD_LETTERS,
+    POLICY_ALARMS,
+    Context,
+    Counters,
+    NodeConfig,
+    OpenConnection,
+    OperatorNode,
+    WireMessage,
+)
 from edgeflex_flow.policy import PolicyEffect
 from edgeflex_flow.wakeup import Wakeup
 
@@ -70,6 +79,12 @@ def _nothing() -> None:
 
 def _tell_nobody(_effect: PolicyEffect) -> None:
     return None
+
+
+def _alarm_givers(plan: Plan) -> list[str]:
+    """Operators whose wire carries alarms."""
+    operators = [node for node in plan.nodes if isinstance(node.node, OperatorNode)]
+    return [node.id for node in operators if node.wire is not None and Alarm in node.wire.messages]
 
 
 def count_on(wire: Counters, messages: Sequence[object]) -> None:
@@ -131,12 +146,10 @@ class FlowRun:
         """Applies once more what policies said last."""
         self.on_effect: Callable[[PolicyEffect], None] = _tell_nobody
         """Called from any thread with what a policy changed or could not change; its group is still to be filled in."""
-        self.alarms: dict[str, deque[Alarm]] = {
-            node.id: deque(maxlen=ALARMS_KEPT)
-            for node in plan.nodes
-            if isinstance(node.node, OperatorNode) and node.wire is not None and Alarm in node.wire.messages
-        }
-        """By operator whose wire carries alarms, those about it that it has still to give."""
+        tellers = [POLICY_ALARMS] if POLICY_ALARMS in plan.flow_wires else _alarm_givers(plan)
+        self.alarms: dict[str, deque[Alarm]] = {name: deque(maxlen=ALARMS_KEPT) for name in tellers}
+        """What has still to be given, by the wire of such alarms if the flow reads it, else by operator whose wire
+        carries alarms."""
         self.counters: dict[str, Counters] = {node.id: Counters() for node in plan.nodes}
         if plan.policy_system is not None:
             self.counters[POLICY_SYSTEM] = Counters()
@@ -157,7 +170,7 @@ class FlowRun:
         self.started = threading.Event()
         self._stopping = threading.Event()
         self._dead_letters: deque[DeadLetter] = deque(maxlen=DEAD_LETTERS_KEPT)
-        self._keeps_dead_letters = plan.keeps_dead_letters
+        self._keeps_dead_letters = DEAD_LETTERS in plan.flow_wires
         self._trouble = RateLimitedLog(self.log)
 
     @property
@@ -241,27 +254,35 @@ class FlowRun:
         self.wakeup.wake()
 
     @property
-    def has_dead_letters(self) -> bool:
-        """Whether `take_dead_letters` would give something."""
-        return bool(self._dead_letters)
+    def has_own_messages(self) -> bool:
+        """Whether `take_own_messages` would give something."""
+        return bool(self._dead_letters or self.alarms.get(POLICY_ALARMS))
 
-    def take_dead_letters(self) -> list[DeadLetter]:
-        taken: list[DeadLetter] = []
+    def take_own_messages(self) -> list[tuple[str, WireMessage]]:
+        """What comes on wires of the flow itself, with the name of the wire."""
+        taken: list[tuple[str, WireMessage]] = []
         while self._dead_letters:
-            taken.append(self._dead_letters.popleft())
+            taken.append((DEAD_LETTERS, self._dead_letters.popleft()))
+        if POLICY_ALARMS in self.alarms:
+            alarms = self.take_alarms(POLICY_ALARMS)
+            self._show(POLICY_ALARMS, alarms)
+            taken.extend((POLICY_ALARMS, alarm) for alarm in alarms)
         return taken
 
     def alarm(self, node: str, text: str, source: str = "") -> None:
-        """Have a node give an alarm with its next step, or else the next one behind it whose wire carries alarms. Any
-        thread. `source`: whom it is about, if not the node."""
+        """Have the `teller` of a node give an alarm. Any thread. `source`: whom it is about, if not the node."""
         teller = self.teller(node)
         if teller is not None:
             named = source or str(getattr(self.in_force[node].config, "name", "")) or node
             time_ns = self.clock.now_ns()
             self.alarms[teller].append(Alarm(source=named, severity="warning", text=text, time_ns=time_ns))
+            self.wakeup.wake()
 
     def teller(self, node: str) -> str | None:
-        """The first node, from this one on downstream, whose wire carries alarms."""
+        """Who gives alarms about a node: the wire of such alarms if the flow reads it, else, with its next step, the
+        first node, from this one on downstream, whose wire carries alarms."""
+        if POLICY_ALARMS in self.alarms:
+            return POLICY_ALARMS
         waiting, seen = [node], {node}
         while waiting:
             at = waiting.pop(0)
@@ -284,6 +305,9 @@ class FlowRun:
     def emitted(self, node: str, messages: list[WireMessage]) -> None:
         """Count what a node gave, log its alarms, and show it to the node's tap."""
         self.counters[node].add_all(messages_out=len(messages), rows_out=rows_of(messages))
+        self._show(node, messages)
+
+    def _show(self, node: str, messages: list[WireMessage]) -> None:
         for message in messages:
             if isinstance(message, Alarm):
                 where = f" ({message.device})" if message.device else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class OperatorRunner:
         if len(kept) < len(given):
             self._set_aside(given)
         if versions:
-            return [replace(each, policies=versions) if isinstance(each, Computed) else each for each in kept]
+            return [_stamped(each, versions) if isinstance(each, Computed) else each for each in kept]
         return kept
 
     def _over(self, config: Any, tick: Tick) -> Sequence[WireMessage]:
@@ -117,6 +117,11 @@ class OperatorRunner:
         for each in given:
             if isinstance(each, DeadLetter):
                 self._run.dead_letter(self._planned.id, each.reason, each.text, each.payload, count=each.count)
+
+
+def _stamped(message: Computed, versions: Mapping[str, str]) -> Computed:
+    """With the policies in force, beside those of what it was computed from."""
+    return replace(message, policies={**message.policies, **versions})
 
 
 def _place(error: Exception) -> str:

@@ -163,8 +163,10 @@ def _window(config: EventWindowConfig, state: EventWindowState, told: list[Frequ
         onset_ns = step.time_ns
     begin_ns, end_ns = onset_ns - before_ns, onset_ns + round(config.after * NS)
     samples = _between(state, begin_ns, end_ns)
+    told = sorted(told, key=lambda event: (event.detected_time_ns, event.device))  # however they came
     return EventWindow(
-        event=min(told, key=lambda event: (event.detected_time_ns, event.device)),  # however they came
+        event=told[0],
+        policies={name: version for event in told for name, version in event.policies.items()},
         onset_time_ns=onset_ns,
         begin_ns=begin_ns,
         end_ns=end_ns,

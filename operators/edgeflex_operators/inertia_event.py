@@ -161,6 +161,7 @@ def _estimate(
     remarks = (*fit.remarks, *_doubts(window, device)) if fit.status == "ok" else fit.remarks
     return InertiaEstimate(
         event_id=window.event.id,
+        policies=window.policies,
         device=device,
         time_ns=window.onset_time_ns,
         method="event",

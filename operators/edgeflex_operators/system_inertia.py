@@ -151,6 +151,7 @@ def system_inertia(
     other_mws = None if lost_mw is None else total.from_lost_power(lost_mw)
     found = SystemInertia(
         event_id=last.event_id,
+        policies={name: version for estimate in estimates for name, version in estimate.policies.items()},
         time_ns=last.time_ns,
         kinetic_energy_mws=None,
         estimated=tuple(total.estimated),

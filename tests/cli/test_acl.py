@@ -7,6 +7,7 @@ import json
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,10 @@ from certificates import Authority
 from click.testing import CliRunner, Result
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from served_policies import GROUP, ServedPolicies
 
 from edgeflex_flow.cli.acl import acl, password_entry
 from edgeflex_flow.cli.kinds import shipped_registry
@@ -105,10 +108,13 @@ class Person:
         self._client.subscribe(topic, 1)
         wait_until(lambda: self.subscriptions > before)
 
-    def publish(self, topic: str, payload: bytes) -> str:
+    def publish(self, topic: str, payload: bytes, token: str | None = None) -> str:
         """What the broker answered."""
         before = len(self.answers)
-        self._client.publish(topic, payload, 1)
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        if token is not None:
+            properties.UserProperty = [("authorization", f"Bearer {token}")]
+        self._client.publish(topic, payload, 1, properties=properties)
         wait_until(lambda: len(self.answers) > before)
         return self.answers[-1]
 
@@ -210,6 +216,95 @@ def test_user_of_the_flow_receives_no_other_topics(tmp_path: Path, guarded: Mosq
             boss.publish(topic, b"x")
         wait_until(lambda: grid.received)
     assert {topic for topic, _ in grid.received} == {"yard/measured/T1"}
+
+
+USERS = ("vpp", "pmu")
+PERMIT = {
+    "name": "all",
+    "effect": "permit",
+    "when": {"users": ["vpp"]},
+    "then": {"do": "return_data", "quantities": ["rocof_*"]},
+}
+EXCITED = {
+    "name": "excited",
+    "effect": "act",
+    "when": {"state": [{"quantity": "rocof_hz_per_s", "above": "20 mHz/s"}]},
+    "then": {"do": "run_service", "service": "inertia_estimation", "hold_off": "0 s"},
+}
+REPORTS, SERVICE = f"edgeflex/{GROUP}/reports", f"edgeflex/{GROUP}/service/inertia_estimation"
+
+
+@pytest.mark.needs("mosquitto")
+def test_the_policy_system_works_with_its_rights_and_nobody_else_hears_what_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, port = write_site(tmp_path, free_port()), free_port()
+    authority = Authority(site.parent)
+    options = ["--policy-user", "policy", "--listen", f"{GROUP}={REPORTS}/+"]
+    access, passwords = tmp_path / "acl", tmp_path / "passwords"
+    rights = [f"user {name}\ntopic write {REPORTS}/{name}\ntopic read edgeflex/{GROUP}/answer/{name}" for name in USERS]
+    watching = f"user watcher\ntopic read {SERVICE}"
+    access.write_text("\n".join([printed(site, "--only", "acl", *options), *rights, watching, ""]))
+    names = ("policy", "watcher", *USERS)
+    passwords.write_text("".join(f"{password_entry(name, name, 100)}\n" for name in names))
+    broker = Mosquitto(tmp_path, tls=authority.issue("broker"), password_file=passwords, acl_file=access)
+    broker.port = port
+    monkeypatch.setenv("EDGEFLEX_POLICY_BUS_USER", "policy")
+    monkeypatch.setenv("EDGEFLEX_POLICY_BUS_PASSWORD", "policy")
+    ca = authority.certificate
+    serve = ("--bus", f"mqtts://{HOST}:{port}", "--ca", str(ca), "--listen", f"{GROUP}={REPORTS}/+")
+    with (
+        broker,
+        ServedPolicies(tmp_path / "policy", *serve) as served,
+        person(broker, "vpp", "vpp", ca) as vpp,
+        person(broker, "pmu", "pmu", ca) as pmu,
+        person(broker, "watcher", "watcher", ca) as watcher,
+    ):
+        served.make_group()
+        keys = {name: served.make_service(name, "reporter") for name in USERS}
+        served.save("share", {"kind": "sharing", "rules": [PERMIT]})
+        served.save("excitation", {"kind": "trigger", "rules": [EXCITED]})
+        for each in (vpp, pmu, watcher):
+            each.subscribe("#")
+        measured = json.dumps([{"time_ns": time.time_ns(), "device": "G1", "rocof_hz_per_s": 0.5}]).encode()
+
+        def is_heard() -> bool:
+            pmu.publish(f"{REPORTS}/pmu", measured, keys["pmu"].bus_token("pmu"))
+            return bool(watcher.received)
+
+        wait_until(is_heard)
+        ask = json.dumps({"type": "data_request", "asset": "G1", "id": "7"}).encode()
+        vpp.publish(f"{REPORTS}/vpp", ask, keys["vpp"].bus_token("vpp"))
+        wait_until(lambda: vpp.received)
+        [(topic, answer)] = vpp.received
+        assert topic == f"edgeflex/{GROUP}/answer/vpp"
+        assert json.loads(answer)["values"]["rocof_hz_per_s"]["value"] == 0.5
+        assert {topic for topic, _ in watcher.received} == {SERVICE}
+        assert pmu.received == []
+    # A client for each: mosquitto 2.0.11 ends the connection after it has refused a message.
+    with broker:
+        for topic in (f"{REPORTS}/pmu", f"edgeflex/{GROUP}/policy/x", "edgeflex/other/service/x", SERVICE + "/x"):
+            with person(broker, "policy", "policy", ca) as policy:
+                assert policy.publish(topic, b"refused") == "Not authorized"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--policy-user", "policy"], "go together"),
+        (["--listen", "south=a"], "go together"),
+        (["--policy-user", "policy", "--listen", "a/b"], "GROUP=FILTER"),
+        (["--policy-user", "policy", "--listen", "+=a/b"], "GROUP=FILTER"),
+        (["--policy-user", "grid", "--listen", "south=a"], "flows log in as 'grid' too"),
+        (["--policy-user", "pol:icy", "--listen", "south=a"], "cannot stand in a file of passwords"),
+    ],
+)
+def test_rights_of_the_policy_system_that_cannot_be_told_are_refused(
+    tmp_path: Path, options: list[str], said: str
+) -> None:
+    result = told(write_site(tmp_path, free_port()), *options)
+    assert result.exit_code != 0
+    assert said in result.output
 
 
 @pytest.mark.needs("mosquitto")

@@ -207,7 +207,7 @@ def test_what_was_used_last_is_told_and_nothing_new_gives_nothing(make_context: 
         with source(make_context, service.url) as (opened, context):
             next_of(opened)
             wait_until(lambda: context.counters.get("not_modified") >= 3)
-            assert opened.poll() == ()
+            assert opened.poll() == []
             assert context.counters.get("answers") == 1
 
 

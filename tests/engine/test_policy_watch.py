@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
+import random
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,10 +21,12 @@ from http_service import Reply, json_reply
 from policy_server import GROUP, PolicyServer
 
 from edgeflex_connectors import policy_system
-from edgeflex_flow.clock import SystemClock
+from edgeflex_flow import policy_watch
+from edgeflex_flow.clock import SystemClock, VirtualClock
 from edgeflex_flow.node import Counters
+from edgeflex_flow.policy import PolicyAnswer, PolicyEffect, PolicySystemError, PolicyTerms
 from edgeflex_flow.policy_keep import PolicyKeep
-from edgeflex_flow.policy_watch import InForcePolicies, PolicyWatch
+from edgeflex_flow.policy_watch import InForcePolicies, PolicyWatch, retry_wait_s
 
 if TYPE_CHECKING:
     from conftest import ContextMaker
@@ -167,3 +174,96 @@ def test_a_lower_version_is_taken_and_told(
         wait_until(lambda: len(server.asked_s) > asked + 2)
         assert found.counters.get("version_back") == 1
     assert "'trigger' is version 3 now, and was 7" in caplog.text
+
+
+# Away and back --------------------------------------------------------------------------------------------------------
+
+
+class VirtualEvent(threading.Event):
+    """Waiting moves a clock, and takes no time."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self._clock.advance_to(self._clock.now_ns() + max(math.ceil(timeout * NS), 1))
+        return self.is_set()
+
+
+class AwayUntil:
+    """A policy system that answers from this second on, and ends the watch once it has."""
+
+    def __init__(self, clock: VirtualClock, back_s: float, refresh_s: float) -> None:
+        self.terms = PolicyTerms(GROUP, "https://policies.example", refresh_s, 86400.0, None)
+        self.asked_s: list[float] = []
+        self.has_answered = threading.Event()
+        self._clock, self._back_s = clock, back_s
+
+    def ask(self, policy_ids: Sequence[str], etag: str) -> PolicyAnswer:
+        self.asked_s.append(self._clock.now_ns() / NS)
+        if self.asked_s[-1] < self._back_s:
+            raise PolicySystemError("away")
+        self.has_answered.set()
+        return PolicyAnswer(())
+
+    def report(self, effects: Sequence[PolicyEffect]) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("refresh_s", "longest_s"), [(0.1, 5.0), (2.0, 5.0), (10.0, 10.0), (60.0, 60.0), (3600.0, 60.0)]
+)
+def test_a_flow_whose_policy_system_is_back_asks_within_its_period_or_five_seconds(
+    make_context: ContextMaker, monkeypatch: pytest.MonkeyPatch, refresh_s: float, longest_s: float
+) -> None:
+    clock = VirtualClock(NS)
+    virtual = SimpleNamespace(Thread=threading.Thread, Event=partial(VirtualEvent, clock))
+    monkeypatch.setattr(policy_watch, "threading", virtual)
+    system = AwayUntil(clock, 7200.0, refresh_s)
+    log = logging.getLogger("edgeflex.followed")
+    context = make_context(clock=clock)
+    watch = PolicyWatch(
+        system,
+        ["trigger"],
+        keep=None,
+        clock=clock,
+        counters=context.counters,
+        log=log,
+        on_change=lambda _in_force: None,
+        on_fatal=context.fail,
+    )
+    watch.start()
+    assert system.has_answered.wait(10.0)
+    watch.close()
+    back = next(at for at, asked_s in enumerate(system.asked_s) if asked_s >= 7200.0)
+    gaps_s = [after - before for before, after in pairwise(system.asked_s[: back + 1])]
+    assert max(gaps_s) <= longest_s + 1e-6
+    assert max(gaps_s) > longest_s / 2
+
+
+def test_a_thousand_flows_whose_policy_system_went_away_at_once_do_not_come_back_at_once() -> None:
+    random.seed(6)
+    back_s: list[float] = []
+    for _ in range(1000):
+        now_s, failures = 0.0, 0
+        while now_s < 300.0:
+            failures += 1
+            now_s += retry_wait_s(failures, 2.0, 0.0)
+        back_s.append(now_s)
+    assert max(back_s) < 305.0
+    most_in_100_ms = max(
+        sum(1 for each in back_s if start / 10 <= each < (start + 1) / 10) for start in range(3000, 3050)
+    )
+    assert most_in_100_ms < 80  # of 40 if all were spread evenly over the wait
+
+
+def test_a_wait_that_a_policy_system_asks_for_is_heeded_and_spread() -> None:
+    waits_s = [retry_wait_s(1, 2.0, 20.0) for _ in range(100)]
+    assert min(waits_s) >= 20.0
+    assert max(waits_s) <= 30.0
+    assert len(set(waits_s)) > 90

@@ -36,7 +36,7 @@ connections:
   databus: {kind: mqtt, url: "mqtt://bus.example"}
   platform:
     kind: rest
-    url: {policy: data, field: url, default: "https://a.example/api", allowed: ["https://*.example/api"]}
+    url: {policy: data, field: url, default: "https://a.grid.example/api", allowed: ["https://*.grid.example/api"]}
   history: {kind: sqlite, path: history.db}
 """
 
@@ -60,7 +60,7 @@ def test_texts_of_sources_and_urls_of_connections_may_be_bound(tmp_path: Path) -
     assert measured.policies["topics"] == TextBinding(
         policy="data", field="topics", default=("grid/a/pmu",), allowed=("grid/*/pmu", "grid/all/#")
     )
-    assert found.plan.bound_connections["platform"]["url"].default == "https://a.example/api"
+    assert found.plan.bound_connections["platform"]["url"].default == "https://a.grid.example/api"
     assert found.plan.policy_system is not None
     assert found.plan.policy_ids == ("data",)
 
@@ -105,6 +105,18 @@ def test_what_stands_for_a_secret_is_not_bound(tmp_path: Path) -> None:
     [
         ("https://*/api", "a `*` cannot stand for a whole host"),
         ("https://*.*/api", "a `*` cannot stand for a whole host"),
+        (
+            "https://*.com/api",
+            "a `*` cannot stand in the last two parts of a host: anybody can have one of these names",
+        ),
+        (
+            "https://grid.*/api",
+            "a `*` cannot stand in the last two parts of a host: anybody can have one of these names",
+        ),
+        (
+            "https://a.evil-*.com",
+            "a `*` cannot stand in the last two parts of a host: anybody can have one of these names",
+        ),
         ("*://a.example/api", "a `*` stands in the host or the path of an url"),
         ("https://a.example:*/api", "a `*` stands in the host or the path of an url"),
         ("https://a.example@b.example/*", "an url has the form https://host:port/path, without a user"),
@@ -112,7 +124,7 @@ def test_what_stands_for_a_secret_is_not_bound(tmp_path: Path) -> None:
     ],
 )
 def test_a_pattern_of_urls_names_the_hosts(tmp_path: Path, pattern: str, words: str) -> None:
-    site = SITE.replace('"https://*.example/api"', f'"https://a.example/api", "{pattern}"')
+    site = SITE.replace('"https://*.grid.example/api"', f'"https://a.grid.example/api", "{pattern}"')
     found = problem(checked(tmp_path, site=site))
     assert found.message == f"'url.allowed': {words}"
 
@@ -152,7 +164,7 @@ def test_rights_and_ports_are_those_that_policies_may_need(tmp_path: Path) -> No
     (user,) = bus_users([plan])
     assert user.subscribe == {"grid/a/pmu", "grid/+/pmu", "grid/all/#"}
     called = {(port.host, port.port) for port in ports([plan]) if port.direction == "out"}
-    assert {("a.example", 443), ("*.example", 443), ("policies.example", 443)} <= called
+    assert {("a.grid.example", 443), ("*.grid.example", 443), ("policies.example", 443)} <= called
 
 
 def test_pictures_say_which_policy_may_change_a_node(tmp_path: Path) -> None:
@@ -181,6 +193,6 @@ def test_the_schema_knows_bound_texts(tmp_path: Path) -> None:
 
 def test_a_site_alone_is_checked_with_its_bindings(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
-    file.write_text(SITE.replace('["https://*.example/api"]', '["https://b.example/api"]'))
+    file.write_text(SITE.replace('["https://*.grid.example/api"]', '["https://b.grid.example/api"]'))
     (found,) = check_files([file], shipped_registry())
     assert [each.message for each in found.problems] == ["'url.default' is not among what is allowed"]

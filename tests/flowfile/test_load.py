@@ -29,7 +29,7 @@ def test_a_plan_holds_what_the_files_say(check: Check) -> None:
     assert (plan.name, plan.about, plan.site, plan.file) == ("events", "Find events.", "yard_7", Path("flow.yaml"))
     assert plan.labels == {"owner": "grid team"}
     assert plan.folder == Path.cwd()
-    assert plan.keeps_dead_letters
+    assert plan.flow_wires == ("dead_letters",)
 
 
 def test_nodes_stand_after_all_that_they_read(check: Check) -> None:

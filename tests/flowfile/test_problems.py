@@ -47,6 +47,7 @@ SLOPE = "{kind: slope, from: pmu, window: 500ms}"
 PAIR = "{kind: pair, from: {measured: [pmu, slope], events: detect}}"
 POLICY = "{policy: trigger, field: onset, default: 0.02 Hz/s, min: 0.005 Hz/s, max: 1 Hz/s}"
 SHED = "{kind: shed, from: [pmu, slope], store: history}"
+READABLE = ("pmu", "detect", "watch", "both", "dead_letters", "policy_alarms")
 PORTS = ("measured", "events", "alarms")
 TEXT_POLICY_KEYS = ("policy", "field", "default", "allowed")
 POLICY_KEYS = ("policy", "field", "default", "min", "max")
@@ -194,7 +195,7 @@ IN_FLOW = [
          None, "shed", "'limit' cannot be bound to a policy: sinks take no new values while the flow runs"),
     # Wires.
     Case("unknown_node", "from: pmu,", "from: ▶pmuu,", None, "slope", "'from' names the unknown node 'pmuu'",
-         None, ("pmu", "detect", "watch", "both", "dead_letters"), "pmu"),
+         None, READABLE, "pmu"),
     Case("no_from", "from: pmu, ", "", (6, 3), "slope",
          "'from' is missing: which node does it read? write 'from: NODE'"),
     Case("no_from_with_ports", PAIR, "{kind: pair}", (13, 3), "both",
@@ -207,9 +208,9 @@ IN_FLOW = [
     Case("from_empty_mapping", "from: pmu,", "from: ▶{},", None, "slope", "'from' names no node"),
     Case("from_twice", "from: pmu,", "from: [pmu, ▶pmu],", None, "slope", "node 'pmu' stands twice in one 'from'"),
     Case("from_sink", "from: pmu,", "from: ▶shed,", None, "slope",
-         "node 'shed' is a sink and gives nothing to read", None, ("pmu", "detect", "watch", "both", "dead_letters")),
+         "node 'shed' is a sink and gives nothing to read", None, READABLE),
     Case("from_is_not_interpolated", "from: pmu,", 'from: ▶"${site}",', None, "slope",
-         "'from' names the unknown node '${site}'", None, ("pmu", "detect", "watch", "both", "dead_letters")),
+         "'from' names the unknown node '${site}'", None, READABLE),
     Case("unknown_port", "events: detect", "▶event: detect", None, "both", "unknown port 'event'",
          None, PORTS, "events"),
     Case("no_default_port", "{measured: [pmu, slope], events: detect}", "▶pmu", None, "both",

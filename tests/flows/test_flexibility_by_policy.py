@@ -87,7 +87,7 @@ def offering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Offering]:
 
 
 def of_day(from_now_s: float) -> str:
-    return f"{(time.time() + from_now_s) % 86_400:.0f} s"
+    return time.strftime("%H:%M", time.gmtime(time.time() + from_now_s))
 
 
 def after_s(offer: FlexOffer, name: str) -> float:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
 import pytest
 from broker import Listener, Mosquitto, wait_until
 from flow_files import FLOWS, RunningFlow, running_files
-from http_service import HttpService, json_reply
+from http_service import HttpService, Reply, json_reply
+from policy_server import PolicyServer
 from served_policies import AUDIENCE, GROUP, ServedPolicies, b64
 
 FLOW = """\
@@ -109,3 +111,42 @@ def test_what_a_policy_of_data_management_leaves_open_stays_as_the_files_say(tmp
             wait_until(lambda: any(topic.endswith("/feeder_2") for topic, _ in listener.received))
             assert run.counters["meters"].get("policy_refused") == 0
             assert run.counters["policy system"].get("failures") == 0
+
+
+FOLLOWING = """\
+site: yard
+connections:
+  databus: {kind: mqtt, url: "mqtt://127.0.0.1:${mqtt_port}"}
+  history: {kind: sqlite, path: history.db}
+  policies:
+    kind: policy_system
+    url: "${url}"
+    auth: {kind: jwt, key: site.pem, issuer: substation_12, audience: edgeflex-policy}
+    group: substation_12
+    refresh: 200ms
+    max_age: 1s
+params: {url: "http://127.0.0.1:1", mqtt_port: 1883, pmu_port: 0}
+"""
+
+
+@pytest.mark.needs("mosquitto")
+def test_alarms_about_policies_reach_the_databus_from_a_flow_whose_nodes_give_none(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(FOLLOWING)
+    with (
+        PolicyServer(tmp_path) as server,
+        Mosquitto(tmp_path) as broker,
+        Listener(broker, "edgeflex/yard/alarm/#") as listener,
+    ):
+        server.save("rocof_trigger", onset="50 Hz/s")
+
+        def told() -> list[str]:
+            topics = {topic for topic, _ in listener.received}
+            assert topics <= {"edgeflex/yard/alarm/frequency_events"}
+            return [json.loads(payload)["text"] for _, payload in listener.received]
+
+        params = {"url": server.url, "mqtt_port": broker.port}
+        with running_files(FLOWS / "frequency_events.yaml", tmp_path / "site.yaml", {}, **params):
+            wait_until(lambda: any("50 is outside 0.005 to 1 Hz/s" in text for text in told()))
+            server.fault = lambda _request: Reply(401)
+            wait_until(lambda: any("the token says issuer 'substation_12'" in text for text in told()))
+            wait_until(lambda: any("longer than 1 s: defaults hold" in text for text in told()))

@@ -78,6 +78,15 @@ def test_what_several_devices_tell_of_one_event_is_one_window(case: Case) -> Non
     assert len(run(seconds(case.samples), told)) == 1
 
 
+def test_a_window_names_the_policies_that_asked_for_any_of_its_events(case: Case) -> None:
+    asked = [
+        replace(event_at(case.onset_ns, "GENROU_1"), policies={"south/excitation": "3"}),
+        replace(event_at(case.onset_ns + NS // 4, "GENROU_2"), policies={"north/excitation": "1"}),
+    ]
+    [window] = run(seconds(case.samples), asked)
+    assert window.policies == {"south/excitation": "3", "north/excitation": "1"}
+
+
 def test_a_device_that_tells_much_later_makes_no_second_window(case: Case) -> None:
     told = [event_at(case.onset_ns), event_at(case.onset_ns + 9 * NS // 10 + NS, "GENROU_3")]
     assert len(run(seconds(case.samples), [*told[:1], replace(told[1], onset_time_ns=case.onset_ns + NS)])) == 1

@@ -64,6 +64,11 @@ def test_an_estimate_tells_the_settings_that_a_policy_may_have_changed(case: Cas
     assert set(found.settings) == set(config.__struct_fields__) - {"units"}
 
 
+def test_an_estimate_names_the_policies_of_its_event(case: Case) -> None:
+    found = estimate(case, policies={"south/excitation": "3"})
+    assert [each.policies for each in found] == [{"south/excitation": "3"}] * len(found)
+
+
 def test_an_estimate_says_what_it_was_made_of(case: Case) -> None:
     first, second = estimate(case)[:2]
     assert (first.begin_ns, first.end_ns, first.rows) == (case.onset_ns - 2 * 10**9, case.onset_ns + 5 * 10**9, 420)

@@ -43,6 +43,11 @@ def test_the_sum_comes_with_the_last_unit_and_holds_the_truth(case: Case) -> Non
     assert total.estimated == tuple(case.units)
 
 
+def test_the_sum_names_the_policies_of_its_estimates(case: Case) -> None:
+    found = [replace(each, policies={"south/excitation": "3"}) for each in estimate(case)]
+    assert sum_of(case, found).policies == {"south/excitation": "3"}
+
+
 def test_a_known_lost_power_is_checked_against_the_sum(case: Case) -> None:
     total = sum_of(case, estimate(case), lost_power=100.0)
     assert total.kinetic_energy_from_lost_power_mws == pytest.approx(case.energy_mws, rel=0.25)

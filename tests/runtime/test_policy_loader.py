@@ -223,6 +223,33 @@ def test_what_was_said_last_holds_whatever_the_policy_system_does(
         assert flow.run.failure is None
 
 
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (Reply(401, b""), "the token says issuer 'substation_12', user 'substation_12', audience 'edgeflex-policy'"),
+        (Reply(403, b""), "look at the rights of user 'substation_12' there (group 'substation_12')"),
+        (Reply(404, b""), "is `url` that of a policy system?"),
+    ],
+    ids=["401", "403", "404"],
+)
+def test_a_refusal_raises_one_alarm_that_says_what_to_look_at(
+    server: PolicyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: Reply, said: str
+) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    server.save("timing", hold="3 s")
+    with running(server, tmp_path) as flow:
+        server.fault = lambda _request: fault
+        wait_until(lambda: flow.count("failures") >= 3 and flow.alarms())
+        server.fault = None
+        server.save("trigger", onset="0.3 Hz/s")
+        wait_until(lambda: flow.onset == 0.3)
+        server.fault = lambda _request: fault
+        wait_until(lambda: len(flow.alarms()) == 2)
+    assert all(said in each for each in flow.alarms())
+    assert said in caplog.text
+    assert "Bearer" not in caplog.text
+
+
 def test_retry_after_is_heeded(server: PolicyServer, tmp_path: Path) -> None:
     with running(server, tmp_path, refresh=0.1) as flow:
         server.fault = lambda _request: Reply(429, b"", {"Retry-After": "2"})
@@ -342,6 +369,28 @@ def test_a_field_that_looks_misspelt_is_told(
     server.save("trigger", onsett="0.1 Hz/s")
     with running(server, tmp_path):
         assert "policy 'trigger' says nothing in field 'onset': the default holds; it says 'onsett'" in caplog.text
+        wait_until(lambda: server.effects)
+    [effect] = server.effects
+    assert (effect["policy_id"], effect["version"], effect["node"], effect["setting"]) == (
+        "trigger",
+        1,
+        "bound",
+        "onset",
+    )
+    assert (effect["before"], effect["after"]) == ("0.02 Hz/s", "0.1 Hz/s")
+    assert "nothing in field 'onset', but in 'onsett', which nothing reads" in effect["refused"]
+
+
+def test_a_field_that_nothing_reads_is_told_once(
+    server: PolicyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    server.save("trigger", onset="0.1 Hz/s", colour="red")
+    with running(server, tmp_path) as flow:
+        server.save("trigger", onset="0.2 Hz/s", colour="red")
+        wait_until(lambda: flow.onset == 0.2)
+    assert caplog.text.count("policy 'trigger': nothing in this flow reads field 'colour'") == 1
+    assert all(each["refused"] is None for each in server.effects)
 
 
 def test_effects_are_reported_later_when_the_policy_system_is_away(server: PolicyServer, tmp_path: Path) -> None:

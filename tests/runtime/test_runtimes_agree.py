@@ -356,6 +356,22 @@ def test_the_wire_of_dead_letters_is_counted(execute: Run) -> None:
     assert run.summary()["wires"]["dead_letters -> dead.in"] == {"messages": 1, "rows": 0}
 
 
+def test_alarms_about_policies_come_on_a_wire_of_their_own_if_the_flow_reads_it(execute: Run) -> None:
+    out, alarms = CollectingSink(), CollectingSink()
+    run = FlowRun(
+        plan(
+            planned("in", source(ScriptedSource([[batch(50.0)]]))),
+            planned("out", sink(out), "in"),
+            planned("alarms", sink(alarms), "policy_alarms"),
+        )
+    )
+    run.alarm("in", "too old")
+    execute(run)
+    [alarm] = alarms.of_type(Alarm)
+    assert (alarm.source, alarm.text, alarm.severity) == ("in", "too old", "warning")
+    assert run.summary()["wires"]["policy_alarms -> alarms.in"] == {"messages": 1, "rows": 0}
+
+
 def test_a_sink_that_cannot_flush_does_not_keep_another_from_flushing(execute: Run) -> None:
     flushed = threading.Event()
 

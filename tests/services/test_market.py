@@ -319,6 +319,8 @@ def test_page_lists_all_operations_and_loads_nothing(market: MarketProcess) -> N
     document = httpx.get(f"{market.url}/schema/openapi.json").json()
     for path in document["paths"]:
         assert path in page.text
+    for field in ("demand[].energy_kwh", "refuse_share"):
+        assert f"<code>{field}</code>" in page.text
     assert "http" not in page.text.replace("https", "").partition("</style>")[2]
     assert "<script" not in page.text
 

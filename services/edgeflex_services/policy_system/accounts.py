@@ -30,8 +30,8 @@ Role: TypeAlias = Literal["blocked", "reader", "reporter", "editor", "manager"]
 BLOCKED: Role = "blocked"
 """Refused all that the group has, whatever else gives a right to it."""
 ROLES: tuple[Role, ...] = ("reader", "reporter", "editor", "manager")
-"""What members of a group may, each also what stands before it: read its policies; report events, effects and ask for
-data; save policies; say who is a member and who may read a policy."""
+"""What members of a group may, each also what stands before it: read its policies, ask for data, tell effects; report
+events; save policies; say who is a member and who may read a policy."""
 
 SHORTEST_PASSWORD = 12
 MOST_KEYS = 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from litestar import Controller, delete, get, post, put
@@ -14,6 +14,7 @@ from edgeflex_services.policy_system.accounts import Group, NewUser, Role, User
 from edgeflex_services.policy_system.api_policies import REFUSED
 from edgeflex_services.policy_system.documents import NAME
 from edgeflex_services.policy_system.enforce import AnyRequest, admin_of, member_of, system_of, user_of
+from edgeflex_services.policy_system.proof import HEAD, Head, Proof
 from edgeflex_services.policy_system.repository import AuditEntry
 
 NameInPath = Annotated[str, Parameter(pattern=NAME, max_length=64)]
@@ -146,8 +147,11 @@ class AuditApi(Controller):
         return system_of(request).repository.audit_entries(before=before, limit=limit)
 
     @get("/proof", responses=REFUSED, sync_to_thread=True)
-    def proof(self, request: AnyRequest) -> dict[str, Any]:
-        """Whether each entry follows from the one before it. Administrators only."""
+    def proof(
+        self,
+        request: AnyRequest,
+        head: Annotated[str | None, Parameter(pattern=HEAD, description="One that was noted elsewhere.")] = None,
+    ) -> Proof:
+        """Whether log and policies are as they were written, and the newest head. Administrators only."""
         admin_of(request)
-        first = system_of(request).repository.first_forged()
-        return {"intact": first is None, "first_forged": first}
+        return system_of(request).repository.prove(None if head is None else Head.read(head))

@@ -20,6 +20,7 @@ from edgeflex_services.policy_system.documents import Moment, Name
 from edgeflex_services.policy_system.enforce import AnyRequest, member_of, policy_of, state_of, system_of, user_of
 from edgeflex_services.policy_system.events import Answer, Ask, Outcome, Report
 from edgeflex_services.policy_system.journal import Entry
+from edgeflex_services.policy_system.queries import seen_entries
 from edgeflex_services.policy_system.system import PolicySystem
 
 MOST_REPORTS = 1000
@@ -64,7 +65,10 @@ class EventApi(Controller):
 
     @post("/requests", status_code=200, responses=REFUSED, sync_to_thread=True)
     def ask(self, request: AnyRequest, data: Ask) -> Answer:
-        """Ask to do or to have something. What no policy permits is denied; why is told to those who may read it."""
+        """Ask to do or to have something. What no policy permits is denied; why is told to those who may read it.
+
+        Needs the role `reader` in the group, or a grant to read one of its policies.
+        """
         return state_of(request).events.ask(user_of(request), data, "rest")
 
     @post("/decisions", status_code=200, responses=REFUSED, sync_to_thread=False)
@@ -91,14 +95,12 @@ class EventApi(Controller):
             raise PermissionDeniedException("a role in a group is needed")
         system = system_of(request)
         system.journal.keep()
-        entries = system.journal.entries(before=before, limit=limit)
-        return [seen for entry in entries if (seen := seen_by(system, user, entry)) is not None]
+        entries = system.journal.entries(*seen_entries(user), before=before, limit=limit)
+        return [seen_by(system, user, entry) for entry in entries]
 
 
-def seen_by(system: PolicySystem, user: User, entry: Entry) -> Entry | None:
-    """What of an entry of the journal a user may see; None: nothing. Policies that may not be read are not named."""
-    if not user.may("reader", entry.group):
-        return None
+def seen_by(system: PolicySystem, user: User, entry: Entry) -> Entry:
+    """An entry of a group that the user may see. Policies that may not be read are not named."""
     group, _, policy_id = entry.policy.partition("/")
     if not entry.policy or system.catalogue.entry(user, group, policy_id) is not None:
         return entry

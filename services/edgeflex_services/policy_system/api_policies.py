@@ -13,7 +13,7 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from edgeflex_flow.messages import Policy
-from edgeflex_services.policy_system.accounts import ROLES
+from edgeflex_services.policy_system.accounts import ROLES, User
 from edgeflex_services.policy_system.catalogue import Entry
 from edgeflex_services.policy_system.compare import Change, changes
 from edgeflex_services.policy_system.documents import KINDS, read_document, schema_of
@@ -23,11 +23,23 @@ from edgeflex_services.policy_system.enforce import (
     decoded_id,
     policy_of,
     reader_of,
+    refuse_many,
+    state_of,
     system_of,
     user_of,
 )
 from edgeflex_services.policy_system.journal import entry_of
-from edgeflex_services.policy_system.repository import AuditEntry, ConflictError, Effect, Grant, Reader, Saved
+from edgeflex_services.policy_system.repository import (
+    AuditEntry,
+    ConflictError,
+    Effect,
+    Grant,
+    Reader,
+    Saved,
+    UnknownError,
+)
+from edgeflex_services.policy_system.rights import what_it_does
+from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.web import is_known
 
 JSON = "application/json"
@@ -48,7 +60,13 @@ class Policies(msgspec.Struct, frozen=True):
 class NewVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is to be saved."""
 
-    document: Annotated[dict[str, Any], Meta(description="The policy, as the schema of its kind says.")]
+    document: Annotated[
+        dict[str, Any],
+        Meta(
+            description="The policy, as the schema of its kind says.",
+            examples=[{"kind": "operational_bounds", "fields": {"voltage_max": "1.05 pu"}}],
+        ),
+    ]
     based_on: Annotated[int, Meta(ge=0, le=2**31 - 2, description="The version that was changed; 0: a new policy.")]
     comment: Annotated[str, Meta(max_length=400, description="Why.")] = ""
 
@@ -84,16 +102,46 @@ class ToldEffect(msgspec.Struct, frozen=True):
     effect: Effect
 
 
+class ChangedGrants(msgspec.Struct, frozen=True):
+    """Who has a right to a policy from now on."""
+
+    grants: list[Grant]
+    says: str
+    """What that does, in words."""
+
+
+class RefusedEffect(msgspec.Struct, frozen=True):
+    """One that was not kept."""
+
+    at: int
+    """Its place among those that were sent, from 0."""
+    why: str
+
+
+class KeptEffects(msgspec.Struct, frozen=True):
+    """What became of effects."""
+
+    kept: int
+    refused: list[RefusedEffect]
+
+
+NO_EFFECT = "no such policy or version, or it is not yours to read as a member of its group"
+
 REFUSED = {
     400: ResponseSpec(None, description="An id that is no base64url text, or a query that cannot be read."),
     401: ResponseSpec(None, description="No valid token."),
     403: ResponseSpec(None, description="A role or right is missing, which the answer names."),
     404: ResponseSpec(None, description="No such policy, or no right to read it: there is no telling them apart."),
-    409: ResponseSpec(None, description="Somebody else saved first."),
+    409: ResponseSpec(None, description="Somebody else saved first, or what is to be done must be confirmed."),
     413: ResponseSpec(None, description="The body is too long."),
     422: ResponseSpec(None, description="It is understood, and cannot be: `errors` tells what is wrong and where."),
     429: ResponseSpec(None, description="Too many refused tokens from this address; `Retry-After` tells how long."),
 }
+
+
+def _given(body: type[msgspec.Struct], description: str) -> ResponseSpec:
+    # Examples that are made up hold random texts.
+    return ResponseSpec(body, generate_examples=False, description=description)
 
 
 def _served(request: AnyRequest, etag: str, body: bytes) -> Response[bytes]:
@@ -109,7 +157,7 @@ class AccessPoint(Controller):
     path = "/api/v1"
     tags: Sequence[str] | None = ["policies"]
 
-    @get("/policy", responses={200: ResponseSpec(Policy), **REFUSED}, sync_to_thread=False)
+    @get("/policy", responses={200: _given(Policy, "The policy."), **REFUSED}, sync_to_thread=False)
     def one(self, request: AnyRequest, policy_id: Id, policy_group: Id) -> Response[bytes]:
         """One policy by its id and group."""
         user_of(request)
@@ -120,7 +168,7 @@ class AccessPoint(Controller):
             raise HTTPException(NOT_THERE, status_code=404)
         return _served(request, served.etag, served.body)
 
-    @get("/policies", responses={200: ResponseSpec(Policies), **REFUSED}, sync_to_thread=False)
+    @get("/policies", responses={200: _given(Policies, "The policies."), **REFUSED}, sync_to_thread=False)
     def several(
         self,
         request: AnyRequest,
@@ -145,19 +193,24 @@ class AccessPoint(Controller):
             raise HTTPException(f"no such kind; known: {', '.join(KINDS)}", status_code=404)
         return schema_of(kind)
 
-    @post("/effects", status_code=204, responses=REFUSED, sync_to_thread=True)
-    def tell_effects(self, request: AnyRequest, data: NewEffects) -> None:
-        """Tell what policies changed, or could not change, in a running flow. Needs the right to read them."""
-        user = user_of(request)
+    @post("/effects", status_code=200, responses=REFUSED, sync_to_thread=True)
+    def tell_effects(self, request: AnyRequest, data: NewEffects) -> KeptEffects:
+        """Tell what policies changed, or could not change, in a running flow.
+
+        Needs the right to read them, and a role in their group; others are refused one by one.
+        """
+        user, limit = user_of(request), state_of(request).door.effects
+        refuse_many(limit, user.name)
+        limit.add(user.name, len(data.effects))
         system = system_of(request)
-        known = [
-            each for each in data.effects if system.catalogue.entry(user, each.policy_group, each.policy_id) is not None
-        ]
-        if len(known) < len(data.effects):
-            raise PermissionDeniedException("some of these policies are not there, or you may not read them")
-        system.repository.add_effects(user.name, known)
+        is_known = [_may_have_effect(system, user, each) for each in data.effects]
+        known = [each for each, is_kept in zip(data.effects, is_known, strict=True) if is_kept]
+        if known:
+            system.repository.add_effects(user.name, known)
         for effect in known:
             system.journal.add(entry_of(user.name, effect))
+        refused = [RefusedEffect(at, NO_EFFECT) for at, is_kept in enumerate(is_known) if not is_kept]
+        return KeptEffects(len(known), refused)
 
 
 class PolicyRepository(Controller):
@@ -241,8 +294,13 @@ class PolicyRepository(Controller):
         return list(_entry(request, group, policy_id).grants)
 
     @put("/grants", status_code=200, responses=REFUSED, sync_to_thread=True)
-    def set_grants(self, request: AnyRequest, group: Id, policy_id: Id, data: list[Grant]) -> list[Grant]:
-        """Say who has a right to it. Needs the role `manager` in the group."""
+    def set_grants(
+        self, request: AnyRequest, group: Id, policy_id: Id, data: list[Grant], everybody: bool = False
+    ) -> ChangedGrants:
+        """Say who alone has a right to it; the answer says what that does. Needs the role `manager` in the group.
+
+        Without grants the roles in the group decide again: `everybody=true` confirms that.
+        """
         entry = _entry(request, group, policy_id)
         user, saved = user_of(request), entry.saved
         if not user.may("manager", saved.group):
@@ -251,8 +309,23 @@ class PolicyRepository(Controller):
         if len(set(subjects)) < len(subjects):
             raise ConflictError("one subject has two rights")
         system = system_of(request)
-        system.repository.set_grants(user.name, saved.group, saved.policy_id, data)
-        return data
+        says = what_it_does(entry, data, system.accounts.users())
+        system.repository.set_grants(user.name, saved.group, saved.policy_id, data, everybody=everybody, says=says)
+        return ChangedGrants(data, says)
+
+
+def _may_have_effect(system: PolicySystem, user: User, effect: Effect) -> bool:
+    """Whether there is such a version of a policy of a group of the user's, who may read it."""
+    entry = system.catalogue.entry(user, effect.policy_group, effect.policy_id)
+    if entry is None or not user.may("reader", effect.policy_group):
+        return False
+    if effect.version <= entry.saved.version:
+        return True
+    try:  # another instance may have saved it a moment ago
+        system.repository.version(effect.policy_group, effect.policy_id, effect.version)
+    except UnknownError:
+        return False
+    return True
 
 
 def _entry(request: AnyRequest, group: str, policy_id: str) -> Entry:

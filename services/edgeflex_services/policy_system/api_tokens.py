@@ -29,6 +29,7 @@ GRANT_REFUSED = {
     401: ResponseSpec(None, description="Id and secret do not go together."),
     429: ResponseSpec(None, description="Too many attempts in vain; `Retry-After` tells how long."),
 }
+BUS_SCOPE = "databus"
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -39,7 +40,8 @@ class TokenApi(Controller):
     async def grant(self, request: AnyRequest) -> Response[dict[str, Any]]:
         """A token for a client that shows its id and secret, or a person's name and password.
 
-        OAuth 2.0 client credentials, by HTTP Basic or in the form.
+        OAuth 2.0 client credentials, by HTTP Basic or in the form. With the scope `databus` it is good for messages
+        there, and for nothing else.
         """
         form = _form(await request.body())
         client, secret = _basic(request.headers.get("authorization", "")) or (
@@ -50,7 +52,9 @@ class TokenApi(Controller):
             return _refused(400, "unsupported_grant_type")
         if not await check_credentials(request, client, secret):
             return _refused(401, "invalid_client")
-        token = system_of(request).tokens.grant(client)
+        if form.get("scope", "") not in ("", BUS_SCOPE):
+            return _refused(400, "invalid_scope")
+        token = system_of(request).tokens.grant(client, for_bus=form.get("scope") == BUS_SCOPE)
         told = {"access_token": token, "token_type": "Bearer", "expires_in": GRANTED_FOR_S}
         return Response(told, headers=NO_STORE)
 
@@ -61,7 +65,7 @@ class TokenApi(Controller):
         token = _form(await request.body()).get("token", "")
         tokens = system_of(request).tokens
         try:
-            if user.is_admin or tokens.check(token).name == user.name:
+            if user.is_admin or tokens.subject(token) == user.name:
                 tokens.revoke(user.name, token)
         except Refused:
             return  # it is no good already, and RFC 7009 has that a success

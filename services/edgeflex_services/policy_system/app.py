@@ -20,8 +20,8 @@ from edgeflex_services.policy_system.api_events import EventApi
 from edgeflex_services.policy_system.api_policies import AccessPoint, PolicyRepository
 from edgeflex_services.policy_system.api_tokens import TokenApi
 from edgeflex_services.policy_system.documents import DocumentError
-from edgeflex_services.policy_system.enforce import AnyRequest, Door, system_of
-from edgeflex_services.policy_system.events import BadReportError, EventService
+from edgeflex_services.policy_system.enforce import AnyRequest, Door, retry_after, system_of
+from edgeflex_services.policy_system.events import BadReportError, EventService, MayNotAskError, TooManyRequestsError
 from edgeflex_services.policy_system.pages import PAGES
 from edgeflex_services.policy_system.pages_common import guard_answer, page_or_problem
 from edgeflex_services.policy_system.repository import ConflictError, UnknownError
@@ -70,6 +70,16 @@ def _wrong(_: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
     return problem(422, str(error))
 
 
+def _may_not(_: AnyRequest, error: MayNotAskError) -> Response[dict[str, Any]]:
+    return problem(403, str(error))
+
+
+def _too_many(_: AnyRequest, error: TooManyRequestsError) -> Response[dict[str, Any]]:
+    answer = problem(429, str(error))
+    answer.headers.update(retry_after(error.wait_s))
+    return answer
+
+
 def _cannot_sign(_: AnyRequest, error: CannotSignError) -> Response[dict[str, Any]]:
     LOG.error("%s", error)
     return problem(503, "tokens cannot be granted here for now")
@@ -83,6 +93,8 @@ ANSWERS = cast(
         DocumentError: _wrong_document,
         BadAccountError: _wrong,
         BadReportError: _wrong,
+        MayNotAskError: _may_not,
+        TooManyRequestsError: _too_many,
         CannotSignError: _cannot_sign,
         msgspec.ValidationError: _wrong,
         NotFoundException: page_or_problem,

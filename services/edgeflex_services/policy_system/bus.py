@@ -1,8 +1,8 @@
 """The event service on the databus: reports and requests for data come in, answers and requests to run services go out.
 
-A message acts only with a right to it. Either it carries a token in the MQTT 5 user property `authorization`, as a
-request by REST does; or it comes on a topic that the deployment trusts (`--trust`), since the broker's access list says
-who may publish there.
+A message acts only with a right to it. Either it carries a token in the MQTT 5 user property `authorization`, of an
+audience of its own, since others may hear it; or it comes on a topic that the deployment trusts (`--trust`), since the
+broker's access list says who may publish there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Quality, ServiceR
 from edgeflex_flow.units import names_its_unit
 from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import User
-from edgeflex_services.policy_system.events import Ask, BadReportError, EventService, Report
+from edgeflex_services.policy_system.events import (
+    Ask,
+    BadReportError,
+    EventService,
+    MayNotAskError,
+    Report,
+    TooManyRequestsError,
+)
 from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.policy_system.tokens import BEARER, Refused
 from edgeflex_services.service_bus import LARGEST_PAYLOAD, Bus
@@ -149,7 +156,12 @@ class EventBus(Bus):
             LOG.warning("request on '%s' refused: it does not show who asks", topic)
             return
         self._system.traffic.count(sender.name)
-        answer = service.ask(sender, ask, topic)
+        try:
+            answer = service.ask(sender, ask, topic)
+        except (MayNotAskError, TooManyRequestsError) as error:
+            self._count("refused")
+            LOG.warning("request of '%s' on '%s' refused: %s", sender.name, topic, error)
+            return
         self._client.publish(
             self._names.outward(f"edgeflex/{ask.group}/answer/{sender.name}"), msgspec.json.encode(answer), qos=1
         )
@@ -164,7 +176,7 @@ class EventBus(Bus):
         if not _has_token(message):
             return None
         try:
-            return self._system.tokens.check(_token_of(message))
+            return self._system.tokens.check(_token_of(message), on_bus=True)
         except Refused as error:
             LOG.info("token on '%s' refused: %s", message.topic, error)
             return None

@@ -111,8 +111,13 @@ def _check(when: When, question: Question) -> Iterator[Checked]:
 
 
 def _one_of(what: str, got: str, patterns: Sequence[str]) -> Checked:
-    held = any(fnmatchcase(got, _plain(pattern)) for pattern in patterns)
+    held = matches(got, patterns)
     return Checked(what, _held(held), f"{what} '{got}' is {'' if held else 'not '}among {', '.join(patterns)}")
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name is among some, in which `*` stands for any characters."""
+    return any(fnmatchcase(name, _plain(pattern)) for pattern in patterns)
 
 
 def _plain(pattern: str) -> str:

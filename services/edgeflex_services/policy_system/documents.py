@@ -13,19 +13,27 @@ from msgspec import Meta
 
 from edgeflex_flow.messages import PolicyKind
 from edgeflex_flow.units import UNITS, column_unit, names_its_unit, parse_quantity
+from edgeflex_services.policy_system.lenient import Problem, UnknownError, read_leniently, shown, told
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$(?!\n)"
 CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$(?!\n)"
 """In Python, `$` alone lets a newline follow."""
+NAMES = re.compile(r"[A-Za-z0-9_.*-]+")
+"""A pattern that names can match."""
 
 QUANTITY = re.compile(r"^\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*([^\s\d].*?)\s*$")
 
-Name: TypeAlias = Annotated[str, Meta(pattern=NAME, max_length=64, description="Letters, digits, `_`, `.` and `-`.")]
+Name: TypeAlias = Annotated[
+    str, Meta(pattern=NAME, max_length=64, description="Letters, digits, `_`, `.` and `-`.", examples=["feeder_3"])
+]
 Line: TypeAlias = Annotated[str, Meta(max_length=400)]
 Pattern: TypeAlias = Annotated[
     str, Meta(min_length=1, max_length=200, description="A name, in which `*` stands for any.")
 ]
-Clock: TypeAlias = Annotated[str, Meta(pattern=CLOCK, description="Time of day, HH:MM.")]
+Clock: TypeAlias = Annotated[str, Meta(pattern=CLOCK, description="Time of day, HH:MM.", examples=["06:00"])]
+DayTime: TypeAlias = Annotated[str, Meta(max_length=60, examples=["06:00"], extra_json_schema={"pattern": CLOCK})]
+"""The same, of which versions from before may say something else."""
+MINUTES_OF_DAY = 24 * 60
 Moment: TypeAlias = Annotated[datetime, Meta(tz=True)]
 Weekday: TypeAlias = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 Number: TypeAlias = Annotated[float, Meta(ge=-1e15, le=1e15)]
@@ -37,7 +45,7 @@ Value: TypeAlias = Quantity | Line | Annotated[list[Line], Meta(max_length=200)]
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Base of all parts of a policy: a key that nobody knows is an error, never a silent no."""
 
-    def problems(self) -> Iterator[tuple[str, str]]:
+    def problems(self) -> Iterator[Problem]:
         """What no type can say: place within the part and what is wrong there."""
         return iter(())
 
@@ -55,24 +63,29 @@ class StateCondition(_Part, frozen=True, kw_only=True):
     magnitude: Annotated[bool, Meta(description="Look at the value without its sign.")] = False
     max_age: Annotated[Quantity, Meta(description="How old the value may be; older ones say nothing.")] = "10s"
 
-    def problems(self) -> Iterator[tuple[str, str]]:
+    def problems(self) -> Iterator[Problem]:
+        yield from told(self._limit_problems(), _time_problem("max_age", self.max_age, above=0.0))
+
+    def _limit_problems(self) -> Iterator[Problem]:
         if not names_its_unit(self.quantity):
             yield "quantity", f"'{self.quantity}' does not end in a unit, as in rocof_hz_per_s or voltage_pu"
             return
         if self.above is None and self.below is None:
             yield "above", "a limit is missing: `above` or `below`"
+        limits: dict[str, float] = {}
         for key in ("above", "below"):
             limit = getattr(self, key)
             try:
                 if limit is not None:
-                    self.limit(limit)
+                    limits[key] = self.limit(limit)
             except ValueError as error:
                 yield key, str(error)
-        try:
-            if self.max_age_s <= 0:
-                yield "max_age", "must be more than 0 s"
-        except ValueError as error:
-            yield "max_age", str(error)
+            except UnknownError:
+                continue
+        if len(limits) == 2 and limits["above"] >= limits["below"]:
+            yield "below", f"must be more than `above`, or it never holds; got above {self.above}, below {self.below}"
+        if self.magnitude and limits.get("below", 1.0) <= 0:
+            yield "below", f"must be more than 0: no value without its sign is below; got '{self.below}'"
 
     def limit(self, value: Quantity) -> float:
         """A limit in the unit of the quantity. Raises ValueError."""
@@ -108,19 +121,27 @@ class When(_Part, frozen=True, kw_only=True):
     timezone: Annotated[str, Meta(max_length=64, description="Of `since`, `until` and `days`.")] = "UTC"
     state: Annotated[tuple[StateCondition, ...], Meta(max_length=20)] = ()
 
-    def problems(self) -> Iterator[tuple[str, str]]:
+    def problems(self) -> Iterator[Problem]:
+        yield from told(
+            self._clock_problems(),
+            _moment_problems(self, "begins", "ends"),
+            self._zone_problems(),
+            _name_pattern_problems("users", self.users),
+            _name_pattern_problems("assets", self.assets),
+            _within("state", self.state),
+        )
+
+    def _clock_problems(self) -> Iterator[Problem]:
         if (self.since is None) != (self.until is None):
             yield "since", "`since` and `until` go together"
         elif self.since is not None and self.since == self.until:
-            yield "until", "the same as `since`: the time between them is empty"
-        yield from _moment_problems(self, "begins", "ends")
-        if self.begins is not None and self.ends is not None and self.ends <= self.begins:
-            yield "ends", "must be after `begins`"
+            yield "until", f"the same as `since`: the time between them is empty; got '{self.until}'"
+
+    def _zone_problems(self) -> Iterator[Problem]:
         try:
             ZoneInfo(self.timezone)
         except (ZoneInfoNotFoundError, ValueError, OSError):
             yield "timezone", f"'{self.timezone}' is no time zone, such as Europe/Berlin"
-        yield from _within("state", self.state)
 
 
 class RunService(_Part, frozen=True, kw_only=True, tag_field="do", tag="run_service"):
@@ -129,12 +150,8 @@ class RunService(_Part, frozen=True, kw_only=True, tag_field="do", tag="run_serv
     service: Annotated[Name, Meta(description="Such as inertia_estimation.")]
     hold_off: Annotated[Quantity, Meta(description="Not again for this asset before.")] = "60s"
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        try:
-            if self.hold_off_s < 0:
-                yield "hold_off", "must not be negative"
-        except ValueError as error:
-            yield "hold_off", str(error)
+    def problems(self) -> Iterator[Problem]:
+        yield from _time_problem("hold_off", self.hold_off, least=0.0)
 
     @property
     def hold_off_s(self) -> float:
@@ -152,6 +169,9 @@ class ReturnData(_Part, frozen=True, kw_only=True, tag_field="do", tag="return_d
 
     quantities: Annotated[tuple[Pattern, ...], Meta(min_length=1, max_length=100)]
 
+    def problems(self) -> Iterator[Problem]:
+        yield from _name_pattern_problems("quantities", self.quantities)
+
 
 Action: TypeAlias = RunService | RevokeAccess | ReturnData
 
@@ -168,15 +188,16 @@ class Rule(_Part, frozen=True, kw_only=True):
     then: Annotated[Action | None, Meta(description="What is done.")] = None
     about: Line = ""
 
-    def problems(self) -> Iterator[tuple[str, str]]:
+    def problems(self) -> Iterator[Problem]:
+        yield from told(self._action_problems(), _within("when", self.when), _within("then", self.then))
+
+    def _action_problems(self) -> Iterator[Problem]:
         if self.effect == "act" and self.then is None:
             yield "then", "a rule that acts says what it does: run_service, revoke_access or return_data"
         if self.effect == "deny" and isinstance(self.then, RunService | ReturnData):
             yield "then", "what denies may revoke access, and nothing else"
         if self.effect == "permit" and isinstance(self.then, RevokeAccess):
             yield "then", "what permits cannot revoke access"
-        yield from _within("when", self.when)
-        yield from _within("then", self.then)
 
 
 Rules: TypeAlias = Annotated[tuple[Rule, ...], Meta(max_length=100)]
@@ -198,15 +219,16 @@ class Document(_Part, frozen=True, kw_only=True, tag_field="kind"):
         """What parameters of flows can be bound to."""
         raise NotImplementedError
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        yield from _moment_problems(self, "valid_from", "valid_until")
-        if self.valid_from is not None and self.valid_until is not None and self.valid_until <= self.valid_from:
-            yield "valid_until", "must be after `valid_from`"
+    def problems(self) -> Iterator[Problem]:
+        yield from told(
+            _moment_problems(self, "valid_from", "valid_until"), self._name_problems(), _within("rules", self.rules)
+        )
+
+    def _name_problems(self) -> Iterator[Problem]:
         names = [rule.name for rule in self.rules]
         for at, name in enumerate(names):
             if name in names[:at]:
                 yield f"rules[{at}].name", f"'{name}' is the name of another rule"
-        yield from _within("rules", self.rules)
 
 
 class _Bounded(Document, frozen=True, kw_only=True):
@@ -215,9 +237,17 @@ class _Bounded(Document, frozen=True, kw_only=True):
     def field_values(self) -> dict[str, Any]:
         return dict(self.fields)
 
-    def problems(self) -> Iterator[tuple[str, str]]:
+    def problems(self) -> Iterator[Problem]:
         yield from super().problems()
-        yield from quantity_problems("fields", self.fields)
+        yield from told(quantity_problems("fields", self.fields), self._order_problems())
+
+    def _order_problems(self) -> Iterator[Problem]:
+        """Of what is called `voltage_min` and `voltage_max`, or `lowest_power` and `highest_power`."""
+        for low, high in (("min", "max"), ("lowest", "highest")):
+            for name in self.fields:
+                other = "_".join(high if part == low else part for part in name.split("_"))
+                if other != name and other in self.fields:
+                    yield from told(_pair_problems(f"fields.{name}", self.fields[name], other, self.fields[other]))
 
 
 class OperationalBounds(_Bounded, frozen=True, kw_only=True, tag="operational_bounds"):
@@ -225,7 +255,7 @@ class OperationalBounds(_Bounded, frozen=True, kw_only=True, tag="operational_bo
 
     kind = "operational_bounds"
 
-    def problems(self) -> Iterator[tuple[str, str]]:
+    def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         if not self.fields:
             yield "fields", "without a field it bounds nothing"
@@ -236,7 +266,7 @@ class Trigger(_Bounded, frozen=True, kw_only=True, tag="trigger"):
 
     kind = "trigger"
 
-    def problems(self) -> Iterator[tuple[str, str]]:
+    def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         if not self.fields and not self.rules:
             yield "rules", "a trigger has thresholds in `fields`, or rules"
@@ -250,7 +280,14 @@ class DataManagementFields(_Part, frozen=True, kw_only=True):
     topics: Annotated[tuple[Line, ...], Meta(max_length=100, description="Several topics.")] = ()
     variables: Annotated[tuple[Line, ...], Meta(max_length=200, description="Names of what is read there.")] = ()
     rows: Annotated[Line, Meta(description="Where in an answer the rows stand.")] = ""
-    period: Annotated[Quantity | None, Meta(description="How often it is asked.")] = None
+    period: Annotated[Quantity | None, Meta(description="How often it is asked, such as `15 min`.")] = None
+
+    def problems(self) -> Iterator[Problem]:
+        yield from told(self._source_problems(), _unit_problem("period", self.period, "s", above=0.0))
+
+    def _source_problems(self) -> Iterator[Problem]:
+        if "*" in self.source:
+            yield "source", f"an address names one host, without `*`; got {shown(self.source)}"
 
 
 class DataManagement(Document, frozen=True, kw_only=True, tag="data_management"):
@@ -262,11 +299,13 @@ class DataManagement(Document, frozen=True, kw_only=True, tag="data_management")
     def field_values(self) -> dict[str, Any]:
         return dict(msgspec.to_builtins(self.fields))
 
-    def problems(self) -> Iterator[tuple[str, str]]:
+    def problems(self) -> Iterator[Problem]:
         yield from super().problems()
+        yield from told(self._emptiness(), _within("fields", self.fields))
+
+    def _emptiness(self) -> Iterator[Problem]:
         if self.fields == DataManagementFields() and not self.rules:
             yield "fields", "it says where data comes from, or has rules about who may ask for it"
-        yield from _time_problem("fields.period", self.fields.period)
 
 
 class FlexibilityFields(_Part, frozen=True, kw_only=True):
@@ -277,8 +316,10 @@ class FlexibilityFields(_Part, frozen=True, kw_only=True):
     ] = ""
     max_duration: Annotated[Quantity | None, Meta(description="Longest duration of an offer.")] = None
     min_duration: Annotated[Quantity | None, Meta(description="Shortest duration of an offer.")] = None
-    window_begin: Annotated[Quantity | None, Meta(description="Offers begin after this time of day UTC: `6 h`.")] = None
-    window_end: Annotated[Quantity | None, Meta(description="Offers end before this time of day UTC: `22.5 h`.")] = None
+    window_begin: Annotated[DayTime | None, Meta(description="Each day from this time on (UTC): `06:00`.")] = None
+    window_end: Annotated[
+        DayTime | None, Meta(description="Each day until this time (UTC): `22:30`; over midnight if before the begin.")
+    ] = None
     accept_within: Annotated[Quantity | None, Meta(description="The market accepts or rejects within this time.")] = (
         None
     )
@@ -291,6 +332,51 @@ class FlexibilityFields(_Part, frozen=True, kw_only=True):
     ] = None
     price_max: Annotated[Quantity | None, Meta(description="Least that is taken for energy produced.")] = None
 
+    def problems(self) -> Iterator[Problem]:
+        yield from told(
+            self._window_problems(),
+            _unit_problem("max_duration", self.max_duration, "s", above=0.0),
+            _unit_problem("min_duration", self.min_duration, "s", least=0.0),
+            _unit_problem("accept_within", self.accept_within, "s", above=0.0),
+            _unit_problem("assign_within", self.assign_within, "s", above=0.0),
+            _unit_problem("start_within", self.start_within, "s", above=0.0),
+            _unit_problem("min_power", self.min_power, "W", least=0.0),
+            _unit_problem("max_power", self.max_power, "W", above=0.0),
+            _unit_problem("price_min", self.price_min, "EUR/MWh"),
+            _unit_problem("price_max", self.price_max, "EUR/MWh"),
+            _pair_problems("min_duration", self.min_duration, "max_duration", self.max_duration),
+            _pair_problems("accept_within", self.accept_within, "assign_within", self.assign_within),
+            _pair_problems("assign_within", self.assign_within, "start_within", self.start_within),
+            _pair_problems("min_power", self.min_power, "max_power", self.max_power),
+            _pair_problems("price_min", self.price_min, "price_max", self.price_max),
+            self._length_problems(),
+        )
+
+    def _window_problems(self) -> Iterator[Problem]:
+        if (self.window_begin is None) != (self.window_end is None):
+            yield "window_begin", "`window_begin` and `window_end` go together"
+        for name in ("window_begin", "window_end"):
+            time = getattr(self, name)
+            if time is not None and not re.match(CLOCK, time):
+                yield name, f"write the time of day (UTC) as hours and minutes, such as '06:00'; got {shown(time)}"
+        if self.window_begin is not None and self.window_begin == self.window_end:
+            text = "the same as `window_begin`: the window is empty; for the whole day leave both out"
+            yield "window_end", f"{text}; got {shown(self.window_end)}"
+
+    def _length_problems(self) -> Iterator[Problem]:
+        """An offer that lasts longer than its window can never be made."""
+        if self.min_duration is None or self.window_begin is None or self.window_end is None:
+            return
+        times = (self.window_begin, self.window_end)
+        if not all(re.match(CLOCK, time) for time in times) or not isinstance(self.min_duration, str):
+            return
+        begin, end = (minutes_of(time) for time in times)
+        length_min = (end - begin) % MINUTES_OF_DAY or MINUTES_OF_DAY
+        shortest_s = _size(self.min_duration)
+        if shortest_s is not None and shortest_s > length_min * 60:
+            text = f"longer than the window from {self.window_begin} to {self.window_end}"
+            yield "min_duration", f"{text}; got {shown(self.min_duration)}"
+
 
 class Flexibility(Document, frozen=True, kw_only=True, tag="flexibility"):
     """The terms of FlexOffers, where they go, and within which times."""
@@ -299,44 +385,22 @@ class Flexibility(Document, frozen=True, kw_only=True, tag="flexibility"):
     fields: FlexibilityFields
 
     def field_values(self) -> dict[str, Any]:
-        return {name: value for name, value in msgspec.to_builtins(self.fields).items() if value is not None}
+        """As flows read them: times of day as the time since midnight."""
+        said = {name: value for name, value in msgspec.to_builtins(self.fields).items() if value is not None}
+        return said | {name: since_midnight(said[name]) for name in ("window_begin", "window_end") if name in said}
 
-    def problems(self) -> Iterator[tuple[str, str]]:
+    def problems(self) -> Iterator[Problem]:
         yield from super().problems()
-        fields = self.fields
-        if (fields.window_begin is None) != (fields.window_end is None):
-            yield "fields.window_begin", "`window_begin` and `window_end` go together"
-        for name, unit in (
-            ("max_duration", "s"),
-            ("min_duration", "s"),
-            ("window_begin", "s"),
-            ("window_end", "s"),
-            ("accept_within", "s"),
-            ("assign_within", "s"),
-            ("start_within", "s"),
-            ("min_power", "W"),
-            ("max_power", "W"),
-            ("price_min", "EUR/MWh"),
-            ("price_max", "EUR/MWh"),
-        ):
-            value = getattr(fields, name)
-            if value is not None:
-                yield from _unit_problem(f"fields.{name}", value, unit)
-        for first, second, unit in (
-            ("min_duration", "max_duration", "s"),
-            ("accept_within", "assign_within", "s"),
-            ("assign_within", "start_within", "s"),
-            ("min_power", "max_power", "W"),
-            ("price_min", "price_max", "EUR/MWh"),
-        ):
-            yield from _order_problem(fields, first, second, unit)
+        yield from _within("fields", self.fields)
 
 
 class SharingFields(_Part, frozen=True, kw_only=True):
     """What is shared."""
 
-    topics: Annotated[tuple[Line, ...], Meta(max_length=100, description="Topics that may be read.")] = ()
-    variables: Annotated[tuple[Line, ...], Meta(max_length=200, description="Quantities that may be read.")] = ()
+    variables: Annotated[
+        tuple[Pattern, ...],
+        Meta(max_length=200, description="Quantities beyond which no rule gives any out; empty: no such bound."),
+    ] = ()
 
 
 class Sharing(Document, frozen=True, kw_only=True, tag="sharing"):
@@ -369,24 +433,21 @@ class DocumentError(ValueError):
 
 
 def read_document(data: bytes | Mapping[str, Any]) -> AnyDocument:
-    """A document from JSON, or from what was read of it. Raises DocumentError."""
+    """A document from JSON, or from what was read of it. Raises DocumentError, which tells all that is wrong."""
     try:
-        if isinstance(data, bytes):
-            document: AnyDocument = msgspec.json.decode(data, type=AnyDocument)
-        else:
-            document = msgspec.convert(data, type=AnyDocument)
-    except msgspec.ValidationError as error:
-        text, _, place = str(error).partition(" - at `$")
-        place = place.rstrip("`").lstrip(".")
-        if place == "kind" or "`kind`" in text:
-            text += f"; known: {', '.join(KINDS)}"
-        raise DocumentError(((place, text),)) from error
+        told_of = msgspec.json.decode(data) if isinstance(data, bytes) else data
+        document, found = read_leniently(told_of, AnyDocument)
+        found += _told_by(document)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DocumentError((("", f"no JSON: {error}"),)) from error
-    found = tuple(document.problems())
     if found:
-        raise DocumentError(found)
-    return document
+        raise DocumentError(tuple(found))
+    read: AnyDocument = document
+    return read
+
+
+def _told_by(document: Any) -> list[Problem]:
+    return list(told(document.problems())) if isinstance(document, Document) else []
 
 
 def schema_of(kind: str) -> dict[str, Any]:
@@ -394,16 +455,14 @@ def schema_of(kind: str) -> dict[str, Any]:
     return msgspec.json.schema(KINDS[kind])
 
 
-def quantity_problems(place: str, fields: Mapping[str, Quantity]) -> Iterator[tuple[str, str]]:
+def quantity_problems(place: str, fields: Mapping[str, Quantity]) -> Iterator[Problem]:
     """Texts that are no number with a unit that anybody knows."""
     for name, value in fields.items():
         if isinstance(value, str):
             match = QUANTITY.match(value)
             if match is None or match[1] not in UNITS:
-                yield (
-                    f"{place}.{name}",
-                    f"'{value}' is no quantity: a number with its unit, such as '0.02 Hz/s' or '5 kW'",
-                )
+                text = "is no quantity: a number with its unit, such as '0.02 Hz/s' or '5 kW'"
+                yield f"{place}.{name}", f"{shown(value)} {text}"
 
 
 def seconds_of(time: Quantity) -> float:
@@ -423,42 +482,96 @@ def time_ns(moment: datetime | None) -> int | None:
     return (since.days * 86400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
 
 
-def _moment_problems(part: _Part, *names: str) -> Iterator[tuple[str, str]]:
-    for name in names:
-        moment = getattr(part, name)
-        if moment is not None and not EARLIEST <= moment < LATEST:
-            yield name, f"lies outside of {EARLIEST.year} to {LATEST.year}"
+def minutes_of(clock: str) -> int:
+    """Minutes since midnight of HH:MM.
+
+    >>> minutes_of("06:30")
+    390
+    """
+    hours, _, minutes = clock.partition(":")
+    return int(hours) * 60 + int(minutes)
 
 
-def _within(place: str, part: object) -> Iterator[tuple[str, str]]:
+def since_midnight(time: str) -> str:
+    """A time of day as a quantity; what is none stays as it is.
+
+    >>> since_midnight("06:00"), since_midnight("22:30"), since_midnight("6 h")
+    ('6 h', '1350 min', '6 h')
+    """
+    if not re.match(CLOCK, time):
+        return time
+    minutes = minutes_of(time)
+    return f"{minutes} min" if minutes % 60 else f"{minutes // 60} h"
+
+
+def _moment_problems(part: _Part, first: str, last: str) -> Iterator[Problem]:
+    begin, end = getattr(part, first), getattr(part, last)
+    for name, moment in ((first, begin), (last, end)):
+        if isinstance(moment, datetime) and not EARLIEST <= moment < LATEST:
+            yield name, f"lies outside of {EARLIEST.year} to {LATEST.year}; got {moment.isoformat()}"
+    if begin is not None and end is not None and end <= begin:
+        yield last, f"must be after `{first}`; got {begin.isoformat()} to {end.isoformat()}"
+
+
+def _within(place: str, part: object) -> Iterator[Problem]:
     parts = [(f"{place}[{at}]", each) for at, each in enumerate(part)] if isinstance(part, tuple) else [(place, part)]
     for where, each in parts:
         if isinstance(each, _Part):
-            for inner, text in each.problems():
+            for inner, text in told(each.problems()):
                 yield f"{where}.{inner}", text
 
 
-def _unit_problem(place: str, value: Quantity, unit: str) -> Iterator[tuple[str, str]]:
-    if not isinstance(value, str):
+def _name_pattern_problems(place: str, patterns: tuple[str, ...]) -> Iterator[Problem]:
+    for at, pattern in enumerate(patterns):
+        if isinstance(pattern, str) and not NAMES.fullmatch(pattern):
+            text = "matches no name: letters, digits, `_`, `.` and `-`, with `*` for any of them"
+            yield f"{place}[{at}]", f"{text}; got {shown(pattern)}"
+
+
+def _unit_problem(
+    place: str, value: Quantity | None, unit: str, *, least: float | None = None, above: float | None = None
+) -> Iterator[Problem]:
+    if isinstance(value, str):
+        yield from _size_problem(place, value, unit, least=least, above=above)
+    elif value is not None:
         yield place, f"write it with its unit, such as '{value:g} {unit}'"
-        return
+
+
+def _time_problem(
+    place: str, value: Quantity, *, least: float | None = None, above: float | None = None
+) -> Iterator[Problem]:
+    """Of a time that is in seconds without a unit."""
+    yield from _size_problem(place, value if isinstance(value, str) else f"{value} s", "s", least=least, above=above)
+
+
+def _size_problem(place: str, value: str, unit: str, *, least: float | None, above: float | None) -> Iterator[Problem]:
     try:
-        parse_quantity(value, unit)
+        size = parse_quantity(value, unit)
     except ValueError as error:
         yield place, str(error)
-
-
-def _order_problem(fields: FlexibilityFields, first: str, second: str, unit: str) -> Iterator[tuple[str, str]]:
-    """Flows would refuse both. What is no quantity is told elsewhere."""
-    given = getattr(fields, first), getattr(fields, second)
-    try:
-        least, most = (parse_quantity(each, unit) for each in given)
-    except (ValueError, TypeError):
         return
-    if least > most:
-        yield f"fields.{first}", f"'{given[0]}' is more than `{second}` ('{given[1]}')"
+    if above is not None and size <= above:
+        yield place, f"must be more than {above:g} {unit}; got {shown(value)}"
+    if least is not None and size < least:
+        yield place, f"must not be less than {least:g} {unit}; got {shown(value)}"
 
 
-def _time_problem(place: str, value: Quantity | None) -> Iterator[tuple[str, str]]:
-    if value is not None:
-        yield from _unit_problem(place, value, "s")
+def _pair_problems(place: str, low: Quantity | None, other: str, high: Quantity | None) -> Iterator[Problem]:
+    """A lower limit above its upper one. Tells nothing of two that cannot be compared."""
+    sizes = [_size(each) if isinstance(each, str) else each for each in (low, high)]
+    units = [_dimension(each) for each in (low, high)]
+    if units[0] == units[1] and sizes[0] is not None and sizes[1] is not None and sizes[0] > sizes[1]:
+        yield place, f"must not be above `{other}`; got {shown(low)} and {shown(high)}"
+
+
+def _size(value: str) -> float | None:
+    """A quantity in the base unit of its dimension; None for what is none."""
+    match = QUANTITY.match(value)
+    unit = UNITS.get(match[1]) if match else None
+    return None if unit is None else parse_quantity(value, unit.symbol) * unit.factor
+
+
+def _dimension(value: Quantity | None) -> str:
+    match = QUANTITY.match(value) if isinstance(value, str) else None
+    unit = UNITS.get(match[1]) if match else None
+    return unit.dimension if unit else ""

@@ -19,7 +19,8 @@ from edgeflex_services.policy_system.accounts import BLOCKED, Role, User
 from edgeflex_services.policy_system.catalogue import Entry, Right
 from edgeflex_services.policy_system.documents import NAME
 from edgeflex_services.policy_system.events import EventService
-from edgeflex_services.policy_system.limits import FailureLimit
+from edgeflex_services.policy_system.journal import Entry as JournalEntry
+from edgeflex_services.policy_system.limits import RateLimit
 from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.policy_system.tokens import BEARER, Refused
 
@@ -37,17 +38,27 @@ class Door:
 
     def __init__(self) -> None:
         clock = SystemClock()
-        self.tokens = FailureLimit(60, 60.0, clock)
-        self.passwords = FailureLimit(8, 300.0, clock)
-        self.accounts = FailureLimit(100, 300.0, clock)
+        self.tokens = RateLimit(60, 60.0, clock)
+        self.passwords = RateLimit(8, 300.0, clock)
+        self.accounts = RateLimit(100, 300.0, clock)
         """Much higher, so that nobody can easily keep the owner of an account out by trying from elsewhere."""
+        self.effects = RateLimit(2000, 60.0, clock)
+        """By user: each is written down, and must not push out what others did."""
+        self.told = RateLimit(300, 3600.0, clock)
+        """Sign-ins in vain that are written down, of all addresses: they must not push out what else happened."""
+        self.untold = 0
         self.hashing = asyncio.Semaphore(2)
 
 
-class _State(Protocol):
+class Knocked(Protocol):
+    """Of the application's state, what is at its door."""
+
     system: PolicySystem
-    events: EventService
     door: Door
+
+
+class _State(Knocked, Protocol):
+    events: EventService
 
 
 def state_of(request: AnyRequest) -> _State:
@@ -68,11 +79,16 @@ class TooManyAttempts(HTTPException):
     status_code = 429
 
 
-def refuse_many(limit: FailureLimit, key: str) -> None:
+def retry_after(wait_s: float) -> dict[str, str]:
+    """The header that says when to come again."""
+    return {"Retry-After": str(math.ceil(wait_s))}
+
+
+def refuse_many(limit: RateLimit, key: str) -> None:
     """Raise TooManyAttempts, with how long to wait, while a limit does not allow another attempt."""
     wait_s = limit.wait_s(key)
     if wait_s > 0:
-        raise TooManyAttempts("too many attempts; try later", headers={"Retry-After": str(math.ceil(wait_s))})
+        raise TooManyAttempts("too many attempts; try later", headers=retry_after(wait_s))
 
 
 async def check_credentials(request: AnyRequest, name: str, secret: str) -> bool:
@@ -94,15 +110,39 @@ async def check_password(request: AnyRequest, name: str, password: str) -> bool:
     for limit, key in tries:
         refuse_many(limit, key)
     for limit, key in tries:
-        limit.failed(key)
+        limit.add(key)
     async with state.door.hashing:
         is_right = await run_sync(state.system.accounts.check_password, name, password)
     if not is_right or state.system.tokens.user(name) is None:
         LOG.info("wrong name or password from %s", address_of(request))
+        write_down_failure(state, name, address_of(request), request.url.path)
         return False
     for limit, key in tries:
         limit.take_back(key)
     return True
+
+
+def write_down_failure(state: Knocked, name: str, address: str, path: str) -> None:
+    """Write down who was named and from where. A name that nobody has is not told: it may be a password."""
+    door, system = state.door, state.system
+    if door.told.wait_s("") > 0:
+        door.untold += 1
+        return
+    door.told.add("")
+    untold, door.untold = door.untold, 0
+    is_known = system.tokens.user(name) is not None
+    system.journal.add(
+        JournalEntry(
+            time_ns=system.repository.now_ns(),
+            kind="sign_in",
+            group="",
+            user=name if is_known else "",
+            source=address,
+            action="sign_in_failed",
+            why="wrong password" if is_known else "a name that nobody has, or of an account that is disabled",
+            did=f"at {path}" + (f"; before it, {untold} were not written down" if untold else ""),
+        )
+    )
 
 
 def user_of(request: AnyRequest) -> User:
@@ -125,7 +165,7 @@ def _shown_by(request: AnyRequest) -> User:
             address = address_of(request)
             # A good token is let in whatever others at the same address did.
             refuse_many(state.door.tokens, address)
-            state.door.tokens.failed(address)
+            state.door.tokens.add(address)
             LOG.info("token of %s refused: %s", address, error)
     raise NotAuthorizedException("a valid token is needed", headers=CHALLENGE)
 

@@ -7,8 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -17,9 +16,18 @@ from edgeflex_flow.messages import ServiceRequest, TimeNs
 from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import BLOCKED, User
 from edgeflex_services.policy_system.catalogue import Entry as PolicyEntry
-from edgeflex_services.policy_system.decide import Decision, Measured, Question, decide
-from edgeflex_services.policy_system.documents import Action, Name, ReturnData, RevokeAccess, RunService
+from edgeflex_services.policy_system.decide import Decision, Measured, Question, decide, matches
+from edgeflex_services.policy_system.documents import (
+    Action,
+    Name,
+    ReturnData,
+    RevokeAccess,
+    RunService,
+    Sharing,
+    StateCondition,
+)
 from edgeflex_services.policy_system.journal import Entry
+from edgeflex_services.policy_system.limits import RateLimit
 from edgeflex_services.policy_system.repository import UnknownError
 from edgeflex_services.policy_system.system import SYSTEM, PolicySystem
 
@@ -27,7 +35,13 @@ NS_PER_S = 1_000_000_000
 FROM_THE_FUTURE_S = 5.0
 """A value with a time tag that is further ahead is refused: it would count as new for that long."""
 MOST_ASSETS = 20_000
+"""Of one group: what others report never makes it forget."""
 MOST_QUANTITIES = 100
+"""Of one asset."""
+REQUESTS_PER_MIN = 600
+"""Of one user: each is written down, and must not push out what others did."""
+FRESH_S = StateCondition(quantity="any").max_age_s
+"""How old a value may be that is given out without a mark: as old as conditions take it if they say nothing."""
 TRAFFIC = "traffic"
 """The action of questions about how much a user asks. Only rules that name it are asked them."""
 REQUESTS_COUNT = "requests_count"
@@ -67,6 +81,17 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     did: str
 
 
+class GivenValue(msgspec.Struct, frozen=True):
+    """A value that somebody is given, and how far it can be relied on."""
+
+    value: float
+    time_ns: int
+    """When it was measured, UTC."""
+    age_s: float
+    stale: bool
+    """Older than a condition on the state would take."""
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a request."""
 
@@ -76,13 +101,26 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     policy: str = ""
     version: int = 0
     rule: str = ""
-    values: dict[str, float] = {}
-    times_ns: dict[str, int] = {}
+    values: dict[str, GivenValue] = {}
+    left_out: list[str] = []
+    """Quantities that a rule would give out, and `variables` of its policy do not let it."""
     id: str = ""
 
 
 class BadReportError(ValueError):
     """A report that cannot be true."""
+
+
+class MayNotAskError(Exception):
+    """Who asks has no right to."""
+
+
+class TooManyRequestsError(Exception):
+    """Who asks has asked too often."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(f"more than {REQUESTS_PER_MIN} requests a minute")
+        self.wait_s = wait_s
 
 
 class _Value(NamedTuple):
@@ -94,26 +132,37 @@ class GridState:
     """The newest value of each quantity by group and asset. Reports of one group say nothing about another's."""
 
     def __init__(self) -> None:
-        self._assets: OrderedDict[tuple[str, str], dict[str, _Value]] = OrderedDict()
+        self._groups: dict[str, OrderedDict[str, OrderedDict[str, _Value]]] = {}
+        """What was reported longest ago stands first, of assets and of each one's quantities."""
         self._lock = threading.Lock()
+        self.forgotten = 0
+        """Assets and quantities that had to go since there were too many."""
 
     def take(self, report: Report, time_ns: int) -> None:
-        """Keep what is newer than what is known. The assets that were silent longest are forgotten beyond a limit."""
+        """Keep what is newer than what is known. What was not reported for longest is forgotten beyond a limit."""
         with self._lock:
-            known = self._assets.setdefault((report.group, report.asset), {})
-            self._assets.move_to_end((report.group, report.asset))
+            assets = self._groups.setdefault(report.group, OrderedDict())
+            known = assets.setdefault(report.asset, OrderedDict())
+            assets.move_to_end(report.asset)
             for name, value in report.values.items():
                 before = known.get(name)
-                if (before is None and len(known) < MOST_QUANTITIES) or (
-                    before is not None and before.time_ns <= time_ns
-                ):
+                if before is None or before.time_ns <= time_ns:
                     known[name] = _Value(value, time_ns)
-            if len(self._assets) > MOST_ASSETS:
-                self._assets.popitem(last=False)
+                known.move_to_end(name)
+                self._forget(known, MOST_QUANTITIES)
+            self._forget(assets, MOST_ASSETS)
+
+    def _forget(self, known: OrderedDict[str, Any], most: int) -> None:
+        if len(known) > most:
+            known.popitem(last=False)
+            self.forgotten += 1
+            if self.forgotten & (self.forgotten - 1) == 0:  # each time it has doubled
+                LOG.warning("state of the grid: %d assets and quantities forgotten, too many at once", self.forgotten)
 
     def of(self, group: str, asset: str) -> dict[str, _Value]:
         with self._lock:
-            return dict(self._assets.get((group, asset), {}))
+            assets = self._groups.get(group)
+            return dict(assets.get(asset, ())) if assets is not None else {}
 
 
 class EventService:
@@ -123,7 +172,9 @@ class EventService:
         self._system = system
         self._run = run
         self._state = GridState()
-        self._held_off: OrderedDict[tuple[str, str, str, str], float] = OrderedDict()
+        self._held_off: dict[str, OrderedDict[tuple[str, str, str], float]] = {}
+        """By group: when which rule of which policy last had a service run for which asset."""
+        self._requests = RateLimit(REQUESTS_PER_MIN, 60.0, system.clock)
         self._lock = threading.Lock()
         system.each_second.append(self.watch_traffic)
 
@@ -194,7 +245,11 @@ class EventService:
     # What is asked --------------------------------------------------------------------------------------------------
 
     def ask(self, user: User, ask: Ask, source: str) -> Answer:
-        """Decide a request. Any policy that denies decides; else one that permits; else it is denied."""
+        """Decide a request. Any policy that denies decides; else one that permits; else it is denied.
+
+        Raises MayNotAskError and TooManyRequestsError.
+        """
+        self._check_asking(user, ask.group)
         now_ns = self._system.repository.now_ns()
         question = self._with_traffic(self._question(user, ask.group, ask.asset, ask.action, now_ns))
         decisions = [
@@ -202,8 +257,6 @@ class EventService:
             for policy in self._policies(ask.group, ask.asset)
             if policy.saved.document.kind != "trigger"
         ]
-        if user.roles.get(ask.group) == BLOCKED and not user.is_admin:
-            decisions = []
         denied = next((each for each in decisions if each[1].effect == "deny"), None)
         permitted = [each for each in decisions if each[1].effect == "permit"]
         policy, decision = denied or (permitted[0] if permitted else (None, _NOTHING))
@@ -212,17 +265,26 @@ class EventService:
             did = self._act(user, policy, decision, decision.then, question, now_ns)
         answer = self._answer(user, ask, policy, decision)
         if answer.permitted:
-            wanted = [pattern for _, each in permitted for pattern in _quantities(each.then)]
             known = self._state.of(ask.group, ask.asset)
-            given = {name: each for name, each in known.items() if any(fnmatchcase(name, every) for every in wanted)}
-            answer = msgspec.structs.replace(
-                answer,
-                values={name: each.value for name, each in given.items()},
-                times_ns={name: each.time_ns for name, each in given.items()},
-            )
-            did = f"gave {', '.join(given)}" if given else did
+            given, left_out = _shared(known, permitted)
+            values = {name: _given(known[name], now_ns) for name in given}
+            answer = msgspec.structs.replace(answer, values=values, left_out=left_out)
+            told = [f"{word} {', '.join(names)}" for word, names in (("gave", given), ("left out", left_out)) if names]
+            did = "; ".join(told)
         self._write_down(now_ns, "request", user, source, ask, policy, decision, did, {})
         return answer
+
+    def _check_asking(self, user: User, group: str) -> None:
+        """Who asks is a member of the group, or may read one of its policies by a grant; and not too often."""
+        is_known = user.may("reader", group) or any(
+            policy.may(user, "read") for policy in self._system.catalogue.in_force(group)
+        )
+        if not is_known:
+            raise MayNotAskError("to ask needs the role 'reader' in the group, or a grant to read one of its policies")
+        wait_s = self._requests.wait_s(user.name)
+        if wait_s > 0:
+            raise TooManyRequestsError(wait_s)
+        self._requests.add(user.name)
 
     def _answer(self, user: User, ask: Ask, policy: PolicyEntry | None, decision: Decision) -> Answer:
         permitted = decision.effect == "permit"
@@ -253,7 +315,7 @@ class EventService:
         self, policy: PolicyEntry, decision: Decision, action: RunService, question: Question, time_ns: int
     ) -> str:
         group = policy.saved.group
-        if not self._may_act((group, policy.saved.policy_id, decision.rule, question.asset), action.hold_off_s):
+        if not self._may_act(group, (policy.saved.policy_id, decision.rule, question.asset), action.hold_off_s):
             return ""
         request = ServiceRequest(
             service=action.service,
@@ -267,16 +329,17 @@ class EventService:
         )
         return self._run(group, request)
 
-    def _may_act(self, key: tuple[str, str, str, str], hold_off_s: float) -> bool:
+    def _may_act(self, group: str, key: tuple[str, str, str], hold_off_s: float) -> bool:
         now_s = time.monotonic()
         with self._lock:
-            last_s = self._held_off.get(key)
+            held_off = self._held_off.setdefault(group, OrderedDict())
+            last_s = held_off.get(key)
             if last_s is not None and now_s - last_s < hold_off_s:
                 return False
-            self._held_off[key] = now_s
-            self._held_off.move_to_end(key)
-            if len(self._held_off) > MOST_ASSETS:
-                self._held_off.popitem(last=False)
+            held_off[key] = now_s
+            held_off.move_to_end(key)
+            if len(held_off) > MOST_ASSETS:
+                held_off.popitem(last=False)
             return True
 
     def _revoke(self, policy: PolicyEntry, decision: Decision, name: str) -> str:
@@ -345,8 +408,25 @@ def _is_about_traffic(policy: PolicyEntry) -> bool:
     return any(TRAFFIC in rule.when.actions for rule in policy.saved.document.rules)
 
 
-def _quantities(action: Action | None) -> Sequence[str]:
-    return action.quantities if isinstance(action, ReturnData) else ()
+def _shared(
+    known: Mapping[str, _Value], permitted: Sequence[tuple[PolicyEntry, Decision]]
+) -> tuple[list[str], list[str]]:
+    """Quantities that the policies give out, and those that they would but for their `variables`."""
+    given: set[str] = set()
+    left_out: set[str] = set()
+    for policy, decision in permitted:
+        wanted = decision.then.quantities if isinstance(decision.then, ReturnData) else ()
+        document = policy.saved.document
+        bounds = document.fields.variables if isinstance(document, Sharing) else ()
+        for name in known:
+            if matches(name, wanted):
+                (given if not bounds or matches(name, bounds) else left_out).add(name)
+    return sorted(given), sorted(left_out - given)
+
+
+def _given(known: _Value, now_ns: int) -> GivenValue:
+    age_s = max(now_ns - known.time_ns, 0) / NS_PER_S
+    return GivenValue(known.value, known.time_ns, age_s, age_s > FRESH_S)
 
 
 def _outcome(policy: PolicyEntry, decision: Decision, did: str, user: User) -> Outcome:

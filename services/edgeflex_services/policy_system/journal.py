@@ -10,16 +10,15 @@ from contextlib import suppress
 from typing import Literal
 
 import msgspec
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import ColumnElement, select
 
 from edgeflex_flow.messages import TimeNs
-from edgeflex_services.policy_system.repository import Effect, Noted, Repository
+from edgeflex_services.policy_system.repository import Effect, NewestRows, Noted, Repository
 from edgeflex_services.policy_system.tables import events
 
 MOST_PENDING = 10_000
 MOST_FOR_ONE = 500
 """Entries that wait for a listener who is slow; the oldest go first."""
-KEPT = 100_000
 OF_POLICIES = ("save_policy", "withdraw_policy", "set_grants")
 OF_GROUPS = ("put_group", "set_role")
 MEMBER = ":"
@@ -30,8 +29,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened and what the policies made of it."""
 
     time_ns: TimeNs
-    kind: Literal["report", "request", "effect", "change"]
-    """Reported to the event service, asked of it, told by a flow, or done by somebody with policies or accounts."""
+    kind: Literal["report", "request", "effect", "change", "sign_in"]
+    """Reported to the event service, asked of it, told by a flow, done by somebody, or a sign-in in vain."""
     group: str
     user: str
     source: str
@@ -76,7 +75,7 @@ class Journal:
         self._has_ended = False
         self._pending: deque[Entry] = deque()
         self._listeners: set[Callable[[Entry | None], None]] = set()
-        self._since_pruning = 0
+        self._rows = NewestRows(events)
         self.lost = 0
         """Entries that were told, but not written down: too many at once."""
 
@@ -99,7 +98,7 @@ class Journal:
             tell(None)
 
     def keep(self) -> None:
-        """Write down what was added since the last call, and forget the oldest beyond `KEPT`."""
+        """Write down what was added since the last call, and forget the oldest if there are too many."""
         with self._keeping:
             with self._lock:
                 pending, self._pending = self._pending, deque()
@@ -112,18 +111,21 @@ class Journal:
                 raise
 
     def _write_down(self, pending: Iterable[Entry]) -> None:
-        rows = [{"time_ns": entry.time_ns, "entry": msgspec.json.encode(entry).decode()} for entry in pending]
-        self._since_pruning += len(rows)
+        rows = [
+            {
+                "time_ns": entry.time_ns,
+                "group": entry.group,
+                "kind": entry.kind,
+                "entry": msgspec.json.encode(entry).decode(),
+            }
+            for entry in pending
+        ]
         with self._repository.writing() as connection:
-            connection.execute(insert(events), rows)
-            if self._since_pruning > KEPT // 100:
-                self._since_pruning = 0
-                newest = connection.scalar(select(func.max(events.c.id))) or 0
-                connection.execute(delete(events).where(events.c.id <= newest - KEPT))
+            self._rows.add(connection, rows)
 
-    def entries(self, *, before: int | None = None, limit: int = 100) -> list[Entry]:
-        """The newest entries that are kept; `before`: only those with a smaller id."""
-        query = select(events).order_by(events.c.id.desc()).limit(limit)
+    def entries(self, *conditions: ColumnElement[bool], before: int | None = None, limit: int = 100) -> list[Entry]:
+        """The newest entries that are kept and meet the conditions; `before`: only those with a smaller id."""
+        query = select(events).where(*conditions).order_by(events.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(events.c.id < before)
         with self._repository.reading() as connection:
@@ -134,7 +136,7 @@ class Journal:
         """Tell of something that was done with policies or accounts."""
         group, _, rest = noted.object.partition("/" if noted.action in OF_POLICIES else MEMBER)
         is_of_group = noted.action in (*OF_POLICIES, *OF_GROUPS)
-        told = {name: value for name, value in noted.detail.items() if value not in ("", None, [])}
+        told = {name: value for name, value in noted.detail.items() if value not in ("", None, []) and name != "digest"}
         self.add(
             Entry(
                 time_ns=noted.time_ns,

@@ -241,6 +241,7 @@ def _group_page(
         group=_group(request, visitor, name),
         roles=(*ROLES, BLOCKED),
         may_manage=user.may("manager", name),
+        may_edit=user.may("editor", name),
         # A manager types a name; the list of all users is for administrators.
         known=[each.name for each in system.accounts.users()] if user.is_admin else [],
         policies=system.catalogue.readable(user, name),

@@ -21,7 +21,6 @@ from litestar.types import ExceptionHandlersMap, Message, Scope
 
 from edgeflex_flow import __version__
 from edgeflex_services.policy_system.accounts import BadAccountError, Session, User
-from edgeflex_services.policy_system.catalogue import Entry
 from edgeflex_services.policy_system.enforce import AnyRequest, system_of
 from edgeflex_services.policy_system.pages_words import (
     DAYS,
@@ -32,7 +31,6 @@ from edgeflex_services.policy_system.pages_words import (
     value_in_words,
 )
 from edgeflex_services.policy_system.repository import UnknownError
-from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.web import problem, title_of
 
 HERE = Path(__file__).parent
@@ -323,14 +321,6 @@ def see_other(path: str, **query: str) -> Response[None]:
 def manages(user: User, groups: Mapping[str, Any] | list[str]) -> list[str]:
     """The groups, of those, that a user manages."""
     return [name for name in groups if user.may("manager", name)]
-
-
-def page_policy(system: PolicySystem, user: User, group: str, policy_id: str) -> Entry:
-    """A policy that a user may read; one that may not be read is as one that is not there. Raises HTTPException."""
-    entry = system.catalogue.entry(user, group, policy_id)
-    if entry is None:
-        raise HTTPException("There is no such policy, or you may not read it.", status_code=404)
-    return entry
 
 
 # What went wrong ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from litestar import Controller, Response, get, post
 from litestar.exceptions import HTTPException, PermissionDeniedException
 from litestar.params import Parameter
 
-from edgeflex_services.policy_system.catalogue import Entry
 from edgeflex_services.policy_system.documents import (
     KINDS,
     AnyDocument,
@@ -20,8 +19,8 @@ from edgeflex_services.policy_system.documents import (
     read_document,
     schema_of,
 )
-from edgeflex_services.policy_system.enforce import AnyRequest, system_of
-from edgeflex_services.policy_system.pages_common import Form, Visitor, html, page_policy, policy_path, see_other
+from edgeflex_services.policy_system.enforce import AnyRequest, policy_of, system_of
+from edgeflex_services.policy_system.pages_common import Form, Visitor, html, policy_path, see_other
 from edgeflex_services.policy_system.pages_form import (
     FormSchema,
     Raw,
@@ -85,14 +84,19 @@ class EditPages(Controller):
 
     @get("/new", sync_to_thread=True)
     def choose(
-        self, request: AnyRequest, visitor: Visitor, kind: Annotated[str, Parameter(max_length=40)] = ""
+        self,
+        request: AnyRequest,
+        visitor: Visitor,
+        kind: Annotated[str, Parameter(max_length=40)] = "",
+        group: Annotated[str, Parameter(max_length=64)] = "",
     ) -> Response[str]:
         """A new policy: which kind, then its form."""
         groups = _groups(request, visitor)
+        wanted = group if group in groups else ""
         if kind not in KINDS:
             kinds = [(name, each.__doc__ or "") for name, each in KINDS.items()]
-            return html(request, "new.html", visitor, kinds=kinds)
-        return _edit_page(request, visitor, typed_of(kind, document_to_begin_with(kind), group=groups[0]))
+            return html(request, "new.html", visitor, kinds=kinds, group=wanted)
+        return _edit_page(request, visitor, typed_of(kind, document_to_begin_with(kind), group=wanted or groups[0]))
 
     @post("/new", status_code=200, sync_to_thread=True)
     def make(self, request: AnyRequest, visitor: Visitor, form: Form, kind: str) -> Response[Any]:
@@ -104,14 +108,14 @@ class EditPages(Controller):
 
     @get("/{group:str}/{policy_id:str}/edit", sync_to_thread=True)
     def edit(self, request: AnyRequest, visitor: Visitor, group: str, policy_id: str) -> Response[str]:
-        saved = _editable(request, visitor, group, policy_id).saved
+        saved = policy_of(request, visitor.user, group, policy_id, "edit").saved
         document = msgspec.to_builtins(saved.document)
         typed = typed_of(saved.document.kind, document, based_on=saved.version, group=group, policy_id=policy_id)
         return _edit_page(request, visitor, typed, saved)
 
     @post("/{group:str}/{policy_id:str}/edit", status_code=200, sync_to_thread=True)
     def change(self, request: AnyRequest, visitor: Visitor, form: Form, group: str, policy_id: str) -> Response[Any]:
-        entry = _editable(request, visitor, group, policy_id)
+        entry = policy_of(request, visitor.user, group, policy_id, "edit")
         typed = _typed_in(form, entry.saved.document.kind)._replace(group=group, policy_id=policy_id)
         base = entry.saved
         if typed.based_on != base.version:
@@ -119,17 +123,12 @@ class EditPages(Controller):
         return _go_on(request, visitor, form, typed, base, ())
 
 
-def _editable(request: AnyRequest, visitor: Visitor, group: str, policy_id: str) -> Entry:
-    entry = page_policy(system_of(request), visitor.user, group, policy_id)
-    if not entry.may(visitor.user, "edit"):
-        raise PermissionDeniedException("You may read this policy, not change it.")
-    return entry
-
-
 def _groups(request: AnyRequest, visitor: Visitor) -> list[str]:
     groups = groups_to_edit(system_of(request), visitor.user)
     if not groups:
-        text = "There is no group in which you may make policies: the role 'editor' is needed."
+        text = "There is no group in which you may make policies: the role 'editor' is needed. See Groups."
+        if visitor.user.is_admin:
+            text = "There is no group yet, and each policy belongs to one: add one at Groups."
         raise PermissionDeniedException(text)
     return groups
 
@@ -137,14 +136,19 @@ def _groups(request: AnyRequest, visitor: Visitor) -> list[str]:
 def _place_problems(request: AnyRequest, typed: Typed, groups: list[str]) -> tuple[tuple[str, str], ...]:
     """What is wrong with where a new policy is to be."""
     if typed.group not in groups:
-        return (("group", "choose a group in which you may make policies"),)
+        problem = ("group", f"choose a group in which you may make policies; known: {', '.join(groups)}")
+        return (problem, *_id_problems(typed))
+    if not (problems := _id_problems(typed)) and not system_of(request).catalogue.is_new(typed.group, typed.policy_id):
+        return (("policy_id", f"'{typed.policy_id}' is taken in this group"),)
+    return problems
+
+
+def _id_problems(typed: Typed) -> tuple[tuple[str, str], ...]:
     try:
         msgspec.convert(typed.policy_id, Name)
     except msgspec.ValidationError:
         got = f"; got '{typed.policy_id}'" if typed.policy_id else ""
         return (("policy_id", f"begins with a letter or digit, then letters, digits, _ . - (64 at most){got}"),)
-    if not system_of(request).catalogue.is_new(typed.group, typed.policy_id):
-        return (("policy_id", f"'{typed.policy_id}' is taken in this group"),)
     return ()
 
 
@@ -238,10 +242,14 @@ def _document_of(typed: Typed) -> tuple[AnyDocument | None, tuple[tuple[str, str
     reading = FORMS[typed.kind].read(typed.raw)
     problems = list(reading.problems)
     try:
-        return (None if problems else read_document(reading.document)), tuple(problems)
+        document = read_document(reading.document)
     except DocumentError as error:
-        problems += [(reading.field_of(place), text) for place, text in error.problems]
-    return None, tuple(problems)
+        # What is wrong with a field is told in the words of the form, if it knows.
+        known = {field for field, _ in problems}
+        found = [(reading.field_of(place), text) for place, text in error.problems]
+        problems += [(field, text) for field, text in found if field not in known]
+        return None, tuple(problems)
+    return (None if problems else document), tuple(problems)
 
 
 def _document_of_json(typed: Typed) -> tuple[AnyDocument | None, tuple[tuple[str, str], ...]]:

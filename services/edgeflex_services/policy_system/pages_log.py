@@ -10,7 +10,9 @@ from litestar.params import Parameter
 from edgeflex_services.policy_system.enforce import AnyRequest, system_of
 from edgeflex_services.policy_system.pages_accounts import admin_only
 from edgeflex_services.policy_system.pages_common import Form, Visitor, html, see_other
-from edgeflex_services.policy_system.pages_queries import keys
+from edgeflex_services.policy_system.proof import Head, Proof
+from edgeflex_services.policy_system.queries import signing_keys_known
+from edgeflex_services.policy_system.repository import Repository
 
 ON_A_PAGE = 100
 
@@ -27,10 +29,12 @@ class LogPages(Controller):
         before: Annotated[int | None, Parameter(ge=1, le=2**62)] = None,
         what: Annotated[str, Parameter(max_length=140)] = "",
         proof: bool = False,
+        head: Annotated[str, Parameter(max_length=100)] = "",
     ) -> Response[str]:
-        """What was done, the newest first; with `proof`, whether each entry follows from the one before it."""
+        """What was done, the newest first; with `proof`, whether it is as it was written, back to a noted head."""
         admin_only(visitor)
         repository = system_of(request).repository
+        found, error = _proved(repository, head.strip()) if proof else (None, "")
         entries = repository.audit_entries(before=before, limit=ON_A_PAGE + 1, what=what.strip() or None)
         return html(
             request,
@@ -39,8 +43,9 @@ class LogPages(Controller):
             entries=entries[:ON_A_PAGE],
             older=entries[ON_A_PAGE - 1].id if len(entries) > ON_A_PAGE else None,
             what=what.strip(),
-            proved=proof,
-            first_forged=repository.first_forged() if proof else None,
+            proof=found,
+            head=head.strip(),
+            head_error=error,
             newest=repository.newest_change(),
         )
 
@@ -48,7 +53,7 @@ class LogPages(Controller):
     def keys(self, request: AnyRequest, visitor: Visitor, done: str = "") -> Response[str]:
         """The keys by which tokens are signed."""
         admin_only(visitor)
-        return html(request, "keys.html", visitor, keys=keys(system_of(request).repository), done=done)
+        return html(request, "keys.html", visitor, keys=signing_keys_known(system_of(request).repository), done=done)
 
     @post("/keys", status_code=303, sync_to_thread=True)
     def rotate(self, request: AnyRequest, visitor: Visitor, form: Form) -> Response[Any]:
@@ -57,3 +62,11 @@ class LogPages(Controller):
         actor, system = admin_only(visitor), system_of(request)
         system.tokens.rotate(actor.name)
         return see_other("/keys", done="rotated")
+
+
+def _proved(repository: Repository, head: str) -> tuple[Proof | None, str]:
+    """The proof of the log, or what is wrong with the head that was typed."""
+    try:
+        return repository.prove(Head.read(head) if head else None), ""
+    except ValueError as error:
+        return None, str(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import msgspec
 from litestar import Controller, Response, get, post
 from litestar.exceptions import PermissionDeniedException
 from litestar.params import Parameter
@@ -14,22 +15,24 @@ from edgeflex_services.policy_system.api_policies import Version
 from edgeflex_services.policy_system.catalogue import Entry
 from edgeflex_services.policy_system.compare import changes
 from edgeflex_services.policy_system.documents import KINDS
-from edgeflex_services.policy_system.enforce import AnyRequest, system_of
+from edgeflex_services.policy_system.enforce import AnyRequest, policy_of, system_of
 from edgeflex_services.policy_system.pages_common import (
     Form,
     Visitor,
     html,
-    page_policy,
     policy_path,
     see_other,
 )
-from edgeflex_services.policy_system.pages_queries import readers_now, refused_now, says
+from edgeflex_services.policy_system.pages_events import rows_of_policy
 from edgeflex_services.policy_system.pages_words import changed_parts, changed_rules, fields_in_words
-from edgeflex_services.policy_system.repository import ConflictError, Grant, Saved
+from edgeflex_services.policy_system.queries import Wanted, readers_now, refused_now
+from edgeflex_services.policy_system.repository import AuditEntry, ConflictError, Grant, Saved
+from edgeflex_services.policy_system.rights import what_it_does
 from edgeflex_services.policy_system.system import PolicySystem
 
 ON_A_PAGE = 100
 LONGEST_COMMENT = 400
+MOST_DONE = 10
 
 SORTS: dict[str, Callable[[Entry], Any]] = {
     "id": lambda entry: (entry.saved.policy_id, entry.saved.group),
@@ -84,14 +87,14 @@ class PolicyPages(Controller):
 
     @get("/{group:str}/{policy_id:str}", sync_to_thread=True)
     def one(self, request: AnyRequest, visitor: Visitor, group: str, policy_id: str, done: Text = "") -> Response[str]:
-        entry = page_policy(system_of(request), visitor.user, group, policy_id)
+        entry = policy_of(request, visitor.user, group, policy_id)
         return _policy_page(request, visitor, entry, done=done)
 
     @get("/{group:str}/{policy_id:str}/versions/{version:int}", sync_to_thread=True)
     def old(self, request: AnyRequest, visitor: Visitor, group: str, policy_id: str, version: Version) -> Response[str]:
         """An old version."""
         system = system_of(request)
-        entry = page_policy(system, visitor.user, group, policy_id)
+        entry = policy_of(request, visitor.user, group, policy_id)
         saved = system.repository.version(group, policy_id, version)
         return html(
             request,
@@ -115,7 +118,7 @@ class PolicyPages(Controller):
     ) -> Response[str]:
         """What differs between two versions: those asked for, else the two newest."""
         system = system_of(request)
-        page_policy(system, visitor.user, group, policy_id)
+        policy_of(request, visitor.user, group, policy_id)
         versions = system.repository.versions(group, policy_id)
         newest = versions[0].version
         a = system.repository.version(group, policy_id, before or max(newest - 1, 1))
@@ -136,13 +139,21 @@ class PolicyPages(Controller):
     def grant(self, request: AnyRequest, visitor: Visitor, form: Form, group: str, policy_id: str) -> Response[Any]:
         """Give a right to this policy, or take one back."""
         system = system_of(request)
-        entry = page_policy(system, visitor.user, group, policy_id)
+        entry = policy_of(request, visitor.user, group, policy_id)
         if not visitor.user.may("manager", group):
             raise PermissionDeniedException("Only who manages the group may say who has a right to its policies.")
         wanted, problem = _wanted_grants(system, entry, form)
         if problem:
             return _policy_page(request, visitor, entry, grant_problem=problem, grant_typed=form)
-        system.repository.set_grants(visitor.user.name, group, policy_id, wanted)
+        told = what_it_does(entry, wanted, system.accounts.users())
+        everybody = bool(form.text("everybody"))
+        try:
+            system.repository.set_grants(visitor.user.name, group, policy_id, wanted, everybody=everybody, says=told)
+        except ConflictError:
+            return _policy_page(request, visitor, entry, open_problem=f"{told} Check the box to confirm that.")
+        if system.catalogue.entry(visitor.user, group, policy_id) is None:
+            text = f"{told} You are among those who no longer do."
+            return html(request, "error.html", visitor, status=200, title="Rights are changed", text=text)
         return see_other(policy_path(group, policy_id), done="grants")
 
 
@@ -152,7 +163,15 @@ def _is_wanted(entry: Entry, text: str, group: str, kind: str, show: str) -> boo
         return False
     if (group and saved.group != group) or (kind and saved.document.kind != kind):
         return False
-    return not text or says(entry, text)
+    return not text or _holds(saved, text)
+
+
+def _holds(saved: Saved, text: str) -> bool:
+    """Whether a policy holds a text: in its id, group, kind, asset, words, or names and values of its fields."""
+    document, wanted = saved.document, text.casefold()
+    texts = [saved.policy_id, saved.group, document.kind, document.kind.replace("_", " "), document.asset_id]
+    texts += [document.about, *(each for field in fields_in_words(document) for each in field)]
+    return any(wanted in each.casefold() for each in texts)
 
 
 def groups_to_edit(system: PolicySystem, user: User) -> list[str]:
@@ -177,16 +196,18 @@ def _policy_page(
     *,
     done: str = "",
     grant_problem: str = "",
+    open_problem: str = "",
     grant_typed: Form | None = None,
 ) -> Response[str]:
     system, saved, user = system_of(request), entry.saved, visitor.user
     system.catalogue.keep_reads()
     place = (saved.group, saved.policy_id)
+    done_with_it = system.repository.audit_entries(what="/".join(place))
     return html(
         request,
         "policy.html",
         visitor,
-        status=422 if grant_problem else 200,
+        status=422 if grant_problem or open_problem else 200,
         entry=entry,
         saved=saved,
         fields=fields_in_words(saved.document),
@@ -194,11 +215,15 @@ def _policy_page(
         readers=system.repository.readers(*place),
         now={tuple(each) for each in readers_now(system.repository)[place]},
         effects=system.repository.effects(*place),
-        audit=system.repository.audit_entries(what="/".join(place)),
+        done_by_rules=rows_of_policy(system, user, "/".join(place), MOST_DONE),
+        events_asked=Wanted(policy="/".join(place)),
+        audit=done_with_it,
+        grants_say=next((_says(each) for each in done_with_it if each.action == "set_grants"), ""),
         may_edit=entry.may(user, "edit"),
         may_manage=user.may("manager", saved.group),
         done=done,
         grant_problem=grant_problem,
+        open_problem=open_problem,
         grant_typed=grant_typed or Form(),
     )
 
@@ -208,9 +233,7 @@ def _save_again(
 ) -> Response[Any]:
     """Save a document that there is already, as it is, as a new version."""
     system = system_of(request)
-    entry = page_policy(system, visitor.user, group, policy_id)
-    if not entry.may(visitor.user, "edit"):
-        raise PermissionDeniedException("You may read this policy, not change it.")
+    entry = policy_of(request, visitor.user, group, policy_id, "edit")
     based_on = form.number("based_on")
     source = entry.saved if withdrawn else system.repository.version(group, policy_id, form.number("version"))
     given = form.text("comment")[:LONGEST_COMMENT]
@@ -235,6 +258,11 @@ def _save_again(
             text=f"Nothing was saved: {error}.",
         )
     return see_other(policy_path(group, policy_id), done="withdrawn" if withdrawn else "restored")
+
+
+def _says(entry: AuditEntry) -> str:
+    """What a change of grants did, as the audit log has it."""
+    return str(msgspec.json.decode(entry.detail)["says"])
 
 
 def _wanted_grants(system: PolicySystem, entry: Entry, form: Form) -> tuple[list[Grant], str]:

@@ -14,7 +14,7 @@ _BEGINNINGS: dict[str, dict[str, Any]] = {
     "operational_bounds": {"fields": {"voltage_min": "0.95 pu", "voltage_max": "1.05 pu"}},
     "trigger": {"fields": {"onset": "0.02 Hz/s"}},
     "data_management": {"fields": {"topic": "edgeflex/+/samples", "variables": ["frequency_hz"]}},
-    "flexibility": {"fields": {"max_duration": "24 h", "window_begin": "0 h", "window_end": "24 h"}},
+    "flexibility": {"fields": {"max_duration": "4 h", "window_begin": "06:00", "window_end": "22:00"}},
     "sharing": {
         "fields": {"variables": ["frequency_hz", "rocof_hz_per_s"]},
         "rules": [{"name": "nobody_yet", "effect": "deny"}],

@@ -6,9 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+import msgspec
+
 from edgeflex_services.policy_system.compare import Change
 from edgeflex_services.policy_system.documents import (
     Action,
+    AnyDocument,
     Document,
     ReturnData,
     RevokeAccess,
@@ -227,11 +230,10 @@ def changed_parts(found: Iterable[Change]) -> list[Difference]:
     ]
 
 
-def fields_in_words(document: Document) -> list[tuple[str, str]]:
-    """Fields and their values, those that say something."""
-    return [
-        (name, value_in_words(value)) for name, value in document.field_values().items() if value not in ("", [], {})
-    ]
+def fields_in_words(document: AnyDocument) -> list[tuple[str, str]]:
+    """Fields and their values as they were written, those that say something."""
+    said = msgspec.to_builtins(document.fields)
+    return [(name, value_in_words(value)) for name, value in said.items() if value not in (None, "", [], {})]
 
 
 def field_in_words(name: str) -> str:

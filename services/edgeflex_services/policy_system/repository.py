@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,12 +9,13 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Meta
-from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Engine, Table, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from edgeflex_flow.clock import Clock
 from edgeflex_flow.messages import Policy, TimeNs
 from edgeflex_services.policy_system.documents import AnyDocument, Name, time_ns
+from edgeflex_services.policy_system.proof import Head, Proof, digest_of, head_of, prove, version_digest
 from edgeflex_services.policy_system.tables import audit, effects, grants, groups, reads, versions
 
 WRITERS_LOCK = 7_316_402
@@ -118,6 +118,27 @@ class Effect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     time_ns: TimeNs
 
 
+KEPT = 100_000
+
+
+class NewestRows:
+    """A table with ids that grow, of which the newest `KEPT` rows are kept, and up to a hundredth more."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._since_pruning = 0
+
+    def add(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows, as part of a transaction that writes."""
+        id_ = self._table.c.id
+        connection.execute(insert(self._table), rows)
+        self._since_pruning += len(rows)
+        if self._since_pruning > KEPT // 100:
+            self._since_pruning = 0
+            newest = connection.scalar(select(func.max(id_))) or 0
+            connection.execute(delete(self._table).where(id_ <= newest - KEPT))
+
+
 class Repository:
     """Policies in a database. Methods may be called from any thread; writers come one after the other."""
 
@@ -126,6 +147,7 @@ class Repository:
         self._clock = clock
         self._writing = threading.RLock()
         self._noted: list[Noted] = []
+        self._effects = NewestRows(effects)
         self.on_note: Callable[[Noted], None] = _tell_nobody
         """Called for each entry of the audit log once it is kept."""
 
@@ -224,7 +246,7 @@ class Repository:
             except IntegrityError as error:  # another instance on the same database
                 raise ConflictError(f"version {saved.version} was saved by somebody else meanwhile") from error
             action = "withdraw_policy" if withdrawn else "save_policy"
-            detail = {"version": saved.version, "comment": comment}
+            detail = {"version": saved.version, "comment": comment, "digest": version_digest(row)}
             self.note(connection, actor, action, f"{group}/{policy_id}", detail)
         return saved
 
@@ -239,14 +261,31 @@ class Repository:
                 found.setdefault((row["group"], row["policy_id"]), []).append(grant)
         return found
 
-    def set_grants(self, actor: str, group: str, policy_id: str, wanted: Sequence[Grant]) -> None:
-        """Replace the grants of a policy; none: roles in the group decide again."""
+    def set_grants(
+        self,
+        actor: str,
+        group: str,
+        policy_id: str,
+        wanted: Sequence[Grant],
+        *,
+        everybody: bool = False,
+        says: str = "",
+    ) -> None:
+        """Replace the grants of a policy. None: roles in the group decide again, which `everybody` confirms.
+
+        `says`: what that does, for the audit log. Raises ConflictError.
+        """
+        if everybody and wanted:
+            raise ConflictError("`everybody` goes with no grants: with some, the policy is for those whom they name")
         with self.writing() as connection:
-            connection.execute(delete(grants).where(grants.c.group == group, grants.c.policy_id == policy_id))
+            of_policy = (grants.c.group == group) & (grants.c.policy_id == policy_id)
+            removed = connection.execute(delete(grants).where(of_policy)).rowcount
+            if removed and not wanted and not everybody:
+                raise ConflictError("without any grant the policy is open to its group: confirm that by `everybody`")
             for grant in wanted:
                 row = {"group": group, "policy_id": policy_id, **msgspec.to_builtins(grant)}
                 connection.execute(insert(grants).values(row))
-            detail = {"grants": msgspec.to_builtins(list(wanted))}
+            detail = {"grants": msgspec.to_builtins(list(wanted)), "says": says}
             self.note(connection, actor, "set_grants", f"{group}/{policy_id}", detail)
 
     # Who reads, and what came of it ---------------------------------------------------------------------------------
@@ -290,7 +329,7 @@ class Repository:
             for each in told
         ]
         with self.writing() as connection:
-            connection.execute(insert(effects), rows)
+            self._effects.add(connection, rows)
 
     def effects(self, group: str, policy_id: str, limit: int = 100) -> list[tuple[str, Effect]]:
         """The newest effects of a policy and who told them."""
@@ -308,7 +347,7 @@ class Repository:
 
     def note(self, connection: Connection, actor: str, action: str, what: str, detail: Mapping[str, Any]) -> None:
         """Add to the audit log, as part of a transaction that writes. Each entry's digest covers the one before it."""
-        before = connection.scalar(select(audit.c.digest).order_by(audit.c.id.desc()).limit(1)) or ""
+        before = head_of(connection).digest
         now_ns = self.now_ns()
         row = {
             "time_ns": now_ns,
@@ -337,25 +376,23 @@ class Repository:
         with self.reading() as connection:
             return connection.scalar(select(func.max(audit.c.id))) or 0
 
-    def first_forged(self) -> int | None:
-        """The id of the first entry of the audit log that does not follow from the one before it; None if all do."""
-        before = ""
+    def head(self) -> Head:
+        """The newest entry of the audit log."""
         with self.reading() as connection:
-            for row in connection.execute(select(audit).order_by(audit.c.id)).mappings():
-                if row["digest"] != digest_of(before, row):
-                    return int(row["id"])
-                before = row["digest"]
-        return None
+            return head_of(connection)
+
+    def prove(self, noted: Head | None = None) -> Proof:
+        """Whether log and policies are as they were written; `noted`: a head from before."""
+        while True:
+            with self.reading() as connection:
+                proof = prove(connection, noted)
+            # What somebody saved while it was read is no forgery.
+            if proof.intact or proof.head == str(self.head()):
+                return proof
 
 
 def _tell_nobody(_: Noted) -> None:
     """Where nobody listens."""
-
-
-def digest_of(before: str, row: Any) -> str:
-    """SHA-256 of an entry of the audit log and of the digest before it."""
-    told = [before, *(row[name] for name in ("time_ns", "actor", "action", "object", "detail"))]
-    return hashlib.sha256(msgspec.json.encode(told)).hexdigest()
 
 
 def _saved(row: Any) -> Saved:

@@ -25,6 +25,7 @@ ISSUER = "urn:edgeflex:policy"
 AUDIENCE = "edgeflex-policy"
 ADMIN = "admin"
 SYSTEM = "system"
+NS_PER_DAY = 86_400_000_000_000
 UPKEEP_S = 1.0
 """How often changes by other instances on the same database are looked for, and reads written down."""
 
@@ -35,14 +36,16 @@ class PolicySystem:
     def __init__(self, database: str, folder: Path, *, audience: str = AUDIENCE, clock: Clock | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder = folder
-        self.repository = Repository(open_database(database), clock or SystemClock())
+        self.clock = clock or SystemClock()
+        self.repository = Repository(open_database(database), self.clock)
         self.accounts = Accounts(self.repository)
         self.tokens = Tokens(self.repository, self.accounts, folder / "keys", audience, ISSUER)
         self.catalogue = Catalogue(self.repository)
         self.journal = Journal(self.repository)
         self.repository.on_note = self._noted
-        self.traffic = Traffic(clock or SystemClock())
+        self.traffic = Traffic(self.clock)
         self._loaded = -1
+        self._told_day = -1
         self._loading = threading.Lock()
         self._stop = threading.Event()
         self._upkeep: threading.Thread | None = None
@@ -59,6 +62,7 @@ class PolicySystem:
             self.tokens.rotate(SYSTEM)
         self.changed()
         self.tokens.check_signing(SYSTEM)
+        self.tell_head()
         self._upkeep = threading.Thread(target=self._look_after, name="policy upkeep", daemon=True)
         self._upkeep.start()
         return told
@@ -89,6 +93,13 @@ class PolicySystem:
             self.catalogue.load()
             self._loaded = newest
 
+    def tell_head(self) -> None:
+        """Write the head of the audit log to the service's log, once a day (UTC): where the database's owner is not."""
+        day = self.repository.now_ns() // NS_PER_DAY
+        if day != self._told_day:
+            self._told_day = day
+            LOG.info("audit log: head %s", self.repository.head())
+
     def _look_after(self) -> None:
         while not self._stop.wait(UPKEEP_S):
             try:
@@ -96,6 +107,7 @@ class PolicySystem:
                     self.changed()
                 self.catalogue.keep_reads()
                 self.journal.keep()
+                self.tell_head()
                 for call in self.each_second:
                     call()
             except Exception:

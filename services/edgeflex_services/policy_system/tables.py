@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     create_engine,
     event,
+    inspect,
     make_url,
 )
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -120,7 +121,10 @@ events = Table(
     METADATA,
     Column("id", ROW_ID, primary_key=True),
     Column("time_ns", BigInteger, nullable=False),
+    Column("group", NAME, nullable=False),
+    Column("kind", String(16), nullable=False),
     Column("entry", Text, nullable=False),
+    Index("events_by_group", "group", "id"),
 )
 
 audit = Table(
@@ -193,6 +197,7 @@ def open_database(url: str) -> Engine:
         engine = create_engine(parsed, pool_pre_ping=True)
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _set_up_sqlite)
+        _check_columns(engine)
         METADATA.create_all(engine)
     except ModuleNotFoundError as error:
         raise FatalError(f"the database needs {error.name}: pip install 'edgeflex-flow[postgres]'") from error
@@ -202,6 +207,20 @@ def open_database(url: str) -> Engine:
         cause = getattr(error, "orig", None) or error
         raise FatalError(f"database '{make_url(url).render_as_string()}' cannot be opened: {cause}") from error
     return engine
+
+
+def _check_columns(engine: Engine) -> None:
+    """Raise FatalError for tables of another version of this program."""
+    known = inspect(engine)
+    for table in METADATA.sorted_tables:
+        if known.has_table(table.name):
+            there = {column["name"] for column in known.get_columns(table.name)}
+            missing = [column.name for column in table.columns if column.name not in there]
+            if missing:
+                raise FatalError(
+                    f"database '{engine.url.render_as_string()}' is of another version: table '{table.name}' has no "
+                    f"column {', '.join(missing)}; begin a new one, and save the policies there again"
+                )
 
 
 def _set_up_sqlite(connection: object, _: ConnectionPoolEntry) -> None:

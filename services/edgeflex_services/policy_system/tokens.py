@@ -58,6 +58,7 @@ class Shown(NamedTuple):
     jti: str
     issued_s: float
     expires_s: float
+    audience: str
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class Tokens:
         self._accounts = accounts
         self._folder = folder
         self.audience = audience
+        self.bus_audience = f"{audience}-databus"
+        """Of tokens in messages of the databus, which others may hear: they are good for nothing else."""
         self.issuer = issuer
         self._loaded = _Loaded()
 
@@ -122,8 +125,8 @@ class Tokens:
 
     # Checking -------------------------------------------------------------------------------------------------------
 
-    def check(self, token: str) -> User:
-        """Whom a token shows. Raises Refused."""
+    def check(self, token: str, *, on_bus: bool = False) -> User:
+        """Whom a token shows, by REST or `on_bus`. Raises Refused."""
         now_s = self._repository.now_ns() / NS_PER_S
         loaded = self._loaded
         shown = loaded.known.get(token)
@@ -132,6 +135,9 @@ class Tokens:
             loaded.remember(token, shown)
         if not shown.issued_s - LEEWAY_S <= now_s < shown.expires_s + LEEWAY_S:
             raise Refused("it has expired")
+        wanted = self.bus_audience if on_bus else self.audience
+        if shown.audience != wanted:
+            raise Refused(f"it is for '{shown.audience}', not for '{wanted}'")
         user = loaded.user(shown.user)
         if user is None:
             raise Refused(f"user '{shown.user}' is not there or disabled")
@@ -148,7 +154,7 @@ class Tokens:
         if not isinstance(issuer, str):
             raise Refused("it names no issuer")
         key = _key(loaded, issuer, header.get("kid"))
-        if header.get("crit") is not None:
+        if "crit" in header:
             raise Refused("it has critical extensions, which nobody here knows")
         try:
             # Times are compared below, by the clock of the service.
@@ -156,7 +162,7 @@ class Tokens:
                 token,
                 key.key,
                 algorithms=[key.algorithm_name],
-                audience=self.audience,
+                audience=[self.audience, self.bus_audience],
                 issuer=issuer,
                 options={"require": NEEDED, "verify_exp": False, "verify_iat": False, "verify_nbf": False},
             )
@@ -175,6 +181,10 @@ class Tokens:
             raise Refused("it comes from the future")
         if float(claims.get("nbf", issued_s)) - LEEWAY_S > now_s:
             raise Refused("it is not valid yet")
+        told = [claims["aud"]] if isinstance(claims["aud"], str) else claims["aud"]
+        audiences = [each for each in (self.audience, self.bus_audience) if each in told]
+        if len(audiences) > 1:
+            raise Refused("it is for the databus, where others hear it, and for more")
         if not isinstance(jti, str) or not 0 < len(jti) <= LONGEST_JTI:
             raise Refused("its `jti` is no short text")
         if (issuer, jti) in loaded.revoked:
@@ -183,7 +193,11 @@ class Tokens:
         # The clock of who signs may be ahead: else a token from before would pass for one from after.
         if user is not None and (issued_s - LEEWAY_S) * NS_PER_S <= user.revoked_ns:
             raise Refused("the user's tokens were revoked after it was made")
-        return Shown(subject, issuer, jti, issued_s, expires_s)
+        return Shown(subject, issuer, jti, issued_s, expires_s, audiences[0])
+
+    def subject(self, token: str) -> str:
+        """The user in a token, by REST or on the databus. Raises Refused."""
+        return self._verified(self._loaded, token, self._repository.now_ns() / NS_PER_S).user
 
     def revoke(self, actor: str, token: str) -> None:
         """Refuse one token from now on. Raises Refused when it is none of ours, which needs nothing more."""
@@ -202,7 +216,7 @@ class Tokens:
 
     # Granting -------------------------------------------------------------------------------------------------------
 
-    def grant(self, name: str) -> str:
+    def grant(self, name: str, *, for_bus: bool = False) -> str:
         """A token for a user who has shown who it is, with its roles for others who trust this system."""
         user = self.user(name)
         if user is None:
@@ -214,7 +228,7 @@ class Tokens:
         claims = {
             "iss": self.issuer,
             "sub": name,
-            "aud": self.audience,
+            "aud": self.bus_audience if for_bus else self.audience,
             "iat": now_s,
             "exp": now_s + GRANTED_FOR_S,
             "jti": secrets.token_hex(16),

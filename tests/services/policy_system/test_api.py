@@ -115,6 +115,35 @@ def test_grants_take_the_place_of_roles(
     assert stranger.put(path_of(policy) + "/grants", json=[]).status_code == 403
 
 
+def test_what_a_change_of_grants_does_is_said_and_opening_to_the_group_again_is_confirmed(
+    served: ServedPolicies,
+) -> None:
+    served.make_group("six")
+    for name in ("anna", "bob", "carl"):
+        served.make_service(name, group="six")
+    served.save("p", TRIGGER, group="six")
+    path = path_of("p", "six") + "/grants"
+    anna = [{"subject_kind": "user", "subject": "anna", "right": "read"}]
+    first = served.admin.put(path, json=anna).json()
+    assert first["grants"] == anna
+    assert first["says"] == (
+        "From now on only anna may read it, and nobody may edit it, beside administrators; 2 others no longer do."
+    )
+    more = [*anna, {"subject_kind": "group", "subject": GROUP, "right": "edit"}]
+    second = served.admin.put(path, json=more).json()["says"]
+    assert second.startswith(f"From now on only anna and group {GROUP} may read it, and group {GROUP} may edit it")
+    assert second.endswith("beside administrators.")
+    refused = served.admin.put(path, json=[])
+    assert refused.status_code == 409
+    assert "confirm that by `everybody`" in refused.json()["detail"]
+    assert served.admin.put(path, json=anna, params={"everybody": "true"}).status_code == 409
+    assert len(served.admin.get(path).json()) == 2
+    opened = served.admin.put(path, json=[], params={"everybody": "true"}).json()
+    assert opened["grants"] == []
+    assert opened["says"].startswith("From now on the roles in group 'six' decide: 3 users may read it")
+    assert opened["says"] in served.admin.get(path_of("p", "six") + "/audit").json()[0]["detail"]
+
+
 def test_a_grant_to_a_group_reaches_its_members(served: ServedPolicies, stranger: httpx.Client, policy: str) -> None:
     served.make_group("traders")
     grant = [{"subject_kind": "group", "subject": "traders", "right": "read"}]
@@ -212,10 +241,32 @@ def test_who_reads_a_policy_and_what_it_changed_can_be_seen(
         "policy_group": GROUP, "policy_id": policy, "version": 1, "site": "s", "flow": "frequency_events",
         "node": "event", "setting": "onset", "before": "0.02 Hz/s", "after": "0.05 Hz/s", "time_ns": 1,
     }  # fmt: skip
-    assert reader.post("/api/v1/effects", json={"effects": [effect]}).status_code == 204
-    assert stranger.post("/api/v1/effects", json={"effects": [effect]}).status_code == 403
+    assert reader.post("/api/v1/effects", json={"effects": [effect]}).json() == {"kept": 1, "refused": []}
     (told,) = served.admin.get(path_of(policy) + "/effects").json()
     assert told == {"user": "reader", "effect": {**effect, "refused": None}}
+
+
+def test_effects_are_taken_from_members_who_may_read_the_policy_and_of_versions_that_are_there(
+    served: ServedPolicies, reader: httpx.Client, stranger: httpx.Client, policy: str
+) -> None:
+    served.save("shut", TRIGGER)
+    only = [{"subject_kind": "user", "subject": "stranger", "right": "read"}]
+    served.admin.put(path_of("shut") + "/grants", json=only)
+
+    def told(name: str, version: int = 1) -> dict[str, Any]:
+        words = dict.fromkeys(("site", "flow", "node", "setting", "before", "after"), "x")
+        return {"policy_group": GROUP, "policy_id": name, "version": version, "time_ns": 1, **words}
+
+    sent = {"effects": [told("shut"), told(policy), told(policy, 2), told("not_there")]}
+    answer = reader.post("/api/v1/effects", json=sent).json()
+    assert (answer["kept"], [each["at"] for each in answer["refused"]]) == (1, [0, 2, 3])
+    assert len({each["why"] for each in answer["refused"]}) == 1
+    assert stranger.post("/api/v1/effects", json=sent).json()["kept"] == 0  # may read one, and is no member
+    assert len(served.admin.get(path_of(policy) + "/effects").json()) == 1
+    assert served.admin.get(path_of("shut") + "/effects").json() == []
+    many = {"effects": [told("not_there")] * 500}
+    answers = [reader.post("/api/v1/effects", json=many) for _ in range(6)]
+    assert [answers[0].status_code, answers[-1].status_code] == [200, 429]
 
 
 def test_everything_that_is_done_stands_in_the_audit_log(served: ServedPolicies, policy: str) -> None:
@@ -225,7 +276,18 @@ def test_everything_that_is_done_stands_in_the_audit_log(served: ServedPolicies,
     assert len(entries) == 5
     older = served.admin.get("/api/v1/audit", params={"limit": 1, "before": entries[-1]["id"]}).json()
     assert older[0]["id"] == entries[-1]["id"] - 1
-    assert served.admin.get("/api/v1/audit/proof").json() == {"intact": True, "first_forged": None}
+    proof = served.admin.get("/api/v1/audit/proof").json()
+    assert proof == {"intact": True, "head": proof["head"], "first_forged": None, "why": ""}
+    assert proof["head"].startswith(f"{served.admin.get('/api/v1/audit', params={'limit': 1}).json()[0]['id']}:")
+    served.save(policy, TRIGGER, based_on=1)
+    for head, is_intact in (
+        (proof["head"], True),
+        (f"{entry['id']}:{'0' * 64}", False),
+        (f"{10**9}:{'0' * 64}", False),
+    ):
+        assert served.admin.get("/api/v1/audit/proof", params={"head": head}).json()["intact"] is is_intact
+    assert served.admin.get("/api/v1/audit/proof", params={"head": "7"}).status_code == 400
+    assert "audit log: head " in served.log.read_text()
 
 
 @pytest.mark.parametrize(

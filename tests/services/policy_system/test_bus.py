@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from broker import Listener, Mosquitto, wait_until
 from paho.mqtt.client import Client
@@ -92,11 +93,17 @@ def test_a_message_acts_with_a_token_of_somebody_who_may_report_and_not_without(
         reader = made.served.make_service("reader", "reader")
         stranger = made.served.make_service("stranger", None)
         payload = row(rocof_hz_per_s=0.5)
-        for token in (None, "x", KeyPair().token("pmu"), reader.token("reader"), stranger.token("stranger")):
+        for token in (
+            None,
+            "x",
+            KeyPair().bus_token("pmu"),
+            reader.bus_token("reader"),
+            stranger.bus_token("stranger"),
+        ):
             made.device.publish(f"{TOPIC}/G1", payload, token)
         wait_until(lambda: made.log().count("shows no right to report") == 5)
         assert made.requests() == []
-        token = made.key.token("pmu")
+        token = made.key.bus_token("pmu")
         made.device.publish(f"{TOPIC}/G1", payload, token)
         wait_until(made.requests)
         (request,) = made.requests()
@@ -111,7 +118,7 @@ def test_a_message_acts_with_a_token_of_somebody_who_may_report_and_not_without(
 @pytest.mark.needs("mosquitto")
 def test_a_trusted_topic_needs_no_token_but_a_wrong_one_is_refused_there_too(tmp_path: Path) -> None:
     with site(tmp_path, "--trust", f"{GROUP}={TOPIC}/+") as made:
-        made.device.publish(f"{TOPIC}/G1", row(rocof_hz_per_s=0.5), KeyPair().token("pmu"))
+        made.device.publish(f"{TOPIC}/G1", row(rocof_hz_per_s=0.5), KeyPair().bus_token("pmu"))
         wait_until(lambda: "shows no right to report" in made.log())
         made.device.publish(f"{TOPIC}/G1", row(rocof_hz_per_s=0.01))
         made.device.publish(f"{TOPIC}/G1", row(rocof_hz_per_s=0.5))
@@ -121,6 +128,24 @@ def test_a_trusted_topic_needs_no_token_but_a_wrong_one_is_refused_there_too(tmp
         wait_until(lambda: "malformed" in made.log())
         made.device.publish(f"{TOPIC}/G1", row(rocof_hz_per_s=0.5))
         wait_until(lambda: len(made.requests()) == 2)
+
+
+@pytest.mark.needs("mosquitto")
+def test_a_token_that_others_hear_on_the_databus_is_no_good_by_rest_and_the_other_way_round(tmp_path: Path) -> None:
+    with site(tmp_path, "--listen", f"{GROUP}={TOPIC}/+") as made:
+        report = {"reports": [{"group": GROUP, "asset": "G1", "values": {"rocof_hz_per_s": 0.5}}]}
+        with made.served.client(made.key.bus_token("pmu")) as client:
+            assert client.post("/api/v1/events", json=report).status_code == 401
+        made.device.publish(f"{TOPIC}/G1", row(rocof_hz_per_s=0.5), made.key.token("pmu"))
+        wait_until(lambda: "it is for 'edgeflex-policy', not for 'edgeflex-policy-databus'" in made.log())
+        secret = made.served.admin.post("/api/v1/users/pmu/secret").json()["client_secret"]
+        form = {"grant_type": "client_credentials", "scope": "databus"}
+        granted = httpx.post(f"{made.served.url}/token", data=form, auth=("pmu", secret)).json()["access_token"]
+        with made.served.client(granted) as client:
+            assert client.post("/api/v1/events", json=report).status_code == 401
+        made.device.publish(f"{TOPIC}/G1", row(rocof_hz_per_s=0.5), granted)
+        wait_until(made.requests)
+        assert len(made.requests()) == 1
 
 
 @pytest.mark.needs("mosquitto")
@@ -135,6 +160,9 @@ def test_what_the_broker_had_kept_starts_nothing_when_the_service_comes(tmp_path
         assert [request.device for request in made.requests()] == ["G1", "G2"]
 
 
+ASKING = {"stranger": None, "other": "reader", "vpp": "reader"}
+
+
 @pytest.mark.needs("mosquitto")
 def test_data_is_asked_for_on_the_databus_and_the_answer_goes_to_a_topic_of_the_asker(tmp_path: Path) -> None:
     with site(tmp_path, "--trust", f"{GROUP}={TOPIC}/+", "--listen", f"{GROUP}=edgeflex/{GROUP}/ask") as made:
@@ -145,18 +173,19 @@ def test_data_is_asked_for_on_the_databus_and_the_answer_goes_to_a_topic_of_the_
             "then": {"do": "return_data", "quantities": ["rocof_*"]},
         }
         made.served.save("share", {"kind": "sharing", "rules": [permit]})
-        keys = {name: made.served.make_service(name, None) for name in ("vpp", "other")}
+        keys = {name: made.served.make_service(name, role) for name, role in ASKING.items()}
         made.device.publish(f"{TOPIC}/G1", row(rocof_hz_per_s=0.001))
         with Listener(made.broker, f"edgeflex/{GROUP}/answer/+") as answers:
             ask = json.dumps({"type": "data_request", "asset": "G1", "id": "7"}).encode()
-            for token in (None, keys["other"].token("other"), keys["vpp"].token("vpp")):
+            for token in (None, *(keys[name].bus_token(name) for name in ASKING)):
                 made.device.publish(f"edgeflex/{GROUP}/ask", ask, token)
             wait_until(lambda: len(answers.received) == 2)
             found = {topic.rpartition("/")[2]: json.loads(payload) for topic, payload in answers.received}
-        assert found["other"] == {**found["other"], "permitted": False, "why": "denied", "values": {}, "id": "7"}
+        assert found["other"] == {**found["other"], "permitted": False, "values": {}, "id": "7"}
         assert found["vpp"]["permitted"]
-        assert found["vpp"]["values"] == {"rocof_hz_per_s": 0.001}
+        assert found["vpp"]["values"]["rocof_hz_per_s"]["value"] == 0.001
         assert "shows no right" in made.log()
+        assert "request of 'stranger' on" in made.log()
 
 
 @pytest.mark.needs("mosquitto")

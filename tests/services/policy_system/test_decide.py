@@ -4,12 +4,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeflex_services.policy_system.decide import DAYS, Decision, Measured, Question, decide
-from edgeflex_services.policy_system.documents import RunService, read_document
+from edgeflex_services.policy_system.documents import AnyDocument, RunService
 
 NOON = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)  # a Thursday
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -17,7 +18,8 @@ BERLIN = ZoneInfo("Europe/Berlin")
 
 def decided(*rules: dict[str, Any], validity: dict[str, Any] | None = None, **changes: Any) -> Decision:
     named = [{"name": f"rule_{at}", "effect": "permit", **rule} for at, rule in enumerate(rules)]
-    document = read_document({"kind": "sharing", "rules": named, **(validity or {})})
+    # As one that is kept: what versions from before may say is decided too.
+    document = msgspec.convert({"kind": "sharing", "rules": named, **(validity or {})}, AnyDocument)
     asked: dict[str, Any] = {"action": "read_data", "user": "vpp", "groups": frozenset({"traders"}), "now": NOON}
     return decide(document, Question(**{**asked, **changes}))
 
@@ -133,6 +135,48 @@ def test_daily_times_hold_as_a_walk_over_the_minutes_says(
     day = (local.weekday() - began_yesterday) % 7
     holds = passed < length and (not days or DAYS[day] in days)
     assert found == ("permit" if holds else "none")
+
+
+@pytest.mark.parametrize(
+    ("moment", "holds"),
+    [
+        ("2026-11-26T21:59", False),  # a Thursday
+        ("2026-11-26T22:00", True),
+        ("2026-11-26T23:59", True),
+        ("2026-11-27T00:00", True),  # Friday, but the night of Thursday
+        ("2026-11-27T05:59", True),
+        ("2026-11-27T06:00", False),
+        ("2026-11-27T22:00", False),  # the night of Friday
+        ("2026-11-28T00:00", False),
+        ("2026-11-26T00:00", False),  # the night of Wednesday
+        ("2026-11-26T05:59", False),
+        ("2026-11-22T22:00", True),  # a Sunday
+        ("2026-11-23T05:59", True),  # Monday, over the end of the week
+        ("2026-11-23T22:00", False),
+    ],
+)
+def test_a_night_belongs_to_the_day_on_which_it_began(moment: str, *, holds: bool) -> None:
+    now = datetime.fromisoformat(moment).replace(tzinfo=UTC)
+    night = when(since="22:00", until="06:00", days=["thu", "sun"])
+    assert (decided(night, now=now).effect == "permit") is holds
+
+
+@pytest.mark.parametrize(
+    ("moment", "holds"),
+    [
+        ("2026-03-28T22:59", False),  # 23:59 CET
+        ("2026-03-28T23:00", True),  # midnight of Sunday in Berlin, on which clocks go forward
+        ("2026-03-29T00:59", True),  # 01:59 CET
+        ("2026-03-29T01:00", False),  # 03:00 CEST
+        ("2026-10-24T22:00", True),  # midnight CEST of Sunday, on which clocks go back
+        ("2026-10-25T00:59", False),  # 02:59 CEST
+        ("2026-10-25T01:29", False),  # 02:29 CET, told a second time
+    ],
+)
+def test_clock_times_are_those_of_the_place_when_its_clocks_change(moment: str, *, holds: bool) -> None:
+    now = datetime.fromisoformat(moment).replace(tzinfo=UTC)
+    early = when(since="00:00", until="02:00", days=["sun"], timezone="Europe/Berlin")
+    assert (decided(early, now=now).effect == "permit") is holds
 
 
 def test_days_alone_are_by_the_calendar_of_the_place() -> None:

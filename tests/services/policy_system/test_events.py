@@ -6,16 +6,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from litestar.testing import TestClient
 from served_policies import GROUP
 
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.messages import ServiceRequest
 from edgeflex_services.policy_system import events
 from edgeflex_services.policy_system.accounts import NewUser, User
+from edgeflex_services.policy_system.app import make_app
 from edgeflex_services.policy_system.decide import decide
 from edgeflex_services.policy_system.documents import read_document
-from edgeflex_services.policy_system.events import Answer, Ask, BadReportError, EventService, Report
-from edgeflex_services.policy_system.repository import UnknownError
+from edgeflex_services.policy_system.enforce import Door, write_down_failure
+from edgeflex_services.policy_system.events import (
+    Answer,
+    Ask,
+    BadReportError,
+    EventService,
+    GivenValue,
+    MayNotAskError,
+    Report,
+    TooManyRequestsError,
+)
+from edgeflex_services.policy_system.limits import RateLimit
+from edgeflex_services.policy_system.queries import Wanted, is_wanted
+from edgeflex_services.policy_system.repository import Grant, UnknownError
 from edgeflex_services.policy_system.system import PolicySystem
 
 NS = 1_000_000_000
@@ -36,7 +50,8 @@ class Bench:
         for name, group, role in (("device", GROUP, "reporter"), ("vpp", "traders", "reader")):
             self.system.accounts.put_user("admin", name, NewUser())
             self.system.accounts.set_role("admin", group, name, role)  # type: ignore[arg-type]
-        self.system.changed()
+        self.save("guests", {"kind": "operational_bounds", "fields": {"droop": "25 MW/Hz"}})
+        self.system.repository.set_grants("admin", GROUP, "guests", [Grant("group", "traders", "read")])
 
     def _run(self, group: str, request: ServiceRequest) -> str:
         self.asked.append((group, request))
@@ -180,8 +195,8 @@ def test_who_is_blocked_is_denied_whatever_permits(bench: Bench) -> None:
     bench.save("share", sharing({"effect": "permit"}))
     assert bench.ask().permitted
     bench.system.accounts.block("admin", GROUP, "vpp", "misuse")
-    bench.system.changed()
-    assert not bench.ask().permitted
+    with pytest.raises(MayNotAskError):
+        bench.ask()
 
 
 def test_entries_that_cannot_be_written_down_are_kept_for_the_next_time(
@@ -212,15 +227,124 @@ def test_data_is_given_to_those_with_whom_it_is_shared_and_no_more_than_that(ben
     bench.report(voltage_pu=1.02, active_power_w=5e3)
     answer = bench.ask()
     assert answer.permitted
-    assert answer.values == {"voltage_pu": 1.02}
-    assert answer.times_ns == {"voltage_pu": START_NS}
+    assert answer.values == {"voltage_pu": GivenValue(1.02, START_NS, 0.0, stale=False)}
+    assert answer.left_out == []
     assert not bench.ask(user="device").permitted
+
+
+def test_an_old_value_is_given_as_what_it_is(bench: Bench) -> None:
+    bench.save("share", sharing(GIVE_VOLTAGES))
+    bench.report(voltage_pu=1.02)
+    bench.later(8.0)
+    bench.report(voltage_ll_pu=1.01)
+    bench.later(3.0)
+    assert bench.ask().values == {
+        "voltage_pu": GivenValue(1.02, START_NS, 11.0, stale=True),
+        "voltage_ll_pu": GivenValue(1.01, START_NS + 8 * NS, 3.0, stale=False),
+    }
+
+
+def test_variables_of_a_policy_bound_what_its_rules_give_out(bench: Bench) -> None:
+    permit = {"effect": "permit", "then": {"do": "return_data", "quantities": ["voltage_*", "frequency_hz"]}}
+    bench.save("a_share", sharing(permit, fields={"variables": ["voltage_?u", "frequency_*"]}))
+    bench.report(voltage_pu=1.0, frequency_hz=50.0, active_power_w=1.0)
+    answer = bench.ask()
+    assert answer.permitted
+    assert (list(answer.values), answer.left_out) == (["frequency_hz"], ["voltage_pu"])
+    bench.system.journal.keep()
+    assert (
+        bench.system.journal.entries(*is_wanted(Wanted("request")))[0].did == "gave frequency_hz; left out voltage_pu"
+    )
+    bench.save("b_share", sharing({**permit, "when": {"users": ["vpp"]}}))  # of its own policy, without bounds
+    answer = bench.ask()
+    assert (list(answer.values), answer.left_out) == (["frequency_hz", "voltage_pu"], [])
 
 
 def test_what_no_policy_permits_is_denied_and_nothing_is_told_of_policies(bench: Bench) -> None:
     bench.save("share", sharing({**GIVE_VOLTAGES, "when": {"groups": ["nobody"]}}))
     assert bench.ask() == Answer(permitted=False, why="denied")
-    assert bench.ask(group="nowhere") == Answer(permitted=False, why="denied")
+
+
+def test_to_ask_needs_a_role_in_the_group_or_a_grant_there_and_else_nothing_is_written_down(bench: Bench) -> None:
+    bench.save("share", sharing({"effect": "permit"}))
+    assert bench.ask().permitted  # by the grant to its group
+    for user, group in (("device", "traders"), ("vpp", "nowhere")):
+        with pytest.raises(MayNotAskError, match="needs the role 'reader'"):
+            bench.ask(user=user, group=group)
+    bench.system.repository.set_grants("admin", GROUP, "guests", [Grant("user", "device", "read")])
+    with pytest.raises(MayNotAskError):
+        bench.ask()
+    assert bench.ask(user="device").permitted
+    bench.system.journal.keep()
+    asked = [each.user for each in bench.system.journal.entries(*is_wanted(Wanted("request")))]
+    assert asked == ["device", "vpp"]
+
+
+def test_who_asks_too_often_waits_and_others_do_not(bench: Bench) -> None:
+    bench.save("share", sharing({"effect": "permit"}))
+    for _ in range(events.REQUESTS_PER_MIN):
+        bench.ask()
+    with pytest.raises(TooManyRequestsError) as raised:
+        bench.ask()
+    assert raised.value.wait_s == pytest.approx(0.1)
+    assert bench.ask(user="device").permitted
+    bench.later(0.11)
+    assert bench.ask().permitted
+
+
+@pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")
+def test_by_rest_a_request_without_a_right_is_forbidden_and_one_too_many_is_told_when_to_come(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "REQUESTS_PER_MIN", 1)
+    app = make_app(bench.system, EventService(bench.system, bench._run))
+    headers = {"Authorization": f"Bearer {bench.system.tokens.grant('vpp')}"}
+    with TestClient(app) as client:
+        answers = [
+            client.post("/api/v1/requests", json={"group": group, "asset": "G1"}, headers=headers)
+            for group in ("nowhere", GROUP, GROUP)
+        ]
+    assert [each.status_code for each in answers] == [403, 200, 429]
+    assert answers[2].headers["retry-after"] == "60"
+
+
+def test_what_one_group_reports_makes_no_other_forget(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MOST_ASSETS", 2)
+    bench.save("excitation", trigger())
+    bench.save("excitation", trigger(), group="traders")
+    bench.system.accounts.set_role("admin", "traders", "device", "reporter")
+    bench.report("G1", rocof_hz_per_s=0.1)
+    for at in range(5):
+        bench.report(f"T{at}", group="traders", rocof_hz_per_s=0.1)
+    assert bench.report("G1", rocof_hz_per_s=0.1) == []  # still held off
+    state = bench.service._state
+    assert state.of(GROUP, "G1")["rocof_hz_per_s"].value == 0.1
+    assert (state.of("traders", "T2"), set(state.of("traders", "T3"))) == ({}, {"rocof_hz_per_s"})
+    assert state.forgotten == 3
+
+
+def test_of_too_many_quantities_the_one_that_was_not_reported_for_longest_goes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "MOST_QUANTITIES", 2)
+    bench.report(frequency_hz=50.0)
+    bench.report(voltage_pu=1.0)
+    bench.report(frequency_hz=50.0)
+    bench.report(rocof_hz_per_s=0.1)
+    assert set(bench.service._state.of(GROUP, "G1")) == {"frequency_hz", "rocof_hz_per_s"}
+    assert bench.service._state.forgotten == 1
+
+
+def test_entries_of_other_groups_hide_none_of_ones_own(bench: Bench) -> None:
+    bench.system.accounts.put_group("admin", "crowd", "")
+    bench.system.accounts.set_role("admin", "crowd", "device", "reader")
+    bench.ask()
+    for _ in range(20):
+        bench.ask(user="device", group="crowd")
+    bench.system.journal.keep()
+    journal = bench.system.journal
+    ours = is_wanted(Wanted("request", GROUP))
+    assert [each.user for each in journal.entries(*ours, limit=5)] == ["vpp"]
 
 
 def test_who_may_read_the_policy_is_told_why(bench: Bench) -> None:
@@ -242,7 +366,9 @@ def test_who_asks_too_often_is_blocked_in_the_group_until_a_person_allows_it(ben
     flood = {"state": [{"quantity": "requests_count", "above": 3}]}
     rules = ({"effect": "deny", "when": flood, "then": {"do": "revoke_access"}}, GIVE_VOLTAGES)
     bench.save("share", sharing(*rules))
-    assert [bench.ask().permitted for _ in range(5)] == [True, True, True, False, False]
+    assert [bench.ask().permitted for _ in range(4)] == [True, True, True, False]
+    with pytest.raises(MayNotAskError):
+        bench.ask()
     assert bench.user("vpp").roles == {"traders": "reader", GROUP: "blocked"}
     assert bench.user("vpp").may("reader", "traders")
     bench.system.accounts.set_role("admin", GROUP, "vpp", None)
@@ -343,3 +469,34 @@ def test_listeners_hear_entries_as_they_happen(bench: Bench) -> None:
 
     assert asyncio.run(asyncio.wait_for(listen(), 10.0)) == ["G1", "G2"]
     assert bench.system.journal._listeners == set()
+
+
+def test_the_head_of_the_audit_log_is_written_to_the_log_of_the_service_each_day(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "edgeflex.policy")
+    bench.later(86_400.0)
+    for _ in range(2):
+        bench.system.tell_head()
+    assert caplog.messages == [f"audit log: head {bench.system.repository.head()}"]
+
+
+class Knocking:
+    """What is at the door of a service."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.system, self.door = bench.system, Door()
+        self.door.told = RateLimit(2, 60.0, bench.clock)
+
+
+def test_sign_ins_in_vain_are_written_down_up_to_a_limit_and_then_counted(bench: Bench) -> None:
+    state = Knocking(bench)
+    for at in range(5):
+        write_down_failure(state, "vpp", f"192.0.2.{at}", "/token")
+    bench.later(60.0)
+    write_down_failure(state, "vpp", "192.0.2.9", "/token")
+    bench.system.journal.keep()
+    told = bench.system.journal.entries(*is_wanted(Wanted("sign_in")))
+    assert [each.source for each in told] == ["192.0.2.9", "192.0.2.1", "192.0.2.0"]
+    assert told[0].did == "at /token; before it, 3 were not written down"
+    assert {(each.user, each.why, each.group) for each in told} == {("vpp", "wrong password", "")}

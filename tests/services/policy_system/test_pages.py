@@ -261,13 +261,29 @@ def test_a_policy_with_grants_is_hidden_from_others_of_its_group(service: Served
     service.save("granted", BOUNDS)
     with person(service, "dora") as dora, person(service, "emil") as emil:
         fields = {"subject_kind": "user", "subject": "emil", "right": "read"}
-        assert admin.fill(f"/policies/{GROUP}/granted/grants", fields).status_code == 303
+        answer = admin.fill(f"/policies/{GROUP}/granted/grants", fields)
+        assert answer.status_code == 303
+        shown = answer.headers["location"]
         assert emil.get(f"/policies/{GROUP}/granted").status_code == 200
         assert emil.get(f"/policies/{GROUP}/granted/edit").status_code == 403
         assert dora.get(f"/policies/{GROUP}/granted").status_code == 404
-        taken = admin.fill(f"/policies/{GROUP}/granted/grants", {"remove": "user:emil:read"})
+        assert "From now on only emil may read it, and nobody may edit it" in admin.get(shown).text
+        unsaid = admin.fill(f"/policies/{GROUP}/granted/grants", {"remove": "user:emil:read"})
+        assert unsaid.status_code == 422
+        assert f"the roles in group &#39;{GROUP}&#39; decide" in unsaid.text
+        assert "Check the box" in unsaid.text
+        assert dora.get(f"/policies/{GROUP}/granted").status_code == 404
+        taken = admin.fill(f"/policies/{GROUP}/granted/grants", {"remove": "user:emil:read", "everybody": "1"})
         assert taken.status_code == 303
         assert dora.get(f"/policies/{GROUP}/granted").status_code == 200
+
+
+def test_who_shuts_themselves_out_of_a_policy_is_told(service: ServedPolicies) -> None:
+    service.save("given_away", BOUNDS)
+    with person(service, "gerda", "manager") as gerda:
+        fields = {"subject_kind": "user", "subject": "admin", "right": "read"}
+        answer = gerda.fill(f"/policies/{GROUP}/given_away/grants", fields)
+    assert "You are among those who no longer do." in answer.text
 
 
 def test_a_policy_of_a_users_name_does_not_tell_of_the_users_roles(service: ServedPolicies, admin: Person) -> None:

@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import re
 import threading
+from html import unescape
 from pathlib import Path
 
-from policy_pages import EFFECT, LIVE, OTHER, TRIGGER, Person, person
+import pytest
+from policy_pages import BOUNDS, EFFECT, LIVE, OTHER, TRIGGER, Person, person
 from served_policies import ServedPolicies
+
+from edgeflex_services.policy_system.journal import Entry
+from edgeflex_services.policy_system.pages_events import rows_of
 
 
 class Stream(threading.Thread):
@@ -69,6 +74,95 @@ def test_events_of_other_groups_are_not_told_and_hidden_policies_not_named(
         assert stream.rows
         assert all("hidden_trigger" not in row and "other_feeder" not in row for row in stream.rows)
     assert "hidden_trigger" in admin.get("/events").text
+
+
+def rows_with(text: str, page: str) -> list[str]:
+    return [row for row in re.findall(r'<tr role="row" data-key.*?</tr>', page, re.DOTALL) if text in row]
+
+
+def test_what_repeats_itself_shares_a_row_with_its_count_and_its_last_time(
+    service: ServedPolicies, admin: Person
+) -> None:
+    service.save("repeated", {**TRIGGER, "asset_id": "repeating"}, group=LIVE)
+    for value in (0.7, 0.8, 0.9):
+        report = {"group": LIVE, "asset": "repeating", "values": {"rocof_hz_per_s": value}}
+        assert service.admin.post("/api/v1/events", json={"reports": [report]}).status_code == 200
+    [row] = rows_with("repeating", admin.get("/events?policy=live/repeated&decision=act").text)
+    assert '<span class="count">3</span> times' in row
+    assert "rocof_hz_per_s</code> 0.9" in row
+    each = re.search(r'<a href="(/events\?[^"]*each=true)"><span class="count">', row)
+    assert each is not None
+    assert len(rows_with("repeating", admin.get(unescape(each[1])).text)) == 3
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("kind=request", {"permit", "deny"}),
+        ("kind=report", set[str]()),
+        ("user=asking", {"permit", "deny"}),
+        ("user=admin", {"change"}),
+        ("decision=deny", {"deny"}),
+        ("decision=permit&user=asking", {"permit"}),
+        ("policy=asked/sharing", {"permit", "change"}),
+        ("policy=asked/sharin_", set[str]()),
+        ("policy=%25&user=%22", set[str]()),
+        ("kind=change&policy=asked/sharing", {"change"}),
+    ],
+)
+def test_events_are_found_by_what_they_say(asked: Person, query: str, found: set[str]) -> None:
+    rows = rows_with("", asked.get(f"/events?group=asked&{query}").text)
+    told = "".join(rows)
+    assert {name for name in ("permit", "deny") if f'<span class="tag {name}">' in told} == found - {"change"}
+    assert ("save policy" in told) == ("change" in found)
+
+
+@pytest.fixture(scope="module")
+def asked(service: ServedPolicies, admin: Person) -> Person:
+    """Somebody who sees a group in which one request was permitted and one denied."""
+    service.make_group("asked")
+    rules = [
+        {
+            "name": "reading",
+            "effect": "permit",
+            "when": {"actions": ["read_data"]},
+            "then": {"do": "return_data", "quantities": ["voltage_*"]},
+        }
+    ]
+    service.save("sharing", {"kind": "sharing", "rules": rules}, group="asked")
+    report = {"group": "asked", "asset": "feeder_7", "values": {"voltage_pu": 1.01}}
+    assert service.admin.post("/api/v1/events", json={"reports": [report]}).status_code == 200
+    with service.client(service.make_service("asking", group="asked").token("asking")) as client:
+        for action in ("read_data", "write_data"):
+            request = {"group": "asked", "asset": "feeder_7", "action": action}
+            assert client.post("/api/v1/requests", json=request).status_code == 200
+    return admin
+
+
+def test_a_policy_shows_what_its_rules_did_and_leads_to_all_events_of_it(asked: Person) -> None:
+    page = asked.get("/policies/asked/sharing").text
+    [row] = rows_with("feeder_7", page)
+    assert "gave voltage_pu" in row
+    assert "asking" in row
+    assert 'href="/events?policy=asked%2Fsharing"' in page
+
+
+def test_a_policy_whose_rules_did_nothing_yet_says_so(service: ServedPolicies, admin: Person) -> None:
+    service.save("idle", TRIGGER, group=OTHER)
+    assert "No rule of it started a service" in admin.get(f"/policies/{OTHER}/idle").text
+    service.save("no_rules", BOUNDS, group=OTHER)
+    assert "What its rules did" not in admin.get(f"/policies/{OTHER}/no_rules").text
+
+
+def test_older_events_stand_on_the_next_page_and_none_is_lost() -> None:
+    """No rows in between, none twice."""
+    entries = [
+        Entry(time_ns=at, kind="change", group="g", user="u", source="s", action="a", did=str(at % 150), id=at)
+        for at in range(400, 0, -1)
+    ]
+    rows = rows_of(entries)
+    assert [row.entry.id for row in rows] == list(range(400, 250, -1))
+    assert sum(row.times for row in rows) == 400
 
 
 def test_what_a_flow_tells_of_a_policy_is_an_event_too(service: ServedPolicies, admin: Person) -> None:

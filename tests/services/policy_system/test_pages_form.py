@@ -15,7 +15,7 @@ EVERYTHING: dict[str, Any] = {
     "asset_id": "feeder_3",
     "valid_from": "2026-03-01T06:00:00+01:00",
     "valid_until": "2027-03-01T06:00:00Z",
-    "fields": {"topics": ["a/b", "c/#"], "variables": ["frequency_hz"]},
+    "fields": {"variables": ["frequency_hz", "voltage_*"]},
     "rules": [
         {
             "name": "night",

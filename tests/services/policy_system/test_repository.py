@@ -1,20 +1,29 @@
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from broker import wait_until
 from databases import PASSWORD, Postgres
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import Connection, delete, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.errors import FatalError
+from edgeflex_services.policy_system import repository as repository_module
+from edgeflex_services.policy_system.accounts import NewUser
 from edgeflex_services.policy_system.compare import changes
 from edgeflex_services.policy_system.documents import read_document
-from edgeflex_services.policy_system.repository import ConflictError, Grant, Repository, Saved, UnknownError
+from edgeflex_services.policy_system.journal import Journal, entry_of
+from edgeflex_services.policy_system.proof import Head, Proof, digest_of
+from edgeflex_services.policy_system.repository import ConflictError, Effect, Grant, Repository, Saved, UnknownError
+from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.policy_system.tables import audit, groups, open_database, versions
 
 
@@ -109,15 +118,66 @@ def test_the_database_itself_refuses_to_change_versions_and_the_audit_log(reposi
 def test_the_audit_log_tells_which_entry_was_forged(repository: Repository, tmp_path: Path) -> None:
     for version in range(3):
         repository.save("ann", "g", "p", bounds(f"{version + 20} MW/Hz"), based_on=version)
-    assert repository.first_forged() is None
-    with repository.writing() as connection:  # as somebody with the database in hands could
-        if connection.dialect.name == "sqlite":
-            connection.execute(text("DROP TRIGGER no_update_of_audit"))
-        else:
-            connection.execute(text("DROP TRIGGER keep_audit ON audit"))
+    assert repository.prove() == Proof(intact=True, head=str(repository.head()))
+    with unlocked(repository) as connection:
         second = (connection.scalar(select(func.min(audit.c.id))) or 0) + 1
         connection.execute(update(audit).where(audit.c.id == second).values(actor="eve"))
-    assert repository.first_forged() == second
+    proof = repository.prove()
+    assert (proof.intact, proof.first_forged) == (False, second)
+
+
+@contextmanager
+def unlocked(repository: Repository) -> Iterator[Connection]:
+    """The tables as somebody with the database in hands has them."""
+    with repository.writing() as connection:
+        for table in ("audit", "policy_versions"):
+            if connection.dialect.name == "sqlite":
+                for verb in ("update", "delete"):
+                    connection.execute(text(f"DROP TRIGGER no_{verb}_of_{table}"))
+            else:
+                connection.execute(text(f"DROP TRIGGER keep_{table} ON {table}"))
+        yield connection
+
+
+def test_a_changed_a_removed_and_a_smuggled_version_are_told(repository: Repository) -> None:
+    repository.save("ann", "g", "p", bounds("20 MW/Hz"), based_on=0)
+    repository.save("ann", "g", "p", repository.version("g", "p", 1).document, based_on=1, withdrawn=True)
+    assert repository.prove().intact
+    first = versions.c.version == 1
+    with unlocked(repository) as connection:
+        row = dict(connection.execute(select(versions).where(first)).mappings().one())
+        connection.execute(update(versions).where(first).values(document=row["document"].replace("20", "90")))
+    assert "version 1 of g/p is not what was saved by entry" in repository.prove().why
+    with repository.writing() as connection:
+        connection.execute(delete(versions).where(first))
+    assert "version 1 of g/p, saved by entry" in repository.prove().why
+    with repository.writing() as connection:
+        connection.execute(insert(versions), [row, {**row, "version": 3}])
+    assert repository.prove().why == "version 3 of g/p stands in no entry of the log"
+
+
+def test_a_head_that_was_noted_shows_a_log_cut_off_or_written_anew(repository: Repository) -> None:
+    repository.set_grants("ann", "g", "p", [Grant("user", "bob", "read")])
+    repository.set_grants("ann", "g", "p", [Grant("user", "cid", "read")])
+    noted = Head.read(str(repository.head()))
+    repository.set_grants("ann", "g", "p", [Grant("user", "dan", "read")])
+    assert repository.prove(noted).intact
+    with unlocked(repository) as connection:
+        connection.execute(delete(audit).where(audit.c.id >= noted.id))
+    assert repository.prove().intact
+    assert repository.prove(noted).why.endswith(f"; entry {noted.id}, which was noted, is not there")
+    with repository.writing() as connection:
+        before = repository.head()
+        row = {"time_ns": 1, "actor": "eve", "action": "x", "object": "y", "detail": "{}"}
+        connection.execute(insert(audit).values(id=noted.id, digest=digest_of(before.digest, row), **row))
+    assert repository.prove().intact
+    assert repository.prove(noted).why == f"entry {noted.id} is another one than was noted"
+
+
+@pytest.mark.parametrize("text", ["", "7", "7:abc", "x:" + "0" * 64, "7:" + "0" * 64 + "\n"])
+def test_what_is_no_head_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no head of an audit log"):
+        Head.read(text)
 
 
 def test_what_goes_wrong_leaves_neither_a_version_nor_an_entry_behind(repository: Repository) -> None:
@@ -148,6 +208,39 @@ def test_reads_add_up_by_user_and_version(repository: Repository) -> None:
     assert found == {"site": (10, 40, 5), "other": (35, 35, 1)}
 
 
+def test_of_effects_and_of_the_journal_the_newest_are_kept(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repository_module, "KEPT", 200)
+    journal = Journal(repository)
+
+    def add(*versions: int) -> None:
+        told = [
+            Effect(
+                policy_group="g", policy_id="p", version=at, site="", flow="", node="", setting="", before="",
+                after="", time_ns=at,
+            )
+            for at in versions
+        ]  # fmt: skip
+        repository.add_effects("site", told)
+        for effect in told:
+            journal.add(entry_of("site", effect))
+        journal.keep()
+
+    def kept() -> list[int]:
+        effects = [effect.version for _, effect in repository.effects("g", "p", 1000)]
+        assert effects == [entry.version for entry in journal.entries(limit=1000)]
+        return effects
+
+    add(*range(1, 151))
+    add(*range(151, 251))
+    assert kept() == list(range(250, 50, -1))
+    add(251, 252)  # a hundredth is not worth the work
+    assert len(kept()) == 202
+    add(253)
+    assert kept() == list(range(253, 53, -1))
+
+
 def test_differences_of_versions_are_told_by_place_and_rules_by_name() -> None:
     def saved(*rules: dict[str, Any]) -> Saved:
         return Saved("g", "p", 1, bounds(rules=list(rules)), False, "ann", 0, "")
@@ -175,3 +268,47 @@ def test_a_database_that_cannot_be_is_told_without_its_password(url: str, told: 
     with pytest.raises(FatalError, match=told) as raised:
         open_database(url)
     assert "hunter2" not in str(raised.value)
+
+
+def test_a_database_of_another_version_is_refused_with_what_it_lacks(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "policy.db") as old:
+        old.execute("CREATE TABLE events (id INTEGER PRIMARY KEY, time_ns BIGINT NOT NULL, entry TEXT NOT NULL)")
+    old.close()
+    with pytest.raises(FatalError, match="another version: table 'events' has no column group, kind"):
+        open_database(f"sqlite:///{tmp_path / 'policy.db'}")
+
+
+@pytest.mark.needs("postgres")
+def test_two_instances_on_one_postgresql_see_each_others_changes_and_give_each_version_once(
+    server: Postgres, tmp_path: Path
+) -> None:
+    server.make_database(tmp_path.name)
+    url = f"postgresql://flow:{PASSWORD}@127.0.0.1:{server.port}/{tmp_path.name}"
+    with ExitStack() as stack:
+        first, second = (PolicySystem(url, tmp_path) for _ in range(2))
+        for system in (first, second):
+            stack.callback(system.close)
+            system.start(admin_password="a long enough password")
+        first.accounts.put_group("admin", "g", "")
+        first.accounts.put_user("admin", "site", NewUser())
+        first.accounts.set_role("admin", "g", "site", "editor")
+        wait_until(lambda: (user := second.tokens.user("site")) is not None and user.may("editor", "g"))
+
+        def save(system: PolicySystem, based_on: int) -> str:
+            try:
+                system.repository.save("site", "g", "p", bounds(), based_on=based_on)
+            except ConflictError:
+                return "refused"
+            return "saved"
+
+        with ThreadPoolExecutor(2) as pool:
+            for based_on in range(20):
+                results = pool.map(save, (first, second), (based_on, based_on))
+                assert sorted(results) == ["refused", "saved"]
+        assert [each.version for each in second.repository.versions("g", "p")] == list(range(20, 0, -1))
+        assert first.repository.prove() == second.repository.prove()
+        assert first.repository.prove().intact
+        for system in (first, second):
+            wait_until(lambda system=system: [each.saved.version for each in system.catalogue.in_force("g")] == [20])  # type: ignore[misc]
+        second.accounts.disable("admin", "site", "lost")
+        wait_until(lambda: first.tokens.user("site") is None)

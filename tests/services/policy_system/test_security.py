@@ -179,6 +179,24 @@ def test_passwords_cannot_be_tried_out(alone: ServedPolicies) -> None:
     right = httpx.post(f"{alone.url}/token", data=form, auth=("admin", PASSWORD), timeout=20)
     assert right.status_code == 429
     assert int(right.headers["retry-after"]) > 0
+    told = alone.admin.get("/api/v1/events").text
+    tries = [each for each in json.loads(told) if each["kind"] == "sign_in"]
+    assert len(tries) == 8
+    assert {(each["user"], each["source"], each["did"]) for each in tries} == {("admin", "127.0.0.1", "at /token")}
+    assert "guess" not in told
+
+
+def test_a_password_that_was_typed_as_a_name_is_not_written_down(alone: ServedPolicies) -> None:
+    form = {"name": "correct-horse", "password": "battery-staple"}
+    assert httpx.post(f"{alone.url}/sign-in", data=form, headers={"Origin": alone.url}, timeout=20).status_code == 401
+    told = alone.admin.get("/api/v1/events").text
+    (entry,) = [each for each in json.loads(told) if each["kind"] == "sign_in"]
+    assert (entry["user"], entry["did"]) == ("", "at /sign-in")
+    for secret in form.values():
+        assert secret not in told + alone.log.read_text()
+    key = alone.make_service("reader")
+    with alone.client(key.token("reader")) as reader:
+        assert "sign_in" not in {each["kind"] for each in reader.get("/api/v1/events").json()}
 
 
 def test_many_guesses_at_once_are_no_more_than_one_after_the_other(alone: ServedPolicies) -> None:

@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from jwt.algorithms import RSAAlgorithm
-from served_policies import AUDIENCE, KeyPair
+from served_policies import AUDIENCE, BUS_AUDIENCE, KeyPair
 
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.errors import FatalError
@@ -108,6 +108,29 @@ def test_a_token_with_a_wrong_header_is_refused(system: PolicySystem, headers: d
     assert refused(system, token)
 
 
+@pytest.mark.parametrize("crit", [["exp"], ["b64"], [], None, "exp"])
+def test_a_token_with_critical_extensions_is_refused_for_them(system: PolicySystem, crit: Any) -> None:
+    header = {"alg": "EdDSA", "typ": "JWT", "kid": "one", "exp": 1, "b64": True}
+    for extra, is_good in (({}, True), ({"crit": crit}, False)):
+        signing = ".".join(b64(json.dumps(part).encode()) for part in ({**header, **extra}, claims()))
+        token = f"{signing}.{b64(KEY.private.sign(signing.encode()))}"
+        if is_good:
+            assert system.tokens.check(token).name == "site"
+        else:
+            assert "crit" in refused(system, token)
+
+
+def test_a_token_is_valid_from_its_beginning_on_but_for_how_far_clocks_may_be_apart(
+    system: PolicySystem, clock: VirtualClock
+) -> None:
+    now_s = clock.now_ns() // NS
+    token = KEY.token("site", iat=now_s, exp=now_s + 300, nbf=now_s + 60)
+    clock.advance_to((now_s + 60 - LEEWAY_S) * NS - NS // 1000)
+    assert refused(system, token) == "it is not valid yet"
+    clock.advance_to((now_s + 60 - LEEWAY_S) * NS)
+    assert system.tokens.check(token).name == "site"
+
+
 @pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "", "nOnE"])
 def test_a_token_without_a_signature_is_refused(system: PolicySystem, algorithm: str) -> None:
     assert refused(system, by_hand({"alg": algorithm, "kid": "one"}, claims()))
@@ -160,6 +183,19 @@ def test_a_revoked_token_is_refused_when_it_is_shown_again(system: PolicySystem)
     system.tokens.revoke("site", token)
     assert "revoked" in refused(system, token)
     assert system.tokens.check(another).name == "site"
+
+
+def test_a_token_for_the_databus_can_be_revoked_and_is_refused_for_both_at_once(system: PolicySystem) -> None:
+    token = KEY.bus_token("site")
+    assert system.tokens.check(token, on_bus=True).name == system.tokens.subject(token) == "site"
+    assert f"it is for '{BUS_AUDIENCE}', not for '{AUDIENCE}'" in refused(system, token)
+    both = KEY.token("site", aud=[AUDIENCE, BUS_AUDIENCE])
+    assert "and for more" in refused(system, both)
+    with pytest.raises(Refused, match="and for more"):
+        system.tokens.check(both, on_bus=True)
+    system.tokens.revoke("site", token)
+    with pytest.raises(Refused, match="revoked"):
+        system.tokens.check(token, on_bus=True)
 
 
 def test_a_token_whose_check_outlasts_a_change_is_not_known_after_it(

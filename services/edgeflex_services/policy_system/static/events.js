@@ -6,6 +6,8 @@ const rows = table.tBodies[0];
 const state = document.getElementById("live-state");
 const pause = document.getElementById("pause");
 const most = Number(table.dataset.most);
+const MOST_SEEN = 1000;
+const seen = new Set([...rows.rows].map((row) => row.dataset.key));
 let waiting = [];
 let isPaused = false;
 
@@ -14,7 +16,15 @@ function show(html) {
   // The service writes each text so that it stays text, and the page's rules let no script in it run.
   holder.innerHTML = html;
   const row = holder.content.querySelector("tr");
-  if (row === null || rows.querySelector(`[data-key="${CSS.escape(row.dataset.key)}"]`) !== null) return;
+  if (row === null || seen.has(row.dataset.key)) return;
+  seen.add(row.dataset.key);
+  if (seen.size > MOST_SEEN) seen.delete(seen.values().next().value);
+  const before = rows.querySelector(`[data-alike="${CSS.escape(row.dataset.alike)}"]`);
+  if (before !== null) {
+    row.querySelector(".count").textContent = Number(before.querySelector(".count").textContent) + 1;
+    row.querySelector(".repeats").hidden = false;
+    before.remove();
+  }
   row.classList.add("new");
   rows.prepend(row);
   while (rows.rows.length > most) rows.lastElementChild.remove();
