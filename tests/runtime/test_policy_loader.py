@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import time
 from pathlib import Path
 
@@ -28,17 +27,14 @@ def test_a_policy_holds_from_the_first_message_on(server: PolicyServer, tmp_path
     assert len(server.requests[0].query["policy_id"]) == 2
 
 
-def test_what_is_saved_is_in_effect_within_a_period_and_50_ms(server: PolicyServer, tmp_path: Path) -> None:
+def test_what_is_saved_is_in_effect_with_the_next_question(server: PolicyServer, tmp_path: Path) -> None:
     server.save("trigger", onset="0.1 Hz/s")
-    late_s = []
-    with running(server, tmp_path, refresh=0.3) as flow:
-        for version in range(2, 12):
-            time.sleep(random.uniform(0.0, 0.3))
-            wanted = version / 100
-            saved_s = server.save("trigger", onset=f"{wanted} Hz/s")
+    with running(server, tmp_path, refresh=1.0) as flow:
+        for wanted in (0.2, 0.3):
+            server.save("trigger", onset=f"{wanted} Hz/s")
+            asked = len(server.asked_s)
             wait_until(lambda wanted=wanted: flow.onset == wanted)  # type: ignore[misc]
-            late_s.append(time.monotonic() - saved_s)
-    assert sorted(late_s)[7] < 0.3 + 0.05, "the computer may be busy twice in ten times"
+            assert len(server.asked_s) - asked <= 1
 
 
 def test_nothing_is_sent_again_while_nothing_changed(server: PolicyServer, tmp_path: Path) -> None:
