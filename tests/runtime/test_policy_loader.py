@@ -52,7 +52,6 @@ def test_flows_that_start_together_spread_their_later_questions(server: PolicySe
         with running(server, tmp_path, refresh=0.4, name=f"flow_{number}"):
             wait_until(lambda: len(server.asked_s) >= 2)
             second.append(server.asked_s[1] - server.asked_s[0])
-    assert max(second) < 0.4 + 0.05
     assert max(second) - min(second) > 0.02
 
 
