@@ -7,7 +7,6 @@ are named as the places in a document, with dots: `rules.0.when.since`. Rows of 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ class Node(NamedTuple):
     """A part of a form."""
 
     widget: str
-    """text, area, lines, select, checks, check, json; group, rows, items, choice."""
+    """text, area, lines, select, checks, check; group, rows, items, choice."""
     name: str
     label: str
     hint: str = ""
@@ -85,16 +84,14 @@ class FormSchema:
         return {**rest, "anyOf": some, **told}, may_be_null
 
     @staticmethod
-    def _widget(schema: Schema) -> str:  # noqa: PLR0911 - one answer a form of schema
+    def _widget(schema: Schema) -> str:
         if "discriminator" in schema:
             return "choice"
         if "enum" in schema:
             return "select"
         kind = schema.get("type")
         if kind == "object":
-            if "properties" in schema:
-                return "group"
-            return "rows" if schema.get("additionalProperties") else "json"
+            return "group" if "properties" in schema else "rows"
         if kind == "array":
             return "list"
         if kind == "boolean":
@@ -145,8 +142,6 @@ class FormSchema:
                 raw[name] = [str(each) for each in value]
             case "check":
                 raw[name] = ["on"] if value else []
-            case "json":
-                raw[name] = [json.dumps(value, indent=2, ensure_ascii=False)] if value else [""]
             case _:
                 raw[name] = [_text(value)]
 
@@ -271,8 +266,6 @@ class FormSchema:
                 return _given([each for each in raw.get(name, ()) if each in known], required)
             case "check":
                 return True if raw.get(name) else _MISSING
-            case "json":
-                return _read_json(reading, name, _last(raw, name))
             case _:
                 return self._read_text(reading, name, _last(raw, name), plain, required=required)
 
@@ -396,16 +389,6 @@ def _placeholder(plain: Schema) -> str:
         return "06:00"
     default = plain.get("default")
     return default if isinstance(default, str) else ""
-
-
-def _read_json(reading: Reading, name: str, text: str) -> Any:
-    if not text:
-        return _MISSING
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reading.problems.append((name, f"no JSON: {error}"))
-        return {}
 
 
 def _number(text: str) -> float | None:
