@@ -494,9 +494,9 @@ DEFAULT_PORT = "in"
 DEAD_LETTERS = "dead_letters"
 """Reserved node name: the wire on which all dead letters of the flow come."""
 
-POLICY_ALARMS = "policy_alarms"
+FLOW_ALARMS = "flow_alarms"
 """Reserved node name: the wire on which alarms about policies come. In a flow that does not read it, the bound node
 gives them, or the next one behind it that gives alarms."""
 
-FLOW_WIRES: Mapping[str, Wire] = {DEAD_LETTERS: message_wire(DeadLetter), POLICY_ALARMS: message_wire(Alarm)}
+FLOW_WIRES: Mapping[str, Wire] = {DEAD_LETTERS: message_wire(DeadLetter), FLOW_ALARMS: message_wire(Alarm)}
 """Wires of the flow itself, which every flow may read."""

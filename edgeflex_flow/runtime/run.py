@@ -16,7 +16,7 @@ from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.messages import Alarm, DeadLetter, Samples
 from edgeflex_flow.node import (
     DEAD_LETTERS,
-    POLICY_ALARMS,
+    FLOW_ALARMS,
     Context,
     Counters,
     NodeConfig,
@@ -146,7 +146,7 @@ class FlowRun:
         """Applies once more what policies said last."""
         self.on_effect: Callable[[PolicyEffect], None] = _tell_nobody
         """Called from any thread with what a policy changed or could not change; its group is still to be filled in."""
-        tellers = [POLICY_ALARMS] if POLICY_ALARMS in plan.flow_wires else _alarm_givers(plan)
+        tellers = [FLOW_ALARMS] if FLOW_ALARMS in plan.flow_wires else _alarm_givers(plan)
         self.alarms: dict[str, deque[Alarm]] = {name: deque(maxlen=ALARMS_KEPT) for name in tellers}
         """What has still to be given, by the wire of such alarms if the flow reads it, else by operator whose wire
         carries alarms."""
@@ -256,17 +256,17 @@ class FlowRun:
     @property
     def has_own_messages(self) -> bool:
         """Whether `take_own_messages` would give something."""
-        return bool(self._dead_letters or self.alarms.get(POLICY_ALARMS))
+        return bool(self._dead_letters or self.alarms.get(FLOW_ALARMS))
 
     def take_own_messages(self) -> list[tuple[str, WireMessage]]:
         """What comes on wires of the flow itself, with the name of the wire."""
         taken: list[tuple[str, WireMessage]] = []
         while self._dead_letters:
             taken.append((DEAD_LETTERS, self._dead_letters.popleft()))
-        if POLICY_ALARMS in self.alarms:
-            alarms = self.take_alarms(POLICY_ALARMS)
-            self._show(POLICY_ALARMS, alarms)
-            taken.extend((POLICY_ALARMS, alarm) for alarm in alarms)
+        if FLOW_ALARMS in self.alarms:
+            alarms = self.take_alarms(FLOW_ALARMS)
+            self._show(FLOW_ALARMS, alarms)
+            taken.extend((FLOW_ALARMS, alarm) for alarm in alarms)
         return taken
 
     def alarm(self, node: str, text: str, source: str = "") -> None:
@@ -281,8 +281,8 @@ class FlowRun:
     def teller(self, node: str) -> str | None:
         """Who gives alarms about a node: the wire of such alarms if the flow reads it, else, with its next step, the
         first node, from this one on downstream, whose wire carries alarms."""
-        if POLICY_ALARMS in self.alarms:
-            return POLICY_ALARMS
+        if FLOW_ALARMS in self.alarms:
+            return FLOW_ALARMS
         waiting, seen = [node], {node}
         while waiting:
             at = waiting.pop(0)

@@ -362,14 +362,14 @@ def test_alarms_about_policies_come_on_a_wire_of_their_own_if_the_flow_reads_it(
         plan(
             planned("in", source(ScriptedSource([[batch(50.0)]]))),
             planned("out", sink(out), "in"),
-            planned("alarms", sink(alarms), "policy_alarms"),
+            planned("alarms", sink(alarms), "flow_alarms"),
         )
     )
     run.alarm("in", "too old")
     execute(run)
     [alarm] = alarms.of_type(Alarm)
     assert (alarm.source, alarm.text, alarm.severity) == ("in", "too old", "warning")
-    assert run.summary()["wires"]["policy_alarms -> alarms.in"] == {"messages": 1, "rows": 0}
+    assert run.summary()["wires"]["flow_alarms -> alarms.in"] == {"messages": 1, "rows": 0}
 
 
 def test_a_sink_that_cannot_flush_does_not_keep_another_from_flushing(execute: Run) -> None:
