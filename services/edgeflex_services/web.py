@@ -8,7 +8,10 @@ import re
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
@@ -30,18 +33,27 @@ THIS_COMPUTER = ("127.0.0.1", "::1", "localhost")
 STOP_TIMEOUT_S = 5
 """How long requests that are on their way may take once the service ends."""
 
-KEEP_ALIVE_S = 75
-"""Longer than the usual time from one question of a flow to its next, so that it need not connect each time."""
 BODY_LIMIT_BYTES = 256 * 1024
 BODY_TIME_S = 15.0
 NULS = (b"\x00", b"\\u0000", b"%00")
 """No text of ours has this character, and PostgreSQL takes none that does."""
 
 HEAD_LIMIT_BYTES = 32 * 1024
-HEAD_TIME_S = 15.0
-MOST_CONNECTIONS = 4000
 DEEPEST_BODY = 32
 """How deep JSON may be nested: deeper is no request of ours, and recursion costs stack."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long and how often clients may connect."""
+
+    head_s: float = 15.0
+    """From the first byte of a request, or from connecting, to the end of its head; and to read a part of an answer."""
+    keep_alive_s: float = 75.0
+    """Longer than the usual time from one question of a flow to its next, so that it need not connect each time."""
+    connections: int = 4000
+    of_address: int = 500
+    """Connections of one address, so that no single client can take all of them."""
 
 
 _TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|$)', re.DOTALL)
@@ -174,19 +186,46 @@ async def _refuse(send: Send, status: int, detail: str) -> None:
 
 
 class _GuardedProtocol(HttpToolsProtocol):
-    """Hangs up on who sends no whole head of a request in time, or one without end."""
+    """Hangs up on who sends no whole head of a request in time, or one without end, or reads no answer.
 
-    _head_bytes = 0
-    _has_head = False
+    At any time one of these runs, so that nobody holds a connection for nothing: an answer, the time for a head, or the
+    time that a connection may be idle.
+    """
+
+    def __init__(self, *args: Any, limits: Limits, of_address: Counter[str], **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._limits = limits
+        self._of_address = of_address
+        self._address = ""
+        self._head_bytes = 0
+        self._has_head = False
+        self._impatience: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._impatience = self.loop.call_later(HEAD_TIME_S, self._lose_patience)
+        self._address = self.client[0] if self.client else ""
+        self._of_address[self._address] += 1
+        if self._of_address[self._address] > self._limits.of_address:
+            transport.write(_TOO_MANY)
+            transport.close()
+            return
+        self._begin_to_wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._of_address[self._address] -= 1
+        if not self._of_address[self._address]:
+            del self._of_address[self._address]
+        self._end_of_wait()
+        self.resume_writing()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self._begin_to_wait()
         if not self._has_head:
             self._head_bytes += len(data)
-            if self._head_bytes > HEAD_LIMIT_BYTES and not self._has_head:
+            if self._head_bytes > HEAD_LIMIT_BYTES:
                 # What is in it may hold a whole head: a body may be long.
                 super().data_received(data[:HEAD_LIMIT_BYTES])
                 if not self._has_head:
@@ -197,17 +236,36 @@ class _GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._has_head = False
+        self._begin_to_wait()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._has_head = True
         self._head_bytes = 0
-        self._impatience.cancel()
+        self._end_of_wait()
         super().on_headers_complete()
 
-    def _lose_patience(self) -> None:
-        if not self._has_head:
-            self.transport.abort()
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(self._limits.head_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+        super().resume_writing()
+
+    def _begin_to_wait(self) -> None:
+        if self._impatience is None:
+            self._impatience = self.loop.call_later(self._limits.head_s, self.transport.abort)
+
+    def _end_of_wait(self) -> None:
+        if self._impatience is not None:
+            self._impatience.cancel()
+            self._impatience = None
+
+
+_TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 60\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class _TellingServer(uvicorn.Server):
@@ -233,7 +291,13 @@ class _TellingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def listen(app: ASGIApp, options: argparse.Namespace, on_end: Callable[[], None] | None = None) -> None:
+def listen(
+    app: ASGIApp,
+    options: argparse.Namespace,
+    on_end: Callable[[], None] | None = None,
+    *,
+    limits: Limits = Limits(),
+) -> None:
     """Serve until SIGTERM or SIGINT: requests that are on their way get their answers. Raises FatalError.
 
     `on_end` is called once it begins to end, so that answers that never end by themselves do.
@@ -253,15 +317,16 @@ def listen(app: ASGIApp, options: argparse.Namespace, on_end: Callable[[], None]
     config = uvicorn.Config(
         cast("Any", app),
         loop="uvloop",
-        http=_GuardedProtocol,
-        limit_concurrency=MOST_CONNECTIONS,
+        # uvicorn only ever calls it.
+        http=cast("Any", partial(_GuardedProtocol, limits=limits, of_address=Counter())),
+        limit_concurrency=limits.connections,
         ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=cast("int", limits.keep_alive_s),
         ssl_certfile=options.certificate,
         ssl_keyfile=options.key,
     )
