@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import re
 import socket
 import threading
@@ -28,6 +29,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from edgeflex_flow.errors import FatalError
 from edgeflex_services.program import stop_on_signals, tell
 
+LOG = logging.getLogger("edgeflex.web")
 PROBLEM_JSON = "application/problem+json"
 THIS_COMPUTER = ("127.0.0.1", "::1", "localhost")
 STOP_TIMEOUT_S = 5
@@ -110,7 +112,7 @@ def _http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[dic
 
 def _unforeseen(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
     """A defect of ours: told to the log, whole; to the caller, that it is one."""
-    request.logger.exception("%s %s", request.method, request.url.path, exc_info=error)
+    LOG.error("%s %s", request.method, request.url.path, exc_info=error)
     return problem(HTTP_500_INTERNAL_SERVER_ERROR, "an error of the service, which its log tells")
 
 
@@ -133,16 +135,24 @@ def json_is_too_deep(body: bytes, deepest: int = DEEPEST_BODY) -> bool:
 
 
 class BodyGuard:
-    """ASGI middleware that reads a body before anything else does, and refuses one that is too long or too deep."""
+    """ASGI middleware that reads a body before anything else does, and refuses one that is too long or too deep.
+
+    The character NUL is refused in bodies, paths and queries.
+    """
 
     def __init__(self, app: ASGIApp, limit_bytes: int = BODY_LIMIT_BYTES) -> None:
         self._app = app
         self._limit_bytes = limit_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP or scope["method"] in ("GET", "HEAD"):
+        if scope["type"] == ScopeType.HTTP and _has_nul(scope["raw_path"] + b"?" + scope["query_string"]):
+            await _refuse(send, 400, "the address holds the character NUL")
+        elif scope["type"] != ScopeType.HTTP or scope["method"] in ("GET", "HEAD"):
             await self._app(scope, receive, send)
-            return
+        else:
+            await self._give_body(scope, receive, send)
+
+    async def _give_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = bytearray()
         more = True
         end_s = time.monotonic() + BODY_TIME_S
@@ -162,7 +172,7 @@ class BodyGuard:
         if json_is_too_deep(bytes(body)):
             await _refuse(send, 400, f"the body is nested deeper than {DEEPEST_BODY} levels")
             return
-        if any(each in body for each in NULS):
+        if _has_nul(body):
             await _refuse(send, 400, "the body holds the character NUL")
             return
         given = False
@@ -175,6 +185,10 @@ class BodyGuard:
             return {"type": "http.request", "body": bytes(body), "more_body": False}
 
         await self._app(scope, cast("Receive", replay), send)
+
+
+def _has_nul(data: bytes | bytearray) -> bool:
+    return any(each in data for each in NULS)
 
 
 async def _refuse(send: Send, status: int, detail: str) -> None:
@@ -321,6 +335,7 @@ def listen(
         http=cast("Any", partial(_GuardedProtocol, limits=limits, of_address=Counter())),
         limit_concurrency=limits.connections,
         ws="none",
+        log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -78,6 +78,12 @@ def test_a_password_that_is_left_out_stays(accounts: Accounts) -> None:
     assert accounts.user("ann").about == "engineer"
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800", "", "x" * 65])
+def test_a_name_that_nobody_can_have_goes_with_no_password_and_no_secret(accounts: Accounts, name: str) -> None:
+    assert not accounts.check_password(name, PASSWORD)
+    assert not accounts.check_secret(name, PASSWORD)
+
+
 def test_a_new_secret_ends_the_one_before(accounts: Accounts) -> None:
     first = accounts.new_secret("root", "ann")
     second = accounts.new_secret("root", "ann")

@@ -4,7 +4,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from sqlalchemy.exc import DBAPIError
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.errors import FatalError
 from edgeflex_services.policy_system import repository as repository_module
-from edgeflex_services.policy_system.accounts import NewUser
+from edgeflex_services.policy_system.accounts import NewUser, User
+from edgeflex_services.policy_system.catalogue import Catalogue
 from edgeflex_services.policy_system.compare import changes
 from edgeflex_services.policy_system.documents import read_document
 from edgeflex_services.policy_system.journal import Journal, entry_of
@@ -115,6 +116,33 @@ def test_the_database_itself_refuses_to_change_versions_and_the_audit_log(reposi
     assert repository.versions("g", "p")[0].saved_by == "ann"
 
 
+@pytest.mark.parametrize("table", ["policy_versions", "audit"])
+@pytest.mark.parametrize("columns", ["", "rowid, "])
+def test_sqlite_refuses_to_put_another_row_in_the_place_of_a_version_or_an_entry(
+    tmp_path: Path, table: str, columns: str
+) -> None:
+    """On any connection: what ours sets counts for it only. A database from before is mended at its opening."""
+    file = tmp_path / "policy.db"
+    for _ in range(2):
+        made = Repository(open_database(f"sqlite:///{file}"), VirtualClock(1_000))
+        if not made.heads():
+            with made.writing() as connection:
+                connection.execute(insert(groups).values(name="g", about=""))
+            made.save("ann", "g", "p", bounds(), based_on=0)
+            with made.writing() as connection:
+                connection.execute(text(f"DROP TRIGGER no_replace_of_{table}"))
+        made.close()
+    names = {"policy_versions": "saved_by", "audit": "actor"}
+    with closing(sqlite3.connect(file)) as other:
+        known = [row[1] for row in other.execute(f"PRAGMA table_info({table})")]
+        told = ", ".join("'eve'" if name == names[table] else f'"{name}"' for name in known)
+        if columns and table == "policy_versions":  # another key in the row's place
+            told = told.replace('"version"', "99")
+        into = ", ".join(f'"{name}"' for name in known)
+        with pytest.raises(sqlite3.IntegrityError, match="kept for ever"):
+            other.execute(f"REPLACE INTO {table} ({columns}{into}) SELECT {columns}{told} FROM {table}")
+
+
 def test_the_audit_log_tells_which_entry_was_forged(repository: Repository, tmp_path: Path) -> None:
     for version in range(3):
         repository.save("ann", "g", "p", bounds(f"{version + 20} MW/Hz"), based_on=version)
@@ -193,6 +221,23 @@ def test_names_that_are_sql_stay_names(repository: Repository) -> None:
         repository.versions("g", nasty)
     repository.save(nasty, "g", "p", bounds(), based_on=0, comment=nasty)
     assert repository.versions("g", "p")[0].comment == nasty
+
+
+def test_an_answer_of_a_database_begun_anew_has_another_etag(tmp_path: Path) -> None:
+    """Else flows would keep what version 1 said in the one before."""
+    etags: set[str] = set()
+    for at in (1, 2):
+        made = Repository(open_database(f"sqlite:///{tmp_path / str(at)}"), VirtualClock(at))
+        with made.writing() as connection:
+            connection.execute(insert(groups).values(name="g", about=""))
+        made.save("ann", "g", "p", bounds(f"{at} MW/Hz"), based_on=0)
+        catalogue = Catalogue(made)
+        catalogue.load()
+        one = catalogue.serve_one(User(name="ann", is_admin=True), "g", "p")
+        assert one is not None
+        etags |= {one.etag, catalogue.serve(User(name="ann", is_admin=True), "g", None).etag}
+        made.close()
+    assert len(etags) == 2
 
 
 def test_grants_are_replaced_as_a_whole(repository: Repository) -> None:
