@@ -153,7 +153,7 @@ def _preview(
         both = {**in_force.values, **proposed.values}
         after = prepare(plan, records, [in_force.values, both], on_time=on_second)
         changed = changes(plan, before, after)
-        refused = [text for texts in after.refusals.values() for text in sorted(texts)]
+        refused = sorted({each.text for told in after.refusals.values() for each in told.values()})
         reached = behind(plan, {each.node for each in changed})
         outcomes = (run_through(before, samples_of=reached), run_through(after, samples_of=reached))
     comparison = compare(plan, *outcomes, last_ns)

@@ -64,6 +64,7 @@ def test_a_policy_system_that_is_away_does_not_delay_the_start(
         wait_until(lambda: flow.out.messages)
         assert time.monotonic() - flow.began_s < 1.5
         assert flow.onset == 0.02
+        assert "; defaults hold; trying again" in caplog.text
         server.start()
         wait_until(lambda: flow.onset == 0.1)
     assert "answers again after" in caplog.text or flow.count("failures") >= 1
@@ -306,6 +307,29 @@ def test_an_effect_that_is_refused_costs_no_other_and_is_told(
         wait_until(lambda: flow.count("effects_lost") == flow.count("effects_sent") == 1)
     assert [each["policy_id"] for each in server.effects] == ["trigger"]
     assert "changes are not kept by the policy system: not yours" in caplog.text
+
+
+def test_a_refusal_that_is_over_is_reported_though_nothing_changed(server: PolicyServer, tmp_path: Path) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    with running(server, tmp_path) as flow:
+        for onset in ("9 Hz/s", "0.1 Hz/s"):
+            told = len(server.effects)
+            server.save("trigger", onset=onset)
+            wait_until(lambda told=told: len(server.effects) > told)  # type: ignore[misc]
+        assert flow.onset == 0.1
+    refused, over = server.effects[-2:]
+    assert (refused["version"], over["version"]) == (2, 3)
+    assert "outside 0.01 to 1" in refused["refused"]
+    assert (over["before"], over["after"], over["refused"]) == ("0.1 Hz/s", "0.1 Hz/s", None)
+
+
+def test_a_refusal_is_over_too_when_the_policy_says_nothing_more(server: PolicyServer, tmp_path: Path) -> None:
+    server.save("trigger", onset="9 Hz/s")
+    with running(server, tmp_path):
+        wait_until(lambda: server.effects)
+        server.save("trigger", other="1")
+        wait_until(lambda: len(server.effects) == 2)
+    assert [(each["version"], each["after"]) for each in server.effects][1] == (1, "0.02 Hz/s")
 
 
 def test_effects_that_are_not_reported_are_counted_as_lost(server: PolicyServer, tmp_path: Path) -> None:
