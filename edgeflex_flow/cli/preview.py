@@ -242,7 +242,7 @@ def _draw(found: Preview, recorded: Records, outcomes: tuple[Outcome, Outcome], 
         from edgeflex_flow.cli.preview_picture import draw  # noqa: PLC0415
     except ImportError as error:
         raise click.ClickException(
-            f"--picture needs matplotlib: pip install 'edgeflex-flow[plot]' ({error})"
+            f"--picture needs matplotlib: pip install 'PATH/TO/edgeflex-flow[plot]' ({error})"
         ) from error
     try:
         draw(found, recorded.by_source, outcomes, file)
