@@ -23,7 +23,15 @@ from edgeflex_services.policy_system.compare import changes
 from edgeflex_services.policy_system.documents import read_document
 from edgeflex_services.policy_system.journal import Journal, entry_of
 from edgeflex_services.policy_system.proof import Head, Proof, digest_of
-from edgeflex_services.policy_system.repository import ConflictError, Effect, Grant, Repository, Saved, UnknownError
+from edgeflex_services.policy_system.repository import (
+    ConflictError,
+    Effect,
+    Grant,
+    OthersCameFirstError,
+    Repository,
+    Saved,
+    UnknownError,
+)
 from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.policy_system.tables import audit, groups, open_database, versions
 
@@ -244,6 +252,16 @@ def test_grants_are_replaced_as_a_whole(repository: Repository) -> None:
     repository.set_grants("ann", "g", "p", [Grant("user", "bob", "read"), Grant("group", "traders", "edit")])
     repository.set_grants("ann", "g", "p", [Grant("user", "cid", "read")])
     assert repository.grants() == {("g", "p"): [Grant("user", "cid", "read")]}
+
+
+def test_of_two_who_change_grants_from_the_same_ones_the_second_is_refused(repository: Repository) -> None:
+    bob, cid = (Grant("user", name, "read") for name in ("bob", "cid"))
+    repository.set_grants("ann", "g", "p", [bob], based_on=[])
+    with pytest.raises(OthersCameFirstError):
+        repository.set_grants("eve", "g", "p", [cid], based_on=[])
+    repository.set_grants("ann", "g", "p", [cid, bob], based_on=[bob])
+    repository.set_grants("ann", "g", "p", [cid], based_on=[bob, cid])
+    assert repository.grants() == {("g", "p"): [cid]}
 
 
 def test_reads_add_up_by_user_and_version(repository: Repository) -> None:
