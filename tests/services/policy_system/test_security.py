@@ -350,7 +350,12 @@ def test_no_secret_is_in_the_log_or_in_an_answer(alone: ServedPolicies) -> None:
 
 def test_nobody_writes_lines_of_the_services_log_by_a_token(alone: ServedPolicies) -> None:
     line = "2026-11-27 00:00:00,000 INFO audit log: head 99:" + "ab" * 32
-    for claims in ({"headers": {"kid": f"x\n{line}"}}, {"iss": f"x\r{line}"}, {"iss": f"x\u2028{line}"}):
+    forgeries: tuple[dict[str, Any], ...] = (
+        {"headers": {"kid": f"x\n{line}"}},
+        {"iss": f"x\r{line}"},
+        {"iss": f"x\u2028{line}"},
+    )
+    for claims in forgeries:
         token = KeyPair().token("reader", **claims)
         with alone.client(token) as client:
             assert client.get(PATHS[0]).status_code == 401
