@@ -249,10 +249,17 @@ class MarketBook:
             return []
         changes: list[tuple[OfferKey, FlexOffer]] = []
         given: defaultdict[int, dict[OfferKey, float]] = defaultdict(dict)
-        for lot, start, bidder, energies in zip(
-            auction.lots, cleared.starts, cleared.bidders, cleared.clearing.energies_kwh, strict=True
+        for lot, start, bidder, energies, was_looked_at in zip(
+            auction.lots,
+            cleared.starts,
+            cleared.bidders,
+            cleared.clearing.energies_kwh,
+            cleared.looked_at,
+            strict=True,
         ):
             if max(abs(each) for each in energies) < LEAST_KWH:
+                if not was_looked_at:  # a later start may be worth something: the next time tells
+                    continue
                 changes.append((lot.key, advanced(lot.offer, "canceled", "nothing of it is needed at its price")))
                 continue
             schedule = FlexSchedule(

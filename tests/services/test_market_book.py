@@ -383,20 +383,37 @@ def test_offers_that_take_long_to_clear_are_cleared_in_lots_in_order_of_arrival(
     assert lots == [[*map(str, range(5)), "simple"], ["5"], []]
 
 
-def test_choices_that_take_long_are_made_in_lots_and_look_at_fewer_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def openly(name: str, price: float) -> FlexOffer:
+    """1 kWh in one of nine intervals."""
+    offer = production(name, 1.0, price)
+    return replace(offer, start_before_ns=START_NS + 8 * 900 * NS_PER_S)
+
+
+def test_choices_that_take_long_are_those_of_the_cheapest_and_look_at_fewer_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("edgeflex_services.market_auction.MOST_LOOKS", 12)
     monkeypatch.setattr("edgeflex_services.market_auction.MOST_OF_ONE", 5)
     book = market(wholesale_eur_per_kwh=None)
-    for number in range(3):
-        offer = replace(production(str(number), 1.0), start_before_ns=START_NS + 8 * 900 * NS_PER_S)
-        submit(book, offer, NOW_NS)
+    for name, price in (("dear", 0.4), ("cheap", 0.1), ("middle", 0.2)):
+        submit(book, openly(name, price), NOW_NS)
     auction = book.auction(NOW_NS)
     assert auction is not None
-    assert [(each.key.id, list(each.starts)) for each in auction.lots] == [
-        ("0", [0, 2, 4, 6, 8]),
-        ("1", [0, 2, 4, 6, 8]),
-    ]
-    assert [[each.id for each in book.clear(NOW_NS)] for _ in range(2)] == [["0", "1"], ["2"]]
+    assert [list(each.starts) for each in auction.lots] == [[0, 2, 4, 6, 8]] * 3
+    assert list(auction.clear().looked_at) == [False, True, True]
+    # What was not looked at may be worth something later on, and waits.
+    assert [[each.id for each in book.clear(NOW_NS)] for _ in range(2)] == [["cheap", "middle"], ["dear"]]
+
+
+def test_with_open_starts_the_cheapest_come_first_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeflex_services.market_auction.MOST_LOOKS", 4 * 9)
+    book = market(wholesale_eur_per_kwh=None)
+    book.set_demand([Demand(energy_kwh=1.0, price_eur_per_kwh=0.5)])
+    names = [*((f"dear{number}", 0.4) for number in range(9)), *((f"cheap{number}", 0.1) for number in range(9))]
+    for name, price in names:
+        submit(book, openly(name, price), NOW_NS)
+    assigned = [each.id for _ in range(6) for each in book.clear(NOW_NS) if each.state == "assigned"]
+    assert sorted(assigned) == [f"cheap{number}" for number in range(9)]
 
 
 def test_requests_need_not_wait_for_a_clearing() -> None:
