@@ -68,14 +68,12 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     wholesale_eur_per_kwh: float | None = 0.0
     """The price at which any energy is traded besides; None: only what the demand asks for."""
     max_duration_s: float = float("inf")
-    window_begin_s: float = 0.0
-    window_end_s: float = 86_400.0
     keep_s: float = 7 * 86_400.0
     """How long offers at an end are shown."""
 
     @property
     def limits(self) -> OfferLimits:
-        return OfferLimits(self.max_duration_s, self.window_begin_s, self.window_end_s)
+        return OfferLimits(self.max_duration_s)
 
 
 Tell = Callable[[FlexOffer], None]

@@ -449,6 +449,36 @@ def test_demand_is_not_met_twice_after_a_restart(tmp_path: Path) -> None:
         book.close()
 
 
+def test_demand_that_was_given_back_is_needed_after_a_restart_too(tmp_path: Path) -> None:
+    file = tmp_path / "market.db"
+    book = MarketBook(Rules(wholesale_eur_per_kwh=None), file=file)
+    book.set_demand([Demand(energy_kwh=4.0)])
+    submit(book, production("1", 4.0), NOW_NS)
+    book.clear(NOW_NS)
+    book.cancel(key("1"), NOW_NS, "taken back")
+    book.close()
+    again = MarketBook(Rules(wholesale_eur_per_kwh=None), file=file)
+    submit(again, production("2", 4.0), NOW_NS)
+    again.clear(NOW_NS)
+    assert assigned_kwh(again, "2") == [4.0]
+    again.close()
+
+
+def test_file_of_a_market_is_that_of_one_market(tmp_path: Path) -> None:
+    file = tmp_path / "market.db"
+    book = MarketBook(Rules(), file=file)
+    other = tmp_path / "other.db"
+    other.symlink_to(file)
+    for name in (file, other):
+        with pytest.raises(FatalError, match=f"{name.name}: another market uses this file"):
+            MarketBook(Rules(), file=name)
+    submit(book, production("1", 4.0), NOW_NS)
+    book.close()
+    again = MarketBook(Rules(), file=file)
+    assert again.keys_of(offer_id="1")
+    again.close()
+
+
 def test_demand_of_a_market_with_other_intervals_counts_no_more(tmp_path: Path) -> None:
     book = MarketBook(Rules(interval_s=60), file=tmp_path / "market.db")
     book.set_demand([Demand(energy_kwh=4.0)])
