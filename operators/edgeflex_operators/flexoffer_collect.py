@@ -225,7 +225,8 @@ def _powers_kw(request: FlexRequest, offer: FlexOffer) -> dict[int, float]:
     assert offer.schedule is not None
     length_ns = offer.interval_s * NS_PER_S
     wanted_ns = start_after_ns(offer) or offer.schedule.start_ns
-    begin_ns = request.begin_ns or request.time_ns or wanted_ns
+    # As `flexoffer_make` lays the steps: of a request that tells no time, from when its offers were made.
+    begin_ns = request.begin_ns or request.time_ns or offer.created_ns or wanted_ns
     # Offers begin in whole seconds, and the first one within a step that is under way.
     first = (wanted_ns + NS_PER_S - 1 - begin_ns) // length_ns
     first += round((offer.schedule.start_ns - wanted_ns) / length_ns)

@@ -61,8 +61,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         default=[],
         action="append",
         metavar="KWH[:PRICE]",
-        help="energy that is needed in every interval, negative if there is too much (--demand=-5), and its price limit "
-        "in EUR/kWh",
+        help="energy that is needed in every interval, negative if there is too much (--demand=-5), and its price "
+        "limit in EUR/kWh",
     )
     add(
         "--wholesale",
