@@ -6,8 +6,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from edgeflex_flow.flexoffer import NEXT, NS_PER_S
+from edgeflex_flow.flexoffer import NEXT
 from edgeflex_flow.messages import FlexOffer, FlexRequest, FlexSchedule, FlexScheduleSlice, FlexSlice, FlexState
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_operators.flexoffer_make import FlexofferMakeConfig, make, start, tick
 
 START_NS = 1_700_000_100 * NS_PER_S

@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 from msgspec.structs import replace
 
 from edgeflex_flow.errors import BadMessageError
-from edgeflex_flow.flexoffer import NS_PER_S, is_final, is_later, schedule_violations, start_after_ns
+from edgeflex_flow.flexoffer import is_final, is_later, schedule_violations, start_after_ns
 from edgeflex_flow.messages import Alarm, FlexOffer, FlexRequest, FlexResponse
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_operators._told import some
 from edgeflex_operators.flex_response import unfit
 from edgeflex_operators.flexoffer_make import name_of

@@ -38,7 +38,7 @@ from edgeflex_flow import __version__
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import FlexOffer
 from edgeflex_services.api_page import OperationsPage
-from edgeflex_services.market_book import LONGEST_NAME, Behaviour, ConflictError, FullError, MarketBook
+from edgeflex_services.market_book import LONGEST_NAME, Behaviour, FullError, MarketBook, OfferConflictError
 from edgeflex_services.market_demand import Demand, OfferKey
 from edgeflex_services.market_store import StoreError
 from edgeflex_services.web import PROBLEMS, BodyGuard, is_known, problem
@@ -208,7 +208,7 @@ def _offers(book: MarketBook, clients: _Clients) -> list[Any]:
             raise HTTPException(status_code=400, detail=str(error)) from error
         try:
             return _answer(form, await written(lambda: book.submit(came, time.time_ns(), owner)))
-        except ConflictError as error:
+        except OfferConflictError as error:
             return _conflict(came, error)
         except FullError as error:
             raise _unavailable(str(error), FULL_RETRY_S) from error
@@ -315,7 +315,7 @@ def _unavailable(detail: str, retry_s: int) -> HTTPException:
     return HTTPException(status_code=HTTP_503_SERVICE_UNAVAILABLE, detail=detail, headers={"Retry-After": str(retry_s)})
 
 
-def _conflict(came: list[FlexOffer], error: ConflictError) -> Response[dict[str, Any]]:
+def _conflict(came: list[FlexOffer], error: OfferConflictError) -> Response[dict[str, Any]]:
     told = [
         {"id": each.id, "detail": "another offer stands under this id" if each.id in error.ids else "not taken"}
         for each in came

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from edgeflex_flow.flexoffer import NS_PER_S, longest_ns, start_after_ns, total_bounds_kwh
+from edgeflex_flow.flexoffer import longest_ns, start_after_ns, total_bounds_kwh
 from edgeflex_flow.messages import FlexOffer
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_services.market_clearing import Bid, Bidder, Clearing, clear
 from edgeflex_services.market_demand import Demand, DemandBook, OfferKey
 from edgeflex_services.market_starts import CHEAPER_EUR, choose, looked_at, looks

@@ -14,7 +14,6 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from edgeflex_flow.flexoffer import (
-    NS_PER_S,
     OfferLimits,
     advanced,
     assign_before_ns,
@@ -25,6 +24,7 @@ from edgeflex_flow.flexoffer import (
     violations,
 )
 from edgeflex_flow.messages import FlexOffer, FlexSchedule, FlexScheduleSlice
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_services.market_auction import Auction, Cleared, auction_of
 from edgeflex_services.market_clearing import PRICE_LIMIT
 from edgeflex_services.market_demand import LEAST_KWH, TRADE, Demand, DemandBook, OfferKey, Part, parts_of
@@ -38,7 +38,7 @@ MOST_KWH: Final = 1e9
 LONGEST_NAME: Final = 200
 
 
-class ConflictError(Exception):
+class OfferConflictError(Exception):
     """Other offers of the same owner stand under these ids."""
 
     def __init__(self, ids: Sequence[str]) -> None:
@@ -113,7 +113,7 @@ class MarketBook:
         """Take offers and accept or reject each; the same one again changes nothing.
 
         `owner`: who sends them, if that is known; else an offer is its own owner's. All are kept or none: raises
-        ConflictError, FullError, StoreError.
+        OfferConflictError, FullError, StoreError.
         """
         came = [replace(each, policies={}, endpoint="") for each in offers]
         keys = [OfferKey(each.offered_by if owner is None else owner, each.id) for each in came]
@@ -124,7 +124,7 @@ class MarketBook:
             if _terms(known) != _terms(offer):
                 conflicts.append(offer.id)
         if conflicts:
-            raise ConflictError(conflicts)
+            raise OfferConflictError(conflicts)
         self._need_room(coming)
         self._change(now_ns, [pair for key, offer in coming.items() for pair in self._judged(key, offer, now_ns)])
         return [self.seen(key, now_ns) for key in keys]

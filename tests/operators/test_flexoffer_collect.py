@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from edgeflex_flow.errors import BadMessageError
-from edgeflex_flow.flexoffer import NS_PER_S
 from edgeflex_flow.messages import Alarm, FlexOffer, FlexRequest, FlexResponse, FlexSchedule, FlexScheduleSlice
 from edgeflex_flow.node import WireMessage
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_operators.flexoffer_collect import (
     FlexofferCollectConfig,
     FlexofferCollectState,

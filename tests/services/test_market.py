@@ -25,8 +25,8 @@ from schemathesis.core.result import Ok
 
 from edgeflex_connectors.payload_formats import FlexOfferFormat
 from edgeflex_connectors.payload_formats.flexoffer import decode_offers, encode_offers
-from edgeflex_flow.flexoffer import NS_PER_S
 from edgeflex_flow.messages import FlexOffer
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_services import market as market_program
 
 FORMS = {name: FlexOfferFormat(dialect=name) for name in ("edgeflex", "inea", "goflex")}

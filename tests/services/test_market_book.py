@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from edgeflex_flow.errors import FatalError
-from edgeflex_flow.flexoffer import NS_PER_S, may_follow, schedule_violations
+from edgeflex_flow.flexoffer import may_follow, schedule_violations
 from edgeflex_flow.messages import FlexOffer, FlexSlice
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_services.market_api import Trade
-from edgeflex_services.market_book import Behaviour, ConflictError, FullError, MarketBook, Rules
+from edgeflex_services.market_book import Behaviour, FullError, MarketBook, OfferConflictError, Rules
 from edgeflex_services.market_demand import Demand, OfferKey
 from edgeflex_services.market_store import StoreError
 
@@ -161,7 +162,7 @@ def test_the_same_offer_again_changes_nothing_and_another_one_is_a_conflict() ->
     submit(book, an_offer(), NOW_NS)
     [assigned] = book.clear(NOW_NS)
     assert submit(book, an_offer(state="initial"), NOW_NS + 1) == assigned
-    with pytest.raises(ConflictError, match="another offer stands under the id '7'"):
+    with pytest.raises(OfferConflictError, match="another offer stands under the id '7'"):
         submit(book, an_offer(location="25"), NOW_NS + 1)
 
 
@@ -182,10 +183,10 @@ def test_of_several_offers_all_are_taken_or_none(tmp_path: Path) -> None:
     file = tmp_path / "market.db"
     book = MarketBook(Rules(), file=file)
     submit(book, an_offer(), NOW_NS)
-    with pytest.raises(ConflictError) as caught:
+    with pytest.raises(OfferConflictError) as caught:
         book.submit([an_offer(id="8"), an_offer(location="25"), an_offer(id="9")], NOW_NS)
     assert caught.value.ids == ["7"]
-    with pytest.raises(ConflictError, match="under the id '8'"):
+    with pytest.raises(OfferConflictError, match="under the id '8'"):
         book.submit([an_offer(id="8"), an_offer(id="8", location="25")], NOW_NS)
     assert book.keys_of() == [key("7")]
     taken = book.submit([an_offer(id="8"), an_offer(), an_offer(id="9", slices=()), an_offer(id="8")], NOW_NS)

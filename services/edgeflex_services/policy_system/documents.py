@@ -14,7 +14,7 @@ from msgspec import Meta
 from edgeflex_flow.messages import PolicyKind
 from edgeflex_flow.policy import CLOCK, field_values, minutes_of
 from edgeflex_flow.units import UNITS, column_unit, names_its_unit, parse_quantity
-from edgeflex_services.policy_system.lenient import Problem, UnknownError, read_leniently, shown, told
+from edgeflex_services.policy_system.lenient import Problem, UnreadError, read_leniently, shown, told
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$(?!\n)"
 """In Python, `$` alone lets a newline follow."""
@@ -80,7 +80,7 @@ class StateCondition(_Part, frozen=True, kw_only=True):
                     limits[key] = self.limit(limit)
             except ValueError as error:
                 yield key, str(error)
-            except UnknownError:
+            except UnreadError:
                 continue
         if len(limits) == 2 and limits["above"] >= limits["below"]:
             yield "below", f"must be more than `above`, or it never holds; got above {self.above}, below {self.below}"
