@@ -23,7 +23,7 @@ from edgeflex_services.market_api import make_app
 from edgeflex_services.market_book import Behaviour, MarketBook, Rules
 from edgeflex_services.market_clearing import PRICE_LIMIT
 from edgeflex_services.market_demand import Demand
-from edgeflex_services.program import tell
+from edgeflex_services.program import log_to_errors, tell
 from edgeflex_services.web import add_listening, listen
 
 DEFAULT_PORT: Final = 8620
@@ -88,6 +88,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_serv
     options = parser.parse_args(argv)
     if options.interval < 1 or not 0.01 <= options.clear_every <= 86_400:
         parser.error("--interval is at least 1 s, --clear-every from 0.01 to 86400 s")
+    log_to_errors()
     rules = Rules(
         interval_s=options.interval,
         wholesale_eur_per_kwh=options.wholesale,

@@ -102,6 +102,7 @@ def make_app(book: MarketBook, clients: Mapping[str, str] | None = None, clear_e
         state=State({"desk": _Desk(book, _Clients(clients), trade)}),
         middleware=[BodyGuard],
         exception_handlers=PROBLEMS,
+        logging_config=None,  # else it would put handlers of its own in place of the program's
         openapi_config=OpenAPIConfig(
             title="Market of FlexOffers",
             version=__version__,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import re
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
@@ -25,23 +29,33 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from edgeflex_flow.errors import FatalError
 from edgeflex_services.program import stop_on_signals, tell
 
+LOG = logging.getLogger("edgeflex.web")
 PROBLEM_JSON = "application/problem+json"
 THIS_COMPUTER = ("127.0.0.1", "::1", "localhost")
 STOP_TIMEOUT_S = 5
 """How long requests that are on their way may take once the service ends."""
 
-KEEP_ALIVE_S = 75
-"""Longer than the usual time from one question of a flow to its next, so that it need not connect each time."""
 BODY_LIMIT_BYTES = 256 * 1024
 BODY_TIME_S = 15.0
 NULS = (b"\x00", b"\\u0000", b"%00")
 """No text of ours has this character, and PostgreSQL takes none that does."""
 
 HEAD_LIMIT_BYTES = 32 * 1024
-HEAD_TIME_S = 15.0
-MOST_CONNECTIONS = 4000
 DEEPEST_BODY = 32
 """How deep JSON may be nested: deeper is no request of ours, and recursion costs stack."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long and how often clients may connect."""
+
+    head_s: float = 15.0
+    """From the first byte of a request, or from connecting, to the end of its head; and to read a part of an answer."""
+    keep_alive_s: float = 75.0
+    """Longer than the usual time from one question of a flow to its next, so that it need not connect each time."""
+    connections: int = 4000
+    of_address: int = 500
+    """Connections of one address, so that no single client can take all of them."""
 
 
 _TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|$)', re.DOTALL)
@@ -98,7 +112,7 @@ def _http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[dic
 
 def _unforeseen(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
     """A defect of ours: told to the log, whole; to the caller, that it is one."""
-    request.logger.exception("%s %s", request.method, request.url.path, exc_info=error)
+    LOG.error("%s %s", request.method, request.url.path, exc_info=error)
     return problem(HTTP_500_INTERNAL_SERVER_ERROR, "an error of the service, which its log tells")
 
 
@@ -121,16 +135,24 @@ def json_is_too_deep(body: bytes, deepest: int = DEEPEST_BODY) -> bool:
 
 
 class BodyGuard:
-    """ASGI middleware that reads a body before anything else does, and refuses one that is too long or too deep."""
+    """ASGI middleware that reads a body before anything else does, and refuses one that is too long or too deep.
+
+    The character NUL is refused in bodies, paths and queries.
+    """
 
     def __init__(self, app: ASGIApp, limit_bytes: int = BODY_LIMIT_BYTES) -> None:
         self._app = app
         self._limit_bytes = limit_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP or scope["method"] in ("GET", "HEAD"):
+        if scope["type"] == ScopeType.HTTP and _has_nul(scope["raw_path"] + b"?" + scope["query_string"]):
+            await _refuse(send, 400, "the address holds the character NUL")
+        elif scope["type"] != ScopeType.HTTP or scope["method"] in ("GET", "HEAD"):
             await self._app(scope, receive, send)
-            return
+        else:
+            await self._give_body(scope, receive, send)
+
+    async def _give_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = bytearray()
         more = True
         end_s = time.monotonic() + BODY_TIME_S
@@ -150,7 +172,7 @@ class BodyGuard:
         if json_is_too_deep(bytes(body)):
             await _refuse(send, 400, f"the body is nested deeper than {DEEPEST_BODY} levels")
             return
-        if any(each in body for each in NULS):
+        if _has_nul(body):
             await _refuse(send, 400, "the body holds the character NUL")
             return
         given = False
@@ -165,6 +187,10 @@ class BodyGuard:
         await self._app(scope, cast("Receive", replay), send)
 
 
+def _has_nul(data: bytes | bytearray) -> bool:
+    return any(each in data for each in NULS)
+
+
 async def _refuse(send: Send, status: int, detail: str) -> None:
     body = msgspec.json.encode(_told(status, detail))
     headers = [(b"content-type", PROBLEM_JSON.encode()), (b"content-length", str(len(body)).encode())]
@@ -174,19 +200,46 @@ async def _refuse(send: Send, status: int, detail: str) -> None:
 
 
 class _GuardedProtocol(HttpToolsProtocol):
-    """Hangs up on who sends no whole head of a request in time, or one without end."""
+    """Hangs up on who sends no whole head of a request in time, or one without end, or reads no answer.
 
-    _head_bytes = 0
-    _has_head = False
+    At any time one of these runs, so that nobody holds a connection for nothing: an answer, the time for a head, or the
+    time that a connection may be idle.
+    """
+
+    def __init__(self, *args: Any, limits: Limits, of_address: Counter[str], **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._limits = limits
+        self._of_address = of_address
+        self._address = ""
+        self._head_bytes = 0
+        self._has_head = False
+        self._impatience: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._impatience = self.loop.call_later(HEAD_TIME_S, self._lose_patience)
+        self._address = self.client[0] if self.client else ""
+        self._of_address[self._address] += 1
+        if self._of_address[self._address] > self._limits.of_address:
+            transport.write(_TOO_MANY)
+            transport.close()
+            return
+        self._begin_to_wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._of_address[self._address] -= 1
+        if not self._of_address[self._address]:
+            del self._of_address[self._address]
+        self._end_of_wait()
+        self.resume_writing()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self._begin_to_wait()
         if not self._has_head:
             self._head_bytes += len(data)
-            if self._head_bytes > HEAD_LIMIT_BYTES and not self._has_head:
+            if self._head_bytes > HEAD_LIMIT_BYTES:
                 # What is in it may hold a whole head: a body may be long.
                 super().data_received(data[:HEAD_LIMIT_BYTES])
                 if not self._has_head:
@@ -197,17 +250,36 @@ class _GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._has_head = False
+        self._begin_to_wait()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._has_head = True
         self._head_bytes = 0
-        self._impatience.cancel()
+        self._end_of_wait()
         super().on_headers_complete()
 
-    def _lose_patience(self) -> None:
-        if not self._has_head:
-            self.transport.abort()
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(self._limits.head_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+        super().resume_writing()
+
+    def _begin_to_wait(self) -> None:
+        if self._impatience is None:
+            self._impatience = self.loop.call_later(self._limits.head_s, self.transport.abort)
+
+    def _end_of_wait(self) -> None:
+        if self._impatience is not None:
+            self._impatience.cancel()
+            self._impatience = None
+
+
+_TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 60\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class _TellingServer(uvicorn.Server):
@@ -233,7 +305,13 @@ class _TellingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def listen(app: ASGIApp, options: argparse.Namespace, on_end: Callable[[], None] | None = None) -> None:
+def listen(
+    app: ASGIApp,
+    options: argparse.Namespace,
+    on_end: Callable[[], None] | None = None,
+    *,
+    limits: Limits = Limits(),
+) -> None:
     """Serve until SIGTERM or SIGINT: requests that are on their way get their answers. Raises FatalError.
 
     `on_end` is called once it begins to end, so that answers that never end by themselves do.
@@ -253,15 +331,17 @@ def listen(app: ASGIApp, options: argparse.Namespace, on_end: Callable[[], None]
     config = uvicorn.Config(
         cast("Any", app),
         loop="uvloop",
-        http=_GuardedProtocol,
-        limit_concurrency=MOST_CONNECTIONS,
+        # uvicorn only ever calls it.
+        http=cast("Any", partial(_GuardedProtocol, limits=limits, of_address=Counter())),
+        limit_concurrency=limits.connections,
         ws="none",
+        log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=cast("int", limits.keep_alive_s),
         ssl_certfile=options.certificate,
         ssl_keyfile=options.key,
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from broker import wait_until
-from http_service import Reply, json_reply
+from http_service import Reply, Request, json_reply
 from policy_server import GROUP, PolicyServer
 
 from edgeflex_connectors import policy_system
@@ -65,13 +65,18 @@ def server(tmp_path: Path) -> Iterator[PolicyServer]:
 
 @contextmanager
 def following(
-    server: PolicyServer, make_context: ContextMaker, *, keep: PolicyKeep | None = None, **more: Any
+    server: PolicyServer,
+    make_context: ContextMaker,
+    *,
+    ids: Sequence[str] = ("trigger",),
+    keep: PolicyKeep | None = None,
+    **more: Any,
 ) -> Iterator[Following]:
     found = Following()
     context = make_context(clock=found.clock)
     watch = PolicyWatch(
         policy_system.NODE.open(server.config(**more), context),
-        ["trigger"],
+        ids,
         keep=keep,
         clock=found.clock,
         counters=found.counters,
@@ -102,6 +107,27 @@ def test_what_is_on_disk_is_too_old_once_the_clock_is_set_after_the_start(
         assert later.in_force == {}
         later.clock.jump_ns = 0
         wait_until(lambda: later.in_force == {"trigger": 1})
+
+
+def test_an_answer_that_was_kept_for_other_ids_is_not_said_to_be_known(
+    server: PolicyServer, make_context: ContextMaker, tmp_path: Path
+) -> None:
+    """Else a policy that the flow follows only now would be missing for as long as nothing changes."""
+    server.save("trigger", onset="0.1 Hz/s")
+    keep, known = PolicyKeep(tmp_path / "keep", ("site", "flow")), []
+
+    def away(request: Request) -> Reply:
+        known.append(request.headers.get("if-none-match", ""))
+        return Reply(503)
+
+    with following(server, make_context, keep=keep) as first:
+        wait_until(lambda: first.in_force == {"trigger": 1})
+    server.fault = away
+    for ids in (("trigger",), ("trigger", "bounds")):
+        with following(server, make_context, ids=ids, keep=keep, refresh=60.0) as later:
+            assert later.in_force == {"trigger": 1}
+    assert known[0] != ""
+    assert known[-1] == ""
 
 
 def test_within_a_run_the_time_of_day_makes_nothing_old(server: PolicyServer, make_context: ContextMaker) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from edgeflex_services.policy_system.app import make_app
 from edgeflex_services.policy_system.bus import EventBus, Listen
 from edgeflex_services.policy_system.events import EventService
 from edgeflex_services.policy_system.system import ADMIN, AUDIENCE, PolicySystem
-from edgeflex_services.program import tell
+from edgeflex_services.program import log_to_errors, tell
 from edgeflex_services.web import add_listening, listen
 
 PORT = 8600
@@ -53,7 +52,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_services.policy_system") -> int:
     """The program, called `prog` in its usage. SIGTERM and SIGINT end it with exit code 0."""
     options = _parser(prog).parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_errors()
     try:
         _run(options, os.environ)
     except FatalError as error:

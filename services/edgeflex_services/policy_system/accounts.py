@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
@@ -22,7 +23,7 @@ from jwt.exceptions import PyJWKError
 from msgspec import Meta
 from sqlalchemy import Connection, delete, insert, select, update
 
-from edgeflex_services.policy_system.documents import Name
+from edgeflex_services.policy_system.documents import NAME, Name
 from edgeflex_services.policy_system.repository import Repository, UnknownError
 from edgeflex_services.policy_system.tables import groups, members, sessions, users
 
@@ -38,6 +39,8 @@ MOST_KEYS = 10
 SMALLEST_RSA_BITS = 2048
 SESSION_NS = 8 * 3600 * 1_000_000_000
 """How long a person stays signed in."""
+
+_NAME = re.compile(NAME)
 
 ALGORITHMS = {"OKP": "EdDSA", "RSA": "RS256"}
 """The one way to sign with each type of key: what a token says of its algorithm never chooses."""
@@ -245,6 +248,8 @@ class Accounts:
         return hmac.compare_digest(known or "", _sha256(secret))
 
     def _hash_of(self, name: str, column: Any) -> str | None:
+        if not _NAME.fullmatch(name):  # nobody has it, and PostgreSQL takes no NUL
+            return None
         with self._repository.reading() as connection:
             found: str | None = connection.scalar(
                 select(column).where(users.c.name == name, users.c.disabled_because.is_(None))

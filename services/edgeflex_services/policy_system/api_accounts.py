@@ -100,10 +100,10 @@ class GroupApi(Controller):
 
     @get("/", responses=REFUSED, sync_to_thread=True)
     def groups(self, request: AnyRequest) -> list[Group]:
-        """The groups in which the caller has a role; all of them for administrators."""
+        """The groups in which the caller has a role and is not blocked; all of them for administrators."""
         user = user_of(request)
         found = system_of(request).accounts.groups()
-        return [group for group in found if user.is_admin or group.name in user.roles]
+        return [group for group in found if user.is_admin or group.name in user.groups]
 
     @put("/{name:str}", status_code=200, responses=REFUSED, sync_to_thread=True)
     def put_group(self, request: AnyRequest, name: NameInPath, data: NewGroup) -> NewGroup:

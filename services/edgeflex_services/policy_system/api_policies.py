@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -137,6 +138,14 @@ REFUSED = {
     422: ResponseSpec(None, description="It is understood, and cannot be: `errors` tells what is wrong and where."),
     429: ResponseSpec(None, description="Too many refused tokens from this address; `Retry-After` tells how long."),
 }
+
+
+CHANGED_MEANWHILE = {412: ResponseSpec(None, description="Somebody else changed it since `If-Match`.")}
+
+
+def _etag_of(grants: Sequence[Grant]) -> str:
+    told = sorted(msgspec.structs.astuple(each) for each in grants)
+    return f'"{hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:24]}"'
 
 
 def _given(body: type[msgspec.Struct], description: str) -> ResponseSpec:
@@ -289,28 +298,40 @@ class PolicyRepository(Controller):
         return system_of(request).repository.audit_entries(what=f"{saved.group}/{saved.policy_id}")
 
     @get("/grants", responses=REFUSED, sync_to_thread=False)
-    def grants(self, request: AnyRequest, group: Id, policy_id: Id) -> list[Grant]:
-        """Who has a right to it; none: roles in the group decide."""
-        return list(_entry(request, group, policy_id).grants)
+    def grants(self, request: AnyRequest, group: Id, policy_id: Id) -> Response[list[Grant]]:
+        """Who has a right to it; none: roles in the group decide. `ETag` is for `If-Match` of a change."""
+        known = _entry(request, group, policy_id).grants
+        return Response(list(known), headers={"ETag": _etag_of(known)})
 
-    @put("/grants", status_code=200, responses=REFUSED, sync_to_thread=True)
+    @put("/grants", status_code=200, responses=REFUSED | CHANGED_MEANWHILE, sync_to_thread=True)
     def set_grants(
-        self, request: AnyRequest, group: Id, policy_id: Id, data: list[Grant], everybody: bool = False
+        self,
+        request: AnyRequest,
+        group: Id,
+        policy_id: Id,
+        data: list[Grant],
+        everybody: bool = False,
+        if_match: Annotated[str | None, Parameter(header="If-Match", description="The `ETag` that was read.")] = None,
     ) -> ChangedGrants:
         """Say who alone has a right to it; the answer says what that does. Needs the role `manager` in the group.
 
-        Without grants the roles in the group decide again: `everybody=true` confirms that.
+        Without grants the roles in the group decide again: `everybody=true` confirms that. 412: somebody else changed
+        them since `If-Match`.
         """
         entry = _entry(request, group, policy_id)
         user, saved = user_of(request), entry.saved
         if not user.may("manager", saved.group):
             raise PermissionDeniedException(f"role '{ROLES[-1]}' in the group is needed")
+        if if_match is not None and if_match.strip() not in ("*", _etag_of(entry.grants)):
+            raise HTTPException("somebody else changed the grants meanwhile: look at them again", status_code=412)
         subjects = [(each.subject_kind, each.subject) for each in data]
         if len(set(subjects)) < len(subjects):
             raise ConflictError("one subject has two rights")
         system = system_of(request)
         says = what_it_does(entry, data, system.accounts.users())
-        system.repository.set_grants(user.name, saved.group, saved.policy_id, data, everybody=everybody, says=says)
+        system.repository.set_grants(
+            user.name, saved.group, saved.policy_id, data, based_on=entry.grants, everybody=everybody, says=says
+        )
         return ChangedGrants(data, says)
 
 

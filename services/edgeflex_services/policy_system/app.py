@@ -110,6 +110,7 @@ def make_app(system: PolicySystem, events: EventService) -> Litestar:
         middleware=[BodyGuard],
         before_send=[guard_answer],
         exception_handlers={**PROBLEMS, **ANSWERS},
+        logging_config=None,  # else it would put handlers of its own in place of the program's
         openapi_config=OpenAPIConfig(
             title="edgeFLEX policy system",
             version=__version__,

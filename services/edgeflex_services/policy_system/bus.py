@@ -29,7 +29,7 @@ from edgeflex_services.policy_system.events import (
     Report,
     TooManyRequestsError,
 )
-from edgeflex_services.policy_system.system import PolicySystem
+from edgeflex_services.policy_system.system import DATABUS, PolicySystem
 from edgeflex_services.policy_system.tokens import BEARER, Refused
 from edgeflex_services.service_bus import LARGEST_PAYLOAD, Bus
 
@@ -140,7 +140,7 @@ class EventBus(Bus):
     def _report(
         self, service: EventService, listen: Listen, topic: str, message: MQTTMessage, shown: User | None
     ) -> None:
-        sender = shown or User(name="databus", roles={listen.group: "reporter"})
+        sender = shown or User(name=DATABUS, roles={listen.group: "reporter"})
         if not sender.may("reporter", listen.group):
             self._refuse(topic, listen)
             return

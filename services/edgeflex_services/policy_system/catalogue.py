@@ -98,9 +98,7 @@ class Catalogue:
             found = [entry for entry in found if entry.saved.document.asset_id == asset]
         given = [entry for entry in found if not entry.saved.withdrawn and entry.may(user, "read")]
         self._count(user, given)
-        told = [(entry.saved.policy_id, entry.saved.version, entry.saved.saved_ns) for entry in given]
-        digest = hashlib.sha256(msgspec.json.encode((group, told))).hexdigest()
-        return Served(f'"{digest[:24]}"', b'{"policies":[' + b",".join(entry.body for entry in given) + b"]}")
+        return Served(_etag(group, given), b'{"policies":[' + b",".join(entry.body for entry in given) + b"]}")
 
     def serve_one(self, user: User, group: str, policy_id: str) -> Served | None:
         """One policy, counted as read; None if it is not there, withdrawn, or the user has no right to it."""
@@ -108,7 +106,7 @@ class Catalogue:
         if entry is None or entry.saved.withdrawn:
             return None
         self._count(user, [entry])
-        return Served(f'"{entry.saved.version}"', entry.body)
+        return Served(_etag(group, [entry]), entry.body)
 
     # Who reads ------------------------------------------------------------------------------------------------------
 
@@ -138,6 +136,12 @@ class Catalogue:
             for key, (first_ns, last_ns, count) in counted.items():
                 _, later_ns, more = self._reads.get(key, (0, last_ns, 0))
                 self._reads[key] = (first_ns, later_ns, count + more)
+
+
+def _etag(group: str, given: Sequence[Entry]) -> str:
+    """Names an answer. A version's number alone would not: in a database begun anew it comes again."""
+    told = [(entry.saved.policy_id, entry.saved.version, entry.saved.saved_ns) for entry in given]
+    return f'"{hashlib.sha256(msgspec.json.encode((group, told))).hexdigest()[:24]}"'
 
 
 def _body(saved: Saved) -> bytes:

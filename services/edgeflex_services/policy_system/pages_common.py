@@ -21,6 +21,7 @@ from litestar.types import ExceptionHandlersMap, Message, Scope
 
 from edgeflex_flow import __version__
 from edgeflex_flow.units import NS_PER_S
+from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import BadAccountError, Session, User
 from edgeflex_services.policy_system.enforce import AnyRequest, system_of
 from edgeflex_services.policy_system.pages_words import (
@@ -346,7 +347,7 @@ def _wrong(request: AnyRequest, error: Exception) -> Response[str]:
 
 
 def _unforeseen(request: AnyRequest, error: Exception) -> Response[str]:
-    request.logger.exception("%s %s", request.method, request.url.path, exc_info=error)
+    LOG.error("%s %s", request.method, request.url.path, exc_info=error)
     return error_page(request, 500, "An error of the service, which its log tells.")
 
 

@@ -26,7 +26,7 @@ from edgeflex_services.policy_system.pages_common import (
 from edgeflex_services.policy_system.pages_events import rows_of_policy
 from edgeflex_services.policy_system.pages_words import changed_parts, changed_rules, fields_in_words
 from edgeflex_services.policy_system.queries import Wanted, readers_now, refused_now
-from edgeflex_services.policy_system.repository import AuditEntry, ConflictError, Grant, Saved
+from edgeflex_services.policy_system.repository import AuditEntry, ConflictError, Grant, OthersCameFirstError, Saved
 from edgeflex_services.policy_system.rights import what_it_does
 from edgeflex_services.policy_system.system import PolicySystem
 
@@ -148,7 +148,12 @@ class PolicyPages(Controller):
         told = what_it_does(entry, wanted, system.accounts.users())
         everybody = bool(form.text("everybody"))
         try:
-            system.repository.set_grants(visitor.user.name, group, policy_id, wanted, everybody=everybody, says=told)
+            system.repository.set_grants(
+                visitor.user.name, group, policy_id, wanted, based_on=entry.grants, everybody=everybody, says=told
+            )
+        except OthersCameFirstError as error:
+            now = policy_of(request, visitor.user, group, policy_id)
+            return _policy_page(request, visitor, now, grant_problem=str(error), grant_typed=form)
         except ConflictError:
             return _policy_page(request, visitor, entry, open_problem=f"{told} Check the box to confirm that.")
         if system.catalogue.entry(visitor.user, group, policy_id) is None:

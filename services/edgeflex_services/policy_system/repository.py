@@ -26,6 +26,10 @@ class ConflictError(Exception):
     """Somebody else saved first, or what is to be made is there already."""
 
 
+class OthersCameFirstError(ConflictError):
+    """Somebody else changed it since it was looked at."""
+
+
 class UnknownError(Exception):
     """There is no such thing."""
 
@@ -268,17 +272,24 @@ class Repository:
         policy_id: str,
         wanted: Sequence[Grant],
         *,
+        based_on: Sequence[Grant] | None = None,
         everybody: bool = False,
         says: str = "",
     ) -> None:
         """Replace the grants of a policy. None: roles in the group decide again, which `everybody` confirms.
 
-        `says`: what that does, for the audit log. Raises ConflictError.
+        `based_on`: the grants that were changed. `says`: what that does, for the audit log. Raises ConflictError, and
+        OthersCameFirstError when the grants are others than those by now.
         """
         if everybody and wanted:
             raise ConflictError("`everybody` goes with no grants: with some, the policy is for those whom they name")
         with self.writing() as connection:
             of_policy = (grants.c.group == group) & (grants.c.policy_id == policy_id)
+            if based_on is not None:
+                columns = (grants.c.subject_kind, grants.c.subject, grants.c.right)
+                known = {Grant(*row) for row in connection.execute(select(*columns).where(of_policy))}
+                if known != set(based_on):
+                    raise OthersCameFirstError("somebody else changed the grants meanwhile: look at them again")
             removed = connection.execute(delete(grants).where(of_policy)).rowcount
             if removed and not wanted and not everybody:
                 raise ConflictError("without any grant the policy is open to its group: confirm that by `everybody`")

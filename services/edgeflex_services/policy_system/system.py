@@ -24,7 +24,10 @@ ISSUER = "urn:edgeflex:policy"
 """Who signs the tokens that the system grants. No user can have this name, which holds colons."""
 AUDIENCE = "edgeflex-policy"
 ADMIN = "admin"
-SYSTEM = "system"
+SYSTEM = "edgeflex:system"
+"""Who does what the service does by itself. Like the next a name that no user can have, for its colon."""
+DATABUS = "edgeflex:databus"
+"""Who reports on topics that are trusted without tokens."""
 NS_PER_DAY = 86_400_000_000_000
 UPKEEP_S = 1.0
 """How often changes by other instances on the same database are looked for, and reads written down."""

@@ -175,6 +175,15 @@ for _name in KEPT_FOR_EVER:
             f"BEGIN SELECT RAISE(ABORT, 'rows of {_name} are kept for ever'); END"
         )
         event.listen(METADATA.tables[_name], "after_create", _sqlite.execute_if(dialect="sqlite"))
+    # SQLite runs no other trigger when REPLACE takes a row away. Names are those above, of no user's.
+    _keys = " AND ".join(f'"{column.name}" = NEW."{column.name}"' for column in METADATA.tables[_name].primary_key)
+    _sqlite = DDL(  # type: ignore[no-untyped-call]
+        f"CREATE TRIGGER IF NOT EXISTS no_replace_of_{_name} BEFORE INSERT ON {_name} "  # noqa: S608
+        f"WHEN EXISTS (SELECT 1 FROM {_name} WHERE rowid = NEW.rowid OR {_keys}) "
+        f"BEGIN SELECT RAISE(ABORT, 'rows of {_name} are kept for ever'); END"
+    )
+    # At each opening: databases from before have the tables already.
+    event.listen(METADATA, "after_create", _sqlite.execute_if(dialect="sqlite"))
     _postgres = DDL(  # type: ignore[no-untyped-call]
         f"CREATE OR REPLACE FUNCTION keep_{_name}() RETURNS trigger LANGUAGE plpgsql AS "
         f"$$ BEGIN RAISE EXCEPTION 'rows of {_name} are kept for ever'; END $$;"

@@ -36,6 +36,8 @@ LONGEST_LIFE_S = 86400
 """A token of a service's own that is valid for longer is refused: it could not be taken back by time."""
 LEEWAY_S = 10
 """How far clocks may be apart."""
+REVOKED_FOR_S = 7 * 86400
+"""How long after its end a revoked token is remembered: the clock may be ahead now, and set right later."""
 LONGEST_TOKEN = 4096
 LONGEST_JTI = 128
 MOST_KNOWN = 20_000
@@ -185,7 +187,8 @@ class Tokens:
         audiences = [each for each in (self.audience, self.bus_audience) if each in told]
         if len(audiences) > 1:
             raise Refused("it is for the databus, where others hear it, and for more")
-        if not isinstance(jti, str) or not 0 < len(jti) <= LONGEST_JTI:
+        # What the database cannot keep could not be revoked.
+        if not isinstance(jti, str) or not 0 < len(jti) <= LONGEST_JTI or not jti.isprintable():
             raise Refused("its `jti` is no short text")
         if (issuer, jti) in loaded.revoked:
             raise Refused("it was revoked")
@@ -205,7 +208,7 @@ class Tokens:
         expires_s = int(shown.expires_s)
         same = (revoked_tokens.c.issuer == shown.issuer) & (revoked_tokens.c.jti == shown.jti)
         with self._repository.writing() as connection:
-            over = self._repository.now_ns() // NS_PER_S - LEEWAY_S
+            over = self._repository.now_ns() // NS_PER_S - REVOKED_FOR_S
             connection.execute(delete(revoked_tokens).where(revoked_tokens.c.expires_s < over))
             # Who signs may have used the name twice: the later end counts.
             known_s = connection.scalar(select(revoked_tokens.c.expires_s).where(same)) or 0

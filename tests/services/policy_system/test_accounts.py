@@ -28,6 +28,7 @@ from edgeflex_services.policy_system.accounts import (
     jwk_of,
 )
 from edgeflex_services.policy_system.repository import Repository, UnknownError
+from edgeflex_services.policy_system.system import DATABUS, SYSTEM
 from edgeflex_services.policy_system.tables import open_database, sessions, users
 
 PASSWORD = "a long enough password"
@@ -42,7 +43,7 @@ def clock() -> VirtualClock:
 def accounts(tmp_path: Path, clock: VirtualClock) -> Iterator[Accounts]:
     repository = Repository(open_database(f"sqlite:///{tmp_path / 'policy.db'}"), clock)
     made = Accounts(repository)
-    made.put_user("system", "root", NewUser(is_admin=True, password=PASSWORD))
+    made.put_user(SYSTEM, "root", NewUser(is_admin=True, password=PASSWORD))
     made.put_user("root", "ann", NewUser(about="dispatcher", password=PASSWORD))
     made.put_group("root", "g", "a group")
     yield made
@@ -76,6 +77,12 @@ def test_a_password_that_is_left_out_stays(accounts: Accounts) -> None:
     accounts.put_user("root", "ann", NewUser(about="engineer"))
     assert accounts.check_password("ann", PASSWORD)
     assert accounts.user("ann").about == "engineer"
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800", "", "x" * 65])
+def test_a_name_that_nobody_can_have_goes_with_no_password_and_no_secret(accounts: Accounts, name: str) -> None:
+    assert not accounts.check_password(name, PASSWORD)
+    assert not accounts.check_secret(name, PASSWORD)
 
 
 def test_a_new_secret_ends_the_one_before(accounts: Accounts) -> None:
@@ -145,6 +152,12 @@ def test_a_name_that_is_none_is_refused(accounts: Accounts, name: str) -> None:
 def rsa(bits: int) -> dict[str, Any]:
     key = generate_private_key(65537, bits)
     return {**RSAAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": "r"}
+
+
+@pytest.mark.parametrize("name", [SYSTEM, DATABUS])
+def test_no_user_has_a_name_by_which_the_service_acts(accounts: Accounts, name: str) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        accounts.put_user("root", name, NewUser())
 
 
 def test_public_keys_of_both_kinds_are_taken() -> None:

@@ -4,7 +4,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,21 @@ from sqlalchemy.exc import DBAPIError
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.errors import FatalError
 from edgeflex_services.policy_system import repository as repository_module
-from edgeflex_services.policy_system.accounts import NewUser
+from edgeflex_services.policy_system.accounts import NewUser, User
+from edgeflex_services.policy_system.catalogue import Catalogue
 from edgeflex_services.policy_system.compare import changes
 from edgeflex_services.policy_system.documents import read_document
 from edgeflex_services.policy_system.journal import Journal, entry_of
 from edgeflex_services.policy_system.proof import Head, Proof, digest_of
-from edgeflex_services.policy_system.repository import ConflictError, Effect, Grant, Repository, Saved, UnknownError
+from edgeflex_services.policy_system.repository import (
+    ConflictError,
+    Effect,
+    Grant,
+    OthersCameFirstError,
+    Repository,
+    Saved,
+    UnknownError,
+)
 from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.policy_system.tables import audit, groups, open_database, versions
 
@@ -115,6 +124,33 @@ def test_the_database_itself_refuses_to_change_versions_and_the_audit_log(reposi
     assert repository.versions("g", "p")[0].saved_by == "ann"
 
 
+@pytest.mark.parametrize("table", ["policy_versions", "audit"])
+@pytest.mark.parametrize("columns", ["", "rowid, "])
+def test_sqlite_refuses_to_put_another_row_in_the_place_of_a_version_or_an_entry(
+    tmp_path: Path, table: str, columns: str
+) -> None:
+    """On any connection: what ours sets counts for it only. A database from before is mended at its opening."""
+    file = tmp_path / "policy.db"
+    for _ in range(2):
+        made = Repository(open_database(f"sqlite:///{file}"), VirtualClock(1_000))
+        if not made.heads():
+            with made.writing() as connection:
+                connection.execute(insert(groups).values(name="g", about=""))
+            made.save("ann", "g", "p", bounds(), based_on=0)
+            with made.writing() as connection:
+                connection.execute(text(f"DROP TRIGGER no_replace_of_{table}"))
+        made.close()
+    names = {"policy_versions": "saved_by", "audit": "actor"}
+    with closing(sqlite3.connect(file)) as other:
+        known = [row[1] for row in other.execute(f"PRAGMA table_info({table})")]
+        told = ", ".join("'eve'" if name == names[table] else f'"{name}"' for name in known)
+        if columns and table == "policy_versions":  # another key in the row's place
+            told = told.replace('"version"', "99")
+        into = ", ".join(f'"{name}"' for name in known)
+        with pytest.raises(sqlite3.IntegrityError, match="kept for ever"):
+            other.execute(f"REPLACE INTO {table} ({columns}{into}) SELECT {columns}{told} FROM {table}")
+
+
 def test_the_audit_log_tells_which_entry_was_forged(repository: Repository, tmp_path: Path) -> None:
     for version in range(3):
         repository.save("ann", "g", "p", bounds(f"{version + 20} MW/Hz"), based_on=version)
@@ -195,10 +231,37 @@ def test_names_that_are_sql_stay_names(repository: Repository) -> None:
     assert repository.versions("g", "p")[0].comment == nasty
 
 
+def test_an_answer_of_a_database_begun_anew_has_another_etag(tmp_path: Path) -> None:
+    """Else flows would keep what version 1 said in the one before."""
+    etags: set[str] = set()
+    for at in (1, 2):
+        made = Repository(open_database(f"sqlite:///{tmp_path / str(at)}"), VirtualClock(at))
+        with made.writing() as connection:
+            connection.execute(insert(groups).values(name="g", about=""))
+        made.save("ann", "g", "p", bounds(f"{at} MW/Hz"), based_on=0)
+        catalogue = Catalogue(made)
+        catalogue.load()
+        one = catalogue.serve_one(User(name="ann", is_admin=True), "g", "p")
+        assert one is not None
+        etags |= {one.etag, catalogue.serve(User(name="ann", is_admin=True), "g", None).etag}
+        made.close()
+    assert len(etags) == 2
+
+
 def test_grants_are_replaced_as_a_whole(repository: Repository) -> None:
     repository.set_grants("ann", "g", "p", [Grant("user", "bob", "read"), Grant("group", "traders", "edit")])
     repository.set_grants("ann", "g", "p", [Grant("user", "cid", "read")])
     assert repository.grants() == {("g", "p"): [Grant("user", "cid", "read")]}
+
+
+def test_of_two_who_change_grants_from_the_same_ones_the_second_is_refused(repository: Repository) -> None:
+    bob, cid = (Grant("user", name, "read") for name in ("bob", "cid"))
+    repository.set_grants("ann", "g", "p", [bob], based_on=[])
+    with pytest.raises(OthersCameFirstError):
+        repository.set_grants("eve", "g", "p", [cid], based_on=[])
+    repository.set_grants("ann", "g", "p", [cid, bob], based_on=[bob])
+    repository.set_grants("ann", "g", "p", [cid], based_on=[bob, cid])
+    assert repository.grants() == {("g", "p"): [cid]}
 
 
 def test_reads_add_up_by_user_and_version(repository: Repository) -> None:

@@ -236,6 +236,32 @@ def test_the_character_nul_is_refused(served: ServedPolicies, body: bytes) -> No
     assert httpx.post(f"{served.url}/token", data=form).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/v1/users/%00/enable"),
+        ("GET", "/api/v1/policies?policy_group=%00"),
+        ("GET", "/events?group=a%00b"),
+        ("GET", "/users/%00"),
+    ],
+)
+def test_the_character_nul_is_refused_in_addresses(served: ServedPolicies, method: str, path: str) -> None:
+    """PostgreSQL takes none: it would be an error of the service."""
+    answer = served.admin.request(method, path)
+    assert (answer.status_code, answer.json()["detail"]) == (400, "the address holds the character NUL")
+
+
+def test_half_a_character_in_a_text_is_refused(served: ServedPolicies) -> None:
+    body = b'{"document":{"kind":"trigger"},"comment":"a\\ud800b","based_on":1}'
+    assert served.admin.put(PATHS[2], content=body).status_code == 400
+
+
+def test_who_is_blocked_in_a_group_does_not_see_its_members(served: ServedPolicies) -> None:
+    token = served.make_service("troublesome", "blocked").token("troublesome")
+    with served.client(token) as client:
+        assert client.get("/api/v1/groups").json() == []
+
+
 def test_tokens_cannot_be_tried_out_and_good_ones_are_let_in_meanwhile(alone: ServedPolicies) -> None:
     key = alone.make_service("reader")
     with alone.client("guess") as client:
@@ -320,6 +346,18 @@ def test_no_secret_is_in_the_log_or_in_an_answer(alone: ServedPolicies) -> None:
     for secret in (shown, token, token.split(".")[2], new, PASSWORD, "argon2"):
         assert secret not in told
         assert secret not in alone.log.read_text()
+
+
+def test_nobody_writes_lines_of_the_services_log_by_a_token(alone: ServedPolicies) -> None:
+    line = "2026-11-27 00:00:00,000 INFO audit log: head 99:" + "ab" * 32
+    for claims in ({"headers": {"kid": f"x\n{line}"}}, {"iss": f"x\r{line}"}, {"iss": f"x\u2028{line}"}):
+        token = KeyPair().token("reader", **claims)
+        with alone.client(token) as client:
+            assert client.get(PATHS[0]).status_code == 401
+    alone.stop()
+    lines = alone.log.read_text().splitlines()
+    assert len([each for each in lines if "99:abab" in each]) == 3
+    assert not [each for each in lines if each.startswith(line)]
 
 
 def fuzz(served: ServedPolicies, token: str, *arguments: str) -> None:

@@ -15,12 +15,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from jwt.algorithms import RSAAlgorithm
 from served_policies import AUDIENCE, BUS_AUDIENCE, KeyPair
+from sqlalchemy import func, select
 
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.errors import FatalError
 from edgeflex_services.policy_system import tokens
 from edgeflex_services.policy_system.accounts import NewUser
 from edgeflex_services.policy_system.system import ISSUER, PolicySystem
+from edgeflex_services.policy_system.tables import revoked_tokens
 from edgeflex_services.policy_system.tokens import GRANTED_FOR_S, LEEWAY_S, CannotSignError, Refused
 
 NS = 1_000_000_000
@@ -226,6 +228,31 @@ def test_a_revocation_outlasts_another_token_of_the_same_name(system: PolicySyst
     assert "revoked" in refused(system, stolen)
 
 
+def test_a_revocation_outlasts_a_clock_that_was_ahead(system: PolicySystem, clock: VirtualClock) -> None:
+    """What is forgotten while the clock is wrong would be good again once it is right."""
+    stolen, began_ns = KEY.token("site"), clock.now_ns()
+    system.tokens.revoke("site", stolen)
+    clock.advance_to(began_ns + 5 * 86400 * NS)
+    ahead = KEY.token("site", iat=clock.now_ns() // NS, exp=clock.now_ns() // NS + 9)
+    system.tokens.revoke("site", ahead)
+    system.repository._clock = VirtualClock(began_ns)
+    system.changed()
+    assert "revoked" in refused(system, stolen)
+
+
+def test_what_is_over_for_long_is_forgotten(system: PolicySystem, clock: VirtualClock) -> None:
+    for _ in range(2):
+        system.tokens.revoke("site", KEY.token("site", iat=clock.now_ns() // NS, exp=clock.now_ns() // NS + 9))
+        clock.advance_to(clock.now_ns() + 8 * 86400 * NS)
+    with system.repository.reading() as connection:
+        assert connection.scalar(select(func.count()).select_from(revoked_tokens)) == 1
+
+
+@pytest.mark.parametrize("jti", ["a\0b", "a\ud800", "a\nb"])
+def test_a_token_that_could_not_be_revoked_is_refused(system: PolicySystem, jti: str) -> None:
+    assert "`jti`" in refused(system, KEY.token("site", jti=jti))
+
+
 @pytest.mark.parametrize("claim", ["exp", "nbf", "iat"])
 def test_a_number_that_is_too_large_is_refused(system: PolicySystem, claim: str) -> None:
     changes: dict[str, Any] = {claim: 10**400}
@@ -251,6 +278,21 @@ def test_all_tokens_of_a_user_can_be_revoked_and_new_ones_are_good(system: Polic
         assert "revoked" in refused(system, token)
     clock.advance_to(clock.now_ns() + (LEEWAY_S + 1) * NS)
     assert system.tokens.check(KEY.token("site", iat=clock.now_ns() // NS)).name == "site"
+
+
+def test_a_token_from_a_clock_that_is_ahead_is_revoked_with_all_others(
+    system: PolicySystem, clock: VirtualClock
+) -> None:
+    now_s = clock.now_ns() // NS
+    system.accounts.revoke_tokens("admin", "site")
+    system.changed()
+    for ahead_s, is_good in ((LEEWAY_S - 1, False), (LEEWAY_S, False), (LEEWAY_S + 1, True)):
+        clock.advance_to(max(clock.now_ns(), (now_s + ahead_s - LEEWAY_S + 1) * NS))
+        token = KEY.token("site", iat=now_s + ahead_s)
+        if is_good:
+            assert system.tokens.check(token).name == "site"
+        else:
+            assert "revoked" in refused(system, token)
 
 
 def test_a_disabled_users_token_is_refused_at_once(system: PolicySystem) -> None:
