@@ -28,6 +28,7 @@ from edgeflex_connectors.recording_table import Recording
 from edgeflex_connectors.recordings import read_recording
 from edgeflex_flow.cli.recorded_units import unit_table
 from edgeflex_flow.kernel import warm_up
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_operators import _swing as swing
 from edgeflex_operators._unit_fit import CHOSEN, Assumptions, Limits, fit_unit
 from edgeflex_operators.inertia_event import InertiaEventConfig
@@ -36,7 +37,6 @@ from edgeflex_services.swing_grid import random_grid
 from edgeflex_services.swing_record import PmuNoise, measure
 from edgeflex_services.swing_simulator import LoadStep, UnitTrip, simulate
 
-NS_PER_S = 1_000_000_000
 BEFORE_S, AFTER_S = 2.0, 5.0
 NORMAL_95 = 1.959964
 DEFAULTS = InertiaEventConfig(units={})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 
@@ -43,3 +44,14 @@ class VirtualClock:
     def advance_to(self, time_ns: int) -> None:
         """Move forward to `time_ns`; a time in the past leaves the clock where it is."""
         self._now_ns = max(self._now_ns, time_ns)
+
+
+def moment_ns(moment: datetime | None) -> int | None:
+    """UTC nanoseconds of a moment with its offset.
+
+    >>> moment_ns(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
+    1000000000
+    """
+    if moment is None:
+        return None
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000

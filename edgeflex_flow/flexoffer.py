@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from edgeflex_flow.messages import FlexOffer, FlexSchedule, FlexState
+from edgeflex_flow.units import NS_PER_S
 
-NS_PER_S: Final = 1_000_000_000
 DAY_S: Final = 86_400
 TOLERANCE_KWH: Final = 1e-4
 """Assigned energy may lie beyond its bounds by so much."""

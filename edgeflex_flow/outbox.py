@@ -47,6 +47,7 @@ from edgeflex_flow.segments import (
     read_some,
     set_rest_aside,
 )
+from edgeflex_flow.units import NS_PER_S
 
 SPILL_AFTER_S = 1.0
 ROUND_S = 0.5
@@ -56,7 +57,6 @@ BATCH_BYTES = 4 << 20
 AHEAD = 512
 """Entries from disk that are held in memory, ready to be taken."""
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
-NS_PER_S = 1_000_000_000
 LONGEST_NS = 2**62
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
 from edgeflex_flow.errors import RetryableError
-from edgeflex_flow.messages import Policy, TimeNs
+from edgeflex_flow.messages import Policy, PolicyKind, TimeNs
 
 POLICIES = "policies"
 """Family of the connections to policy systems. A site has one at most."""
@@ -74,6 +74,43 @@ def is_allowed(text: str, patterns: Sequence[str]) -> bool:
 @lru_cache(maxsize=1000)
 def _expression(pattern: str) -> re.Pattern[str]:
     return re.compile(_WORD.join(re.escape(part) for part in pattern.split(WILDCARD)))
+
+
+CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$(?!\n)"
+"""A time of day (UTC) as people write it in a policy of flexibility: `06:00`. In Python, `$` alone lets a newline
+follow."""
+TIMES_OF_DAY = ("window_begin", "window_end")
+
+
+def field_values(kind: PolicyKind, written: Mapping[str, Any]) -> dict[str, Any]:
+    """What parameters of flows can be bound to, of the fields of a policy as they are written: what is left empty is
+    not said, and a time of day is the time since midnight.
+
+    >>> field_values("flexibility", {"window_begin": "06:00", "window_end": "22:30", "min_power": None})
+    {'window_begin': '6 h', 'window_end': '1350 min'}
+    """
+    said = {name: value for name, value in written.items() if value is not None}
+    if kind != "flexibility":
+        return said
+    return said | {name: _since_midnight(said[name]) for name in TIMES_OF_DAY if name in said}
+
+
+def _since_midnight(time: Any) -> Any:
+    """As a quantity; what is no time of day stays as it is."""
+    if not isinstance(time, str) or not re.match(CLOCK, time):
+        return time
+    minutes = minutes_of(time)
+    return f"{minutes} min" if minutes % 60 else f"{minutes // 60} h"
+
+
+def minutes_of(clock: str) -> int:
+    """Minutes since midnight of HH:MM.
+
+    >>> minutes_of("06:30")
+    390
+    """
+    hours, _, minutes = clock.partition(":")
+    return int(hours) * 60 + int(minutes)
 
 
 class PolicyEffect(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+NS_PER_S: Final = 1_000_000_000
 
 
 class Unit(NamedTuple):

@@ -6,9 +6,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from edgeflex_flow.flexoffer import NEXT, NS_PER_S
+from edgeflex_flow.flexoffer import NEXT
 from edgeflex_flow.messages import FlexOffer, FlexRequest, FlexSchedule, FlexScheduleSlice, FlexSlice, FlexState
-from edgeflex_operators.flexoffer_make import FlexofferMakeConfig, make, start
+from edgeflex_flow.units import NS_PER_S
+from edgeflex_operators.flexoffer_make import FlexofferMakeConfig, make, start, tick
 
 START_NS = 1_700_000_100 * NS_PER_S
 """The beginning of a quarter of an hour."""
@@ -143,8 +144,11 @@ def request(rows: list[tuple[float, ...]], **changes: Any) -> FlexRequest:
 
 
 def made(asked: FlexRequest, **settings_: Any) -> list[FlexOffer]:
+    """At noon by the clock, for a request that does not say when it was made."""
     config = FlexofferMakeConfig(**{"offered_by": "site_12", **settings_})
-    return make(config, start(config), asked)
+    state = start(config)
+    assert tick(config, state, NOON_NS) == []
+    return make(config, state, asked)
 
 
 POWERS = st.floats(-1e4, 1e4).map(lambda each: each if abs(each) > 1e-2 else 0.0)

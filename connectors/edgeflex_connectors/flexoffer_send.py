@@ -16,27 +16,11 @@ from edgeflex_connectors.rest import path_problem, path_refusals
 from edgeflex_connectors.rest_post import Item, RestPost, RestPostConfig
 from edgeflex_connectors.rest_retry import retry_refusals
 from edgeflex_flow.errors import BadMessageError, FieldError
-from edgeflex_flow.flexoffer import (
-    DAY_S,
-    NS_PER_S,
-    OfferLimits,
-    limit_violations,
-    send_before_ns,
-    shown_time,
-    violations,
-)
+from edgeflex_flow.flexoffer import DAY_S, OfferLimits, limit_violations, send_before_ns, shown_time, violations
 from edgeflex_flow.messages import FlexOffer, encode_message
-from edgeflex_flow.node import (
-    DEFAULT_PORT,
-    Context,
-    Input,
-    NodeConfig,
-    SinkNode,
-    WireMessage,
-    connection,
-    quantity,
-)
+from edgeflex_flow.node import DEFAULT_PORT, Context, Input, NodeConfig, SinkNode, WireMessage, connection, quantity
 from edgeflex_flow.policy import is_allowed
+from edgeflex_flow.units import NS_PER_S
 
 MARKET_REASONS = {
     -1: "no such offer",

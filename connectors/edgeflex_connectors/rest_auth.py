@@ -19,10 +19,10 @@ from edgeflex_connectors.http_client import DEFAULT_PORTS, Answer, HttpClient, m
 from edgeflex_flow.clock import Clock
 from edgeflex_flow.errors import BadMessageError, FatalError, RetryableError
 from edgeflex_flow.node import path, quantity, url
+from edgeflex_flow.units import NS_PER_S
 
 RENEWED_AFTER = 0.8
 """Share of its life after which a token is replaced."""
-NS_PER_S = 1_000_000_000
 SHOWN_WORD = 60
 
 Text: TypeAlias = Annotated[str, Meta(min_length=1)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -23,8 +23,12 @@ NOT_COMPARED: Final = frozenset(
     {"type", "policies", "version", "config_digest", "unit_digest", "settings", "solver_s", "id", "event_id"}
 )
 """Fields that tell how something was made, and names that follow from the time."""
-WHO: Final = ("device", "source", "controller", "service", "quantity", "column", "variable")
-"""Fields by which messages of one type are told apart, beside their time."""
+WHO: Final = (
+    *("device", "source", "controller", "service", "quantity", "column", "variable"),
+    *("location", "request_id"),
+)
+"""Fields by which messages of one type are told apart, beside their time; an empty one says nothing."""
+Who: TypeAlias = tuple[tuple[str, str], ...]
 MOST_FIELDS: Final = 50
 
 
@@ -137,9 +141,9 @@ def _order(told: Told | Changed) -> tuple[int, list[str]]:
     return told.time_ns, list(told.who.values())
 
 
-def _told(messages: Iterable[Message]) -> dict[tuple[str, ...], list[Told]]:
+def _told(messages: Iterable[Message]) -> dict[Who, list[Told]]:
     """Messages by who they are of, in order of time. The start and the end of an event are one."""
-    found: dict[tuple[str, ...], list[Told]] = {}
+    found: dict[Who, list[Told]] = {}
     events: dict[str, FrequencyEvent] = {}
     latest_ns = 0
     for message in messages:
@@ -156,11 +160,11 @@ def _told(messages: Iterable[Message]) -> dict[tuple[str, ...], list[Told]]:
     return found
 
 
-def _add(found: dict[tuple[str, ...], list[Told]], message: Message, time_ns: int) -> None:
+def _add(found: dict[Who, list[Told]], message: Message, time_ns: int) -> None:
     fields: dict[str, Any] = msgspec.to_builtins(message, enc_hook=str)
-    who = {name: str(fields[name]) for name in WHO if fields.get(name) is not None}
+    who = {name: str(fields[name]) for name in WHO if fields.get(name) not in (None, "")}
     kept = {name: value for name, value in fields.items() if name not in NOT_COMPARED and name not in who}
-    found.setdefault(tuple(who.values()), []).append(Told(who, time_ns, kept))
+    found.setdefault(tuple(who.items()), []).append(Told(who, time_ns, kept))
 
 
 def _pair(before: Sequence[Told], after: Sequence[Told]) -> tuple[list[tuple[Told, Told]], list[Told], list[Told]]:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, TypeAlias, get_args
 
 import msgspec
 from msgspec import Struct
 
+from edgeflex_flow.clock import moment_ns
 from edgeflex_flow.errors import EdgeflexError, FlowFileError, nearest
 from edgeflex_flow.flowfile.fields import unit_of
 from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.messages import Policy, PolicyKind
-from edgeflex_flow.policy import Binding, PolicySystemError
+from edgeflex_flow.policy import Binding, PolicySystemError, field_values
 from edgeflex_flow.runtime.policies import VERSION, PolicyValues, read_policies
 from edgeflex_flow.runtime.policy_loader import ask_policies, said_by
 from edgeflex_flow.runtime.policy_values import in_words, value_of
 from edgeflex_flow.runtime.run import FlowRun
 
 LARGEST_FILE_BYTES = 1 << 20
+_Moment: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class PolicyFileError(EdgeflexError):
@@ -64,6 +67,20 @@ class _Document(Struct):
 
     kind: PolicyKind
     fields: dict[str, Any] = {}
+    valid_from: _Moment | None = None
+    valid_until: _Moment | None = None
+
+    def message(self, policy_id: str) -> Policy:
+        """As the policy system would give it to a flow."""
+        return Policy(
+            policy_id=policy_id,
+            policy_group="",
+            policy_kind=self.kind,
+            version=1,
+            fields=field_values(self.kind, self.fields),
+            valid_from_ns=moment_ns(self.valid_from),
+            valid_until_ns=moment_ns(self.valid_until),
+        )
 
 
 def read_policy_file(file: Path) -> Given:
@@ -131,7 +148,7 @@ def _form(text: bytes) -> type[Policy] | type[_Several] | type[_Document] | None
 
 def _policies(found: Policy | _Several | _Document, file: Path) -> list[Policy]:
     if isinstance(found, _Document):
-        found = Policy(policy_id=file.stem, policy_group="", policy_kind=found.kind, version=1, fields=found.fields)
+        found = found.message(file.stem)
     return [found] if isinstance(found, Policy) else found.policies
 
 

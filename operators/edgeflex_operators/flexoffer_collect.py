@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 from msgspec.structs import replace
 
 from edgeflex_flow.errors import BadMessageError
-from edgeflex_flow.flexoffer import NS_PER_S, is_final, is_later, schedule_violations, start_after_ns
+from edgeflex_flow.flexoffer import is_final, is_later, schedule_violations, start_after_ns
 from edgeflex_flow.messages import Alarm, FlexOffer, FlexRequest, FlexResponse
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_operators._told import some
 from edgeflex_operators.flex_response import unfit
 from edgeflex_operators.flexoffer_make import name_of
@@ -225,7 +226,8 @@ def _powers_kw(request: FlexRequest, offer: FlexOffer) -> dict[int, float]:
     assert offer.schedule is not None
     length_ns = offer.interval_s * NS_PER_S
     wanted_ns = start_after_ns(offer) or offer.schedule.start_ns
-    begin_ns = request.begin_ns or request.time_ns or wanted_ns
+    # As `flexoffer_make` lays the steps: of a request that tells no time, from when its offers were made.
+    begin_ns = request.begin_ns or request.time_ns or offer.created_ns or wanted_ns
     # Offers begin in whole seconds, and the first one within a step that is under way.
     first = (wanted_ns + NS_PER_S - 1 - begin_ns) // length_ns
     first += round((offer.schedule.start_ns - wanted_ns) / length_ns)

@@ -12,9 +12,10 @@ from typing import Annotated, Literal, NamedTuple
 from msgspec import Meta
 
 from edgeflex_flow.errors import BadMessageError, FieldError
-from edgeflex_flow.flexoffer import DAY_S, NS_PER_S, OfferLimits, is_within
+from edgeflex_flow.flexoffer import DAY_S, OfferLimits, is_within
 from edgeflex_flow.messages import FlexOffer, FlexRequest, FlexSlice, Node
 from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, message_wire, quantity
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_operators.flex_response import unfit
 
 TICK_S = 1.0

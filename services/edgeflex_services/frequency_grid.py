@@ -34,6 +34,7 @@ from edgeflex_connectors.c37118 import Analog, ConfigFrame, FrameHeader, Phasor,
 from edgeflex_connectors.c37118_encode import FORMAT, encode_frames, time_counts
 from edgeflex_connectors.pmu_server import Transport
 from edgeflex_flow.messages import Samples, Setpoints, decode_message
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_services.broker import hang_up
 from edgeflex_services.frequency_model import (
     FRAMES_PER_S,
@@ -54,7 +55,6 @@ TIME_BASE: Final = 1_000_000
 CONFIG_PERIOD_S: Final = 5.0
 MOST_WAITING: Final = 10_000
 DEFAULT_TOPIC: Final = "edgeflex/local/setpoints/units"
-_NS_PER_S: Final = 1_000_000_000
 
 
 class Inbox:
@@ -195,9 +195,9 @@ class FrequencyGridService:
         stop = stop or threading.Event()
         grid = self.grid
         now_ns = time.time_ns()
-        start_frame = -(-now_ns * FRAMES_PER_S // _NS_PER_S)
-        grid.start_ns = start_frame * _NS_PER_S // FRAMES_PER_S
-        begin_s = time.monotonic() + (grid.start_ns - now_ns) / _NS_PER_S
+        start_frame = -(-now_ns * FRAMES_PER_S // NS_PER_S)
+        grid.start_ns = start_frame * NS_PER_S // FRAMES_PER_S
+        begin_s = time.monotonic() + (grid.start_ns - now_ns) / NS_PER_S
         last_frame = math.inf if seconds is None else round(seconds * FRAMES_PER_S)
         if on_start is not None:
             on_start(grid.start_ns)

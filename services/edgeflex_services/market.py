@@ -1,6 +1,6 @@
 """`edgeflex serve market`: a market of FlexOffers that accepts, rejects, clears by merit order and assigns.
 
-    python -m edgeflex_services.market --port 8620 --demand -5:0.10 --json
+    python -m edgeflex_services.market --port 8620 --demand=-5:0.10 --json
 
 Offers come and are looked at by REST in three dialects (`/api/v1/edgeflex/offers`, `…/inea/…`, `…/goflex/…`). Once
 accepted they are cleared every `--clear-every`: against the demand that `--demand` or REST give, and at `--wholesale`,
@@ -61,7 +61,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         default=[],
         action="append",
         metavar="KWH[:PRICE]",
-        help="energy that is needed in every interval, negative if there is too much, and its price limit in EUR/kWh",
+        help="energy that is needed in every interval, negative if there is too much (--demand=-5), and its price "
+        "limit in EUR/kWh",
     )
     add(
         "--wholesale",

@@ -7,12 +7,13 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, NamedTuple, TypeVar
 
 import msgspec
-from litestar import Litestar, Request, Response, Router, delete, get, post, put
+from litestar import Controller, Litestar, Request, Response, Router, delete, get, post, put
+from litestar.datastructures import State
 from litestar.exceptions import HTTPException, NotAuthorizedException, PermissionDeniedException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
@@ -38,7 +39,7 @@ from edgeflex_flow import __version__
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import FlexOffer
 from edgeflex_services.api_page import OperationsPage
-from edgeflex_services.market_book import LONGEST_NAME, Behaviour, ConflictError, FullError, MarketBook
+from edgeflex_services.market_book import LONGEST_NAME, Behaviour, FullError, MarketBook, OfferConflictError
 from edgeflex_services.market_demand import Demand, OfferKey
 from edgeflex_services.market_store import StoreError
 from edgeflex_services.web import PROBLEMS, BodyGuard, is_known, problem
@@ -82,7 +83,6 @@ class DemandList(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 def make_app(book: MarketBook, clients: Mapping[str, str] | None = None, clear_every_s: float = 1.0) -> Litestar:
     """The application. `clients`: tokens by the name of their owner; None: anyone may do everything."""
-    guard = _Clients(clients)
     trade = Trade(book)
 
     @asynccontextmanager
@@ -94,11 +94,12 @@ def make_app(book: MarketBook, clients: Mapping[str, str] | None = None, clear_e
             task.cancel()
             book.close()
 
-    routes = Router("/api/v1", route_handlers=[*_offers(book, guard), *_operation(book, guard, trade)])
+    routes = Router("/api/v1", route_handlers=[OfferApi, OperationApi])
     security: list[dict[str, list[str]]] | None = None if clients is None else [{"bearer": []}]
     return Litestar(
         [routes, *_health(trade)],
         lifespan=[trading],
+        state=State({"desk": _Desk(book, _Clients(clients), trade)}),
         middleware=[BodyGuard],
         exception_handlers=PROBLEMS,
         logging_config=None,  # else it would put handlers of its own in place of the program's
@@ -191,13 +192,31 @@ class _Clients:
             raise PermissionDeniedException("the market's operator may do this alone")
 
 
-def _offers(book: MarketBook, clients: _Clients) -> list[Any]:
-    @post("/{dialect:str}/offers", status_code=HTTP_200_OK, summary="Offer", tags=["offers"])
-    async def submit(dialect: _DialectName, request: AnyRequest) -> Response[Any]:
+class _Desk(NamedTuple):
+    """What requests are answered from."""
+
+    book: MarketBook
+    clients: _Clients
+    trade: Trade
+
+
+def _desk(request: AnyRequest) -> _Desk:
+    desk: _Desk = request.app.state.desk
+    return desk
+
+
+class OfferApi(Controller):
+    """Offers of the client, or all for the operator."""
+
+    tags: Sequence[str] | None = ["offers"]
+
+    @post("/{dialect:str}/offers", status_code=HTTP_200_OK, summary="Offer")
+    async def submit(self, dialect: _DialectName, request: AnyRequest) -> Response[Any]:
         """One offer or several, in any shape of the dialect; the answer holds them in their order, each with its state
         and reason. The same offer again changes nothing. All are taken or none: another offer of the same owner under
         an id is a conflict, and `offers` tells of each which it was."""
-        owner = clients.owner(request)
+        desk = _desk(request)
+        owner = desk.clients.owner(request)
         form = _format(dialect)
         try:
             came = decode_offers(form, await request.body())
@@ -208,19 +227,20 @@ def _offers(book: MarketBook, clients: _Clients) -> list[Any]:
             # What the dialect could not tell of again is not taken either.
             raise HTTPException(status_code=400, detail=str(error)) from error
         try:
-            return _answer(form, await written(lambda: book.submit(came, time.time_ns(), owner)))
-        except ConflictError as error:
+            return _answer(form, await written(lambda: desk.book.submit(came, time.time_ns(), owner)))
+        except OfferConflictError as error:
             return _conflict(came, error)
         except FullError as error:
             raise _unavailable(str(error), FULL_RETRY_S) from error
 
-    @get("/{dialect:str}/offers", summary="Offers and what became of them", tags=["offers"])
-    async def look(dialect: _DialectName, request: AnyRequest, offer_id: _OfferId = None) -> Response[bytes]:
+    @get("/{dialect:str}/offers", summary="Offers and what became of them")
+    async def look(self, dialect: _DialectName, request: AnyRequest, offer_id: _OfferId = None) -> Response[bytes]:
         """Those of the client, or all for the operator. With an `ETag`. Offers that the dialect cannot say (text ids in
         INEA's) are left out and counted in `X-Left-Out`; asked for by id they are a conflict."""
+        desk = _desk(request)
         form = _format(dialect)
         now_ns = time.time_ns()
-        seen = [book.seen(each, now_ns) for each in book.keys_of(clients.owner(request), offer_id)]
+        seen = [desk.book.seen(each, now_ns) for each in desk.book.keys_of(desk.clients.owner(request), offer_id)]
         answer = _answer(form, seen) if offer_id is not None else _sayable(form, seen)
         tag = f'"{_digest(answer.content)}"'
         if is_known(request, tag):
@@ -228,75 +248,84 @@ def _offers(book: MarketBook, clients: _Clients) -> list[Any]:
         answer.headers["ETag"] = tag
         return answer
 
-    @delete("/{dialect:str}/offers", status_code=HTTP_200_OK, summary="Take an offer back", tags=["offers"])
+    @delete("/{dialect:str}/offers", status_code=HTTP_200_OK, summary="Take an offer back")
     async def cancel(
+        self,
         dialect: _DialectName,
         request: AnyRequest,
         offer_id: _ThisId,
         owner: _OwnerName = None,
     ) -> Response[bytes]:
         """It is canceled, whatever was assigned."""
+        desk = _desk(request)
         form = _format(dialect)
-        key = _own(book, offer_id, clients.owner(request) or owner)
+        key = _own(desk.book, offer_id, desk.clients.owner(request) or owner)
         try:
-            canceled = await written(lambda: book.cancel(key, time.time_ns(), "taken back by its owner"))
+            canceled = await written(lambda: desk.book.cancel(key, time.time_ns(), "taken back by its owner"))
             return _answer(form, [canceled])
         except ValueError as error:
             raise HTTPException(status_code=HTTP_409_CONFLICT, detail=str(error)) from error
 
-    @get("/history", summary="When an offer came into each of its states", tags=["offers"])
+    @get("/history", summary="When an offer came into each of its states")
     async def history(
+        self,
         request: AnyRequest,
         offer_id: _ThisId,
         owner: _OwnerName = None,
     ) -> list[Change]:
         """What is held back by a delay is not told here either."""
+        desk = _desk(request)
         now_ns = time.time_ns()
-        key = _own(book, offer_id, clients.owner(request) or owner)
-        until_ns = now_ns - round(book.behaviour.delay_s * 1e9)
-        told = [(time_ns, each) for time_ns, each in book.history(key) if time_ns <= until_ns]
+        key = _own(desk.book, offer_id, desk.clients.owner(request) or owner)
+        until_ns = now_ns - round(desk.book.behaviour.delay_s * 1e9)
+        told = [(time_ns, each) for time_ns, each in desk.book.history(key) if time_ns <= until_ns]
         return [Change(time_ns=time_ns, state=each.state, reason=each.state_reason) for time_ns, each in told]
 
-    return [submit, look, cancel, history]
 
+class OperationApi(Controller):
+    """What is needed, and how the market behaves."""
 
-def _operation(book: MarketBook, clients: _Clients, trade: Trade) -> list[Any]:
-    @get("/demand", summary="What is needed", tags=["operation"])
-    async def demand(request: AnyRequest) -> DemandList:
+    tags: Sequence[str] | None = ["operation"]
+
+    @get("/demand", summary="What is needed")
+    async def demand(self, request: AnyRequest) -> DemandList:
         """Positive energy is production that is needed."""
-        clients.owner(request)
-        return DemandList(demand=list(book.demand))
+        desk = _desk(request)
+        desk.clients.owner(request)
+        return DemandList(demand=list(desk.book.demand))
 
-    @put("/demand", summary="Say what is needed", tags=["operation"])
-    async def set_demand(request: AnyRequest, data: JSONBody[DemandList]) -> DemandList:
+    @put("/demand", summary="Say what is needed")
+    async def set_demand(self, request: AnyRequest, data: JSONBody[DemandList]) -> DemandList:
         """In place of what was needed before, and as if nothing was assigned yet; the same again changes nothing."""
-        clients.need_operator(request)
-        await written(lambda: book.set_demand(data.demand))
-        return DemandList(demand=list(book.demand))
+        desk = _desk(request)
+        desk.clients.need_operator(request)
+        await written(lambda: desk.book.set_demand(data.demand))
+        return DemandList(demand=list(desk.book.demand))
 
-    @get("/behaviour", summary="How the market behaves", tags=["operation"])
-    async def behaviour(request: AnyRequest) -> Behaviour:
+    @get("/behaviour", summary="How the market behaves")
+    async def behaviour(self, request: AnyRequest) -> Behaviour:
         """Delays and refusals."""
-        clients.owner(request)
-        return book.behaviour
+        desk = _desk(request)
+        desk.clients.owner(request)
+        return desk.book.behaviour
 
-    @put("/behaviour", summary="Make the market late or unwilling", tags=["operation"])
-    async def set_behaviour(request: AnyRequest, data: JSONBody[Behaviour]) -> Behaviour:
+    @put("/behaviour", summary="Make the market late or unwilling")
+    async def set_behaviour(self, request: AnyRequest, data: JSONBody[Behaviour]) -> Behaviour:
         """For tests of those who trade on it."""
-        clients.need_operator(request)
-        book.behaviour = data
+        desk = _desk(request)
+        desk.clients.need_operator(request)
+        desk.book.behaviour = data
         return data
 
-    @post("/clear", status_code=HTTP_200_OK, summary="Clear now", tags=["operation"])
-    async def clear(request: AnyRequest) -> dict[str, int]:
+    @post("/clear", status_code=HTTP_200_OK, summary="Clear now")
+    async def clear(self, request: AnyRequest) -> dict[str, int]:
         """Without waiting for the next time; says how many offers were dealt with."""
-        clients.need_operator(request)
+        desk = _desk(request)
+        desk.clients.need_operator(request)
         try:
-            return {"offers": await trade.clear()}
+            return {"offers": await desk.trade.clear()}
         except StoreError as error:
             raise _unavailable(str(error), BUSY_RETRY_S) from error
-
-    return [demand, set_demand, behaviour, set_behaviour, clear]
 
 
 async def written(change: Callable[[], _T]) -> _T:
@@ -316,7 +345,7 @@ def _unavailable(detail: str, retry_s: int) -> HTTPException:
     return HTTPException(status_code=HTTP_503_SERVICE_UNAVAILABLE, detail=detail, headers={"Retry-After": str(retry_s)})
 
 
-def _conflict(came: list[FlexOffer], error: ConflictError) -> Response[dict[str, Any]]:
+def _conflict(came: list[FlexOffer], error: OfferConflictError) -> Response[dict[str, Any]]:
     told = [
         {"id": each.id, "detail": "another offer stands under this id" if each.id in error.ids else "not taken"}
         for each in came

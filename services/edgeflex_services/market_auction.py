@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from edgeflex_flow.flexoffer import NS_PER_S, longest_ns, start_after_ns, total_bounds_kwh
+from edgeflex_flow.flexoffer import longest_ns, start_after_ns, total_bounds_kwh
 from edgeflex_flow.messages import FlexOffer
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_services.market_clearing import Bid, Bidder, Clearing, clear
 from edgeflex_services.market_demand import Demand, DemandBook, OfferKey
-from edgeflex_services.market_starts import choose, looks
+from edgeflex_services.market_starts import CHEAPER_EUR, choose, looked_at, looks
 
 MOST_BOUNDED_BIDS: Final = 100_000
 """Of one clearing, a few seconds: slices of the offers that bound their whole energy."""
 MOST_LOOKS: Final = 500_000
-"""The same of the choice of starts: how many slices are priced."""
+"""The same of the choice of starts: how many slices are priced. It is the cheapest offers that have a choice then."""
 MOST_STARTS: Final = 672
 """So many intervals after its earliest start one is looked for: a week of quarters of an hour."""
 MOST_OF_ONE: Final = 50_000
@@ -41,6 +42,8 @@ class Cleared(NamedTuple):
     bidders: Sequence[Bidder]
     """At these starts."""
     clearing: Clearing
+    looked_at: Sequence[bool]
+    """Of which offers every start was looked at, not the earliest alone."""
 
 
 class Auction(NamedTuple):
@@ -55,9 +58,27 @@ class Auction(NamedTuple):
     asked: tuple[Demand, ...]
 
     def clear(self) -> Cleared:
-        starts = choose([each.bidder for each in self.lots], [each.starts for each in self.lots], self.bids)
+        """All together, at the starts that were chosen, or at the earliest if that is better: a choice made one by one
+        may be worse."""
+        bidders = [each.bidder for each in self.lots]
+        seen = looked_at(bidders, [each.starts for each in self.lots], MOST_LOOKS)
+        chosen = choose(
+            bidders, [each.starts[: None if all_ else 1] for each, all_ in zip(self.lots, seen, strict=True)], self.bids
+        )
+        earliest = [each.starts[0] for each in self.lots]
+        found = self._clear_at(chosen, seen)
+        if chosen == earliest:
+            return found
+        other = self._clear_at(earliest, seen)
+        is_better = self._cost_eur(other) < self._cost_eur(found) - CHEAPER_EUR
+        return other if is_better else found
+
+    def _clear_at(self, starts: Sequence[int], seen: Sequence[bool]) -> Cleared:
         bidders = [each.bidder.later(start) for each, start in zip(self.lots, starts, strict=True)]
-        return Cleared(starts, bidders, clear(bidders, self.bids, self.wholesale_eur_per_kwh))
+        return Cleared(starts, bidders, clear(bidders, self.bids, self.wholesale_eur_per_kwh), seen)
+
+    def _cost_eur(self, cleared: Cleared) -> float:
+        return cleared.clearing.cost_eur(cleared.bidders, self.bids)
 
 
 def auction_of(
@@ -69,14 +90,13 @@ def auction_of(
 ) -> Auction:
     """Of the offers that wait, as many as can be cleared at once: the first that came before others, one at least."""
     lots: list[Lot] = []
-    bids = work = 0
+    bids = 0
     for key, offer in waiting:
         lot = _lot(key, offer, interval_s, now_ns, may_wait=wholesale_eur_per_kwh is None)
         bounded = len(lot.bidder.bids) if lot.bidder.is_bounded else 0
-        own = looks(len(lot.bidder.bids), len(lot.starts), is_bounded=lot.bidder.is_bounded)
-        if lots and (bids + bounded > MOST_BOUNDED_BIDS or work + own > MOST_LOOKS):
+        if lots and bids + bounded > MOST_BOUNDED_BIDS:
             continue
-        bids, work = bids + bounded, work + own
+        bids += bounded
         lots.append(lot)
     every = {bid.interval + later for lot in lots for bid in lot.bidder.bids for later in lot.starts}
     wanted = [(number, interval) for interval in sorted(every) for number in needs.wanted_in(interval)]

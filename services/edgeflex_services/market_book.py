@@ -14,7 +14,6 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from edgeflex_flow.flexoffer import (
-    NS_PER_S,
     OfferLimits,
     advanced,
     assign_before_ns,
@@ -25,6 +24,7 @@ from edgeflex_flow.flexoffer import (
     violations,
 )
 from edgeflex_flow.messages import FlexOffer, FlexSchedule, FlexScheduleSlice
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_services.market_auction import Auction, Cleared, auction_of
 from edgeflex_services.market_clearing import PRICE_LIMIT
 from edgeflex_services.market_demand import LEAST_KWH, TRADE, Demand, DemandBook, OfferKey, Part, parts_of
@@ -38,7 +38,7 @@ MOST_KWH: Final = 1e9
 LONGEST_NAME: Final = 200
 
 
-class ConflictError(Exception):
+class OfferConflictError(Exception):
     """Other offers of the same owner stand under these ids."""
 
     def __init__(self, ids: Sequence[str]) -> None:
@@ -68,14 +68,12 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     wholesale_eur_per_kwh: float | None = 0.0
     """The price at which any energy is traded besides; None: only what the demand asks for."""
     max_duration_s: float = float("inf")
-    window_begin_s: float = 0.0
-    window_end_s: float = 86_400.0
     keep_s: float = 7 * 86_400.0
     """How long offers at an end are shown."""
 
     @property
     def limits(self) -> OfferLimits:
-        return OfferLimits(self.max_duration_s, self.window_begin_s, self.window_end_s)
+        return OfferLimits(self.max_duration_s)
 
 
 Tell = Callable[[FlexOffer], None]
@@ -115,7 +113,7 @@ class MarketBook:
         """Take offers and accept or reject each; the same one again changes nothing.
 
         `owner`: who sends them, if that is known; else an offer is its own owner's. All are kept or none: raises
-        ConflictError, FullError, StoreError.
+        OfferConflictError, FullError, StoreError.
         """
         came = [replace(each, policies={}, endpoint="") for each in offers]
         keys = [OfferKey(each.offered_by if owner is None else owner, each.id) for each in came]
@@ -126,7 +124,7 @@ class MarketBook:
             if _terms(known) != _terms(offer):
                 conflicts.append(offer.id)
         if conflicts:
-            raise ConflictError(conflicts)
+            raise OfferConflictError(conflicts)
         self._need_room(coming)
         self._change(now_ns, [pair for key, offer in coming.items() for pair in self._judged(key, offer, now_ns)])
         return [self.seen(key, now_ns) for key in keys]
@@ -249,10 +247,17 @@ class MarketBook:
             return []
         changes: list[tuple[OfferKey, FlexOffer]] = []
         given: defaultdict[int, dict[OfferKey, float]] = defaultdict(dict)
-        for lot, start, bidder, energies in zip(
-            auction.lots, cleared.starts, cleared.bidders, cleared.clearing.energies_kwh, strict=True
+        for lot, start, bidder, energies, was_looked_at in zip(
+            auction.lots,
+            cleared.starts,
+            cleared.bidders,
+            cleared.clearing.energies_kwh,
+            cleared.looked_at,
+            strict=True,
         ):
             if max(abs(each) for each in energies) < LEAST_KWH:
+                if not was_looked_at:  # a later start may be worth something: the next time tells
+                    continue
                 changes.append((lot.key, advanced(lot.offer, "canceled", "nothing of it is needed at its price")))
                 continue
             schedule = FlexSchedule(

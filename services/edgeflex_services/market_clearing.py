@@ -60,6 +60,17 @@ class Clearing(NamedTuple):
     imbalances_kwh: dict[int, float]
     """By interval, what must be produced (positive) or consumed though nobody wants it."""
 
+    def cost_eur(self, bidders: Sequence[Bidder], demand: Sequence[Bid]) -> float:
+        """Of the system, without trade outside: what is produced less what is paid for by those who consume."""
+        taken = [
+            pair
+            for each, own in zip(bidders, self.energies_kwh, strict=True)
+            for pair in zip(each.bids, own, strict=True)
+        ]
+        taken += zip(demand, self.demand_kwh, strict=True)
+        own_eur = sum((bid.sells_from if energy > 0.0 else bid.buys_up_to) * energy for bid, energy in taken)
+        return own_eur + PRICE_LIMIT * sum(abs(each) for each in self.imbalances_kwh.values())
+
 
 class Block:
     """Energy that may be filled between 0 and `size`. One that is bought is consumed as far as it is not filled."""

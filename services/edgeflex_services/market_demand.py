@@ -9,7 +9,7 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from edgeflex_flow.flexoffer import NS_PER_S
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_services.market_clearing import PRICE_LIMIT, Bid
 
 LEAST_KWH: Final = 1e-6

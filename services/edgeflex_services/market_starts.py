@@ -1,6 +1,6 @@
 """Chooses when the profiles of FlexOffers begin, where offers leave that open.
 
-One after the other, in order of arrival, each offer takes the start at which it costs the system the least (the
+One after the other, the cheapest first, each offer takes the start at which it costs the system the least (the
 earliest of them), with what came before it in place: first the offers that leave no choice. That is greedy: all starts
 together may have a better choice, which only a mixed-integer program would find. Bounds of an offer as a whole count
 for itself, and for those that come after it as the energy that it took.
@@ -29,6 +29,34 @@ def looks(slices: int, starts: int, *, is_bounded: bool) -> int:
     return 0 if starts < 2 else starts * slices * (USUAL_TURNS if is_bounded else 1)
 
 
+def merit_eur_per_kwh(bidder: Bidder) -> float:
+    """What a kWh of an offer costs the system on average, the less the sooner it is taken.
+
+    >>> merit_eur_per_kwh(Bidder((Bid(0, 0.0, 2.0, sells_from=0.1),)))
+    0.1
+    >>> merit_eur_per_kwh(Bidder((Bid(0, -2.0, 0.0, buys_up_to=0.5),)))
+    -0.5
+    """
+    sold = [(bid.sells_from, max(bid.upper_kwh, 0.0)) for bid in bidder.bids]
+    bought = [(-bid.buys_up_to, max(-bid.lower_kwh, 0.0)) for bid in bidder.bids]
+    energy_kwh = sum(energy for _, energy in (*sold, *bought))
+    return sum(price * energy for price, energy in (*sold, *bought)) / energy_kwh if energy_kwh else math.inf
+
+
+def looked_at(bidders: Sequence[Bidder], starts: Sequence[Sequence[int]], most: int) -> list[bool]:
+    """Of which offers the starts are looked at, with so many `looks` in all: the cheapest, one at least. For others
+    only the earliest start counts."""
+    found = [len(each) < 2 for each in starts]
+    work = 0
+    open_ones = [place for place, each in enumerate(found) if not each]
+    for place in sorted(open_ones, key=lambda each: merit_eur_per_kwh(bidders[each])):
+        own = looks(len(bidders[place].bids), len(starts[place]), is_bounded=bidders[place].is_bounded)
+        if work and work + own > most:
+            break
+        found[place], work = True, work + own
+    return found
+
+
 def choose(bidders: Sequence[Bidder], starts: Sequence[Sequence[int]], demand: Sequence[Bid] = ()) -> list[int]:
     """When each offer begins, in a market without trade outside (with it all starts cost the same).
 
@@ -52,7 +80,8 @@ def choose(bidders: Sequence[Bidder], starts: Sequence[Sequence[int]], demand: S
     curves: defaultdict[int, _Curve] = defaultdict(_Curve)
     for bid in demand:
         curves[bid.interval].add(bid)
-    for place in sorted(range(len(bidders)), key=lambda each: len(starts[each]) > 1):
+    merits = [merit_eur_per_kwh(each) for each in bidders]
+    for place in sorted(range(len(bidders)), key=lambda each: (len(starts[each]) > 1, merits[each])):
         taken: _Taken | None = None
         for start in starts[place]:
             found = _best(curves, bidders[place].later(start))

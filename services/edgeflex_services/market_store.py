@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -38,16 +40,21 @@ class StoreError(Exception):
 
 
 class Store:
-    """Every change in a file, so that a market goes on where it was. Waits for nobody once it is open: a file that
-    another program holds raises StoreError at once."""
+    """Every change in a file, so that a market goes on where it was. It is that of one market: two would assign the
+    same demand. Waits for nobody once it is open: a file that another program holds raises StoreError at once."""
 
     def __init__(self, file: Path) -> None:
         """Raises FatalError."""
+        self._lock = _locked(file)
         try:
             self._database = sqlite3.connect(file, timeout=OPEN_TIMEOUT_S)
             self._prepare(file)
         except sqlite3.Error as error:
+            os.close(self._lock)
             raise FatalError(f"{file}: cannot be opened as the file of a market: {error}") from error
+        except FatalError:
+            os.close(self._lock)
+            raise
 
     def _prepare(self, file: Path) -> None:
         (layout,) = self._database.execute("PRAGMA user_version").fetchone()
@@ -114,3 +121,20 @@ class Store:
 
     def close(self) -> None:
         self._database.close()
+        os.close(self._lock)
+
+
+def _locked(file: Path) -> int:
+    """A lock that ends with this process at the latest. Beside the file: SQLite has locks of its own on it."""
+    place = file.resolve()
+    try:
+        lock = os.open(place.with_name(f"{place.name}-lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        text = f"cannot be opened as the file of a market: {error.strerror or error}"
+        raise FatalError(f"{file}: {text}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise FatalError(f"{file}: another market uses this file: end it, or name another file") from error
+    return lock

@@ -26,16 +26,10 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeflex_connectors.c37118 import (
-    Analog,
-    ConfigFrame,
-    FrameHeader,
-    Phasor,
-    PmuConfig,
-    encode_config,
-)
+from edgeflex_connectors.c37118 import Analog, ConfigFrame, FrameHeader, Phasor, PmuConfig, encode_config
 from edgeflex_connectors.c37118_encode import FORMAT, encode_frames, time_counts
 from edgeflex_connectors.pmu_server import Transport
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_services.pmu_outputs import Obedient, Output, Spontaneous, closing_output
 from edgeflex_services.pmu_recording import Measurements, Playback, Recording
 from edgeflex_services.program import stop_on_signals, tell
@@ -43,7 +37,6 @@ from edgeflex_services.program import stop_on_signals, tell
 TIME_BASE: Final = 1_000_000
 STAT_CHANGE: Final = 0x0400
 """Bit 10 of STAT: the configuration will change."""
-_NS_PER_S: Final = 1_000_000_000
 
 
 @dataclass
@@ -173,7 +166,7 @@ class PmuSimulator:
         )
         rate = self.recording.frames_per_s
         seconds, part = np.divmod(frames + start_frame, rate)
-        time_ns = seconds * _NS_PER_S + (part * _NS_PER_S + rate // 2) // rate
+        time_ns = seconds * NS_PER_S + (part * NS_PER_S + rate // 2) // rate
         values = {
             "stat": np.full(shape, 0 if self._change_at is None else STAT_CHANGE, dtype=np.uint16),
             "phasors": phasors,
@@ -215,10 +208,10 @@ class PmuSimulator:
         rate = self.recording.frames_per_s
         # The first whole frame of UTC after now; its monotonic time is the zero of all deadlines.
         now_ns = time.time_ns()
-        start_frame = -(-now_ns * rate // _NS_PER_S)
-        begin_s = time.monotonic() + (start_frame / rate - now_ns / _NS_PER_S)
+        start_frame = -(-now_ns * rate // NS_PER_S)
+        begin_s = time.monotonic() + (start_frame / rate - now_ns / NS_PER_S)
         if on_start is not None:
-            on_start(round(start_frame / rate * _NS_PER_S + self._event_at_s * _NS_PER_S))
+            on_start(round(start_frame / rate * NS_PER_S + self._event_at_s * NS_PER_S))
         last_frame = None if seconds is None else round(seconds * rate * self._speed)
         report = Report()
         with closing_output(self._open) as output:

@@ -14,16 +14,15 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeflex_flow.messages import Quality, Samples
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_services.swing_grid import BASE_MVA
 from edgeflex_services.swing_simulator import STEPS_PER_CYCLE, LineSwitch, LoadStep, SwingRun
-
-_NS_PER_S: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +107,7 @@ class PmuRecord:
             "active_power_w": self.active_power * BASE_MVA * 1e6,
         }
 
-    def samples(self, *, start_ns: int = 1_700_000_000 * _NS_PER_S) -> Samples:
+    def samples(self, *, start_ns: int = 1_700_000_000 * NS_PER_S) -> Samples:
         """The whole record as one batch, frame after frame. Voltages are line to ground, rms."""
         arrived = ~self.lost.ravel()
         frames, units = self.frequency_hz.shape
@@ -122,10 +121,10 @@ class PmuRecord:
             received_ns=int(tags[-1]),
         )
 
-    def batches(self, *, frames: int, start_ns: int = 1_700_000_000 * _NS_PER_S) -> Iterator[Samples]:
+    def batches(self, *, frames: int, start_ns: int = 1_700_000_000 * NS_PER_S) -> Iterator[Samples]:
         """The record in batches of so many frames."""
         whole = self.samples(start_ns=start_ns)
-        period_ns = _NS_PER_S // self.frames_per_s
+        period_ns = NS_PER_S // self.frames_per_s
         frame = (whole.time_ns - start_ns + period_ns // 2) // period_ns
         cuts = np.searchsorted(frame, np.arange(frames, frame[-1] + 1, frames))
         for rows in np.split(np.arange(whole.rows), cuts):

@@ -28,7 +28,7 @@ from served_policies import AUDIENCE, GROUP, ServedPolicies
 from edgeflex_connectors.sqlite import SqliteConfig, SqliteStore
 from edgeflex_flow.cli.preview import EXIT_DIFFERS
 from edgeflex_flow.errors import FatalError
-from edgeflex_flow.messages import Forecast, Samples, join_samples, samples_from_rows
+from edgeflex_flow.messages import FlexOffer, FlexRequest, Forecast, Samples, join_samples, samples_from_rows
 
 AUDITED = Path(__file__).parent / "preview_audited.py"
 
@@ -212,6 +212,24 @@ def test_policy_of_the_policy_system_is_read_as_it_comes(tmp_path: Path, frequen
         found = preview_json(file, "frequency_control", [frequency_record])
         assert [(each["before"], each["after"]) for each in found["changes"]] == [(40e6, 20e6)]
         assert any("holds for a certain time only" in note for note in found["notes"])
+
+
+def test_policy_as_it_is_saved_is_read_as_flows_get_it(tmp_path: Path) -> None:
+    proposed = tmp_path / "flexibility.json"
+    written = {"fields": {"window_begin": "06:00", "window_end": "22:30"}, "valid_from": "2030-01-01T00:00:00Z"}
+    proposed.write_text(json.dumps({"kind": "flexibility", **written}), encoding="utf-8")
+    request = FlexRequest(
+        variable="active_power", nodes=(4,), unit="kW", flex_request={"p1": (-3.0,)}, id="r", time_ns=NIGHT_NS
+    )
+    record = lines(tmp_path / "requests.jsonl", [request])
+    fates = lines(tmp_path / "fates.jsonl", [FlexOffer(id="other", state="accepted", created_ns=NIGHT_NS)])
+    found = preview_json(proposed, "flexibility", [f"questions={record}", f"fates={fates}"])
+    assert {each["field"]: each["after"] for each in found["changes"]} == {
+        "window_begin": 6 * 3600.0,
+        "window_end": 22.5 * 3600.0,
+    }
+    assert any("holds for a certain time only" in note for note in found["notes"])
+    assert not any(each["type"] == "alarm" for each in found["comparison"]["messages"])
 
 
 def test_value_outside_the_limits_is_refused_and_todays_stays(tmp_path: Path, frequency_record: Path) -> None:

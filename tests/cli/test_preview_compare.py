@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,12 +14,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from preview_cases import NIGHT_NS, rising
 
-from edgeflex_flow.cli.preview_compare import Comparison, MessagesDifference, compare
+from edgeflex_flow.cli.preview_compare import Changed, Comparison, MessagesDifference, Told, compare
 from edgeflex_flow.cli.preview_run import Outcome
 from edgeflex_flow.cli.preview_setpoints import SetpointsDifference
 from edgeflex_flow.cli.preview_words import summary
 from edgeflex_flow.flowfile.plan import Plan
-from edgeflex_flow.messages import Alarm, Crossing, DispatchPlan, FrequencyEvent, Message, Setpoints, samples_from_rows
+from edgeflex_flow.messages import (
+    Alarm,
+    Crossing,
+    DispatchPlan,
+    FlexOffer,
+    FlexSlice,
+    FrequencyEvent,
+    Message,
+    Setpoints,
+    samples_from_rows,
+)
 from edgeflex_flow.node import WireMessage
 from edgeflex_flow.runtime.run import FlowRun
 
@@ -157,6 +168,42 @@ def test_how_long_a_solver_took_makes_no_difference() -> None:
     assert not messages([plan], [msgspec.structs.replace(plan, solver_s=0.7)]).differs
     found = messages([plan], [msgspec.structs.replace(plan, powers_w={"chp": (1.0, 5.0)})])
     assert found.changed[0].fields["powers_w.chp[1]"].by == 3.0
+
+
+def offer(node: int, request: int, energy_kwh: float) -> FlexOffer:
+    """As `flexoffer_make` makes it of a request each second."""
+    return FlexOffer(
+        id=f"{request}:{node}",
+        state="initial",
+        location=str(node),
+        request_id=f"mpc@{request}",
+        created_ns=NIGHT_NS + request * S,
+        slices=(FlexSlice(lower_kwh=-energy_kwh, upper_kwh=0.0),),
+    )
+
+
+def test_offer_that_is_not_made_any_more_is_not_taken_for_that_of_another_node() -> None:
+    found = messages([offer(4, 0, 3.0), offer(5, 0, 0.5), offer(6, 0, 2.0)], [offer(4, 0, 3.0), offer(6, 0, 2.0)])
+    assert [each.who["location"] for each in found.only_today] == ["5"]
+    assert (found.same, found.changed, found.only_proposed) == (2, [], [])
+
+
+@given(
+    st.dictionaries(st.tuples(st.integers(1, 5), st.integers(0, 3)), st.floats(0.5, 5), max_size=12),
+    st.dictionaries(st.tuples(st.integers(1, 5), st.integers(0, 3)), st.floats(0.5, 5), max_size=12),
+)
+def test_offers_are_the_same_by_node_and_request(
+    before: dict[tuple[int, int], float], after: dict[tuple[int, int], float]
+) -> None:
+    both = [[offer(*key, energy) for key, energy in sorted(each.items())] for each in (before, after)]
+    for found in compared(list(both[0]), list(both[1])).messages:
+
+        def keys(told: Sequence[Told | Changed]) -> set[tuple[int, int]]:
+            return {(int(each.who["location"]), int(each.who["request_id"].removeprefix("mpc@"))) for each in told}
+
+        assert keys(found.only_today) == before.keys() - after.keys()
+        assert keys(found.only_proposed) == after.keys() - before.keys()
+        assert keys(found.changed) == {key for key in before.keys() & after.keys() if before[key] != after[key]}
 
 
 @given(st.lists(st.floats(0, 30), max_size=12), st.lists(st.floats(0, 30), max_size=12))

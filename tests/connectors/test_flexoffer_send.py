@@ -21,9 +21,9 @@ from edgeflex_connectors.payload_formats.flexoffer import decode_offers
 from edgeflex_connectors.rest import RestConfig
 from edgeflex_connectors.rest_post import RestPost
 from edgeflex_flow.errors import ConfigError
-from edgeflex_flow.flexoffer import NS_PER_S
 from edgeflex_flow.messages import FlexOffer
 from edgeflex_flow.node import Context, OpenConnection
+from edgeflex_flow.units import NS_PER_S
 
 if TYPE_CHECKING:
     from conftest import ContextMaker

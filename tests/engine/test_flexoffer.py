@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from edgeflex_flow.flexoffer import (
     NEXT,
-    NS_PER_S,
     OfferLimits,
     advanced,
     assign_before_ns,
@@ -29,6 +28,7 @@ from edgeflex_flow.flexoffer import (
     violations,
 )
 from edgeflex_flow.messages import FlexOffer, FlexSlice, FlexState, decode_message, encode_message
+from edgeflex_flow.units import NS_PER_S
 
 S = NS_PER_S
 

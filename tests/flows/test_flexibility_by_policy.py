@@ -17,9 +17,9 @@ from http_service import HttpService, json_reply
 from served_policies import ServedPolicies
 
 from edgeflex_flow.cli.kinds import shipped_registry
-from edgeflex_flow.flexoffer import NS_PER_S
 from edgeflex_flow.flowfile import load_flow
 from edgeflex_flow.messages import FlexOffer, encode_message
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_services.policy_system.documents import FlexibilityFields
 
 pytestmark = [pytest.mark.long, pytest.mark.needs("mosquitto")]

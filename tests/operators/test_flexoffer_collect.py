@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from edgeflex_flow.errors import BadMessageError
-from edgeflex_flow.flexoffer import NS_PER_S
 from edgeflex_flow.messages import Alarm, FlexOffer, FlexRequest, FlexResponse, FlexSchedule, FlexScheduleSlice
 from edgeflex_flow.node import WireMessage
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_operators.flexoffer_collect import (
     FlexofferCollectConfig,
     FlexofferCollectState,
@@ -81,6 +81,15 @@ def test_offers_that_are_assigned_whole_give_back_the_request(
     assert list(answer.flex_response) == list(asked.flex_request)
     for key, row in asked.flex_request.items():
         assert answer.flex_response[key] == pytest.approx(row, abs=1e-6)
+
+
+def test_request_without_a_time_is_answered_in_the_steps_that_were_offered() -> None:
+    # At noon, for offers from a quarter past on: the first step may not be offered.
+    asked = request([(-3.0, 0.0), (-2.0, 0.0), (-1.0, 0.0)], time_ns=None, begin_ns=None)
+    state, [beyond, inside] = waiting(asked, window_begin=12.25 * 3600.0, window_end=22 * 3600.0)
+    assert (beyond.state, inside.state) == ("invalid", "initial")
+    answer = answer_of(take(CONFIG, state, assigned(inside, 1.0)))
+    assert list(answer.flex_response.values()) == [(0.0, 0.0), (-2.0, 0.0), (-1.0, 0.0)]
 
 
 ASKED = request([(-4.0, 2.0), (-8.0, 0.0)])

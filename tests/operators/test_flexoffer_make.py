@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeflex_flow.errors import BadMessageError, ConfigError
-from edgeflex_flow.flexoffer import NS_PER_S, limit_violations, violations
+from edgeflex_flow.flexoffer import limit_violations, violations
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_operators.flexoffer_make import FlexofferMakeConfig, make, start, tick
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -24,8 +25,9 @@ from schemathesis.core.result import Ok
 
 from edgeflex_connectors.payload_formats import FlexOfferFormat
 from edgeflex_connectors.payload_formats.flexoffer import decode_offers, encode_offers
-from edgeflex_flow.flexoffer import NS_PER_S
 from edgeflex_flow.messages import FlexOffer
+from edgeflex_flow.units import NS_PER_S
+from edgeflex_services import market as market_program
 
 FORMS = {name: FlexOfferFormat(dialect=name) for name in ("edgeflex", "inea", "goflex")}
 
@@ -184,7 +186,13 @@ def test_clients_see_and_change_their_own_alone(tmp_path: Path) -> None:
         assert [(each["state"], each["locationId"]) for each in back.json()] == [("canceled", "25")]
         assert first.http.put("/behaviour", json={}).status_code == 403
         assert operator.http.put("/behaviour", json={}).status_code == 200
-        for call in (nobody.http.get("/edgeflex/offers"), Client(market).http.get("/demand"), nobody.offer(fresh())):
+        basic = httpx.get(f"{market.url}/api/v1/demand", headers={"Authorization": "Basic token-of-operator"})
+        for call in (
+            basic,
+            nobody.http.get("/edgeflex/offers"),
+            Client(market).http.get("/demand"),
+            nobody.offer(fresh()),
+        ):
             assert call.status_code == 401
             assert call.headers["www-authenticate"] == "Bearer"
             assert "201" not in call.text
@@ -311,6 +319,13 @@ def test_options_that_cannot_be_are_told(options: list[str], text: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert text in done.stderr
+
+
+def test_example_of_the_help_is_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    [example] = re.findall("python -m edgeflex_services.market (.*)", market_program.__doc__ or "")
+    with pytest.raises(SystemExit):
+        market_program.main([*example.split(), "--interval", "0"])
+    assert "error: --interval is at least 1 s" in capsys.readouterr().err
 
 
 def test_page_lists_all_operations_and_loads_nothing(market: MarketProcess) -> None:

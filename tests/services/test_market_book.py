@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from edgeflex_flow.errors import FatalError
-from edgeflex_flow.flexoffer import NS_PER_S, may_follow, schedule_violations
+from edgeflex_flow.flexoffer import may_follow, schedule_violations
 from edgeflex_flow.messages import FlexOffer, FlexSlice
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_services.market_api import Trade
-from edgeflex_services.market_book import Behaviour, ConflictError, FullError, MarketBook, Rules
+from edgeflex_services.market_book import Behaviour, FullError, MarketBook, OfferConflictError, Rules
 from edgeflex_services.market_demand import Demand, OfferKey
 from edgeflex_services.market_store import StoreError
 
@@ -161,7 +162,7 @@ def test_the_same_offer_again_changes_nothing_and_another_one_is_a_conflict() ->
     submit(book, an_offer(), NOW_NS)
     [assigned] = book.clear(NOW_NS)
     assert submit(book, an_offer(state="initial"), NOW_NS + 1) == assigned
-    with pytest.raises(ConflictError, match="another offer stands under the id '7'"):
+    with pytest.raises(OfferConflictError, match="another offer stands under the id '7'"):
         submit(book, an_offer(location="25"), NOW_NS + 1)
 
 
@@ -182,10 +183,10 @@ def test_of_several_offers_all_are_taken_or_none(tmp_path: Path) -> None:
     file = tmp_path / "market.db"
     book = MarketBook(Rules(), file=file)
     submit(book, an_offer(), NOW_NS)
-    with pytest.raises(ConflictError) as caught:
+    with pytest.raises(OfferConflictError) as caught:
         book.submit([an_offer(id="8"), an_offer(location="25"), an_offer(id="9")], NOW_NS)
     assert caught.value.ids == ["7"]
-    with pytest.raises(ConflictError, match="under the id '8'"):
+    with pytest.raises(OfferConflictError, match="under the id '8'"):
         book.submit([an_offer(id="8"), an_offer(id="8", location="25")], NOW_NS)
     assert book.keys_of() == [key("7")]
     taken = book.submit([an_offer(id="8"), an_offer(), an_offer(id="9", slices=()), an_offer(id="8")], NOW_NS)
@@ -383,20 +384,37 @@ def test_offers_that_take_long_to_clear_are_cleared_in_lots_in_order_of_arrival(
     assert lots == [[*map(str, range(5)), "simple"], ["5"], []]
 
 
-def test_choices_that_take_long_are_made_in_lots_and_look_at_fewer_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def openly(name: str, price: float) -> FlexOffer:
+    """1 kWh in one of nine intervals."""
+    offer = production(name, 1.0, price)
+    return replace(offer, start_before_ns=START_NS + 8 * 900 * NS_PER_S)
+
+
+def test_choices_that_take_long_are_those_of_the_cheapest_and_look_at_fewer_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("edgeflex_services.market_auction.MOST_LOOKS", 12)
     monkeypatch.setattr("edgeflex_services.market_auction.MOST_OF_ONE", 5)
     book = market(wholesale_eur_per_kwh=None)
-    for number in range(3):
-        offer = replace(production(str(number), 1.0), start_before_ns=START_NS + 8 * 900 * NS_PER_S)
-        submit(book, offer, NOW_NS)
+    for name, price in (("dear", 0.4), ("cheap", 0.1), ("middle", 0.2)):
+        submit(book, openly(name, price), NOW_NS)
     auction = book.auction(NOW_NS)
     assert auction is not None
-    assert [(each.key.id, list(each.starts)) for each in auction.lots] == [
-        ("0", [0, 2, 4, 6, 8]),
-        ("1", [0, 2, 4, 6, 8]),
-    ]
-    assert [[each.id for each in book.clear(NOW_NS)] for _ in range(2)] == [["0", "1"], ["2"]]
+    assert [list(each.starts) for each in auction.lots] == [[0, 2, 4, 6, 8]] * 3
+    assert list(auction.clear().looked_at) == [False, True, True]
+    # What was not looked at may be worth something later on, and waits.
+    assert [[each.id for each in book.clear(NOW_NS)] for _ in range(2)] == [["cheap", "middle"], ["dear"]]
+
+
+def test_with_open_starts_the_cheapest_come_first_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeflex_services.market_auction.MOST_LOOKS", 4 * 9)
+    book = market(wholesale_eur_per_kwh=None)
+    book.set_demand([Demand(energy_kwh=1.0, price_eur_per_kwh=0.5)])
+    names = [*((f"dear{number}", 0.4) for number in range(9)), *((f"cheap{number}", 0.1) for number in range(9))]
+    for name, price in names:
+        submit(book, openly(name, price), NOW_NS)
+    assigned = [each.id for _ in range(6) for each in book.clear(NOW_NS) if each.state == "assigned"]
+    assert sorted(assigned) == [f"cheap{number}" for number in range(9)]
 
 
 def test_requests_need_not_wait_for_a_clearing() -> None:
@@ -430,6 +448,36 @@ def test_demand_is_not_met_twice_after_a_restart(tmp_path: Path) -> None:
         book.clear(NOW_NS)
         assert assigned_kwh(book, f"1-{number}") == expected
         book.close()
+
+
+def test_demand_that_was_given_back_is_needed_after_a_restart_too(tmp_path: Path) -> None:
+    file = tmp_path / "market.db"
+    book = MarketBook(Rules(wholesale_eur_per_kwh=None), file=file)
+    book.set_demand([Demand(energy_kwh=4.0)])
+    submit(book, production("1", 4.0), NOW_NS)
+    book.clear(NOW_NS)
+    book.cancel(key("1"), NOW_NS, "taken back")
+    book.close()
+    again = MarketBook(Rules(wholesale_eur_per_kwh=None), file=file)
+    submit(again, production("2", 4.0), NOW_NS)
+    again.clear(NOW_NS)
+    assert assigned_kwh(again, "2") == [4.0]
+    again.close()
+
+
+def test_file_of_a_market_is_that_of_one_market(tmp_path: Path) -> None:
+    file = tmp_path / "market.db"
+    book = MarketBook(Rules(), file=file)
+    other = tmp_path / "other.db"
+    other.symlink_to(file)
+    for name in (file, other):
+        with pytest.raises(FatalError, match=f"{name.name}: another market uses this file"):
+            MarketBook(Rules(), file=name)
+    submit(book, production("1", 4.0), NOW_NS)
+    book.close()
+    again = MarketBook(Rules(), file=file)
+    assert again.keys_of(offer_id="1")
+    again.close()
 
 
 def test_demand_of_a_market_with_other_intervals_counts_no_more(tmp_path: Path) -> None:

@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from market_bids import bids, offers
 
+from edgeflex_flow.messages import FlexOffer
+from edgeflex_services.market_auction import Auction, Lot
 from edgeflex_services.market_clearing import PRICE_LIMIT, Bid, Bidder, Clearing, clear
+from edgeflex_services.market_demand import OfferKey
 from edgeflex_services.market_starts import choose
 
 INTERVALS = 6
@@ -52,6 +55,29 @@ def test_an_offer_begins_where_it_costs_the_system_the_least(
     ways = [[*fixed, open_one.later(start)] for start in starts]
     costs = [cost_eur(each, demand, clear(each, demand)) for each in ways]
     assert costs[found[-1]] == pytest.approx(min(costs), abs=1e-5)
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(st.tuples(profiles(bounded=True), st.integers(1, 4)), min_size=1, max_size=4),
+    st.lists(st.integers(0, INTERVALS - 1).flatmap(bids), max_size=6),
+    st.integers(1, 200),
+)
+def test_open_starts_never_cost_the_system_more_than_the_earliest(
+    open_ones: list[tuple[Bidder, int]], demand: list[Bid], most_looks: int
+) -> None:
+    lots = [
+        Lot(OfferKey("a", str(place)), FlexOffer(id=str(place), state="accepted"), 0, range(count), bidder)
+        for place, (bidder, count) in enumerate(open_ones)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgeflex_services.market_auction.MOST_LOOKS", most_looks)
+        cleared = Auction(lots, [], demand, None, ()).clear()
+    earliest = [each for each, _ in open_ones]
+    fixed = cost_eur(earliest, demand, clear(earliest, demand))
+    found = cost_eur(list(cleared.bidders), demand, cleared.clearing)
+    assert found <= fixed + 1e-5
+    assert cleared.clearing.cost_eur(cleared.bidders, demand) == pytest.approx(found)
 
 
 def test_offers_part_when_one_interval_has_not_enough_for_both() -> None:

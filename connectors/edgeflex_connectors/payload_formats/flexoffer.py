@@ -20,10 +20,11 @@ from edgeflex_connectors.payload_formats.codec import (
     bad_payload,
     quoted,
 )
-from edgeflex_connectors.payload_formats.times import NS_PER_S, iso_to_ns
+from edgeflex_connectors.payload_formats.times import iso_to_ns
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.flexoffer import NEXT, shown_time
 from edgeflex_flow.messages import FlexOffer, FlexSchedule, FlexScheduleSlice, FlexSlice, FlexState, Message
+from edgeflex_flow.units import NS_PER_S
 
 Dialect: TypeAlias = Literal["edgeflex", "inea", "goflex"]
 Sign: TypeAlias = Literal["production", "consumption"]

@@ -12,8 +12,8 @@ from edgeflex_connectors.batching import Row
 from edgeflex_connectors.payload_formats.channels import Channel, RowLayout
 from edgeflex_connectors.payload_formats.codec import LONGEST_GOT, BadFieldError, Decoded, MissingFieldError
 from edgeflex_connectors.payload_formats.elements import ElementDecoder, MaybeFlags, Phasor, Value, Word
-from edgeflex_connectors.payload_formats.times import LATEST_NS, NS_PER_S, NS_PER_UNIT, iso_to_ns, number_to_ns
-from edgeflex_flow.units import column_unit
+from edgeflex_connectors.payload_formats.times import LATEST_NS, NS_PER_UNIT, iso_to_ns, number_to_ns
+from edgeflex_flow.units import NS_PER_S, column_unit
 
 Path = tuple[str, ...]
 """Keys from the object inwards."""

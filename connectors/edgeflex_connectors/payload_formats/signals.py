@@ -16,7 +16,6 @@ from edgeflex_flow.node import NodeConfig
 from edgeflex_flow.units import column_unit
 
 QUALITY = "quality"
-NS_PER_S = 1_000_000_000
 SEQUENCES = 2**32
 
 

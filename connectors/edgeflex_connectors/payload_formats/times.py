@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeflex_connectors.payload_formats.codec import BadFieldError, quoted
+from edgeflex_flow.units import NS_PER_S
 
 TimeUnit: TypeAlias = Literal["ns", "us", "ms", "s", "iso8601"]
 
 NS_PER_UNIT: dict[str, int] = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 LATEST_NS = 2**63 - 1
-NS_PER_S = 1_000_000_000
 
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:[.,](\d{1,30}))?(Z|[+-]\d\d:?\d\d)?")
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)

@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from edgeflex_connectors.batching import Row
 from edgeflex_connectors.payload_formats.channels import RowLayout, payload_values
 from edgeflex_connectors.payload_formats.codec import Decoded, Gathered, PayloadFormat, only_device
-from edgeflex_connectors.payload_formats.signals import NS_PER_S, Sequences, SignalFormat
+from edgeflex_connectors.payload_formats.signals import Sequences, SignalFormat
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Samples
+from edgeflex_flow.units import NS_PER_S
 
 VERSION_2_DATA = 0x20
 HEADER_BYTES = 16

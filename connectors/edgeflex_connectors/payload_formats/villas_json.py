@@ -13,16 +13,10 @@ from edgeflex_connectors.batching import Row
 from edgeflex_connectors.payload_formats.channels import RowLayout, channel_values
 from edgeflex_connectors.payload_formats.codec import BadFieldError, Decoded, PayloadFormat, only_device
 from edgeflex_connectors.payload_formats.elements import Complex, ElementDecoder, Number
-from edgeflex_connectors.payload_formats.signals import (
-    NS_PER_S,
-    SEQUENCES,
-    Sequences,
-    SignalFormat,
-    parts,
-)
+from edgeflex_connectors.payload_formats.signals import SEQUENCES, Sequences, SignalFormat, parts
 from edgeflex_connectors.payload_formats.times import LATEST_NS
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.units import column_unit
+from edgeflex_flow.units import NS_PER_S, column_unit
 
 
 class VillasJson(SignalFormat, frozen=True, kw_only=True, tag="villas.json"):

@@ -12,11 +12,11 @@ import msgspec
 from msgspec import Meta
 
 from edgeflex_flow.messages import PolicyKind
+from edgeflex_flow.policy import CLOCK, field_values, minutes_of
 from edgeflex_flow.units import UNITS, column_unit, names_its_unit, parse_quantity
-from edgeflex_services.policy_system.lenient import Problem, UnknownError, read_leniently, shown, told
+from edgeflex_services.policy_system.lenient import Problem, UnreadError, read_leniently, shown, told
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$(?!\n)"
-CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$(?!\n)"
 """In Python, `$` alone lets a newline follow."""
 NAMES = re.compile(r"[A-Za-z0-9_.*-]+")
 """A pattern that names can match."""
@@ -80,7 +80,7 @@ class StateCondition(_Part, frozen=True, kw_only=True):
                     limits[key] = self.limit(limit)
             except ValueError as error:
                 yield key, str(error)
-            except UnknownError:
+            except UnreadError:
                 continue
         if len(limits) == 2 and limits["above"] >= limits["below"]:
             yield "below", f"must be more than `above`, or it never holds; got above {self.above}, below {self.below}"
@@ -399,9 +399,7 @@ class Flexibility(Document, frozen=True, kw_only=True, tag="flexibility"):
     fields: FlexibilityFields
 
     def field_values(self) -> dict[str, Any]:
-        """As flows read them: times of day as the time since midnight."""
-        said = {name: value for name, value in msgspec.to_builtins(self.fields).items() if value is not None}
-        return said | {name: since_midnight(said[name]) for name in ("window_begin", "window_end") if name in said}
+        return field_values(self.kind, msgspec.to_builtins(self.fields))
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
@@ -482,40 +480,6 @@ def quantity_problems(place: str, fields: Mapping[str, Quantity]) -> Iterator[Pr
 def seconds_of(time: Quantity) -> float:
     """A time in seconds, which a number without a unit is already. Raises ValueError."""
     return parse_quantity(time, "s") if isinstance(time, str) else float(time)
-
-
-def time_ns(moment: datetime | None) -> int | None:
-    """UTC nanoseconds of a moment.
-
-    >>> time_ns(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
-    1000000000
-    """
-    if moment is None:
-        return None
-    since = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
-
-
-def minutes_of(clock: str) -> int:
-    """Minutes since midnight of HH:MM.
-
-    >>> minutes_of("06:30")
-    390
-    """
-    hours, _, minutes = clock.partition(":")
-    return int(hours) * 60 + int(minutes)
-
-
-def since_midnight(time: str) -> str:
-    """A time of day as a quantity; what is none stays as it is.
-
-    >>> since_midnight("06:00"), since_midnight("22:30"), since_midnight("6 h")
-    ('6 h', '1350 min', '6 h')
-    """
-    if not re.match(CLOCK, time):
-        return time
-    minutes = minutes_of(time)
-    return f"{minutes} min" if minutes % 60 else f"{minutes // 60} h"
 
 
 def _moment_problems(part: _Part, first: str, last: str) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from edgeflex_flow.messages import ServiceRequest, TimeNs
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import BLOCKED, User
 from edgeflex_services.policy_system.catalogue import Entry as PolicyEntry
@@ -31,7 +32,6 @@ from edgeflex_services.policy_system.limits import RateLimit
 from edgeflex_services.policy_system.repository import UnknownError
 from edgeflex_services.policy_system.system import SYSTEM, PolicySystem
 
-NS_PER_S = 1_000_000_000
 FROM_THE_FUTURE_S = 5.0
 """A value with a time tag that is further ahead is refused: it would count as new for that long."""
 MOST_ASSETS = 20_000

@@ -35,7 +35,7 @@ MOST_PROBLEMS = 100
 LONGEST_SHOWN = 60
 
 
-class UnknownError(Exception):
+class UnreadError(Exception):
     """A check looked at something that could not be read."""
 
 
@@ -45,11 +45,11 @@ class _Unknown:
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):  # Python itself looks at what an object is
             raise AttributeError(name)
-        raise UnknownError
+        raise UnreadError
 
 
 def _look(*_: object) -> NoReturn:
-    raise UnknownError
+    raise UnreadError
 
 
 for _name in (
@@ -66,7 +66,7 @@ def told(*checks: Iterator[Problem]) -> Iterator[Problem]:
     for check in checks:
         try:
             yield from check
-        except UnknownError:
+        except UnreadError:
             continue
 
 

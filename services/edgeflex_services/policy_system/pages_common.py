@@ -20,6 +20,7 @@ from litestar.exceptions import HTTPException, PermissionDeniedException
 from litestar.types import ExceptionHandlersMap, Message, Scope
 
 from edgeflex_flow import __version__
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import BadAccountError, Session, User
 from edgeflex_services.policy_system.enforce import AnyRequest, system_of
@@ -39,7 +40,6 @@ COOKIE = "edgeflex_session"
 MOST_FIELDS = 10_000
 SECRET_FIELDS = ("csrf", "password", "now", "wanted", "again", "jwks")
 """What is never written into a page again; a key set may hold a private key by mistake."""
-NS_PER_S = 1_000_000_000
 PATH = re.compile(r"/(?:[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*)?/?(?:\?[A-Za-z0-9_.%&=+-]*)?")
 
 HEADERS = (

@@ -12,9 +12,9 @@ from msgspec import Meta
 from sqlalchemy import Connection, Engine, Table, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from edgeflex_flow.clock import Clock
+from edgeflex_flow.clock import Clock, moment_ns
 from edgeflex_flow.messages import Policy, TimeNs
-from edgeflex_services.policy_system.documents import AnyDocument, Name, time_ns
+from edgeflex_services.policy_system.documents import AnyDocument, Name
 from edgeflex_services.policy_system.proof import Head, Proof, digest_of, head_of, prove, version_digest
 from edgeflex_services.policy_system.tables import audit, effects, grants, groups, reads, versions
 
@@ -57,8 +57,8 @@ class Saved(NamedTuple):
             fields=document.field_values(),
             about=document.about,
             asset_id=document.asset_id,
-            valid_from_ns=time_ns(document.valid_from),
-            valid_until_ns=time_ns(document.valid_until),
+            valid_from_ns=moment_ns(document.valid_from),
+            valid_until_ns=moment_ns(document.valid_until),
             saved_ns=self.saved_ns,
         )
 

@@ -22,12 +22,12 @@ from jwt.exceptions import PyJWKError
 from sqlalchemy import delete, insert, select, update
 
 from edgeflex_flow.errors import FatalError
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import ALGORITHMS, Accounts, User, jwk_of_key
 from edgeflex_services.policy_system.repository import Repository, UnknownError
 from edgeflex_services.policy_system.tables import revoked_tokens, signing_keys
 
-NS_PER_S = 1_000_000_000
 BEARER = "Bearer "
 """Begins the header that holds a token."""
 

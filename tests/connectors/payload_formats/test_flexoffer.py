@@ -17,8 +17,9 @@ from edgeflex_connectors.payload_formats import FlexOfferFormat
 from edgeflex_connectors.payload_formats.flexoffer import decode_offers, encode_offer, encode_offers
 from edgeflex_connectors.payloads import PayloadDecoder, PayloadEncoder
 from edgeflex_flow.errors import BadMessageError
-from edgeflex_flow.flexoffer import NS_PER_S, violations
+from edgeflex_flow.flexoffer import violations
 from edgeflex_flow.messages import Alarm, FlexOffer, FlexSlice, encode_message, samples_from_rows
+from edgeflex_flow.units import NS_PER_S
 
 EDGEFLEX, INEA, GOFLEX = (FlexOfferFormat(dialect=name) for name in ("edgeflex", "inea", "goflex"))
 NUMBERS = st.integers(0, 2**53).map(str)

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
+from edgeflex_flow.clock import moment_ns
 from edgeflex_services.policy_system.documents import (
     KINDS,
     DocumentError,
@@ -14,7 +15,6 @@ from edgeflex_services.policy_system.documents import (
     OperationalBounds,
     read_document,
     schema_of,
-    time_ns,
 )
 from edgeflex_services.policy_system.lenient import MOST_PROBLEMS
 
@@ -308,7 +308,7 @@ def test_problems_without_end_are_told_up_to_a_limit_and_soon() -> None:
 
 def test_moments_become_nanoseconds_without_rounding() -> None:
     document = OperationalBounds(fields={"a": 1.0}, valid_from=datetime(2026, 11, 26, 1, 2, 3, 456789, tzinfo=UTC))
-    assert time_ns(document.valid_from) == 1795654923456789000
+    assert moment_ns(document.valid_from) == 1795654923456789000
 
 
 def test_what_nothing_reads_is_no_field_of_a_sharing_policy() -> None:
