@@ -311,7 +311,6 @@ class PolicyRepository(Controller):
         policy_id: Id,
         data: list[Grant],
         everybody: bool = False,
-        if_match: Annotated[str | None, Parameter(header="If-Match", description="The `ETag` that was read.")] = None,
     ) -> ChangedGrants:
         """Say who alone has a right to it; the answer says what that does. Needs the role `manager` in the group.
 
@@ -322,7 +321,7 @@ class PolicyRepository(Controller):
         user, saved = user_of(request), entry.saved
         if not user.may("manager", saved.group):
             raise PermissionDeniedException(f"role '{ROLES[-1]}' in the group is needed")
-        if if_match is not None and if_match.strip() not in ("*", _etag_of(entry.grants)):
+        if request.headers.get("if-match", "*").strip() not in ("*", _etag_of(entry.grants)):
             raise HTTPException("somebody else changed the grants meanwhile: look at them again", status_code=412)
         subjects = [(each.subject_kind, each.subject) for each in data]
         if len(set(subjects)) < len(subjects):
