@@ -14,7 +14,7 @@ from edgeflex_flow.errors import FatalError
 from edgeflex_flow.messages import ServiceRequest
 from edgeflex_services.policy_system.app import make_app
 from edgeflex_services.policy_system.bus import EventBus, Listen
-from edgeflex_services.policy_system.events import EventService
+from edgeflex_services.policy_system.events import EventService, Ran
 from edgeflex_services.policy_system.system import ADMIN, AUDIENCE, PolicySystem
 from edgeflex_services.program import tell
 from edgeflex_services.web import add_listening, listen
@@ -101,8 +101,8 @@ def _bus(options: argparse.Namespace, environment: Mapping[str, str], system: Po
         raise FatalError(f"--bus: {error}") from error
 
 
-def _no_bus(_: str, request: ServiceRequest) -> str:
-    return f"could not ask for {request.service}: no databus was given (--bus)"
+def _no_bus(_: str, request: ServiceRequest) -> Ran:
+    return Ran(f"could not ask for {request.service}: no databus was given (--bus)", has_gone=False)
 
 
 class _Listening(argparse.Action):

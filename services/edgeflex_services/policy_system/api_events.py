@@ -18,7 +18,7 @@ from edgeflex_services.policy_system.api_policies import REFUSED
 from edgeflex_services.policy_system.decide import Decision, Measured, Question, decide
 from edgeflex_services.policy_system.documents import Moment, Name
 from edgeflex_services.policy_system.enforce import AnyRequest, member_of, policy_of, state_of, system_of, user_of
-from edgeflex_services.policy_system.events import Answer, Ask, Outcome, Report
+from edgeflex_services.policy_system.events import NS_PER_S, Answer, Ask, Outcome, Report
 from edgeflex_services.policy_system.journal import Entry
 from edgeflex_services.policy_system.queries import seen_entries
 from edgeflex_services.policy_system.system import PolicySystem
@@ -76,7 +76,7 @@ class EventApi(Controller):
         """What the newest version of a policy would decide. Needs the right to read it."""
         entry = policy_of(request, user_of(request), data.group, data.policy_id)
         state: Mapping[str, Measured] = {name: Measured(each.value, each.age_s) for name, each in data.state.items()}
-        now = data.time or datetime.now(UTC)
+        now = data.time or datetime.fromtimestamp(system_of(request).repository.now_ns() / NS_PER_S, UTC)
         return decide(
             entry.saved.document,
             Question(data.action, data.user, frozenset(data.groups), now, data.asset, state),
@@ -100,8 +100,8 @@ class EventApi(Controller):
 
 
 def seen_by(system: PolicySystem, user: User, entry: Entry) -> Entry:
-    """An entry of a group that the user may see. Policies that may not be read are not named."""
+    """An entry of a group that the user may see. Policies that may not be read are not named, nor what they compared."""
     group, _, policy_id = entry.policy.partition("/")
     if not entry.policy or system.catalogue.entry(user, group, policy_id) is not None:
         return entry
-    return msgspec.structs.replace(entry, policy="", version=0, rule="", why="", did="")
+    return msgspec.structs.replace(entry, policy="", version=0, rule="", why="", did="", values={})

@@ -106,7 +106,7 @@ def make_app(system: PolicySystem, events: EventService) -> Litestar:
     """The application that serves a system, which somebody else starts and closes."""
     return Litestar(
         [live, ready, *HANDLERS, PAGES],
-        state=State({"system": system, "events": events, "door": Door()}),
+        state=State({"system": system, "events": events, "door": Door(system.clock)}),
         middleware=[BodyGuard],
         before_send=[guard_answer],
         exception_handlers={**PROBLEMS, **ANSWERS},

@@ -26,6 +26,7 @@ from edgeflex_services.policy_system.events import (
     BadReportError,
     EventService,
     MayNotAskError,
+    Ran,
     Report,
     TooManyRequestsError,
 )
@@ -87,15 +88,15 @@ class EventBus(Bus):
         self._service = service
         self.start()
 
-    def run_service(self, group: str, request: ServiceRequest) -> str:
-        """Ask on the databus that a service runs; in words, what became of that."""
+    def run_service(self, group: str, request: ServiceRequest) -> Ran:
+        """Ask on the databus that a service runs; what became of that."""
         topic = f"edgeflex/{group}/service/{request.service}"
         if not self._client.is_connected():
             self._count("not_sent")
-            return f"could not ask for {request.service}: the databus is away"
+            return Ran(f"could not ask for {request.service}: the databus is away", has_gone=False)
         self._client.publish(self._names.outward(topic), encode_message(request), qos=1)
         self._count("sent")
-        return f"asked for {request.service} on {topic}"
+        return Ran(f"asked for {request.service} on {topic}", has_gone=True)
 
     def _count(self, word: str) -> None:
         with self._counts_lock:
