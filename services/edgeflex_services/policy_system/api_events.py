@@ -20,7 +20,7 @@ from edgeflex_services.policy_system.documents import Moment, Name
 from edgeflex_services.policy_system.enforce import AnyRequest, member_of, policy_of, state_of, system_of, user_of
 from edgeflex_services.policy_system.events import NS_PER_S, Answer, Ask, Outcome, Report
 from edgeflex_services.policy_system.journal import Entry
-from edgeflex_services.policy_system.queries import seen_entries
+from edgeflex_services.policy_system.queries import Wanted, newest_entries
 from edgeflex_services.policy_system.system import PolicySystem
 
 MOST_REPORTS = 1000
@@ -89,18 +89,20 @@ class EventApi(Controller):
         before: Annotated[int | None, Parameter(ge=1, le=2**62)] = None,
         limit: Annotated[int, Parameter(ge=1, le=MOST_ENTRIES)] = 100,
     ) -> list[Entry]:
-        """What happened in the caller's groups and what was made of it, the newest first."""
+        """What happened in the caller's groups and what was made of it, the newest first.
+
+        Those with the id 0 will be written down within seconds; go on `before` the smallest of the others.
+        """
         user = user_of(request)
         if not user.is_admin and not user.groups:
             raise PermissionDeniedException("a role in a group is needed")
         system = system_of(request)
-        system.journal.keep()
-        entries = system.journal.entries(*seen_entries(user), before=before, limit=limit)
+        entries = newest_entries(system.journal, Wanted(), user, before=before, limit=limit)
         return [seen_by(system, user, entry) for entry in entries]
 
 
 def seen_by(system: PolicySystem, user: User, entry: Entry) -> Entry:
-    """An entry of a group that the user may see. Policies that may not be read are not named, nor what they compared."""
+    """An entry of a group that the user may see. Of policies that may not be read nothing is told."""
     group, _, policy_id = entry.policy.partition("/")
     if not entry.policy or system.catalogue.entry(user, group, policy_id) is not None:
         return entry

@@ -82,6 +82,7 @@ class EventBus(Bus):
         self._counts_lock = threading.Lock()
         self.counts: dict[str, int] = {}
         """What became of messages, by word."""
+        system.counts["bus"] = self._counts_now
 
     def hear(self, service: EventService) -> None:
         """Give reports to this service from now on."""
@@ -101,6 +102,10 @@ class EventBus(Bus):
     def _count(self, word: str) -> None:
         with self._counts_lock:
             self.counts[word] = self.counts.get(word, 0) + 1
+
+    def _counts_now(self) -> dict[str, int]:
+        with self._counts_lock:
+            return dict(self.counts)
 
     def _came(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
         """In paho's thread. What the broker had kept from before is no event of now."""

@@ -44,7 +44,7 @@ FRESH_S = StateCondition(quantity="any").max_age_s
 TRAFFIC = "traffic"
 """The action of questions about how much a user asks. Only rules that name it are asked them, and none reports it."""
 REQUESTS_COUNT = "requests_count"
-"""State in conditions: how many requests the user made within the last minute, this one included. Counted here alone."""
+"""State in conditions: how many requests the user made within the last minute, this one included."""
 TRY_AGAIN_S = 1.0
 """After so long what could not be asked for is asked for again: each time in vain is written down."""
 
@@ -194,6 +194,7 @@ class EventService:
         self._requests = RateLimit(REQUESTS_PER_MIN, 60.0, system.clock)
         self._lock = threading.Lock()
         system.each_second.append(self.watch_traffic)
+        system.counts["state"] = lambda: {"forgotten": self._state.forgotten}
 
     # What happened --------------------------------------------------------------------------------------------------
 
