@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -57,7 +58,11 @@ def test_reading_goes_on_while_nothing_can_be_written_and_what_happens_meanwhile
         assert service.admin.post("/api/v1/events", json=report).json()[0]["rule"] == "fast_change"
         for path in ("/policies", f"/policies/{GROUP}/kept_trigger", "/events", f"/events?group={GROUP}"):
             assert admin.get(path).status_code == 200, path
-        assert "dark_feeder" in admin.get("/events").text
+        page = admin.get("/events").text
+        keys = re.search(r'data-shown="([0-9a-f ]+)"', page)
+        assert keys is not None
+        [key_of_row] = re.findall(r'data-key="(\w+)"(?:(?!</tr>).)*dark_feeder', page, re.DOTALL)
+        assert key_of_row in keys[1].split()  # it comes again by the stream
         assert "dark_feeder" in admin.get(f"/policies/{GROUP}/kept_trigger").text
         assert [each["user"] for each in service.admin.get(f"{policy}/readers").json()] == ["reading"]
         assert "reading" in admin.get(f"/policies/{GROUP}/kept_trigger").text
