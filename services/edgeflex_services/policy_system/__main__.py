@@ -17,6 +17,7 @@ from edgeflex_flow.messages import ServiceRequest
 from edgeflex_services.policy_system.app import make_app
 from edgeflex_services.policy_system.bus import EventBus, Listen, listen_problem
 from edgeflex_services.policy_system.events import EventService, Ran
+from edgeflex_services.policy_system.sole import TAKEN, SoleOnBus
 from edgeflex_services.policy_system.system import ADMIN, AUDIENCE, PolicySystem
 from edgeflex_services.program import tell
 from edgeflex_services.web import add_listening, listen
@@ -79,13 +80,18 @@ def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
         serving.wait()  # until signals are heeded
         os.kill(os.getpid(), signal.SIGTERM)
 
-    bus = None
+    def end_soon() -> None:
+        threading.Thread(target=end, daemon=True).start()
+
+    bus = sole = None
     try:
         told = system.start(admin_password=environment.get(ADMIN_PASSWORD), rotate_keys=options.rotate_keys)
         if told is not None:
             tell(event="administrator", user=ADMIN, password_from=str(told))
         _check_groups(options.listens, [group.name for group in system.accounts.groups()])
-        bus = _bus(options, environment, system, on_deaf=threading.Thread(target=end, daemon=True).start)
+        if options.bus is not None:
+            sole = _sole(system, on_lost=end_soon)
+        bus = _bus(options, environment, system, on_deaf=end_soon)
         events = EventService(system, _no_bus if bus is None else bus.run_service)
         app = make_app(system, events)
         app.on_startup.append(serving.set)
@@ -94,9 +100,13 @@ def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
         listen(app, options, on_end=system.journal.end)
         if bus is not None and bus.is_deaf:
             raise FatalError(f"--bus: {bus.failure}")
+        if sole is not None and sole.is_lost:
+            raise FatalError(f"--bus: {TAKEN}")
     finally:
         if bus is not None:
             bus.close()
+        if sole is not None:
+            sole.close()
         system.close()
 
 
@@ -107,6 +117,15 @@ def _check_groups(listens: Sequence[Listen], known: Sequence[str]) -> None:
         raise WrongUsageError(f"--listen, --trust: there is no group {', '.join(missing)}; known: {', '.join(known)}")
     if missing:
         tell(event="warning", text=f"there is no group yet: what is heard for {', '.join(missing)} meets no policy")
+
+
+def _sole(system: PolicySystem, on_lost: Callable[[], None]) -> SoleOnBus:
+    try:
+        sole = SoleOnBus(system.engine, on_lost)
+    except FatalError as error:
+        raise FatalError(f"--bus: {error}") from error
+    system.each_second.append(sole.check)
+    return sole
 
 
 def _bus(

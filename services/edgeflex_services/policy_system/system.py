@@ -39,7 +39,8 @@ class PolicySystem:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder = folder
         self.clock = clock or SystemClock()
-        self.repository = Repository(open_database(database), self.clock)
+        self.engine = open_database(database)
+        self.repository = Repository(self.engine, self.clock)
         self.accounts = Accounts(self.repository)
         self.tokens = Tokens(self.repository, self.accounts, folder / "keys", audience, ISSUER)
         self.catalogue = Catalogue(self.repository)
