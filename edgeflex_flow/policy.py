@@ -97,6 +97,14 @@ class PolicyEffect(msgspec.Struct, frozen=True, kw_only=True):
     time_ns: TimeNs
 
 
+class RefusedEffect(msgspec.Struct, frozen=True):
+    """An effect that a policy system does not keep."""
+
+    at: int
+    """Its place among those that were reported, from 0."""
+    why: str
+
+
 class PolicyAnswer(NamedTuple):
     """What a policy system answered."""
 
@@ -145,8 +153,9 @@ class PolicySystem(Protocol):
         """
         ...
 
-    def report(self, effects: Sequence[PolicyEffect]) -> None:
-        """Tell what policies changed. Raises PolicySystemError."""
+    def report(self, effects: Sequence[PolicyEffect]) -> Sequence[RefusedEffect]:
+        """Tell what policies changed; those that it does not keep. Raises PolicySystemError."""
+        ...
 
     def abort(self) -> None:
         """Give up a request that is on its way, and all later ones. Any thread."""

@@ -57,6 +57,9 @@ class InForcePolicies(NamedTuple):
     """Why the policy system refuses this client, and what to look at, as it was when that began; empty: it does not."""
 
 
+LAST_HOLDS, DEFAULTS_HOLD = "what was said last holds", "defaults hold"
+
+
 def is_valid(policy: Policy, now_ns: int) -> bool:
     """Whether the policy says anything at this time, UTC nanoseconds since 1970."""
     begun = policy.valid_from_ns is None or policy.valid_from_ns <= now_ns
@@ -219,7 +222,8 @@ class PolicyWatch:
         self._failures += 1
         self._counters.add_all(failures=1, not_admitted=int(error.is_refusal))
         if self._failures & (self._failures - 1) == 0:  # the 1st, 2nd, 4th, 8th …: lines at growing intervals
-            self._log.warning("policies: %s; what was said last holds; trying again", error)
+            holds = self._policies and not self._is_expired()
+            self._log.warning("policies: %s; %s; trying again", error, LAST_HOLDS if holds else DEFAULTS_HOLD)
         if error.is_refusal or error.is_final:
             self._refused = self._refused or str(error)
         return retry_wait_s(self._failures, self._terms.refresh_s, error.wait_s)

@@ -115,4 +115,4 @@ class PolicyServer(HttpService):
         if not self._is_known(request):
             return Reply(401, b"")
         self.effects.extend(request.json["effects"])
-        return Reply(204)
+        return json_reply({"kept": len(request.json["effects"]), "refused": []})

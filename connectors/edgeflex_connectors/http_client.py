@@ -88,7 +88,9 @@ def load_httpx(name: str) -> Any:
 
 def missing_extra(name: str, error: ImportError) -> FatalError:
     """What to say when a package of the extra `rest` is not installed."""
-    return FatalError(f"{name}: {error.name} is not installed; it comes with: pip install 'edgeflex-flow[rest]'")
+    return FatalError(
+        f"{name}: {error.name} is not installed; it comes with: pip install 'PATH/TO/edgeflex-flow[rest]'"
+    )
 
 
 class HttpClient:

@@ -644,7 +644,7 @@ def _library() -> Any:
     try:
         return importlib.import_module("httpx")
     except ImportError as error:
-        raise FatalError("influxdb needs httpx: pip install 'edgeflex-flow[influxdb]'") from error
+        raise FatalError("influxdb needs httpx: pip install 'PATH/TO/edgeflex-flow[influxdb]'") from error
 
 
 def open_store(config: InfluxdbConfig, context: Context) -> InfluxdbStore:

@@ -689,7 +689,7 @@ def _libraries() -> tuple[Any, Any]:
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError as error:
-        raise FatalError("parquet needs pyarrow: pip install 'edgeflex-flow[parquet]'") from error
+        raise FatalError("parquet needs pyarrow: pip install 'PATH/TO/edgeflex-flow[parquet]'") from error
 
 
 def open_store(config: ParquetConfig, context: Context) -> ParquetStore:

@@ -16,7 +16,7 @@ from edgeflex_connectors.rest_retry import UNHANDLED_STATUSES, retry_after_s
 from edgeflex_flow.errors import BadMessageError, FatalError, RetryableError
 from edgeflex_flow.messages import Policy
 from edgeflex_flow.node import ConnectionNode, Context, Probe, path, quantity
-from edgeflex_flow.policy import POLICIES, PolicyAnswer, PolicyEffect, PolicySystemError, PolicyTerms
+from edgeflex_flow.policy import POLICIES, PolicyAnswer, PolicyEffect, PolicySystemError, PolicyTerms, RefusedEffect
 
 POLICIES_PATH = "/api/v1/policies"
 EFFECTS_PATH = "/api/v1/effects"
@@ -86,6 +86,10 @@ class _Listed(msgspec.Struct, frozen=True):
     policies: list[msgspec.Raw]
 
 
+class _KeptEffects(msgspec.Struct, frozen=True):
+    refused: tuple[RefusedEffect, ...]
+
+
 class _Id(msgspec.Struct, frozen=True):
     policy_id: str
 
@@ -146,11 +150,15 @@ class RestPolicySystem:
             text = f"{self._session.name}: GET {self._config.url}{POLICIES_PATH}: {error}; {NO_POLICY_SYSTEM}"
             raise PolicySystemError(text) from error
 
-    def report(self, effects: Sequence[PolicyEffect]) -> None:
+    def report(self, effects: Sequence[PolicyEffect]) -> Sequence[RefusedEffect]:
         body = msgspec.json.encode({"effects": effects})
         answer = self._request("POST", EFFECTS_PATH, (), {"Content-Type": "application/json"}, body)
         if not answer.is_success:
             raise self._unusable(answer, f"POST {EFFECTS_PATH}")
+        try:
+            return msgspec.json.decode(answer.body, type=_KeptEffects).refused
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise PolicySystemError(f"{self._session.name}: POST {EFFECTS_PATH}: {error}", is_final=True) from error
 
     def _request(
         self,

@@ -639,7 +639,7 @@ def _driver() -> Any:
     try:
         return importlib.import_module("psycopg")
     except ImportError as error:
-        raise FatalError("postgres needs psycopg: pip install 'edgeflex-flow[postgres]'") from error
+        raise FatalError("postgres needs psycopg: pip install 'PATH/TO/edgeflex-flow[postgres]'") from error
 
 
 def _one_line(error: psycopg.Error) -> str:

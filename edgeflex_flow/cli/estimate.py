@@ -148,7 +148,7 @@ def _drawing(plot: Path | None) -> Callable[[str, RecordResult, Path], None]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "matplotlib":
             raise
-        raise click.UsageError("--plot needs matplotlib: pip install 'edgeflex-flow[plot]'") from error
+        raise click.UsageError("--plot needs matplotlib: pip install 'PATH/TO/edgeflex-flow[plot]'") from error
     if not plot.absolute().parent.is_dir():
         raise click.BadParameter(f"there is no folder '{plot.parent}'", param_hint="--plot")
     if plot.suffix.lower() not in module.FORMATS:

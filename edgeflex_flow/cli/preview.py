@@ -153,7 +153,7 @@ def _preview(
         both = {**in_force.values, **proposed.values}
         after = prepare(plan, records, [in_force.values, both], on_time=on_second)
         changed = changes(plan, before, after)
-        refused = [text for texts in after.refusals.values() for text in sorted(texts)]
+        refused = sorted({each.text for told in after.refusals.values() for each in told.values()})
         reached = behind(plan, {each.node for each in changed})
         outcomes = (run_through(before, samples_of=reached), run_through(after, samples_of=reached))
     comparison = compare(plan, *outcomes, last_ns)
@@ -242,7 +242,7 @@ def _draw(found: Preview, recorded: Records, outcomes: tuple[Outcome, Outcome], 
         from edgeflex_flow.cli.preview_picture import draw  # noqa: PLC0415
     except ImportError as error:
         raise click.ClickException(
-            f"--picture needs matplotlib: pip install 'edgeflex-flow[plot]' ({error})"
+            f"--picture needs matplotlib: pip install 'PATH/TO/edgeflex-flow[plot]' ({error})"
         ) from error
     try:
         draw(found, recorded.by_source, outcomes, file)

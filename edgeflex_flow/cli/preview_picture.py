@@ -27,6 +27,8 @@ TODAY, PROPOSED, GONE, MEASURED, SHADE = "#c4561a", "#1f6fb4", "#b3261e", "#8a8a
 MOST_PANELS: Final = 6
 """Of set-points: those that differ most."""
 MOST_LANES: Final = 12
+LONG_GAP: Final = 8
+"""Times the usual distance of what is drawn."""
 POINTS: Final = 2000
 """Of a measured column; each is the span of the values around it."""
 CONTEXT: Final = ("frequency_hz", "voltage_pu", "voltage_v", "active_power_w")
@@ -91,8 +93,21 @@ def _draw_measured(
     middle = np.array([time_ns[part[len(part) // 2]] for part in parts])
     low = np.array([values[part].min() for part in parts])
     high = np.array([values[part].max() for part in parts])
+    gaps = np.flatnonzero(_before_gaps(middle)) + 1
+    middle = np.insert(middle, gaps, middle[gaps - 1])
+    low, high = (np.insert(edge, gaps, np.nan) for edge in (low, high))
     panel.fill_between(_times(middle, dated=dated), low, high, color=MEASURED, linewidth=0.8, alpha=0.8)
     panel.set_title(f"measured: {column}", loc="left", fontsize=9)
+
+
+def _before_gaps(time_ns: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """After which times nothing was measured for long: no line leads over that.
+
+    >>> _before_gaps(np.array([0, 1, 2, 3, 20, 21])).tolist()
+    [False, False, False, True, False]
+    """
+    apart_ns = np.diff(time_ns)
+    return apart_ns > LONG_GAP * np.median(apart_ns) if len(apart_ns) else np.zeros(0, dtype=np.bool_)
 
 
 def _draw_setpoints(

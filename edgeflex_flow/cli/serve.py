@@ -21,7 +21,9 @@ def _extra(service: str, extra: str, libraries: Sequence[str]) -> Iterator[None]
         missing = (error.name or "").partition(".")[0]
         if missing not in libraries:
             raise
-        raise click.UsageError(f"serve {service} needs {missing}: pip install 'edgeflex-flow[{extra}]'") from error
+        raise click.UsageError(
+            f"serve {service} needs {missing}: pip install 'PATH/TO/edgeflex-flow[{extra}]'"
+        ) from error
 
 
 @click.group()

@@ -268,7 +268,12 @@ def parse_number(config: type[msgspec.Struct], name: str, value: Any) -> float:
     if not isinstance(value, str):
         return float(value)
     unit = _field(config, name).hint.unit
-    return parse_quantity(value, unit) if unit else float(value)
+    if unit:
+        return parse_quantity(value, unit)
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"a number without a unit is expected; got '{value[:100]}'") from None
 
 
 def unit_of(config: type[msgspec.Struct], name: str) -> str:

@@ -19,7 +19,7 @@ from edgeflex_flow.policy import Binding, PolicyEffect, TextBinding
 from edgeflex_flow.runtime.every import every
 from edgeflex_flow.runtime.inputs import MadeOf
 from edgeflex_flow.runtime.policy_values import in_words, interface_problem, value_of
-from edgeflex_flow.runtime.run import NO_POLICY, FlowRun, InForce, TakenBack
+from edgeflex_flow.runtime.run import NO_POLICY, FlowRun, InForce, Refusal, TakenBack
 
 PERIOD_S = 0.5
 """How often a policy file is looked at."""
@@ -93,7 +93,9 @@ def apply_policies(run: FlowRun, policies: PolicyValues, *, written: bool = Fals
 def _apply_all(run: FlowRun, policies: PolicyValues, *, written: bool) -> None:
     for holder in _holders(run):
         wanted = [_wanted(name, binding, policies, written=written) for name, binding in holder.bindings.items()]
+        before, known = holder.entries[holder.key].config, run.refusals.get(holder.name, {})
         _tell_refusals(run, holder, _apply(run, holder, wanted))
+        _tell_over(run, holder, wanted, before, known)
 
 
 def _holders(run: FlowRun) -> Iterator[_Holder]:
@@ -263,14 +265,14 @@ def _effect(
 def _tell_refusals(run: FlowRun, holder: _Holder, refused: Sequence[_Refused]) -> None:
     """Count and log what is refused each time; alarm of it and report it once as long as it stays the same."""
     config = holder.entries[holder.key].config
-    known = run.refusals.get(holder.name, frozenset())
-    texts: list[str] = []
+    known = {each.text for each in run.refusals.get(holder.name, {}).values()}
+    told: dict[str, Refusal] = {}
     for each in refused:
         places = " and ".join(wanted.place(holder.name) for wanted in each.wanted)
         kept = [in_words(config, wanted.name, getattr(config, wanted.name)) for wanted in each.wanted]
         stay = "stays" if len(kept) == 1 else "stay"
         text = f"{places}: refused: {each.reason}; {' and '.join(kept)} {stay}"
-        texts.append(text)
+        told |= {wanted.name: Refusal(wanted.version, text) for wanted in each.wanted}
         for node in holder.nodes:
             run.counters[node.id].add("policy_refused", len(each.wanted))
         run.log.warning("%s", text, extra={"node": holder.key})
@@ -278,7 +280,21 @@ def _tell_refusals(run: FlowRun, holder: _Holder, refused: Sequence[_Refused]) -
             run.alarm(holder.nodes[0].id, text)
             for wanted, before in zip(each.wanted, kept, strict=True):
                 run.on_effect(_effect(run, holder, wanted, before, each.shown, each.reason))
-    run.refusals[holder.name] = frozenset(texts)
+    run.refusals[holder.name] = told
+
+
+def _tell_over(
+    run: FlowRun, holder: _Holder, wanted: Sequence[_Wanted], before: NodeConfig, known: Mapping[str, Refusal]
+) -> None:
+    """Log and report of settings that were refused what a policy wanted, and are as it wants now without a change."""
+    config = holder.entries[holder.key].config
+    for each in wanted:
+        is_over = each.name in known and each.name not in run.refusals[holder.name]
+        if is_over and getattr(config, each.name) == getattr(before, each.name):
+            shown = in_words(config, each.name, getattr(config, each.name))
+            run.log.info("%s: %s holds; no more is wanted", each.place(holder.name), shown, extra={"node": holder.key})
+            version = known[each.name].version if each.version == NO_POLICY else each.version
+            run.on_effect(_effect(run, holder, each._replace(version=version), shown, shown, None))
 
 
 def read_policies(file: Path) -> PolicyValues:

@@ -88,35 +88,22 @@ class EffectReports:
     def _report(self, batch: list[PolicyEffect], failures: int) -> float | None:
         """Report once; None when that is done with, else how long to wait before these are reported again."""
         try:
-            self._system.report(batch)
+            refused = self._system.report(batch)
         except PolicySystemError as error:
             if failures & (failures + 1) == 0:  # the 1st, 2nd, 4th, 8th … in a row
                 self._log.warning("policies: what they changed is not reported: %s", error)
             if error.is_final:
-                self._report_alone(batch)
+                self._done(lost=len(batch))
                 return None
             with self._condition:
                 self._waiting.extendleft(reversed(batch))
                 self._under_way = 0
             return max(min(FIRST_RETRY_S * 2.0 ** min(failures, 32), LONGEST_RETRY_S), error.wait_s)
-        self._done(sent=len(batch))
+        if refused:
+            text = "policies: %d of %d changes are not kept by the policy system: %s"
+            self._log.warning(text, len(refused), len(batch), refused[0].why)
+        self._done(sent=len(batch) - len(refused), lost=len(refused))
         return None
-
-    def _report_alone(self, batch: list[PolicyEffect]) -> None:
-        """One that is refused, as it is of a policy that this site may not read any more, costs no other."""
-        for place, effect in enumerate(batch if len(batch) > 1 else ()):
-            try:
-                self._system.report([effect])
-            except PolicySystemError as error:
-                if not error.is_final:  # the others are as likely to fail now, and wait with it
-                    with self._condition:
-                        self._waiting.extendleft(reversed(batch[place:]))
-                        self._under_way = 0
-                    return
-                self._counters.add("effects_lost")
-            else:
-                self._counters.add("effects_sent")
-        self._done(lost=len(batch) if len(batch) == 1 else 0)
 
     def _done(self, *, sent: int = 0, lost: int = 0) -> None:
         self._counters.add_all(effects_sent=sent, effects_lost=lost)

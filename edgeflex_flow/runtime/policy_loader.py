@@ -16,7 +16,7 @@ from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.messages import Policy
 from edgeflex_flow.node import Context, OpenConnection
 from edgeflex_flow.policy import POLICIES, PolicyEffect, PolicySystem
-from edgeflex_flow.policy_watch import InForcePolicies, PolicyWatch, keep_of
+from edgeflex_flow.policy_watch import DEFAULTS_HOLD, LAST_HOLDS, InForcePolicies, PolicyWatch, keep_of
 from edgeflex_flow.runtime.policies import VERSION, PolicyValues, apply_policies, report_misspelt
 from edgeflex_flow.runtime.policy_effects import EffectReports
 from edgeflex_flow.runtime.run import POLICY_SYSTEM, FlowRun
@@ -122,12 +122,13 @@ class PolicyLoader:
         self._tell_lacking(values)
         self._tell_unread(values)
         if in_force.is_expired and not self._was_expired:
-            text = f"{_since(in_force)}, longer than {self._max_age_s:g} s: defaults hold"
+            text = f"{_since(in_force)}, longer than {self._max_age_s:g} s: {DEFAULTS_HOLD}"
             self._tell(logging.ERROR, text)
             self._alarm(text)
         self._was_expired = in_force.is_expired
         if in_force.refused and not self._was_refused:
-            self._alarm(f"{in_force.refused}; what was said last holds")
+            holds = LAST_HOLDS if in_force.known and not in_force.is_expired else DEFAULTS_HOLD
+            self._alarm(f"{in_force.refused}; {holds}")
         self._was_refused = bool(in_force.refused)
         self._tell_withdrawn(in_force)
         apply_policies(self._run, values, written=True, complete=False)

@@ -54,6 +54,13 @@ class InForce(NamedTuple):
     """By policy and field, the version of the policy whose value is in force; for each bound setting."""
 
 
+class Refusal(NamedTuple):
+    """What a policy wanted of a setting, and was refused."""
+
+    version: str
+    text: str
+
+
 class RateLimitedLog:
     """Logs the first of each kind of trouble at once, then at most one in `period_s`, with how many were held back."""
 
@@ -136,8 +143,8 @@ class FlowRun:
         """The same of connections that a policy may change, by name."""
         self.source_changes = 0
         """Counts how often a policy gave a source, or a connection, another config."""
-        self.refusals: dict[str, frozenset[str]] = {}
-        """By node, what policies wanted last and was refused."""
+        self.refusals: dict[str, dict[str, Refusal]] = {}
+        """By node and setting, what policies wanted last and was refused."""
         self.taken_back: dict[tuple[str, str], TakenBack] = {}
         """By node and setting, with which version of a policy a source could not go on, and why."""
         self.policy_lock = threading.RLock()

@@ -22,4 +22,4 @@ def _load(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise FatalError("this operator needs scipy: pip install 'edgeflex-flow[control]'") from error
+        raise FatalError("this operator needs scipy: pip install 'PATH/TO/edgeflex-flow[control]'") from error

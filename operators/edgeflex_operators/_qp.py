@@ -110,7 +110,9 @@ def load_piqp() -> Any:
     try:
         return importlib.import_module("piqp")
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("the solver PIQP is not installed: pip install 'edgeflex-flow[control]'") from error
+        raise ModuleNotFoundError(
+            "the solver PIQP is not installed: pip install 'PATH/TO/edgeflex-flow[control]'"
+        ) from error
 
 
 def _arguments(program: Program) -> tuple[Any, ...]:

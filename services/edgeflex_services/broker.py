@@ -68,7 +68,8 @@ class LocalBroker:
         mosquitto = find_mosquitto()
         if mosquitto is None and importlib.util.find_spec("amqtt") is None:
             raise FatalError(
-                "neither mosquitto nor amqtt is installed: install mosquitto, or pip install 'edgeflex-flow[demo]'"
+                "neither mosquitto nor amqtt is installed: install mosquitto, "
+                "or pip install 'PATH/TO/edgeflex-flow[demo]'"
             )
         self.name = "mosquitto" if mosquitto else "amqtt"
         self._command = (

@@ -217,7 +217,9 @@ def _simbench(code: str) -> Any:
     try:
         simbench = importlib.import_module("simbench")
     except ModuleNotFoundError as error:
-        raise FatalError(f"grid '{SIMBENCH}{code}' needs simbench: pip install 'edgeflex-flow[simbench]'") from error
+        raise FatalError(
+            f"grid '{SIMBENCH}{code}' needs simbench: pip install 'PATH/TO/edgeflex-flow[simbench]'"
+        ) from error
     codes = simbench.collect_all_simbench_codes()
     if code not in codes:
         hint = f"; did you mean '{near}'?" if (near := nearest(code, codes)) else ""

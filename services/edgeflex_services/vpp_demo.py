@@ -102,7 +102,7 @@ def _figure() -> Any:
     try:
         figure_of: Any = importlib.import_module("matplotlib.figure")
     except ImportError as error:
-        raise FatalError("pictures need matplotlib: pip install 'edgeflex-flow[plot]'") from error
+        raise FatalError("pictures need matplotlib: pip install 'PATH/TO/edgeflex-flow[plot]'") from error
     return figure_of.Figure(figsize=(11, 9), layout="constrained")
 
 

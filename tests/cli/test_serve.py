@@ -14,7 +14,7 @@ def test_a_missing_pandapower_names_its_extra(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "pandapower", None)
     result = CliRunner().invoke(main, ["serve", "powerflow"])
     assert result.exit_code == 2
-    assert "serve powerflow needs pandapower: pip install 'edgeflex-flow[grid]'" in result.stderr
+    assert "serve powerflow needs pandapower: pip install 'PATH/TO/edgeflex-flow[grid]'" in result.stderr
 
 
 def test_a_market_without_litestar_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,4 +23,4 @@ def test_a_market_without_litestar_names_its_extra(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "litestar", None)
     result = CliRunner().invoke(main, ["serve", "market"])
     assert result.exit_code == 2
-    assert "serve market needs litestar: pip install 'edgeflex-flow[services]'" in result.stderr
+    assert "serve market needs litestar: pip install 'PATH/TO/edgeflex-flow[services]'" in result.stderr

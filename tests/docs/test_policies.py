@@ -9,10 +9,11 @@ from pathlib import Path
 import msgspec
 
 from edgeflex_flow.messages import ServiceRequest, decode_message
+from edgeflex_services.policy_system.api_events import Reports
 from edgeflex_services.policy_system.bus import ask_in, reports_in
 from edgeflex_services.policy_system.documents import KINDS, read_document
 from edgeflex_services.policy_system.enforce import decoded_id
-from edgeflex_services.policy_system.events import Answer
+from edgeflex_services.policy_system.events import Answer, Ask
 
 PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
 EXAMPLES = [each.encode() for each in re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)]
@@ -22,8 +23,14 @@ def test_the_example_of_rules_is_a_policy() -> None:
     assert len(read_document(EXAMPLES[0]).rules) == 2
 
 
+def test_bodies_of_the_event_service_are_as_it_takes_them() -> None:
+    reports, ask = EXAMPLES[1:3]
+    assert [each.action for each in msgspec.json.decode(reports, type=Reports).reports] == ["excited"]
+    assert msgspec.json.decode(ask, type=Ask).group == "south"
+
+
 def test_what_goes_over_the_databus_is_as_the_event_service_has_it() -> None:
-    report, ask, answer, request = EXAMPLES[1:]
+    report, ask, answer, request = EXAMPLES[3:]
     [reported] = reports_in(report, "south")
     assert (reported.asset, reported.values) == ("G1", {"rocof_hz_per_s": -0.031})
     asked = ask_in(ask, "south")

@@ -24,7 +24,7 @@ from edgeflex_connectors import policy_system
 from edgeflex_flow import policy_watch
 from edgeflex_flow.clock import SystemClock, VirtualClock
 from edgeflex_flow.node import Counters
-from edgeflex_flow.policy import PolicyAnswer, PolicyEffect, PolicySystemError, PolicyTerms
+from edgeflex_flow.policy import PolicyAnswer, PolicyEffect, PolicySystemError, PolicyTerms, RefusedEffect
 from edgeflex_flow.policy_keep import PolicyKeep
 from edgeflex_flow.policy_watch import InForcePolicies, PolicyWatch, retry_wait_s
 
@@ -208,7 +208,8 @@ class AwayUntil:
         self.has_answered.set()
         return PolicyAnswer(())
 
-    def report(self, effects: Sequence[PolicyEffect]) -> None: ...
+    def report(self, effects: Sequence[PolicyEffect]) -> Sequence[RefusedEffect]:
+        return ()
 
     def abort(self) -> None: ...
 

@@ -298,7 +298,7 @@ def test_an_address_changes_by_policy(tmp_path: Path) -> None:
             wait_until(lambda: powers(flow)[-1] == 2.0)
             apply_policies(flow.run, {"data": {"url": "http://127.0.0.1:1", "version": 2}})
             assert flow.count("meters", "policy_refused") == 1
-            assert "http://127.0.0.1:1' is not among" in next(iter(flow.run.refusals["connection grid"]))
+            assert "http://127.0.0.1:1' is not among" in flow.run.refusals["connection grid"]["url"].text
             second.stop()
             apply_policies(flow.run, {})
             wait_until(lambda: powers(flow)[-1] == 1.0)

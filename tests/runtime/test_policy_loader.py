@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from broker import wait_until
-from http_service import Reply, Request
+from http_service import Reply, Request, json_reply
 from policy_flows import running
 from policy_server import GROUP, PolicyServer
 
@@ -64,6 +64,7 @@ def test_a_policy_system_that_is_away_does_not_delay_the_start(
         wait_until(lambda: flow.out.messages)
         assert time.monotonic() - flow.began_s < 1.5
         assert flow.onset == 0.02
+        assert "; defaults hold; trying again" in caplog.text
         server.start()
         wait_until(lambda: flow.onset == 0.1)
     assert "answers again after" in caplog.text or flow.count("failures") >= 1
@@ -290,13 +291,14 @@ def test_effects_are_reported_later_when_the_policy_system_is_away(server: Polic
     assert [each["after"] for each in server.effects] == ["0.1 Hz/s", "0.3 Hz/s"]
 
 
-def test_an_effect_that_is_refused_costs_no_other(server: PolicyServer, tmp_path: Path) -> None:
+def test_an_effect_that_is_refused_costs_no_other_and_is_told(
+    server: PolicyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     def refuse_timing(request: Request) -> Reply:
         effects = request.json["effects"]
-        if any(each["policy_id"] == "timing" for each in effects):
-            return Reply(403)
-        server.effects.extend(effects)
-        return Reply(204)
+        refused = [at for at, each in enumerate(effects) if each["policy_id"] == "timing"]
+        server.effects.extend(each for each in effects if each["policy_id"] != "timing")
+        return json_reply({"kept": 1, "refused": [{"at": at, "why": "not yours"} for at in refused]})
 
     server.script(EFFECTS_PATH, refuse_timing)
     server.save("trigger", onset="0.1 Hz/s")
@@ -304,6 +306,30 @@ def test_an_effect_that_is_refused_costs_no_other(server: PolicyServer, tmp_path
     with running(server, tmp_path) as flow:
         wait_until(lambda: flow.count("effects_lost") == flow.count("effects_sent") == 1)
     assert [each["policy_id"] for each in server.effects] == ["trigger"]
+    assert "changes are not kept by the policy system: not yours" in caplog.text
+
+
+def test_a_refusal_that_is_over_is_reported_though_nothing_changed(server: PolicyServer, tmp_path: Path) -> None:
+    server.save("trigger", onset="0.1 Hz/s")
+    with running(server, tmp_path) as flow:
+        for onset in ("9 Hz/s", "0.1 Hz/s"):
+            told = len(server.effects)
+            server.save("trigger", onset=onset)
+            wait_until(lambda told=told: len(server.effects) > told)  # type: ignore[misc]
+        assert flow.onset == 0.1
+    refused, over = server.effects[-2:]
+    assert (refused["version"], over["version"]) == (2, 3)
+    assert "outside 0.01 to 1" in refused["refused"]
+    assert (over["before"], over["after"], over["refused"]) == ("0.1 Hz/s", "0.1 Hz/s", None)
+
+
+def test_a_refusal_is_over_too_when_the_policy_says_nothing_more(server: PolicyServer, tmp_path: Path) -> None:
+    server.save("trigger", onset="9 Hz/s")
+    with running(server, tmp_path):
+        wait_until(lambda: server.effects)
+        server.save("trigger", other="1")
+        wait_until(lambda: len(server.effects) == 2)
+    assert [(each["version"], each["after"]) for each in server.effects][1] == (1, "0.02 Hz/s")
 
 
 def test_effects_that_are_not_reported_are_counted_as_lost(server: PolicyServer, tmp_path: Path) -> None:

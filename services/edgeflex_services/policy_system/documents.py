@@ -276,7 +276,7 @@ class DataManagementFields(_Part, frozen=True, kw_only=True):
     """Where data comes from."""
 
     source: Annotated[Line, Meta(description="Address of the source, such as https://host/path or mqtts://host.")] = ""
-    topic: Annotated[Line, Meta(description="Topic or path.")] = ""
+    topic: Annotated[Line, Meta(description="Topic or path.", examples=["edgeflex/+/samples"])] = ""
     topics: Annotated[tuple[Line, ...], Meta(max_length=100, description="Several topics.")] = ()
     variables: Annotated[tuple[Line, ...], Meta(max_length=200, description="Names of what is read there.")] = ()
     rows: Annotated[Line, Meta(description="Where in an answer the rows stand.")] = ""
@@ -312,25 +312,39 @@ class FlexibilityFields(_Part, frozen=True, kw_only=True):
     """How flexibility is asked for and offered."""
 
     endpoint: Annotated[
-        Line, Meta(description="Path at which the market takes offers and tells what became of them.")
+        Line,
+        Meta(
+            description="Path at which the market takes offers and tells what became of them.",
+            examples=["/api/v1/edgeflex/offers"],
+        ),
     ] = ""
-    max_duration: Annotated[Quantity | None, Meta(description="Longest duration of an offer.")] = None
-    min_duration: Annotated[Quantity | None, Meta(description="Shortest duration of an offer.")] = None
+    max_duration: Annotated[Quantity | None, Meta(description="Longest duration of an offer.", examples=["4 h"])] = None
+    min_duration: Annotated[
+        Quantity | None, Meta(description="Shortest duration of an offer.", examples=["15 min"])
+    ] = None
     window_begin: Annotated[DayTime | None, Meta(description="Each day from this time on (UTC): `06:00`.")] = None
     window_end: Annotated[
         DayTime | None, Meta(description="Each day until this time (UTC): `22:30`; over midnight if before the begin.")
     ] = None
-    accept_within: Annotated[Quantity | None, Meta(description="The market accepts or rejects within this time.")] = (
-        None
-    )
-    assign_within: Annotated[Quantity | None, Meta(description="The market assigns within this time.")] = None
-    start_within: Annotated[Quantity | None, Meta(description="How much later than asked an offer may begin.")] = None
-    min_power: Annotated[Quantity | None, Meta(description="Less power than this is not offered.")] = None
-    max_power: Annotated[Quantity | None, Meta(description="Largest power of an offer.")] = None
+    accept_within: Annotated[
+        Quantity | None, Meta(description="The market accepts or rejects within this time.", examples=["30 s"])
+    ] = None
+    assign_within: Annotated[
+        Quantity | None, Meta(description="The market assigns within this time.", examples=["2 min"])
+    ] = None
+    start_within: Annotated[
+        Quantity | None, Meta(description="How much later than asked an offer may begin.", examples=["1 h"])
+    ] = None
+    min_power: Annotated[
+        Quantity | None, Meta(description="Less power than this is not offered.", examples=["1 kW"])
+    ] = None
+    max_power: Annotated[Quantity | None, Meta(description="Largest power of an offer.", examples=["50 kW"])] = None
     price_min: Annotated[
         Quantity | None, Meta(description="Most that is paid for energy consumed, such as `0 EUR/MWh`.")
     ] = None
-    price_max: Annotated[Quantity | None, Meta(description="Least that is taken for energy produced.")] = None
+    price_max: Annotated[
+        Quantity | None, Meta(description="Least that is taken for energy produced.", examples=["100 EUR/MWh"])
+    ] = None
 
     def problems(self) -> Iterator[Problem]:
         yield from told(

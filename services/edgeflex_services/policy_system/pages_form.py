@@ -69,7 +69,7 @@ class FormSchema:
 
     def _plain(self, schema: Schema) -> tuple[Schema, bool]:
         """A schema without references and without null, and whether null is allowed."""
-        told = {key: schema[key] for key in ("description", "default") if key in schema}
+        told = {key: schema[key] for key in ("description", "default", "examples") if key in schema}
         while "$ref" in schema:
             schema = self._parts[schema["$ref"].rpartition("/")[2]]
         options = schema.get("anyOf")
@@ -387,7 +387,7 @@ def _placeholder(plain: Schema) -> str:
         return "2026-03-01T06:00+01:00"
     if str(plain.get("pattern", "")).startswith(TIME):
         return "06:00"
-    default = plain.get("default")
+    default = plain.get("examples", [plain.get("default")])[0]
     return default if isinstance(default, str) else ""
 
 

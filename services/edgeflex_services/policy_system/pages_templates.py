@@ -1,4 +1,4 @@
-"""What a new policy of each kind begins with: its shape, and nothing that shares or starts anything."""
+"""What a new policy of each kind begins with: its shape; nothing that shares or starts anything, or holds unnoticed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def document_to_begin_with(kind: str) -> dict[str, Any]:
 _BEGINNINGS: dict[str, dict[str, Any]] = {
     "operational_bounds": {"fields": {"voltage_min": "0.95 pu", "voltage_max": "1.05 pu"}},
     "trigger": {"fields": {"onset": "0.02 Hz/s"}},
-    "data_management": {"fields": {"topic": "edgeflex/+/samples", "variables": ["frequency_hz"]}},
-    "flexibility": {"fields": {"max_duration": "4 h", "window_begin": "06:00", "window_end": "22:00"}},
+    "data_management": {"fields": {"topic": "edgeflex/+/samples"}},
+    "flexibility": {"fields": {}},
     "sharing": {
         "fields": {"variables": ["frequency_hz", "rocof_hz_per_s"]},
         "rules": [{"name": "nobody_yet", "effect": "deny"}],

@@ -210,7 +210,7 @@ def open_database(url: str) -> Engine:
         _check_columns(engine)
         METADATA.create_all(engine)
     except ModuleNotFoundError as error:
-        raise FatalError(f"the database needs {error.name}: pip install 'edgeflex-flow[postgres]'") from error
+        raise FatalError(f"the database needs {error.name}: pip install 'PATH/TO/edgeflex-flow[postgres]'") from error
     except ArgumentError as error:
         raise FatalError("the database's url cannot be read: sqlite:///FILE or postgresql://…") from error
     except (SQLAlchemyError, OSError) as error:
