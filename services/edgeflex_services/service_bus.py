@@ -101,6 +101,17 @@ class Bus:
         return overflow
 
     def _connected(self, client: Client, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        try:
+            self._greet(client, reason)
+        except Exception as error:  # noqa: BLE001
+            # It would end paho's thread, and nobody would hear of it.
+            self._cannot_listen(error)
+
+    def _cannot_listen(self, error: Exception) -> None:
+        self.failure = f"{self.url}: cannot listen to {', '.join(self._topics)}: {error}"
+        self._tell("failed", url=self.url, reason=str(error))
+
+    def _greet(self, client: Client, reason: Any) -> None:
         if reason.is_failure:
             if str(reason) in REFUSED_THE_USER:
                 self.failure = f"{self.url}: the broker refused the user: {str(reason).lower()}"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgeflex_flow.errors import FatalError
 from edgeflex_flow.messages import ServiceRequest
 from edgeflex_services.policy_system.app import make_app
-from edgeflex_services.policy_system.bus import EventBus, Listen
-from edgeflex_services.policy_system.events import EventService
+from edgeflex_services.policy_system.bus import EventBus, Listen, listen_problem
+from edgeflex_services.policy_system.events import EventService, Ran
+from edgeflex_services.policy_system.sole import TAKEN, SoleOnBus
 from edgeflex_services.policy_system.system import ADMIN, AUDIENCE, PolicySystem
 from edgeflex_services.program import log_to_errors, tell
 from edgeflex_services.web import add_listening, listen
@@ -51,10 +54,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_services.policy_system") -> int:
     """The program, called `prog` in its usage. SIGTERM and SIGINT end it with exit code 0."""
-    options = _parser(prog).parse_args(argv)
+    parser = _parser(prog)
+    options = parser.parse_args(argv)
     log_to_errors()
     try:
         _run(options, os.environ)
+    except WrongUsageError as error:
+        parser.error(str(error))
     except FatalError as error:
         sys.stderr.write(f"{prog}: error: {error}\n")
         return FATAL
@@ -67,23 +73,63 @@ def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     if options.listens and options.bus is None:
         raise FatalError("--listen and --trust need a --bus")
     system = PolicySystem(database, folder, audience=options.audience)
-    bus = None
+    serving = threading.Event()
+
+    def end() -> None:
+        serving.wait()  # until signals are heeded
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def end_soon() -> None:
+        threading.Thread(target=end, daemon=True).start()
+
+    bus = sole = None
     try:
         told = system.start(admin_password=environment.get(ADMIN_PASSWORD), rotate_keys=options.rotate_keys)
         if told is not None:
             tell(event="administrator", user=ADMIN, password_from=str(told))
-        bus = _bus(options, environment, system)
+        _check_groups(options.listens, [group.name for group in system.accounts.groups()])
+        if options.bus is not None:
+            sole = _sole(system, on_lost=end_soon)
+        bus = _bus(options, environment, system, on_deaf=end_soon)
         events = EventService(system, _no_bus if bus is None else bus.run_service)
+        app = make_app(system, events)
+        app.on_startup.append(serving.set)
         if bus is not None:
             bus.hear(events)
-        listen(make_app(system, events), options, on_end=system.journal.end)
+        listen(app, options, on_end=system.journal.end)
+        if bus is not None and bus.is_deaf:
+            raise FatalError(f"--bus: {bus.failure}")
+        if sole is not None and sole.is_lost:
+            raise FatalError(f"--bus: {TAKEN}")
     finally:
         if bus is not None:
             bus.close()
+        if sole is not None:
+            sole.close()
         system.close()
 
 
-def _bus(options: argparse.Namespace, environment: Mapping[str, str], system: PolicySystem) -> EventBus | None:
+def _check_groups(listens: Sequence[Listen], known: Sequence[str]) -> None:
+    """Raise WrongUsageError for a group that is not there. A new database has none: they are made once it is served."""
+    missing = sorted({each.group for each in listens} - set(known))
+    if missing and known:
+        raise WrongUsageError(f"--listen, --trust: there is no group {', '.join(missing)}; known: {', '.join(known)}")
+    if missing:
+        tell(event="warning", text=f"there is no group yet: what is heard for {', '.join(missing)} meets no policy")
+
+
+def _sole(system: PolicySystem, on_lost: Callable[[], None]) -> SoleOnBus:
+    try:
+        sole = SoleOnBus(system.engine, on_lost)
+    except FatalError as error:
+        raise FatalError(f"--bus: {error}") from error
+    system.each_second.append(sole.check)
+    return sole
+
+
+def _bus(
+    options: argparse.Namespace, environment: Mapping[str, str], system: PolicySystem, on_deaf: Callable[[], None]
+) -> EventBus | None:
     if options.bus is None:
         return None
     try:
@@ -91,6 +137,7 @@ def _bus(options: argparse.Namespace, environment: Mapping[str, str], system: Po
             system,
             options.bus,
             options.listens,
+            on_deaf=on_deaf,
             tell=lambda event, **fields: tell(event=f"bus_{event}", **fields),
             user=environment.get(BUS_USER),
             password=environment.get(BUS_PASSWORD),
@@ -100,8 +147,12 @@ def _bus(options: argparse.Namespace, environment: Mapping[str, str], system: Po
         raise FatalError(f"--bus: {error}") from error
 
 
-def _no_bus(_: str, request: ServiceRequest) -> str:
-    return f"could not ask for {request.service}: no databus was given (--bus)"
+def _no_bus(_: str, request: ServiceRequest) -> Ran:
+    return Ran(f"could not ask for {request.service}: no databus was given (--bus)", has_gone=False)
+
+
+class WrongUsageError(FatalError):
+    """The options do not fit what is there."""
 
 
 class _Listening(argparse.Action):
@@ -113,7 +164,11 @@ class _Listening(argparse.Action):
         group, _, topics = str(values).partition("=")
         if not group or not topics:
             parser.error(f"{option}: GROUP=FILTER, such as substation_12=edgeflex/substation_12/rocof/+")
-        namespace.listens = [*namespace.listens, Listen(group, topics, is_trusted=option == "--trust")]
+        listen = Listen(group, topics, is_trusted=option == "--trust")
+        problem = listen_problem(listen)
+        if problem is not None:
+            parser.error(f"{option}: {problem}")
+        namespace.listens = [*namespace.listens, listen]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from litestar.exceptions import PermissionDeniedException
 from litestar.params import Parameter
 from msgspec import Meta
 
+from edgeflex_flow.units import NS_PER_S
 from edgeflex_services.policy_system.accounts import User
 from edgeflex_services.policy_system.api_accounts import MOST_ENTRIES
 from edgeflex_services.policy_system.api_policies import REFUSED
@@ -20,7 +21,7 @@ from edgeflex_services.policy_system.documents import Moment, Name
 from edgeflex_services.policy_system.enforce import AnyRequest, member_of, policy_of, state_of, system_of, user_of
 from edgeflex_services.policy_system.events import Answer, Ask, Outcome, Report
 from edgeflex_services.policy_system.journal import Entry
-from edgeflex_services.policy_system.queries import seen_entries
+from edgeflex_services.policy_system.queries import Wanted, newest_entries
 from edgeflex_services.policy_system.system import PolicySystem
 
 MOST_REPORTS = 1000
@@ -76,7 +77,7 @@ class EventApi(Controller):
         """What the newest version of a policy would decide. Needs the right to read it."""
         entry = policy_of(request, user_of(request), data.group, data.policy_id)
         state: Mapping[str, Measured] = {name: Measured(each.value, each.age_s) for name, each in data.state.items()}
-        now = data.time or datetime.now(UTC)
+        now = data.time or datetime.fromtimestamp(system_of(request).repository.now_ns() / NS_PER_S, UTC)
         return decide(
             entry.saved.document,
             Question(data.action, data.user, frozenset(data.groups), now, data.asset, state),
@@ -89,19 +90,21 @@ class EventApi(Controller):
         before: Annotated[int | None, Parameter(ge=1, le=2**62)] = None,
         limit: Annotated[int, Parameter(ge=1, le=MOST_ENTRIES)] = 100,
     ) -> list[Entry]:
-        """What happened in the caller's groups and what was made of it, the newest first."""
+        """What happened in the caller's groups and what was made of it, the newest first.
+
+        Those with the id 0 will be written down within seconds; go on `before` the smallest of the others.
+        """
         user = user_of(request)
         if not user.is_admin and not user.groups:
             raise PermissionDeniedException("a role in a group is needed")
         system = system_of(request)
-        system.journal.keep()
-        entries = system.journal.entries(*seen_entries(user), before=before, limit=limit)
+        entries = newest_entries(system.journal, Wanted(), user, before=before, limit=limit)
         return [seen_by(system, user, entry) for entry in entries]
 
 
 def seen_by(system: PolicySystem, user: User, entry: Entry) -> Entry:
-    """An entry of a group that the user may see. Policies that may not be read are not named."""
+    """An entry of a group that the user may see. Of policies that may not be read nothing is told."""
     group, _, policy_id = entry.policy.partition("/")
     if not entry.policy or system.catalogue.entry(user, group, policy_id) is not None:
         return entry
-    return msgspec.structs.replace(entry, policy="", version=0, rule="", why="", did="")
+    return msgspec.structs.replace(entry, policy="", version=0, rule="", why="", did="", values={})

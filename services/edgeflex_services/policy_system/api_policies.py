@@ -280,9 +280,7 @@ class PolicyRepository(Controller):
     def readers(self, request: AnyRequest, group: Id, policy_id: Id) -> list[Reader]:
         """Who read the policy, which version, and when."""
         saved = _entry(request, group, policy_id).saved
-        system = system_of(request)
-        system.catalogue.keep_reads()
-        return system.repository.readers(saved.group, saved.policy_id)
+        return system_of(request).catalogue.readers(saved.group, saved.policy_id)
 
     @get("/effects", responses=REFUSED, sync_to_thread=True)
     def effects(self, request: AnyRequest, group: Id, policy_id: Id) -> list[ToldEffect]:

@@ -23,9 +23,10 @@ from edgeflex_services.policy_system.documents import DocumentError
 from edgeflex_services.policy_system.enforce import AnyRequest, Door, retry_after, system_of
 from edgeflex_services.policy_system.events import BadReportError, EventService, MayNotAskError, TooManyRequestsError
 from edgeflex_services.policy_system.pages import PAGES
-from edgeflex_services.policy_system.pages_common import guard_answer, page_or_problem
-from edgeflex_services.policy_system.repository import ConflictError, UnknownError
+from edgeflex_services.policy_system.pages_common import CANNOT_WRITE, guard_answer, page_or_problem
+from edgeflex_services.policy_system.repository import CannotWriteError, ConflictError, UnknownError
 from edgeflex_services.policy_system.system import PolicySystem
+from edgeflex_services.policy_system.tables import WRITE_WAIT_S
 from edgeflex_services.policy_system.tokens import CannotSignError
 from edgeflex_services.web import PROBLEMS, BodyGuard, problem
 
@@ -46,10 +47,13 @@ def live() -> dict[str, str]:
 
 
 @get("/health/ready", include_in_schema=False, sync_to_thread=True)
-def ready(request: AnyRequest) -> dict[str, str]:
-    """Whether the database answers."""
-    system_of(request).repository.newest_change()
-    return {"status": "ready"}
+def ready(request: AnyRequest) -> Response[dict[str, Any]]:
+    """Whether the database takes what is written, and what was counted since the service began."""
+    system = system_of(request)
+    can_write = system.can_write()
+    told = {"status": "ready" if can_write else "the database takes nothing"}
+    counts = {name: count() for name, count in system.counts.items()}
+    return Response({**told, "counts": counts}, status_code=200 if can_write else 503)
 
 
 def _not_there(_: AnyRequest, error: UnknownError) -> Response[dict[str, Any]]:
@@ -80,6 +84,13 @@ def _too_many(_: AnyRequest, error: TooManyRequestsError) -> Response[dict[str, 
     return answer
 
 
+def _cannot_write(_: AnyRequest, error: CannotWriteError) -> Response[dict[str, Any]]:
+    LOG.error("the database takes nothing: %s", error)
+    answer = problem(503, CANNOT_WRITE)
+    answer.headers.update(retry_after(WRITE_WAIT_S))
+    return answer
+
+
 def _cannot_sign(_: AnyRequest, error: CannotSignError) -> Response[dict[str, Any]]:
     LOG.error("%s", error)
     return problem(503, "tokens cannot be granted here for now")
@@ -96,6 +107,7 @@ ANSWERS = cast(
         MayNotAskError: _may_not,
         TooManyRequestsError: _too_many,
         CannotSignError: _cannot_sign,
+        CannotWriteError: _cannot_write,
         msgspec.ValidationError: _wrong,
         NotFoundException: page_or_problem,
     },
@@ -106,7 +118,7 @@ def make_app(system: PolicySystem, events: EventService) -> Litestar:
     """The application that serves a system, which somebody else starts and closes."""
     return Litestar(
         [live, ready, *HANDLERS, PAGES],
-        state=State({"system": system, "events": events, "door": Door()}),
+        state=State({"system": system, "events": events, "door": Door(system.clock)}),
         middleware=[BodyGuard],
         before_send=[guard_answer],
         exception_handlers={**PROBLEMS, **ANSWERS},

@@ -7,6 +7,7 @@ broker's access list says who may publish there.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,16 +17,20 @@ from paho.mqtt.client import Client, MQTTMessage, topic_matches_sub
 from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from edgeflex_connectors.mqtt_subscribe import filter_problem
+from edgeflex_connectors.topics import SHARED
 from edgeflex_flow.errors import BadMessageError, FatalError
 from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Quality, ServiceRequest, decode_message, encode_message
 from edgeflex_flow.units import names_its_unit
 from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import User
+from edgeflex_services.policy_system.documents import NAME
 from edgeflex_services.policy_system.events import (
     Ask,
     BadReportError,
     EventService,
     MayNotAskError,
+    Ran,
     Report,
     TooManyRequestsError,
 )
@@ -51,7 +56,7 @@ class Listen(NamedTuple):
 
 
 class EventBus(Bus):
-    """Hears reports on the databus and sends requests to run services."""
+    """Hears reports on the databus and sends requests to run services. `on_deaf` is called when it cannot hear."""
 
     def __init__(
         self,
@@ -60,6 +65,7 @@ class EventBus(Bus):
         listens: Sequence[Listen],
         *,
         tell: Callable[..., None],
+        on_deaf: Callable[[], None],
         user: str | None = None,
         password: str | None = None,
         ca: str | None = None,
@@ -77,29 +83,42 @@ class EventBus(Bus):
         )
         self._system = system
         self._listens = listens
+        self._on_deaf = on_deaf
+        self.is_deaf = False
         self._service: EventService | None = None
         self._counts_lock = threading.Lock()
         self.counts: dict[str, int] = {}
         """What became of messages, by word."""
+        system.counts["bus"] = self._counts_now
 
     def hear(self, service: EventService) -> None:
         """Give reports to this service from now on."""
         self._service = service
         self.start()
 
-    def run_service(self, group: str, request: ServiceRequest) -> str:
-        """Ask on the databus that a service runs; in words, what became of that."""
+    def run_service(self, group: str, request: ServiceRequest) -> Ran:
+        """Ask on the databus that a service runs; what became of that."""
         topic = f"edgeflex/{group}/service/{request.service}"
         if not self._client.is_connected():
             self._count("not_sent")
-            return f"could not ask for {request.service}: the databus is away"
+            return Ran(f"could not ask for {request.service}: the databus is away", has_gone=False)
         self._client.publish(self._names.outward(topic), encode_message(request), qos=1)
         self._count("sent")
-        return f"asked for {request.service} on {topic}"
+        return Ran(f"asked for {request.service} on {topic}", has_gone=True)
+
+    def _cannot_listen(self, error: Exception) -> None:
+        super()._cannot_listen(error)
+        if not self.is_deaf:
+            self.is_deaf = True
+            self._on_deaf()
 
     def _count(self, word: str) -> None:
         with self._counts_lock:
             self.counts[word] = self.counts.get(word, 0) + 1
+
+    def _counts_now(self) -> dict[str, int]:
+        with self._counts_lock:
+            return dict(self.counts)
 
     def _came(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
         """In paho's thread. What the broker had kept from before is no event of now."""
@@ -180,6 +199,16 @@ class EventBus(Bus):
         except Refused as error:
             LOG.info("token on '%s' refused: %s", message.topic, error)
             return None
+
+
+def listen_problem(listen: Listen) -> str | None:
+    """What is wrong with what is to be heard; None if nothing is."""
+    if not re.fullmatch(NAME, listen.group):
+        return f"'{listen.group}' is no name of a group: letters, digits, `_`, `-` and `.`"
+    if listen.topics.startswith(SHARED):
+        return f"'{listen.topics}': a shared subscription brings only a part of what is reported"
+    problem = filter_problem(listen.topics)
+    return None if problem is None else f"'{listen.topics}': {problem}"
 
 
 def _check_apart(listens: Sequence[Listen]) -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import BLOCKED, Role, User
-from edgeflex_services.policy_system.repository import Grant, Repository, Saved
+from edgeflex_services.policy_system.repository import Grant, Read, Reader, Repository, Saved
 
 Right: TypeAlias = Literal["read", "edit"]
 ROLE_FOR: dict[Right, Role] = {"read": "reader", "edit": "editor"}
@@ -58,6 +58,7 @@ class Catalogue:
         self._lock = threading.Lock()
         self._keeping = threading.Lock()
         self._reads: dict[tuple[str, str, str, int], tuple[int, int, int]] = {}
+        self._reads_being_kept: dict[tuple[str, str, str, int], tuple[int, int, int]] = {}
 
     def load(self) -> None:
         grants = self._repository.grants()
@@ -122,13 +123,31 @@ class Catalogue:
         """Write down who read since the last call. After it, all that was counted before is there."""
         with self._keeping:
             with self._lock:
-                counted, self._reads = self._reads, {}
+                counted = self._reads_being_kept = self._reads
+                self._reads = {}
             try:
                 if counted:
                     self._repository.add_reads(counted)
             except BaseException:
                 self._take_back(counted)
                 raise
+            finally:
+                self._reads_being_kept = {}
+
+    def reads_waiting(self) -> list[Read]:
+        """Reads that are not written down yet."""
+        with self._lock:
+            return [*self._reads_being_kept.items(), *self._reads.items()]
+
+    def readers(self, group: str, policy_id: str) -> list[Reader]:
+        """Who read a policy, the latest first, whether it is written down already or not."""
+        waiting = self.reads_waiting()
+        found = {(each.user, each.version): each for each in self._repository.readers(group, policy_id)}
+        for (*place, user, version), (first_ns, last_ns, count) in waiting:
+            if place == [group, policy_id]:
+                known = found.get((user, version), Reader(user, version, first_ns, last_ns, 0))
+                found[user, version] = Reader(user, version, known.first_ns, last_ns, known.count + count)
+        return sorted(found.values(), key=lambda each: -each.last_ns)
 
     def _take_back(self, counted: dict[tuple[str, str, str, int], tuple[int, int, int]]) -> None:
         """Count again what could not be written down, for the next time."""

@@ -13,7 +13,7 @@ from anyio.to_thread import run_sync
 from litestar import Request
 from litestar.exceptions import ClientException, HTTPException, NotAuthorizedException, PermissionDeniedException
 
-from edgeflex_flow.clock import SystemClock
+from edgeflex_flow.clock import Clock
 from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import BLOCKED, Role, User
 from edgeflex_services.policy_system.catalogue import Entry, Right
@@ -36,8 +36,7 @@ _NAME = re.compile(NAME)
 class Door:
     """What is kept from request to request about who knocks in vain."""
 
-    def __init__(self) -> None:
-        clock = SystemClock()
+    def __init__(self, clock: Clock) -> None:
         self.tokens = RateLimit(60, 60.0, clock)
         self.passwords = RateLimit(8, 300.0, clock)
         self.accounts = RateLimit(100, 300.0, clock)

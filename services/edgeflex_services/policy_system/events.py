@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -43,9 +42,11 @@ REQUESTS_PER_MIN = 600
 FRESH_S = StateCondition(quantity="any").max_age_s
 """How old a value may be that is given out without a mark: as old as conditions take it if they say nothing."""
 TRAFFIC = "traffic"
-"""The action of questions about how much a user asks. Only rules that name it are asked them."""
+"""The action of questions about how much a user asks. Only rules that name it are asked them, and none reports it."""
 REQUESTS_COUNT = "requests_count"
 """State in conditions: how many requests the user made within the last minute, this one included."""
+TRY_AGAIN_S = 1.0
+"""After so long what could not be asked for is asked for again: each time in vain is written down."""
 
 Values = Annotated[dict[Name, float], Meta(max_length=MOST_QUANTITIES)]
 
@@ -89,7 +90,7 @@ class GivenValue(msgspec.Struct, frozen=True):
     """When it was measured, UTC."""
     age_s: float
     stale: bool
-    """Older than a condition on the state would take."""
+    """Older than a condition on the state would take, or from the future."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,9 +124,22 @@ class TooManyRequestsError(Exception):
         self.wait_s = wait_s
 
 
+class Ran(NamedTuple):
+    """What became of a request to run a service."""
+
+    did: str
+    """In words."""
+    has_gone: bool
+
+
 class _Value(NamedTuple):
     value: float
     time_ns: int
+
+    def age_s(self, now_ns: int) -> float:
+        """Below 0 for a value from the future, such as one that is left from a clock that was ahead."""
+        age_s = (now_ns - self.time_ns) / NS_PER_S
+        return age_s if age_s < -FROM_THE_FUTURE_S else max(age_s, 0.0)
 
 
 class GridState:
@@ -138,15 +152,18 @@ class GridState:
         self.forgotten = 0
         """Assets and quantities that had to go since there were too many."""
 
-    def take(self, report: Report, time_ns: int) -> None:
-        """Keep what is newer than what is known. What was not reported for longest is forgotten beyond a limit."""
+    def take(self, report: Report, time_ns: int, now_ns: int) -> None:
+        """Keep what is newer than what is known, or comes after what is from the future.
+
+        What was not reported for longest is forgotten beyond a limit.
+        """
         with self._lock:
             assets = self._groups.setdefault(report.group, OrderedDict())
             known = assets.setdefault(report.asset, OrderedDict())
             assets.move_to_end(report.asset)
             for name, value in report.values.items():
                 before = known.get(name)
-                if before is None or before.time_ns <= time_ns:
+                if before is None or before.time_ns <= time_ns or before.age_s(now_ns) < 0:
                     known[name] = _Value(value, time_ns)
                 known.move_to_end(name)
                 self._forget(known, MOST_QUANTITIES)
@@ -168,7 +185,7 @@ class GridState:
 class EventService:
     """Reports and requests in, actions out. `run(group, request)` has a service run and tells what became of it."""
 
-    def __init__(self, system: PolicySystem, run: Callable[[str, ServiceRequest], str]) -> None:
+    def __init__(self, system: PolicySystem, run: Callable[[str, ServiceRequest], Ran]) -> None:
         self._system = system
         self._run = run
         self._state = GridState()
@@ -177,22 +194,27 @@ class EventService:
         self._requests = RateLimit(REQUESTS_PER_MIN, 60.0, system.clock)
         self._lock = threading.Lock()
         system.each_second.append(self.watch_traffic)
+        system.counts["state"] = lambda: {"forgotten": self._state.forgotten}
 
     # What happened --------------------------------------------------------------------------------------------------
 
     def report(self, user: User, report: Report, source: str) -> list[Outcome]:
         """Take a report of a user, whose right to report in the group was checked. Raises BadReportError."""
+        if report.action == TRAFFIC or REQUESTS_COUNT in report.values:
+            # Else whoever may report could have anybody blocked.
+            raise BadReportError(f"'{TRAFFIC}' and '{REQUESTS_COUNT}' are counted here, and cannot be reported")
         now_ns = self._system.repository.now_ns()
         time_ns = now_ns if report.time_ns is None else report.time_ns
         if time_ns > now_ns + FROM_THE_FUTURE_S * NS_PER_S:
             raise BadReportError(f"its time lies {(time_ns - now_ns) / NS_PER_S:.0f} s in the future")
         # Clocks differ a little: what comes from the near future was measured now.
         time_ns = min(time_ns, now_ns)
-        self._state.take(report, time_ns)
+        self._state.take(report, time_ns, now_ns)
         question = self._question(user, report.group, report.asset, report.action, now_ns)
         followed = self._follow(user, self._policies(report.group, report.asset), question, time_ns)
         for policy, decision, did in followed:
-            self._write_down(now_ns, "report", user, source, report, policy, decision, did, report.values)
+            values = _compared(policy, decision, report.values)
+            self._write_down(now_ns, "report", user, source, report, policy, decision, did, values)
         return [_outcome(policy, decision, did, user) for policy, decision, did in followed]
 
     def _follow(
@@ -217,7 +239,7 @@ class EventService:
 
     def _question(self, user: User, group: str, asset: str, action: str, now_ns: int) -> Question:
         known = self._state.of(group, asset)
-        state = {name: Measured(each.value, (now_ns - each.time_ns) / NS_PER_S) for name, each in known.items()}
+        state = {name: Measured(each.value, each.age_s(now_ns)) for name, each in known.items()}
         now = datetime.fromtimestamp(now_ns / NS_PER_S, UTC)
         return Question(action, user.name, user.groups, now, asset, state)
 
@@ -315,7 +337,8 @@ class EventService:
         self, policy: PolicyEntry, decision: Decision, action: RunService, question: Question, time_ns: int
     ) -> str:
         group = policy.saved.group
-        if not self._may_act(group, (policy.saved.policy_id, decision.rule, question.asset), action.hold_off_s):
+        key = (policy.saved.policy_id, decision.rule, question.asset)
+        if not self._may_act(group, key, action.hold_off_s):
             return ""
         request = ServiceRequest(
             service=action.service,
@@ -327,10 +350,21 @@ class EventService:
             device=question.asset or None,
             values={name: each.value for name, each in question.state.items()},
         )
-        return self._run(group, request)
+        ran = self._run(group, request)
+        if not ran.has_gone:
+            self._try_again_soon(group, key, action.hold_off_s)
+        return ran.did
+
+    def _now_s(self) -> float:
+        return self._system.clock.monotonic_ns() / NS_PER_S
+
+    def _try_again_soon(self, group: str, key: tuple[str, str, str], hold_off_s: float) -> None:
+        """What was not done holds off no longer than it takes to try again."""
+        with self._lock:
+            self._held_off[group][key] = self._now_s() - max(hold_off_s - TRY_AGAIN_S, 0.0)
 
     def _may_act(self, group: str, key: tuple[str, str, str], hold_off_s: float) -> bool:
-        now_s = time.monotonic()
+        now_s = self._now_s()
         with self._lock:
             held_off = self._held_off.setdefault(group, OrderedDict())
             last_s = held_off.get(key)
@@ -425,8 +459,15 @@ def _shared(
 
 
 def _given(known: _Value, now_ns: int) -> GivenValue:
-    age_s = max(now_ns - known.time_ns, 0) / NS_PER_S
-    return GivenValue(known.value, known.time_ns, age_s, age_s > FRESH_S)
+    age_s = known.age_s(now_ns)
+    return GivenValue(known.value, known.time_ns, age_s, not 0 <= age_s <= FRESH_S)
+
+
+def _compared(policy: PolicyEntry, decision: Decision, values: Mapping[str, float]) -> dict[str, float]:
+    """Those values that the rule compared: readers of the journal need not be given the others."""
+    rules = [rule for rule in policy.saved.document.rules if rule.name == decision.rule]
+    names = {condition.quantity for rule in rules for condition in rule.when.state}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def _outcome(policy: PolicyEntry, decision: Decision, did: str, user: User) -> Outcome:

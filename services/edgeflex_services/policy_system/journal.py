@@ -89,6 +89,16 @@ class Journal:
         for tell in listeners:
             tell(entry)
 
+    def counts(self) -> dict[str, int]:
+        """How many entries are not written down yet, and how many never will be."""
+        with self._lock:
+            return {"waiting": len(self._pending), "lost": self.lost}
+
+    def waiting(self) -> list[Entry]:
+        """What is not written down yet, the newest first. Look here before `entries`: what is missing here is there."""
+        with self._lock:
+            return list(reversed(self._pending))
+
     def end(self) -> None:
         """Tell all who listen that nothing more comes."""
         with self._lock:
@@ -101,14 +111,12 @@ class Journal:
         """Write down what was added since the last call, and forget the oldest if there are too many."""
         with self._keeping:
             with self._lock:
-                pending, self._pending = self._pending, deque()
-            try:
-                if pending:
-                    self._write_down(pending)
-            except BaseException:
-                with self._lock:
-                    self._pending.extendleft(reversed(pending))
-                raise
+                pending = tuple(self._pending)
+            if pending:
+                self._write_down(pending)
+            with self._lock:
+                for _ in pending:
+                    self._pending.popleft()
 
     def _write_down(self, pending: Iterable[Entry]) -> None:
         rows = [

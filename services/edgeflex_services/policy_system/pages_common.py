@@ -23,7 +23,7 @@ from edgeflex_flow import __version__
 from edgeflex_flow.units import NS_PER_S
 from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import BadAccountError, Session, User
-from edgeflex_services.policy_system.enforce import AnyRequest, system_of
+from edgeflex_services.policy_system.enforce import AnyRequest, retry_after, system_of
 from edgeflex_services.policy_system.pages_words import (
     DAYS,
     field_in_words,
@@ -32,7 +32,8 @@ from edgeflex_services.policy_system.pages_words import (
     rule_in_words,
     value_in_words,
 )
-from edgeflex_services.policy_system.repository import UnknownError
+from edgeflex_services.policy_system.repository import CannotWriteError, UnknownError
+from edgeflex_services.policy_system.tables import WRITE_WAIT_S
 from edgeflex_services.web import problem, title_of
 
 HERE = Path(__file__).parent
@@ -40,6 +41,7 @@ COOKIE = "edgeflex_session"
 MOST_FIELDS = 10_000
 SECRET_FIELDS = ("csrf", "password", "now", "wanted", "again", "jwks")
 """What is never written into a page again; a key set may hold a private key by mistake."""
+CANNOT_WRITE = "Nothing can be saved for now: the database takes nothing. What was to be saved is not; try it again."
 PATH = re.compile(r"/(?:[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*)?/?(?:\?[A-Za-z0-9_.%&=+-]*)?")
 
 HEADERS = (
@@ -346,6 +348,13 @@ def _wrong(request: AnyRequest, error: Exception) -> Response[str]:
     return error_page(request, 422, str(error))
 
 
+def _cannot_write(request: AnyRequest, error: CannotWriteError) -> Response[str]:
+    LOG.error("%s %s: %s", request.method, request.url.path, error)
+    answer = error_page(request, 503, CANNOT_WRITE)
+    answer.headers.update(retry_after(WRITE_WAIT_S))
+    return answer
+
+
 def _unforeseen(request: AnyRequest, error: Exception) -> Response[str]:
     LOG.error("%s %s", request.method, request.url.path, exc_info=error)
     return error_page(request, 500, "An error of the service, which its log tells.")
@@ -365,6 +374,7 @@ PAGE_ERRORS = cast(
         HTTPException: _http_error,
         UnknownError: _not_there,
         BadAccountError: _wrong,
+        CannotWriteError: _cannot_write,
         msgspec.ValidationError: _wrong,
         Exception: _unforeseen,
     },

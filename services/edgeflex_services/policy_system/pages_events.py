@@ -27,9 +27,8 @@ from edgeflex_services.policy_system.queries import (
     Wanted,
     decision_of,
     did_something,
-    is_wanted,
+    newest_entries,
     newest_entry,
-    seen_entries,
 )
 from edgeflex_services.policy_system.system import PolicySystem
 
@@ -55,6 +54,16 @@ class Row(NamedTuple):
     times: int = 1
 
 
+class Kept(NamedTuple):
+    """What a page shows when it is loaded."""
+
+    rows: list[Row]
+    older: int | None
+    """The id before which older entries are; None: there are none."""
+    waiting: list[str]
+    """Keys of entries in the rows that are not written down yet, and come again by the stream once they are."""
+
+
 class EventPages(Controller):
     path = "/events"
     include_in_schema = False
@@ -74,16 +83,14 @@ class EventPages(Controller):
     ) -> Response[str]:
         """The last events; newer ones come in while the page is open. What is alike shares a row unless `each`."""
         system, wanted = system_of(request), _wanted(kind, group, user, policy, decision)
-        system.journal.keep()
         newest = newest_entry(system.repository)
-        rows, older = _rows_kept(system, visitor.user, wanted, before, each=each)
+        kept = _rows_kept(system, visitor.user, wanted, before, each=each)
         return html(
             request,
             "events.html",
             visitor,
-            rows=rows,
+            **kept._asdict(),
             newest=newest,
-            older=older,
             kinds=KINDS,
             decisions=DECISIONS,
             groups=[name.name for name in system.accounts.groups() if visitor.user.may("reader", name.name)],
@@ -172,10 +179,9 @@ def rows_of(entries: Iterable[Entry], *, each: bool = False) -> list[Row]:
 
 def rows_of_policy(system: PolicySystem, user: User, policy: str, most: int) -> list[Row]:
     """What the rules of a policy did lately: services started, data returned, access revoked."""
-    system.journal.keep()
     wanted = Wanted(policy=policy)
-    kept = system.journal.entries(*is_wanted(wanted), did_something(), limit=LOOKED_THROUGH)
-    shown = (shown_to(system, user, entry, wanted) for entry in kept if entry.kind in BY_RULES)
+    kept = newest_entries(system.journal, wanted, user, did_something(), limit=LOOKED_THROUGH)
+    shown = (shown_to(system, user, entry, wanted) for entry in kept if entry.kind in BY_RULES and entry.did)
     return rows_of(entry for entry in shown if entry is not None)[:most]
 
 
@@ -183,19 +189,17 @@ def _wanted(kind: str, group: str, user: str, policy: str, decision: str) -> Wan
     return Wanted(kind, group, user.strip(), policy.strip().strip("/"), decision)
 
 
-def _rows_kept(
-    system: PolicySystem, user: User, wanted: Wanted, before: int | None, *, each: bool
-) -> tuple[list[Row], int | None]:
-    """Rows for a page, and the id before which older entries are; None: there are none."""
-    conditions = (*is_wanted(wanted), *seen_entries(user))
-    kept = system.journal.entries(*conditions, before=before, limit=LOOKED_THROUGH)
-    shown = [(entry.id, seen) for entry in kept if (seen := shown_to(system, user, entry, wanted)) is not None]
-    rows = rows_of((entry for _, entry in shown), each=each)
+def _rows_kept(system: PolicySystem, user: User, wanted: Wanted, before: int | None, *, each: bool) -> Kept:
+    kept = newest_entries(system.journal, wanted, user, before=before, limit=LOOKED_THROUGH)
+    shown = [seen for entry in kept if (seen := shown_to(system, user, entry, wanted)) is not None]
+    rows = rows_of(shown, each=each)
+    older = (kept[-1].id or None) if len(kept) == LOOKED_THROUGH else None
     if len(rows) > SHOWN:
         # What belongs to the rows that find no place stands on the next page, with all that is older.
         first = rows[SHOWN].entry.id
-        return rows_of((entry for at, entry in shown if at > first), each=each), first + 1
-    return rows, kept[-1].id if len(kept) == LOOKED_THROUGH else None
+        shown = [entry for entry in shown if entry.id == 0 or entry.id > first]
+        rows, older = rows_of(shown, each=each)[:SHOWN], first + 1 if first else None
+    return Kept(rows, older, [key_of(entry) for entry in shown if entry.id == 0])
 
 
 def shown_to(system: PolicySystem, user: User, entry: Entry, wanted: Wanted) -> Entry | None:
@@ -263,9 +267,8 @@ async def _entries(system: PolicySystem, missed: Callable[[], list[Entry]]) -> A
 
 def _kept_since(system: PolicySystem, name: str, after: int, wanted: Wanted) -> list[Entry]:
     """Entries after one that a user asks for and may see, the oldest first; at most as many as a page shows."""
-    system.journal.keep()
     user = system.tokens.user(name)
     if user is None:
         return []
-    kept = system.journal.entries(*is_wanted(wanted), *seen_entries(user), limit=SHOWN)
-    return [entry for entry in reversed(kept) if entry.id > after]
+    kept = newest_entries(system.journal, wanted, user, limit=SHOWN)
+    return [entry for entry in reversed(kept) if entry.id == 0 or entry.id > after]

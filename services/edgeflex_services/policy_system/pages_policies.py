@@ -63,7 +63,6 @@ class PolicyPages(Controller):
     ) -> Response[str]:
         """The policies that the visitor may read."""
         system = system_of(request)
-        system.catalogue.keep_reads()
         readable = system.catalogue.readable(visitor.user)
         found = [entry for entry in readable if _is_wanted(entry, q.strip(), group, kind, show)]
         found.sort(key=SORTS.get(sort, SORTS["group"]))
@@ -77,7 +76,7 @@ class PolicyPages(Controller):
             known=len(readable),
             page=page,
             pages=max(-(-len(found) // ON_A_PAGE), 1),
-            readers=readers_now(system.repository),
+            readers=readers_now(system.repository, system.catalogue.reads_waiting()),
             refused=refused_now(system.repository),
             groups=sorted({entry.saved.group for entry in readable}),
             kinds=list(KINDS),
@@ -205,7 +204,6 @@ def _policy_page(
     grant_typed: Form | None = None,
 ) -> Response[str]:
     system, saved, user = system_of(request), entry.saved, visitor.user
-    system.catalogue.keep_reads()
     place = (saved.group, saved.policy_id)
     done_with_it = system.repository.audit_entries(what="/".join(place))
     return html(
@@ -217,8 +215,8 @@ def _policy_page(
         saved=saved,
         fields=fields_in_words(saved.document),
         versions=system.repository.versions(*place),
-        readers=system.repository.readers(*place),
-        now={tuple(each) for each in readers_now(system.repository)[place]},
+        readers=system.catalogue.readers(*place),
+        now={tuple(each) for each in readers_now(system.repository, system.catalogue.reads_waiting())[place]},
         effects=system.repository.effects(*place),
         done_by_rules=rows_of_policy(system, user, "/".join(place), MOST_DONE),
         events_asked=Wanted(policy="/".join(place)),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
 import msgspec
 from sqlalchemy import ColumnElement, and_, func, not_, or_, select
 
 from edgeflex_services.policy_system.accounts import User
-from edgeflex_services.policy_system.journal import Entry
-from edgeflex_services.policy_system.repository import Repository
+from edgeflex_services.policy_system.journal import Entry, Journal
+from edgeflex_services.policy_system.repository import Read, Repository
 from edgeflex_services.policy_system.tables import effects, events, reads, signing_keys
 
 NOW_NS = 60 * 1_000_000_000
@@ -29,18 +29,23 @@ class ReaderNow(NamedTuple):
     version: int
 
 
-def readers_now(repository: Repository) -> dict[PolicyName, list[ReaderNow]]:
-    """Who read which policy within the last minute."""
+def readers_now(repository: Repository, waiting: Iterable[Read] = ()) -> dict[PolicyName, list[ReaderNow]]:
+    """Who read which policy within the last minute; `waiting`: reads that are not written down yet."""
     query = (
         select(reads.c.group, reads.c.policy_id, reads.c.user, func.max(reads.c.version))
         .where(reads.c.last_ns > repository.now_ns() - NOW_NS)
         .group_by(reads.c.group, reads.c.policy_id, reads.c.user)
         .order_by(reads.c.user)
     )
-    found: defaultdict[PolicyName, list[ReaderNow]] = defaultdict(list)
+    newest: defaultdict[PolicyName, dict[str, int]] = defaultdict(dict)
     with repository.reading() as connection:
-        for group, policy_id, user, version in connection.execute(query):
-            found[group, policy_id].append(ReaderNow(user, version))
+        kept = connection.execute(query).all()
+    for group, policy_id, user, version in (*kept, *(key for key, _ in waiting)):
+        versions = newest[group, policy_id]
+        versions[user] = max(version, versions.get(user, 0))
+    found: defaultdict[PolicyName, list[ReaderNow]] = defaultdict(list)
+    for name, versions in newest.items():
+        found[name] = [ReaderNow(*each) for each in sorted(versions.items())]
     return found
 
 
@@ -120,6 +125,25 @@ def newest_entry(repository: Repository) -> int:
     """The id of the newest entry that is kept; 0: there is none."""
     with repository.reading() as connection:
         return connection.scalar(select(func.max(events.c.id))) or 0
+
+
+def newest_entries(
+    journal: Journal,
+    wanted: Wanted,
+    user: User,
+    *conditions: ColumnElement[bool],
+    before: int | None = None,
+    limit: int = 100,
+) -> list[Entry]:
+    """The newest entries that are asked for and that a user may see, those among them that meet the conditions.
+
+    What is not written down yet has the id 0, and meets all conditions.
+    """
+    waiting = [] if before is not None else [each for each in journal.waiting() if wanted.fits(each)]
+    kept = journal.entries(*is_wanted(wanted), *seen_entries(user), *conditions, before=before, limit=limit)
+    there = {msgspec.json.encode(msgspec.structs.replace(each, id=0)) for each in kept} if waiting else set()
+    new = [each for each in waiting if user.is_admin or each.group in user.groups]
+    return [*(each for each in new if msgspec.json.encode(each) not in there), *kept][:limit]
 
 
 def _says(name: str, value: str) -> ColumnElement[bool]:

@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 import msgspec
 from msgspec import Meta
 from sqlalchemy import Connection, Engine, Table, delete, func, insert, select, text, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from edgeflex_flow.clock import Clock, moment_ns
 from edgeflex_flow.messages import Policy, TimeNs
 from edgeflex_services.policy_system.documents import AnyDocument, Name
 from edgeflex_services.policy_system.proof import Head, Proof, digest_of, head_of, prove, version_digest
-from edgeflex_services.policy_system.tables import audit, effects, grants, groups, reads, versions
+from edgeflex_services.policy_system.tables import WRITE_WAIT_S, audit, effects, grants, groups, health, reads, versions
 
 WRITERS_LOCK = 7_316_402
 """Of PostgreSQL, by which writers of all instances wait for each other."""
@@ -28,6 +28,10 @@ class ConflictError(Exception):
 
 class OthersCameFirstError(ConflictError):
     """Somebody else changed it since it was looked at."""
+
+
+class CannotWriteError(Exception):
+    """Nothing can be written for now: others write too long, or the database takes nothing."""
 
 
 class UnknownError(Exception):
@@ -103,6 +107,8 @@ class Reader(msgspec.Struct, frozen=True):
     count: int
 
 
+Read: TypeAlias = tuple[tuple[str, str, str, int], tuple[int, int, int]]
+"""Group, policy, user and version; first and last time in ns, and how many."""
 Told: TypeAlias = Annotated[str, Meta(max_length=200)]
 
 
@@ -157,15 +163,26 @@ class Repository:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction that writes. What goes wrong in it leaves nothing behind."""
-        with self._writing:
+        """A transaction that writes. What goes wrong in it leaves nothing behind.
+
+        Raises CannotWriteError.
+        """
+        if not self._writing.acquire(timeout=WRITE_WAIT_S):
+            raise CannotWriteError("others are writing")
+        try:
             self._noted = []
             with self._engine.begin() as connection:
                 if connection.dialect.name == "postgresql":
+                    connection.execute(text(f"SET LOCAL lock_timeout = {WRITE_WAIT_S * 1000:.0f}"))
                     # Instances write one after the other, so that ids of the audit log grow in the order of commits.
                     connection.execute(text(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})"))
                 yield connection
             noted, self._noted = self._noted, []
+        except OperationalError as error:
+            # Without the error itself, which holds what was to be written.
+            raise CannotWriteError(str(error.orig)) from None
+        finally:
+            self._writing.release()
         for entry in noted:
             self.on_note(entry)
 
@@ -176,6 +193,13 @@ class Repository:
 
     def now_ns(self) -> int:
         return self._clock.now_ns()
+
+    def check_writing(self) -> None:
+        """Write something, to see whether that goes. Raises CannotWriteError."""
+        row = {"name": "written", "time_ns": self.now_ns()}
+        with self.writing() as connection:
+            if connection.execute(update(health).values(row)).rowcount == 0:
+                connection.execute(insert(health).values(row))
 
     def close(self) -> None:
         """Give up all connections to the database."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import Accounts, NewUser
 from edgeflex_services.policy_system.catalogue import Catalogue
 from edgeflex_services.policy_system.journal import Journal
-from edgeflex_services.policy_system.repository import Noted, Repository
+from edgeflex_services.policy_system.repository import CannotWriteError, Noted, Repository
 from edgeflex_services.policy_system.tables import open_database
 from edgeflex_services.policy_system.tokens import Tokens
 from edgeflex_services.policy_system.traffic import Traffic
@@ -29,6 +29,8 @@ SYSTEM = "edgeflex:system"
 DATABUS = "edgeflex:databus"
 """Who reports on topics that are trusted without tokens."""
 NS_PER_DAY = 86_400_000_000_000
+CHECKED_NS = 1_000_000_000
+"""For how long it counts that something could be written: whoever asks for it often has nothing written."""
 UPKEEP_S = 1.0
 """How often changes by other instances on the same database are looked for, and reads written down."""
 
@@ -40,7 +42,8 @@ class PolicySystem:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder = folder
         self.clock = clock or SystemClock()
-        self.repository = Repository(open_database(database), self.clock)
+        self.engine = open_database(database)
+        self.repository = Repository(self.engine, self.clock)
         self.accounts = Accounts(self.repository)
         self.tokens = Tokens(self.repository, self.accounts, folder / "keys", audience, ISSUER)
         self.catalogue = Catalogue(self.repository)
@@ -54,6 +57,11 @@ class PolicySystem:
         self._upkeep: threading.Thread | None = None
         self.each_second: list[Callable[[], None]] = []
         """Called by the thread of the upkeep."""
+        self.counts: dict[str, Callable[[], Mapping[str, int]]] = {"journal": self.journal.counts}
+        """What was counted, by who counts it: for those who look after the service."""
+        self._checking = threading.Lock()
+        self._checked_ns: int | None = None
+        self._can_write = False
 
     def start(self, *, admin_password: str | None = None, rotate_keys: bool = False) -> Path | str | None:
         """Load everything and look after it from now on. Without any user, make an administrator.
@@ -105,21 +113,40 @@ class PolicySystem:
 
     def _look_after(self) -> None:
         while not self._stop.wait(UPKEEP_S):
+            # What acts comes first: it must not wait for a database into which nothing can be written.
+            self._try(self._follow_others, *self.each_second, self.catalogue.keep_reads, self.journal.keep)
+            self._try(self.tell_head)
+
+    def _follow_others(self) -> None:
+        if self.repository.newest_change() != self._loaded:
+            self.changed()
+
+    @staticmethod
+    def _try(*calls: Callable[[], None]) -> None:
+        """What goes wrong with one of them keeps none of the others from being done."""
+        for call in calls:
             try:
-                if self.repository.newest_change() != self._loaded:
-                    self.changed()
-                self.catalogue.keep_reads()
-                self.journal.keep()
-                self.tell_head()
-                for call in self.each_second:
-                    call()
+                call()
             except Exception:
                 LOG.exception("upkeep")
+
+    def can_write(self) -> bool:
+        """Whether something could be written into the database just now."""
+        with self._checking:
+            now_ns = self.clock.monotonic_ns()
+            if self._checked_ns is None or now_ns - self._checked_ns >= CHECKED_NS:
+                try:
+                    self.repository.check_writing()
+                    self._can_write = True
+                except CannotWriteError:
+                    LOG.exception("the database takes nothing")
+                    self._can_write = False
+                self._checked_ns = self.clock.monotonic_ns()
+            return self._can_write
 
     def close(self) -> None:
         self._stop.set()
         if self._upkeep is not None:
             self._upkeep.join()
-        self.catalogue.keep_reads()
-        self.journal.keep()
+        self._try(self.catalogue.keep_reads, self.journal.keep)
         self.repository.close()

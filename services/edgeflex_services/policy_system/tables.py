@@ -166,6 +166,16 @@ sessions = Table(
     Column("expires_ns", BigInteger, nullable=False),
 )
 
+health = Table(
+    "health",
+    METADATA,
+    Column("name", NAME, primary_key=True),
+    Column("time_ns", BigInteger, nullable=False),
+)
+
+WRITE_WAIT_S = 1.0
+"""How long a writer waits for others: then who asked is told to come again, before all threads of the service wait."""
+
 KEPT_FOR_EVER = ("policy_versions", "audit")
 
 for _name in KEPT_FOR_EVER:
@@ -235,6 +245,11 @@ def _check_columns(engine: Engine) -> None:
 def _set_up_sqlite(connection: object, _: ConnectionPoolEntry) -> None:
     """Writers wait for each other, readers for nobody; what is committed survives a loss of power."""
     cursor = connection.cursor()  # type: ignore[attr-defined]
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON"):
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        f"busy_timeout={WRITE_WAIT_S * 1000:.0f}",
+        "foreign_keys=ON",
+    ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from served_policies import GROUP, KeyPair, ServedPolicies
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import Alarm, Crossing, FrequencyEvent, ServiceRequest, decode_message, encode_message
 from edgeflex_services.broker import hang_up
+from edgeflex_services.policy_system.__main__ import main
 from edgeflex_services.policy_system.bus import reports_in
 
 STATE = {"quantity": "rocof_hz_per_s", "above": "20 mHz/s", "magnitude": True}
@@ -237,6 +240,55 @@ def test_listening_needs_a_bus_and_a_group(tmp_path: Path) -> None:
     for arguments in (("--trust", f"{GROUP}=a"), ("--bus", "mqtt://127.0.0.1", "--listen", "no-group")):
         with pytest.raises(AssertionError, match=r"needs? a --bus|GROUP=FILTER"):
             ServedPolicies(tmp_path, *arguments).start()
+
+
+@pytest.mark.parametrize(
+    ("listen", "told"),
+    [
+        ("g=a/#/b", "'a/#/b': '#' must be the last level"),
+        ("g=a+", "'a+': a wildcard must be a level of its own"),
+        ("g=$share/x/a", "a shared subscription brings only a part"),
+        ("+=a", "'+' is no name of a group"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--listen", "--trust"])
+def test_a_filter_by_which_nothing_could_be_heard_is_wrong_usage(
+    listen: str, told: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--bus", "mqtt://127.0.0.1", option, listen])
+    assert ended.value.code == 2
+    assert f"error: {option}: " in (said := capsys.readouterr().err)
+    assert told in said
+
+
+def test_a_group_that_is_not_there_is_wrong_usage_and_in_a_new_database_warned_of(tmp_path: Path) -> None:
+    arguments = ("--bus", "mqtt://127.0.0.1:1", "--trust", "sout=a")
+    with ServedPolicies(tmp_path, *arguments) as served:
+        assert "there is no group yet" in next(each["text"] for each in served.told if each["event"] == "warning")
+        served.make_group("south")
+    with pytest.raises(AssertionError, match=r"ended with 2: (?s:.*)there is no group sout; known: south"):
+        ServedPolicies(tmp_path, *arguments).start()
+
+
+DEAF = """
+import sys
+from edgeflex_services.policy_system import __main__ as program
+program.listen_problem = lambda listen: None
+sys.exit(program.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.needs("mosquitto")
+def test_who_cannot_listen_after_all_says_so_and_ends(tmp_path: Path) -> None:
+    with Mosquitto(tmp_path) as broker:
+        arguments = ("--port", "0", "--data", str(tmp_path / "policy"), "--bus", broker.url, "--trust", "g=a+")
+        ended = subprocess.run(
+            [sys.executable, "-c", DEAF, *arguments], capture_output=True, text=True, timeout=30.0, check=False
+        )
+    assert ended.returncode == 3
+    assert "cannot listen to a+: Invalid subscription filter" in ended.stderr
+    assert '"event": "bus_failed"' in ended.stdout
 
 
 # What payloads report ---------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import time
 from types import SimpleNamespace
 from typing import cast
 
+from edgeflex_flow.clock import SystemClock
 from edgeflex_services.policy_system.enforce import AnyRequest, Door, check_password
 
 TRIES = 6
@@ -32,7 +33,7 @@ def test_two_passwords_are_hashed_at_a_time() -> None:
     )
 
     async def try_all() -> list[bool]:
-        state = SimpleNamespace(system=system, door=Door())
+        state = SimpleNamespace(system=system, door=Door(SystemClock()))
         request = SimpleNamespace(app=SimpleNamespace(state=state), client=None)
         return await asyncio.gather(*(check_password(cast("AnyRequest", request), "ann", "x") for _ in range(TRIES)))
 

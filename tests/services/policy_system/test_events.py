@@ -13,6 +13,7 @@ from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.messages import ServiceRequest
 from edgeflex_services.policy_system import events
 from edgeflex_services.policy_system.accounts import NewUser, User
+from edgeflex_services.policy_system.api_events import seen_by
 from edgeflex_services.policy_system.app import make_app
 from edgeflex_services.policy_system.decide import decide
 from edgeflex_services.policy_system.documents import read_document
@@ -24,6 +25,7 @@ from edgeflex_services.policy_system.events import (
     EventService,
     GivenValue,
     MayNotAskError,
+    Ran,
     Report,
     TooManyRequestsError,
 )
@@ -44,6 +46,7 @@ class Bench:
         self.system = PolicySystem(f"sqlite:///{folder / 'policy.db'}", folder, clock=self.clock)
         self.system.start(admin_password="a long enough password")
         self.asked: list[tuple[str, ServiceRequest]] = []
+        self.is_bus_away = False
         self.service = EventService(self.system, self._run)
         for group in (GROUP, "traders"):
             self.system.accounts.put_group("admin", group, "")
@@ -53,9 +56,11 @@ class Bench:
         self.save("guests", {"kind": "operational_bounds", "fields": {"droop": "25 MW/Hz"}})
         self.system.repository.set_grants("admin", GROUP, "guests", [Grant("group", "traders", "read")])
 
-    def _run(self, group: str, request: ServiceRequest) -> str:
+    def _run(self, group: str, request: ServiceRequest) -> Ran:
+        if self.is_bus_away:
+            return Ran("the databus is away", has_gone=False)
         self.asked.append((group, request))
-        return f"asked for {request.service}"
+        return Ran(f"asked for {request.service}", has_gone=True)
 
     def save(self, policy_id: str, document: dict[str, Any], group: str = GROUP) -> None:
         self.system.repository.save("admin", group, policy_id, read_document(document), based_on=0)
@@ -118,6 +123,22 @@ def test_a_state_beyond_its_limit_has_a_service_run_once(bench: Bench) -> None:
     )  # fmt: skip
     assert request.values == {"rocof_hz_per_s": -0.03}
     assert request.reason == "rule 'excited': |rocof_hz_per_s| = 0.03 is above 20 mHz/s"
+
+
+def test_what_could_not_be_asked_for_is_asked_for_again_soon_and_then_held_off(bench: Bench) -> None:
+    bench.save("excitation", trigger())
+    bench.is_bus_away = True
+    assert bench.report(rocof_hz_per_s=0.1) == ["the databus is away"]
+    assert bench.report(rocof_hz_per_s=0.1) == []  # not with each report
+    bench.later(1.0)
+    assert bench.report(rocof_hz_per_s=0.1) == ["the databus is away"]
+    bench.is_bus_away = False
+    bench.later(1.0)
+    assert bench.report(rocof_hz_per_s=0.1) == ["asked for inertia_estimation"]
+    bench.later(3599.0)
+    assert bench.report(rocof_hz_per_s=0.1) == []
+    bench.later(1.0)
+    assert bench.report(rocof_hz_per_s=0.1) == ["asked for inertia_estimation"]
 
 
 def test_each_asset_is_held_off_by_itself(bench: Bench) -> None:
@@ -220,6 +241,32 @@ def test_a_value_from_the_future_is_refused(bench: Bench) -> None:
     late = Report(group=GROUP, asset="G1", values={"rocof_hz_per_s": 1.0}, time_ns=START_NS + 6 * NS)
     with pytest.raises(BadReportError, match="6 s in the future"):
         bench.service.report(bench.user("device"), late, "rest")
+
+
+def test_after_a_clock_that_was_ahead_new_values_count_and_old_ones_do_not(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.save("excitation", trigger())
+    bench.save("share", sharing(GIVE_VOLTAGES))
+
+    def set_clock(time_ns: int) -> None:
+        monkeypatch.setattr(bench.clock, "now_ns", lambda: time_ns)
+
+    set_clock(START_NS + 3600 * NS)
+    bench.report("G2", rocof_hz_per_s=0.1)
+    bench.report("G1", voltage_pu=0.9, rocof_hz_per_s=0.0)
+    set_clock(START_NS + 8 * NS)
+    given = bench.ask("G1").values["voltage_pu"]
+    assert (given.value, given.age_s, given.stale) == (0.9, -3592.0, True)
+    bench.asked.clear()
+    bench.report("G2", voltage_pu=1.0)
+    assert bench.asked == []  # the ROCOF of G2 is from the future
+    assert bench.report("G1", voltage_pu=1.01, rocof_hz_per_s=0.1)
+    assert bench.ask("G1").values["voltage_pu"] == GivenValue(1.01, START_NS + 8 * NS, 0.0, stale=False)
+    set_clock(START_NS + 6 * NS)  # a little back: neither old nor unknown
+    assert bench.ask("G1").values["voltage_pu"] == GivenValue(1.01, START_NS + 8 * NS, 0.0, stale=False)
+    bench.report("G1", voltage_pu=1.02)
+    assert bench.ask("G1").values["voltage_pu"].value == 1.01
 
 
 def test_data_is_given_to_those_with_whom_it_is_shared_and_no_more_than_that(bench: Bench) -> None:
@@ -406,6 +453,15 @@ def test_traffic_of_those_outside_of_the_group_and_rules_about_other_things_are_
     assert bench.user("device").may("reporter", GROUP)
 
 
+@pytest.mark.parametrize("invented", [{"action": "traffic"}, {"values": {"requests_count": 1e6, "voltage_pu": 1.0}}])
+def test_traffic_is_counted_and_cannot_be_reported(bench: Bench, invented: dict[str, Any]) -> None:
+    bench.save("traffic", sharing({**flood(above=5), "when": {"actions": ["traffic", "measured"]}}))
+    with pytest.raises(BadReportError, match="cannot be reported"):
+        bench.service.report(bench.user("device"), Report(group=GROUP, asset="vpp", **invented), "rest")
+    assert bench.user("device").may("reporter", GROUP)
+    assert bench.service._state.of(GROUP, "vpp") == {}
+
+
 def test_traffic_is_that_of_the_last_minute(bench: Bench) -> None:
     for _ in range(4):
         bench.system.traffic.count("vpp")
@@ -434,6 +490,20 @@ def test_what_was_done_is_written_down_with_rule_and_reason(bench: Bench) -> Non
     assert (report.kind, report.user, report.effect, report.rule) == ("report", "device", "act", "excited")
     assert report.did == "asked for inertia_estimation"
     assert (request.kind, request.effect, request.why) == ("request", "none", "no rule permits it")
+
+
+def test_of_a_report_only_what_the_rule_compared_is_written_down_and_shown_to_those_who_may_read_the_policy(
+    bench: Bench,
+) -> None:
+    bench.save("excitation", trigger())
+    bench.report(rocof_hz_per_s=0.03, active_power_w=5e3)
+    bench.system.journal.keep()
+    (entry,) = bench.system.journal.entries(*is_wanted(Wanted("report")))
+    assert entry.values == {"rocof_hz_per_s": 0.03}
+    assert seen_by(bench.system, bench.user("device"), entry).values == entry.values
+    bench.system.repository.set_grants("admin", GROUP, "excitation", [Grant("user", "admin", "read")])
+    hidden = seen_by(bench.system, bench.user("device"), entry)
+    assert (hidden.asset, hidden.policy, hidden.values) == ("G1", "", {})
 
 
 def test_what_is_done_with_policies_and_accounts_is_told_in_the_group_it_is_of(bench: Bench) -> None:
@@ -485,7 +555,7 @@ class Knocking:
     """What is at the door of a service."""
 
     def __init__(self, bench: Bench) -> None:
-        self.system, self.door = bench.system, Door()
+        self.system, self.door = bench.system, Door(bench.clock)
         self.door.told = RateLimit(2, 60.0, bench.clock)
 
 

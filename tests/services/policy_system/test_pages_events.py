@@ -5,7 +5,9 @@ import threading
 from html import unescape
 from pathlib import Path
 
+import httpx
 import pytest
+from broker import wait_until
 from policy_pages import BOUNDS, EFFECT, LIVE, OTHER, TRIGGER, Person, person
 from served_policies import ServedPolicies
 
@@ -42,7 +44,7 @@ def test_an_event_comes_in_as_it_happens_and_stays(service: ServedPolicies, admi
     service.save("live_trigger", {**TRIGGER, "asset_id": "live_feeder"}, group=LIVE)
     newest = re.search(r"/events/stream\?after=(\d+)", admin.get("/events").text)
     assert newest is not None
-    stream = Stream(admin, 1, f"?after={newest[1]}")
+    stream = Stream(admin, 1, f"?after={newest[1]}&policy={LIVE}/live_trigger&kind=report")
     report = {"group": LIVE, "asset": "live_feeder", "values": {"rocof_hz_per_s": 0.9}}
     assert service.admin.post("/api/v1/events", json={"reports": [report]}).status_code == 200
     stream.join(10.0)
@@ -74,6 +76,69 @@ def test_events_of_other_groups_are_not_told_and_hidden_policies_not_named(
         assert stream.rows
         assert all("hidden_trigger" not in row and "other_feeder" not in row for row in stream.rows)
     assert "hidden_trigger" in admin.get("/events").text
+
+
+def journal_is_written_down(service: ServedPolicies) -> bool:
+    counts = httpx.get(f"{service.url}/health/ready").json()["counts"]
+    return bool(counts["journal"]["waiting"] == 0)
+
+
+def test_events_of_other_groups_are_hidden_in_the_api_the_page_and_the_stream_each(service: ServedPolicies) -> None:
+    for group in (LIVE, OTHER):
+        service.save("each_way", {**TRIGGER, "asset_id": f"{group}_way"}, group=group)
+
+    def report() -> None:
+        for group in (OTHER, LIVE):
+            one = {"group": group, "asset": f"{group}_way", "values": {"rocof_hz_per_s": 0.9}}
+            assert service.admin.post("/api/v1/events", json={"reports": [one]}).json()
+
+    ours, theirs = f"{LIVE}_way", f"{OTHER}_way"
+    key = service.make_service("each_way", group=LIVE)
+    with person(service, "lea", "reader", LIVE) as lea, service.client(key.token("each_way")) as api:
+        wait_until(lambda: journal_is_written_down(service))
+        live = Stream(lea, 1, "?after=999999999&kind=report")
+        report()
+        for is_kept in (False, True):
+            if is_kept:
+                wait_until(lambda: journal_is_written_down(service))
+            missed = Stream(lea, 1, "?after=0&kind=report")
+            for text in (api.get("/api/v1/events").text, lea.get("/events").text):
+                assert ours in text
+                assert theirs not in text
+            missed.join(10.0)
+            assert missed.rows
+            assert all(theirs not in row for row in missed.rows)
+        live.join(10.0)
+        assert ours in live.rows[0]
+
+
+def test_a_policy_that_is_hidden_finds_nothing(service: ServedPolicies, admin: Person) -> None:
+    service.save("found_trigger", {**TRIGGER, "asset_id": "found_feeder"}, group=LIVE)
+
+    def grant(name: str) -> None:
+        fields = {"subject_kind": "user", "subject": name, "right": "read"}
+        assert admin.fill(f"/policies/{LIVE}/found_trigger/grants", fields).status_code == 303
+
+    def report(rocof_hz_per_s: float) -> None:
+        one = {"group": LIVE, "asset": "found_feeder", "values": {"rocof_hz_per_s": rocof_hz_per_s}}
+        assert service.admin.post("/api/v1/events", json={"reports": [one]}).json()
+
+    grant("admin")
+    query = f"?policy={LIVE}/found_trigger&kind=report"
+    with person(service, "ida", "reader", LIVE) as ida:
+        stream = Stream(ida, 1, f"{query}&after=999999999")
+        report(0.7)
+        assert "found_feeder" in ida.get("/events?kind=report").text
+        for is_kept in (False, True):
+            if is_kept:
+                wait_until(lambda: journal_is_written_down(service))
+            assert "found_feeder" not in ida.get(f"/events{query}").text
+            assert "found_feeder" in admin.get(f"/events{query}").text
+        grant("ida")
+        report(0.9)
+        stream.join(10.0)
+        [row] = stream.rows
+        assert "rocof_hz_per_s</code> 0.9" in row
 
 
 def rows_with(text: str, page: str) -> list[str]:

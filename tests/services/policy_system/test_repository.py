@@ -24,6 +24,7 @@ from edgeflex_services.policy_system.documents import read_document
 from edgeflex_services.policy_system.journal import Journal, entry_of
 from edgeflex_services.policy_system.proof import Head, Proof, digest_of
 from edgeflex_services.policy_system.repository import (
+    CannotWriteError,
     ConflictError,
     Effect,
     Grant,
@@ -302,6 +303,17 @@ def test_of_effects_and_of_the_journal_the_newest_are_kept(
     assert len(kept()) == 202
     add(253)
     assert kept() == list(range(253, 53, -1))
+
+
+def test_who_waits_for_another_instance_that_does_not_end_is_told_so(repository: Repository) -> None:
+    repository.check_writing()
+    other = Repository(open_database(repository._engine.url.render_as_string(hide_password=False)), VirtualClock())
+    with other.writing() as connection:
+        connection.execute(text("UPDATE health SET time_ns = 7"))
+        with pytest.raises(CannotWriteError):
+            repository.check_writing()
+    repository.check_writing()
+    other.close()
 
 
 def test_differences_of_versions_are_told_by_place_and_rules_by_name() -> None:

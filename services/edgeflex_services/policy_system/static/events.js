@@ -7,7 +7,7 @@ const state = document.getElementById("live-state");
 const pause = document.getElementById("pause");
 const most = Number(table.dataset.most);
 const MOST_SEEN = 1000;
-const seen = new Set([...rows.rows].map((row) => row.dataset.key));
+const seen = new Set([...rows.rows].map((row) => row.dataset.key).concat(table.dataset.shown.split(" ")));
 let waiting = [];
 let isPaused = false;
 
