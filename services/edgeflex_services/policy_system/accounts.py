@@ -24,7 +24,7 @@ from msgspec import Meta
 from sqlalchemy import Connection, delete, insert, select, update
 
 from edgeflex_services.policy_system.documents import NAME, Name
-from edgeflex_services.policy_system.repository import Repository, UnknownError
+from edgeflex_services.policy_system.repository import PUT_GROUP, Repository, UnknownError
 from edgeflex_services.policy_system.tables import groups, members, sessions, users
 
 Role: TypeAlias = Literal["blocked", "reader", "reporter", "editor", "manager"]
@@ -214,7 +214,7 @@ class Accounts:
             changed = connection.execute(update(groups).where(groups.c.name == name).values(about=about))
             if changed.rowcount == 0:
                 connection.execute(insert(groups).values(name=name, about=about))
-            self._repository.note(connection, actor, "put_group", name, {"about": about})
+            self._repository.note(connection, actor, PUT_GROUP, name, {"about": about})
 
     def set_role(self, actor: str, group: str, user: str, role: Role | None, why: str = "") -> None:
         """Give a user a role in a group, or none. Raises UnknownError."""

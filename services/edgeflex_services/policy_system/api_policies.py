@@ -38,6 +38,7 @@ from edgeflex_services.policy_system.repository import (
     Reader,
     Saved,
     UnknownError,
+    about,
 )
 from edgeflex_services.policy_system.rights import what_it_does
 from edgeflex_services.policy_system.system import PolicySystem
@@ -293,7 +294,7 @@ class PolicyRepository(Controller):
     def audit(self, request: AnyRequest, group: Id, policy_id: Id) -> list[AuditEntry]:
         """What was done with it, the newest first."""
         saved = _entry(request, group, policy_id).saved
-        return system_of(request).repository.audit_entries(what=f"{saved.group}/{saved.policy_id}")
+        return system_of(request).repository.audit_entries(about(f"{saved.group}/{saved.policy_id}"))
 
     @get("/grants", responses=REFUSED, sync_to_thread=False)
     def grants(self, request: AnyRequest, group: Id, policy_id: Id) -> Response[list[Grant]]:

@@ -23,7 +23,7 @@ from edgeflex_services.policy_system.accounts import (
 from edgeflex_services.policy_system.documents import Name
 from edgeflex_services.policy_system.enforce import AnyRequest, system_of
 from edgeflex_services.policy_system.pages_common import Form, Visitor, html, html_form, see_other
-from edgeflex_services.policy_system.repository import UnknownError
+from edgeflex_services.policy_system.repository import UnknownError, about_user
 
 MOST_AUDIT = 20
 LONGEST_WORDS = 400
@@ -209,7 +209,7 @@ def _user_page(
         groups=[each.name for each in system.accounts.groups()],
         roles=(*ROLES, BLOCKED),
         jwks=json.dumps(shown.jwks, indent=2) if shown.jwks.get("keys") else "",
-        audit=system.repository.audit_entries(what=name, limit=MOST_AUDIT),
+        audit=system.repository.audit_entries(about_user(name), limit=MOST_AUDIT),
         done=done,
         is_self=name == visitor.user.name,
     )

@@ -12,7 +12,7 @@ from edgeflex_services.policy_system.pages_accounts import admin_only
 from edgeflex_services.policy_system.pages_common import Form, Visitor, html, see_other
 from edgeflex_services.policy_system.proof import Head, Proof
 from edgeflex_services.policy_system.queries import signing_keys_known
-from edgeflex_services.policy_system.repository import Repository
+from edgeflex_services.policy_system.repository import Repository, about
 
 ON_A_PAGE = 100
 
@@ -35,7 +35,8 @@ class LogPages(Controller):
         admin_only(visitor)
         repository = system_of(request).repository
         found, error = _proved(repository, head.strip()) if proof else (None, "")
-        entries = repository.audit_entries(before=before, limit=ON_A_PAGE + 1, what=what.strip() or None)
+        wanted = [about(what.strip())] if what.strip() else []
+        entries = repository.audit_entries(*wanted, before=before, limit=ON_A_PAGE + 1)
         return html(
             request,
             "audit.html",

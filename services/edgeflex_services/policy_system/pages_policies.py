@@ -26,7 +26,14 @@ from edgeflex_services.policy_system.pages_common import (
 from edgeflex_services.policy_system.pages_events import rows_of_policy
 from edgeflex_services.policy_system.pages_words import changed_parts, changed_rules, fields_in_words
 from edgeflex_services.policy_system.queries import Wanted, readers_now, refused_now
-from edgeflex_services.policy_system.repository import AuditEntry, ConflictError, Grant, OthersCameFirstError, Saved
+from edgeflex_services.policy_system.repository import (
+    AuditEntry,
+    ConflictError,
+    Grant,
+    OthersCameFirstError,
+    Saved,
+    about,
+)
 from edgeflex_services.policy_system.rights import what_it_does
 from edgeflex_services.policy_system.system import PolicySystem
 
@@ -205,7 +212,7 @@ def _policy_page(
 ) -> Response[str]:
     system, saved, user = system_of(request), entry.saved, visitor.user
     place = (saved.group, saved.policy_id)
-    done_with_it = system.repository.audit_entries(what="/".join(place))
+    done_with_it = system.repository.audit_entries(about("/".join(place)))
     return html(
         request,
         "policy.html",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Meta
-from sqlalchemy import Connection, Engine, Table, delete, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, Engine, Table, delete, func, insert, or_, select, text, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from edgeflex_flow.clock import Clock, moment_ns
@@ -129,6 +129,7 @@ class Effect(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 KEPT = 100_000
+PUT_GROUP = "put_group"
 
 
 class NewestRows:
@@ -147,6 +148,20 @@ class NewestRows:
             self._since_pruning = 0
             newest = connection.scalar(select(func.max(id_))) or 0
             connection.execute(delete(self._table).where(id_ <= newest - KEPT))
+
+
+def about(name: str) -> ColumnElement[bool]:
+    """Entries about a policy (`group/id`), a user and the roles of that, or a group with its roles and policies."""
+    told = audit.c.object
+    of_group = (told.startswith(f"{name}{mark}", autoescape=True) for mark in ":/")
+    return or_(told == name, told.endswith(f":{name}", autoescape=True), *of_group)
+
+
+def about_user(name: str) -> ColumnElement[bool]:
+    """Entries about a user and the roles of that, and not about a group that is called the same."""
+    told = audit.c.object
+    itself = (told == name) & (audit.c.action != PUT_GROUP)
+    return or_(itself, told.endswith(f":{name}", autoescape=True))
 
 
 class Repository:
@@ -395,14 +410,12 @@ class Repository:
         self._noted.append(Noted(now_ns, actor, action, what, detail))
 
     def audit_entries(
-        self, *, before: int | None = None, limit: int = 100, what: str | None = None
+        self, *conditions: ColumnElement[bool], before: int | None = None, limit: int = 100
     ) -> list[AuditEntry]:
-        """The newest entries; `before`: only those with a smaller id. `what`: of this object only."""
-        query = select(audit).order_by(audit.c.id.desc()).limit(limit)
+        """The newest entries that meet the conditions; `before`: only those with a smaller id."""
+        query = select(audit).where(*conditions).order_by(audit.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(audit.c.id < before)
-        if what is not None:
-            query = query.where(audit.c.object == what)
         with self.reading() as connection:
             return [AuditEntry(*row) for row in connection.execute(query)]
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import RSAAlgorithm
 from served_policies import KeyPair
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_services.policy_system.accounts import (
@@ -27,7 +27,7 @@ from edgeflex_services.policy_system.accounts import (
     checked_jwks,
     jwk_of,
 )
-from edgeflex_services.policy_system.repository import Repository, UnknownError
+from edgeflex_services.policy_system.repository import Repository, UnknownError, about, about_user
 from edgeflex_services.policy_system.system import DATABUS, SYSTEM
 from edgeflex_services.policy_system.tables import open_database, sessions, users
 
@@ -221,3 +221,17 @@ def test_a_key_that_cannot_be_kept_is_told_without_quoting_it(keys: Any, told: s
     with pytest.raises(BadAccountError, match=told) as raised:
         checked_jwks({"keys": keys})
     assert "secret" not in str(raised.value)
+
+
+def test_what_is_told_of_a_user_has_the_roles_and_nothing_of_a_group_of_the_same_name(accounts: Accounts) -> None:
+    accounts.put_group("root", "ann", "a group that is called as a user")
+    accounts.set_role("root", "g", "ann", "reader")
+    accounts.set_role("root", "ann", "root", "reader")
+    accounts.put_group("root", "g_too", "")
+
+    def told(condition: ColumnElement[bool]) -> list[tuple[str, str]]:
+        return [(each.action, each.object) for each in accounts._repository.audit_entries(condition)][::-1]
+
+    assert told(about_user("ann")) == [("add_user", "ann"), ("set_role", "g:ann")]
+    assert told(about("g")) == [("put_group", "g"), ("set_role", "g:ann")]
+    assert ("set_role", "ann:root") in told(about("ann"))
