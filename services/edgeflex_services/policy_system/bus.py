@@ -118,7 +118,7 @@ class EventBus(Bus):
 
     def _counts_now(self) -> dict[str, int]:
         with self._counts_lock:
-            return dict(self.counts)
+            return {"is_connected": int(self._client.is_connected()), **self.counts}
 
     def _came(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
         """In paho's thread. What the broker had kept from before is no event of now."""

@@ -199,6 +199,7 @@ def test_a_service_that_cannot_be_asked_is_told_and_the_bus_is_found_again(tmp_p
         with made.served.client(token) as client:
             report = {"group": GROUP, "asset": "G1", "values": {"rocof_hz_per_s": 0.5}}
             wait_until(lambda: "databus is away" in client.post("/api/v1/events", json={"reports": [report]}).text)
+            assert client.get("/health/ready").json()["counts"]["bus"]["is_connected"] == 0
         made.broker.start()
         with Listener(made.broker, f"edgeflex/{GROUP}/service/+") as bus:
             again = Publisher(made.broker)
@@ -209,6 +210,7 @@ def test_a_service_that_cannot_be_asked_is_told_and_the_bus_is_found_again(tmp_p
 
             wait_until(asked)
             again.close()
+        assert made.served.admin.get("/health/ready").json()["counts"]["bus"]["is_connected"] == 1
 
 
 @pytest.mark.needs("mosquitto")
