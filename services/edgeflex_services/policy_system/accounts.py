@@ -35,6 +35,7 @@ ROLES: tuple[Role, ...] = ("reader", "reporter", "editor", "manager")
 events; save policies; say who is a member and who may read a policy."""
 
 SHORTEST_PASSWORD = 12
+LONGEST_PASSWORD = 200
 MOST_KEYS = 10
 SMALLEST_RSA_BITS = 2048
 SESSION_NS = 8 * 3600 * 1_000_000_000
@@ -92,7 +93,7 @@ class NewUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     about: Annotated[str, Meta(max_length=400)] | None = None
     is_admin: bool | None = None
-    password: Annotated[str, Meta(min_length=SHORTEST_PASSWORD, max_length=200)] | None = None
+    password: Annotated[str, Meta(min_length=SHORTEST_PASSWORD, max_length=LONGEST_PASSWORD)] | None = None
     jwks: Annotated[dict[str, Any], Meta(max_length=5)] | None = None
     public_key: Annotated[str, Meta(max_length=10_000, description="PEM of one more key.")] | None = None
 

@@ -7,12 +7,10 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import msgspec
-
 from edgeflex_flow.clock import Clock, SystemClock
 from edgeflex_flow.errors import FatalError
 from edgeflex_services.policy_system import LOG
-from edgeflex_services.policy_system.accounts import Accounts, NewUser
+from edgeflex_services.policy_system.accounts import LONGEST_PASSWORD, SHORTEST_PASSWORD, Accounts, NewUser
 from edgeflex_services.policy_system.catalogue import Catalogue
 from edgeflex_services.policy_system.journal import Journal
 from edgeflex_services.policy_system.repository import CannotWriteError, Noted, Repository
@@ -84,11 +82,12 @@ class PolicySystem:
             file, password = self.folder / "admin-password", secrets.token_urlsafe(18)
             file.touch(mode=0o600)
             file.write_text(password + "\n")
-        try:
-            wanted = NewUser(about="made at the first start", is_admin=True, password=password)
-            self.accounts.put_user(SYSTEM, ADMIN, msgspec.convert(msgspec.to_builtins(wanted), NewUser))
-        except msgspec.ValidationError as error:
-            raise FatalError(f"the administrator's password: {error}") from error
+        if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+            limits = f"{SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters"
+            raise FatalError(f"the administrator's password has {limits}; got one of {len(password)}")
+        self.accounts.put_user(
+            SYSTEM, ADMIN, NewUser(about="made at the first start", is_admin=True, password=password)
+        )
         return file
 
     def _noted(self, noted: Noted) -> None:
