@@ -20,6 +20,7 @@ from edgeflex_flow.units import SUFFIXES, conversion_factor
 def message_name(kind: type[WireMessage]) -> str:
     """A message type as people know it: `samples`, `frequency_event`.
 
+    >>> from edgeflex_flow.messages import DeadLetter
     >>> message_name(Samples), message_name(DeadLetter)
     ('samples', 'dead_letter')
     """

@@ -227,7 +227,7 @@ def test_missing_package_is_fatal_and_says_how_to_get_it(
     make_context: ContextMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)
-    with pytest.raises(FatalError, match=r"httpx is not installed; .*pip install 'edgeflex-flow\[rest\]'"):
+    with pytest.raises(FatalError, match=r"httpx is not installed; .*pip install 'PATH/TO/edgeflex-flow\[rest\]'"):
         rest.NODE.open(RestConfig(url="https://a"), make_context())
 
 

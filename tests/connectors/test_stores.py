@@ -392,7 +392,7 @@ def test_missing_library_is_told_with_what_to_install(
     fields: dict[str, Any],
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    told = rf"{node.kind} needs {library}: pip install 'edgeflex-flow\[{node.kind}\]'"
+    told = rf"{node.kind} needs {library}: pip install 'PATH/TO/edgeflex-flow\[{node.kind}\]'"
     with pytest.raises(FatalError, match=told):
         node.open(node.config(**fields), make_context("archive"))
 

@@ -77,7 +77,7 @@ def test_a_missing_simbench_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> 
         raise ModuleNotFoundError(f"No module named '{name}'", name=name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(FatalError, match=r"pip install 'edgeflex-flow\[simbench\]'"):
+    with pytest.raises(FatalError, match=r"pip install 'PATH/TO/edgeflex-flow\[simbench\]'"):
         make_grid("simbench:1-LV-rural1--0-sw")
 
 
