@@ -54,7 +54,7 @@ class Limits:
     keep_alive_s: float = 75.0
     """Longer than the usual time from one question of a flow to its next, so that it need not connect each time."""
     connections: int = 4000
-    of_address: int = 500
+    of_address: int = 2000
     """Connections of one address, so that no single client can take all of them."""
 
 
