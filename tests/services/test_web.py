@@ -38,7 +38,7 @@ limits = replace(
     limits,
     head_s=limits.head_s / 50,
     keep_alive_s=limits.keep_alive_s / 50,
-    of_address=limits.of_address // 50,
+    of_address=limits.of_address // 200,
 )
 listen(app, parser.parse_args(), limits=limits)
 """
