@@ -191,7 +191,10 @@ def test_an_administrator_manages_users_and_groups(window: Watched, browser: Bro
     page.get_by_label("Group", exact=True).select_option("grid_north")
     page.get_by_label("Role", exact=True).select_option("manager")
     page.get_by_role("button", name="Give the role").click()
-    expect(page.get_by_role("row", name=re.compile("grid_north"))).to_contain_text("manager")
+    roles = page.get_by_role("region", name="Roles in groups")
+    expect(roles.get_by_role("row", name=re.compile("grid_north"))).to_contain_text("manager")
+    log = page.get_by_role("region", name="What was done with it")
+    expect(log.get_by_role("row", name=re.compile("grid_north"))).to_contain_text("manager")
     window.check()
     with watched(browser, service) as hers:
         own = hers.sign_in("olga")
