@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, overload
 
 
 class Clock(Protocol):
@@ -46,6 +46,10 @@ class VirtualClock:
         self._now_ns = max(self._now_ns, time_ns)
 
 
+@overload
+def moment_ns(moment: datetime) -> int: ...
+@overload
+def moment_ns(moment: datetime | None) -> int | None: ...
 def moment_ns(moment: datetime | None) -> int | None:
     """UTC nanoseconds of a moment with its offset.
 

@@ -121,6 +121,15 @@ class FatalError(EdgeflexError):
     """The flow cannot go on (a port in use, a wrong password). It stops with exit code 3."""
 
 
+def how_to_install(extra: str) -> str:
+    """The command that brings the packages of an extra, for who lacks one.
+
+    >>> how_to_install("rest")
+    "pip install 'PATH/TO/edgeflex-flow[rest]'"
+    """
+    return f"pip install 'PATH/TO/edgeflex-flow[{extra}]'"
+
+
 def unforeseen(what: str, error: BaseException) -> FatalError:
     """The FatalError of a thread that ended by an error of another kind: what it could not do, and why."""
     failure = FatalError(f"{what}: {type(error).__name__}: {error}")

@@ -19,7 +19,6 @@ taken has to be sent once more. None of them waits for the disk: a thread writes
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import threading
@@ -30,7 +29,7 @@ from itertools import chain
 from pathlib import Path
 
 from edgeflex_flow.clock import Clock, SystemClock
-from edgeflex_flow.disk import sync_folder
+from edgeflex_flow.disk import lock_file, sync_folder
 from edgeflex_flow.errors import RetryableError
 from edgeflex_flow.node import Counters
 from edgeflex_flow.segments import (
@@ -287,12 +286,9 @@ class Outbox:
 
     def _open_folder(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock_file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock_file)
-            self._lock_file = -1
+            self._lock_file = lock_file(folder / "lock")
+        except BlockingIOError as error:
             text = f"the outbox '{folder}' is in use by another process: does this flow run twice?"
             raise RetryableError(text) from error
         try:

@@ -135,11 +135,18 @@ class PolicyEffect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RefusedEffect(msgspec.Struct, frozen=True):
-    """An effect that a policy system does not keep."""
+    """One that was not kept."""
 
     at: int
-    """Its place among those that were reported, from 0."""
+    """Its place among those that were sent, from 0."""
     why: str
+
+
+class KeptEffects(msgspec.Struct, frozen=True):
+    """What became of effects."""
+
+    kept: int
+    refused: list[RefusedEffect]
 
 
 class PolicyAnswer(NamedTuple):

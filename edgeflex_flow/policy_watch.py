@@ -242,7 +242,7 @@ class PolicyWatch:
         withdrawn = frozenset(self._policies.keys() - new.keys())
         for name in sorted(withdrawn):
             self._counters.add("withdrawn")
-            self._log.warning("policies: %r is withdrawn, or not for this site any more; defaults hold", name)
+            self._log.warning("policies: %r is withdrawn, or not for this site any more; %s", name, DEFAULTS_HOLD)
         self._tell_back(given)
         changed = new != self._policies
         self._withdrawn = frozenset((self._withdrawn | withdrawn) - new.keys())

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from edgeflex_flow.errors import BadMessageError, FatalError, RetryableError
+from edgeflex_flow.errors import BadMessageError, FatalError, RetryableError, how_to_install
 
 if TYPE_CHECKING:
     import httpx
@@ -88,9 +88,7 @@ def load_httpx(name: str) -> Any:
 
 def missing_extra(name: str, error: ImportError) -> FatalError:
     """What to say when a package of the extra `rest` is not installed."""
-    return FatalError(
-        f"{name}: {error.name} is not installed; it comes with: pip install 'PATH/TO/edgeflex-flow[rest]'"
-    )
+    return FatalError(f"{name}: {error.name} is not installed; it comes with: {how_to_install('rest')}")
 
 
 class HttpClient:

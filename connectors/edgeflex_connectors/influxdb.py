@@ -38,7 +38,7 @@ from edgeflex_connectors.store import (
 from edgeflex_connectors.store_rows import Stored, Values, rows_without, table_of, values_of
 from edgeflex_connectors.tls import default_tls
 from edgeflex_connectors.urls import split_url
-from edgeflex_flow.errors import FatalError, FieldError, RetryableError
+from edgeflex_flow.errors import FatalError, FieldError, RetryableError, how_to_install
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import ConnectionNode, Context, Probe, login, path, quantity
 from edgeflex_flow.node import url as url_of
@@ -644,7 +644,7 @@ def _library() -> Any:
     try:
         return importlib.import_module("httpx")
     except ImportError as error:
-        raise FatalError("influxdb needs httpx: pip install 'PATH/TO/edgeflex-flow[influxdb]'") from error
+        raise FatalError(f"influxdb needs httpx: {how_to_install('influxdb')}") from error
 
 
 def open_store(config: InfluxdbConfig, context: Context) -> InfluxdbStore:

@@ -38,7 +38,7 @@ from edgeflex_connectors.store import (
 )
 from edgeflex_connectors.store_rows import Values, rows_without, table_of_rows, values_of
 from edgeflex_flow.disk import sync_folder
-from edgeflex_flow.errors import FatalError, FieldError, RetryableError
+from edgeflex_flow.errors import FatalError, FieldError, RetryableError, how_to_install
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import ConnectionNode, Context, Probe
 from edgeflex_flow.node import path as file_path
@@ -689,7 +689,7 @@ def _libraries() -> tuple[Any, Any]:
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError as error:
-        raise FatalError("parquet needs pyarrow: pip install 'PATH/TO/edgeflex-flow[parquet]'") from error
+        raise FatalError(f"parquet needs pyarrow: {how_to_install('parquet')}") from error
 
 
 def open_store(config: ParquetConfig, context: Context) -> ParquetStore:

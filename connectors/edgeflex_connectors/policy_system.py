@@ -16,7 +16,15 @@ from edgeflex_connectors.rest_retry import UNHANDLED_STATUSES, retry_after_s
 from edgeflex_flow.errors import BadMessageError, FatalError, RetryableError
 from edgeflex_flow.messages import Policy
 from edgeflex_flow.node import ConnectionNode, Context, Probe, path, quantity
-from edgeflex_flow.policy import POLICIES, PolicyAnswer, PolicyEffect, PolicySystemError, PolicyTerms, RefusedEffect
+from edgeflex_flow.policy import (
+    POLICIES,
+    KeptEffects,
+    PolicyAnswer,
+    PolicyEffect,
+    PolicySystemError,
+    PolicyTerms,
+    RefusedEffect,
+)
 
 POLICIES_PATH = "/api/v1/policies"
 EFFECTS_PATH = "/api/v1/effects"
@@ -86,10 +94,6 @@ class _Listed(msgspec.Struct, frozen=True):
     policies: list[msgspec.Raw]
 
 
-class _KeptEffects(msgspec.Struct, frozen=True):
-    refused: tuple[RefusedEffect, ...]
-
-
 class _Id(msgspec.Struct, frozen=True):
     policy_id: str
 
@@ -156,7 +160,7 @@ class RestPolicySystem:
         if not answer.is_success:
             raise self._unusable(answer, f"POST {EFFECTS_PATH}")
         try:
-            return msgspec.json.decode(answer.body, type=_KeptEffects).refused
+            return msgspec.json.decode(answer.body, type=KeptEffects).refused
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise PolicySystemError(f"{self._session.name}: POST {EFFECTS_PATH}: {error}", is_final=True) from error
 

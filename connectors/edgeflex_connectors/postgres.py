@@ -30,7 +30,7 @@ from edgeflex_connectors.store import (
 )
 from edgeflex_connectors.store_rows import Values, rows_without, table_of_rows, values_of
 from edgeflex_connectors.urls import split_url
-from edgeflex_flow.errors import FatalError, FieldError, RetryableError
+from edgeflex_flow.errors import FatalError, FieldError, RetryableError, how_to_install
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import ConnectionNode, Context, Probe, login, path, quantity
 from edgeflex_flow.node import url as url_of
@@ -639,7 +639,7 @@ def _driver() -> Any:
     try:
         return importlib.import_module("psycopg")
     except ImportError as error:
-        raise FatalError("postgres needs psycopg: pip install 'PATH/TO/edgeflex-flow[postgres]'") from error
+        raise FatalError(f"postgres needs psycopg: {how_to_install('postgres')}") from error
 
 
 def _one_line(error: psycopg.Error) -> str:

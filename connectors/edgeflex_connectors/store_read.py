@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -17,6 +17,7 @@ from edgeflex_connectors.batching import DeviceTable, message_types, promise_ref
 from edgeflex_connectors.replay import Items, Replay, Speed
 from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS, How, Series, Store, StoredMessage
 from edgeflex_connectors.store_window import Piece, pieces
+from edgeflex_flow.clock import moment_ns
 from edgeflex_flow.errors import FieldError, RetryableError
 from edgeflex_flow.messages import Message, Quality, Samples, decode_message
 from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection, quantity
@@ -26,7 +27,6 @@ AHEAD = 4
 """Pieces that are read ahead of the flow."""
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 5.0
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class StoreReadConfig(NodeConfig, frozen=True, kw_only=True):
@@ -116,7 +116,7 @@ def time_ns_of(text: str) -> int:
         raise ValueError(f"a time in ISO 8601 is expected, such as 2026-05-01T10:00:00Z; got '{text}'") from None
     if time.tzinfo is None:
         raise ValueError(f"the time needs its zone (Z for UTC); got '{text}'")
-    time_ns = (time - EPOCH) // timedelta(microseconds=1) * 1000
+    time_ns = moment_ns(time)
     if not EARLIEST_NS <= time_ns <= LATEST_NS:
         raise ValueError(f"the time is between 1678 and 2262; got '{text}'")
     return time_ns

@@ -28,7 +28,7 @@ from edgeflex_flow.cli.places import Definition
 from edgeflex_flow.cli.problems import WIDTH_OF_FILES, console, show_problems
 from edgeflex_flow.cli.recorded_units import unit_table
 from edgeflex_flow.cli.times import Time
-from edgeflex_flow.errors import EdgeflexError, FlowFileError
+from edgeflex_flow.errors import EdgeflexError, FlowFileError, how_to_install
 from edgeflex_flow.flowfile import load_table
 from edgeflex_flow.flowfile.fields import check_bounds, parse_number
 from edgeflex_flow.messages import Samples, SystemInertia
@@ -148,7 +148,7 @@ def _drawing(plot: Path | None) -> Callable[[str, RecordResult, Path], None]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "matplotlib":
             raise
-        raise click.UsageError("--plot needs matplotlib: pip install 'PATH/TO/edgeflex-flow[plot]'") from error
+        raise click.UsageError(f"--plot needs matplotlib: {how_to_install('plot')}") from error
     if not plot.absolute().parent.is_dir():
         raise click.BadParameter(f"there is no folder '{plot.parent}'", param_hint="--plot")
     if plot.suffix.lower() not in module.FORMATS:

@@ -34,7 +34,7 @@ from edgeflex_flow.cli.preview_show import OPEN_LOOP, Preview, RecordFacts, show
 from edgeflex_flow.cli.preview_words import summary, within_a_day
 from edgeflex_flow.cli.problems import WIDTH_OF_FILES, console, show_problems
 from edgeflex_flow.cli.times import Time
-from edgeflex_flow.errors import FatalError, FlowFileError
+from edgeflex_flow.errors import FatalError, FlowFileError, how_to_install
 from edgeflex_flow.flowfile import Plan, load_flow
 from edgeflex_flow.messages import Setpoints, ShadowSetpoints
 from edgeflex_flow.node import OperatorNode
@@ -241,9 +241,7 @@ def _draw(found: Preview, recorded: Records, outcomes: tuple[Outcome, Outcome], 
         # Imported here since it needs the extra `plot`.
         from edgeflex_flow.cli.preview_picture import draw  # noqa: PLC0415
     except ImportError as error:
-        raise click.ClickException(
-            f"--picture needs matplotlib: pip install 'PATH/TO/edgeflex-flow[plot]' ({error})"
-        ) from error
+        raise click.ClickException(f"--picture needs matplotlib: {how_to_install('plot')} ({error})") from error
     try:
         draw(found, recorded.by_source, outcomes, file)
     except OSError as error:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import click
 
+from edgeflex_flow.errors import how_to_install
 from edgeflex_services.frequency_grid import main as frequency_grid_service
 from edgeflex_services.pmu_simulator import main as pmu_simulator
 
@@ -21,9 +22,7 @@ def _extra(service: str, extra: str, libraries: Sequence[str]) -> Iterator[None]
         missing = (error.name or "").partition(".")[0]
         if missing not in libraries:
             raise
-        raise click.UsageError(
-            f"serve {service} needs {missing}: pip install 'PATH/TO/edgeflex-flow[{extra}]'"
-        ) from error
+        raise click.UsageError(f"serve {service} needs {missing}: {how_to_install(extra)}") from error
 
 
 @click.group()

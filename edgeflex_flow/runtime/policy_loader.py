@@ -139,7 +139,7 @@ class PolicyLoader:
         self._held = frozenset(in_force.policies)
         if gone:
             names = ", ".join(repr(each) for each in gone)
-            self._alarm(f"{names}: withdrawn, or not for this site any more; defaults hold")
+            self._alarm(f"{names}: withdrawn, or not for this site any more; {DEFAULTS_HOLD}")
 
     def _tell_lacking(self, values: dict[str, dict[str, Any]]) -> None:
         """Say once which bound fields a policy leaves open; warn of one that looks misspelt, and report it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from edgeflex_flow.errors import FatalError
+from edgeflex_flow.errors import FatalError, how_to_install
 
 
 def load_optimize() -> Any:
@@ -22,4 +22,4 @@ def _load(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise FatalError("this operator needs scipy: pip install 'PATH/TO/edgeflex-flow[control]'") from error
+        raise FatalError(f"this operator needs scipy: {how_to_install('control')}") from error

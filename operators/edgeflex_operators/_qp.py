@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeflex_flow.errors import how_to_install
+
 Vector = NDArray[np.float64]
 
 MOST_ITERATIONS = 100
@@ -110,9 +112,7 @@ def load_piqp() -> Any:
     try:
         return importlib.import_module("piqp")
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "the solver PIQP is not installed: pip install 'PATH/TO/edgeflex-flow[control]'"
-        ) from error
+        raise ModuleNotFoundError(f"the solver PIQP is not installed: {how_to_install('control')}") from error
 
 
 def _arguments(program: Program) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from paho.mqtt.client import Client
 
-from edgeflex_flow.errors import FatalError
+from edgeflex_flow.errors import FatalError, how_to_install
 from edgeflex_flow.tied import tied
 
 START_TIMEOUT_S = 15.0
@@ -68,8 +68,7 @@ class LocalBroker:
         mosquitto = find_mosquitto()
         if mosquitto is None and importlib.util.find_spec("amqtt") is None:
             raise FatalError(
-                "neither mosquitto nor amqtt is installed: install mosquitto, "
-                "or pip install 'PATH/TO/edgeflex-flow[demo]'"
+                f"neither mosquitto nor amqtt is installed: install mosquitto, or {how_to_install('demo')}"
             )
         self.name = "mosquitto" if mosquitto else "amqtt"
         self._command = (

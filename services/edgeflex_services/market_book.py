@@ -176,10 +176,8 @@ class MarketBook:
 
     def seen(self, key: OfferKey, now_ns: int) -> FlexOffer:
         """An offer as the outside sees it: what happened within the last `delay_s` is not told yet."""
-        history = self._history[key]
-        until_ns = now_ns - round(self.behaviour.delay_s * NS_PER_S)
-        told = [offer for time_ns, offer in history if time_ns <= until_ns]
-        return told[-1] if told else history[0][1]
+        told = self.history(key, now_ns)
+        return told[-1][1] if told else self._history[key][0][1]
 
     def keys_of(self, owner: str | None = None, offer_id: str | None = None) -> list[OfferKey]:
         """Of all offers in order of arrival: those of one owner, those with an id, or both."""
@@ -189,9 +187,10 @@ class MarketBook:
         found = (each for each in self._history if owner is None or each.owner == owner)
         return [each for each in found if offer_id is None or each.id == offer_id]
 
-    def history(self, key: OfferKey) -> list[tuple[int, FlexOffer]]:
-        """When an offer came into each of its states. KeyError for an unknown one."""
-        return list(self._history[key])
+    def history(self, key: OfferKey, now_ns: int) -> list[tuple[int, FlexOffer]]:
+        """When an offer came into each of its states, as the outside sees it. KeyError for an unknown one."""
+        until_ns = now_ns - round(self.behaviour.delay_s * NS_PER_S)
+        return [(time_ns, offer) for time_ns, offer in self._history[key] if time_ns <= until_ns]
 
     # Clearing -------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from edgeflex_flow.disk import lock_file
 from edgeflex_flow.errors import FatalError
 from edgeflex_flow.messages import FlexOffer, decode_message, encode_message
 from edgeflex_services.market_demand import Demand, OfferKey, Part
@@ -128,13 +128,9 @@ def _locked(file: Path) -> int:
     """A lock that ends with this process at the latest. Beside the file: SQLite has locks of its own on it."""
     place = file.resolve()
     try:
-        lock = os.open(place.with_name(f"{place.name}-lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return lock_file(place.with_name(f"{place.name}-lock"), 0o644)
+    except BlockingIOError as error:
+        raise FatalError(f"{file}: another market uses this file: end it, or name another file") from error
     except OSError as error:
         text = f"cannot be opened as the file of a market: {error.strerror or error}"
         raise FatalError(f"{file}: {text}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise FatalError(f"{file}: another market uses this file: end it, or name another file") from error
-    return lock

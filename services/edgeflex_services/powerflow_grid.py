@@ -20,7 +20,7 @@ import pandapower
 import pandapower.networks
 from numpy.typing import NDArray
 
-from edgeflex_flow.errors import FatalError, nearest
+from edgeflex_flow.errors import FatalError, how_to_install, nearest
 
 POWER_BASE_KVA: Final = 100.0
 POWER_FACTOR: Final = 0.9
@@ -217,9 +217,7 @@ def _simbench(code: str) -> Any:
     try:
         simbench = importlib.import_module("simbench")
     except ModuleNotFoundError as error:
-        raise FatalError(
-            f"grid '{SIMBENCH}{code}' needs simbench: pip install 'PATH/TO/edgeflex-flow[simbench]'"
-        ) from error
+        raise FatalError(f"grid '{SIMBENCH}{code}' needs simbench: {how_to_install('simbench')}") from error
     codes = simbench.collect_all_simbench_codes()
     if code not in codes:
         hint = f"; did you mean '{near}'?" if (near := nearest(code, codes)) else ""

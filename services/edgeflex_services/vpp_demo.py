@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeflex_flow.errors import FatalError
+from edgeflex_flow.errors import FatalError, how_to_install
 from edgeflex_services.vpp_profiles import PER_DAY, Profiles, simbench_profiles, synthetic_profiles
 from edgeflex_services.vpp_simulation import (
     BATTERY,
@@ -102,7 +102,7 @@ def _figure() -> Any:
     try:
         figure_of: Any = importlib.import_module("matplotlib.figure")
     except ImportError as error:
-        raise FatalError("pictures need matplotlib: pip install 'PATH/TO/edgeflex-flow[plot]'") from error
+        raise FatalError(f"pictures need matplotlib: {how_to_install('plot')}") from error
     return figure_of.Figure(figsize=(11, 9), layout="constrained")
 
 

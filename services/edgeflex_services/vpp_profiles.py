@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeflex_flow.errors import FatalError
+from edgeflex_flow.errors import FatalError, how_to_install
 
 Array = NDArray[np.float64]
 
@@ -69,7 +69,7 @@ def simbench_profiles() -> Profiles:
     try:
         simbench: Any = importlib.import_module("simbench")
     except ImportError as error:
-        raise FatalError("profiles of SimBench need: pip install 'PATH/TO/edgeflex-flow[simbench]'") from error
+        raise FatalError(f"profiles of SimBench need: {how_to_install('simbench')}") from error
     grid = simbench.get_simbench_net(SIMBENCH_GRID)
     values = simbench.get_absolute_values(grid, profiles_instead_of_study_cases=True)
     power_w = np.asarray(values[("sgen", "p_mw")], dtype=np.float64) * 1e6

@@ -341,7 +341,7 @@ def test_market_goes_on_from_its_file(tmp_path: Path) -> None:
     again = MarketBook(Rules(), file=file)
     assert everything(again, NOW_NS) == before
     assert [each.id for each in again.clear(NOW_NS)] == ["2"]
-    assert [each.state for _, each in again.history(key("1"))] == ["offered", "accepted", "assigned"]
+    assert [each.state for _, each in again.history(key("1"), NOW_NS)] == ["offered", "accepted", "assigned"]
     again.close()
 
 

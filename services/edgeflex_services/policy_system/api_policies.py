@@ -14,6 +14,7 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from edgeflex_flow.messages import Policy
+from edgeflex_flow.policy import KeptEffects, RefusedEffect
 from edgeflex_services.policy_system.accounts import ROLES, User
 from edgeflex_services.policy_system.catalogue import Entry
 from edgeflex_services.policy_system.compare import Change, changes
@@ -110,21 +111,6 @@ class ChangedGrants(msgspec.Struct, frozen=True):
     grants: list[Grant]
     says: str
     """What that does, in words."""
-
-
-class RefusedEffect(msgspec.Struct, frozen=True):
-    """One that was not kept."""
-
-    at: int
-    """Its place among those that were sent, from 0."""
-    why: str
-
-
-class KeptEffects(msgspec.Struct, frozen=True):
-    """What became of effects."""
-
-    kept: int
-    refused: list[RefusedEffect]
 
 
 NO_EFFECT = "no such policy or version, or it is not yours to read as a member of its group"

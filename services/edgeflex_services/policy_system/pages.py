@@ -12,7 +12,7 @@ from edgeflex_services.policy_system.pages_accounts import GroupPages, UserPages
 from edgeflex_services.policy_system.pages_api import ApiPages
 from edgeflex_services.policy_system.pages_common import PAGE_ERRORS, STATIC, provide_form, provide_visitor
 from edgeflex_services.policy_system.pages_edit import EditPages
-from edgeflex_services.policy_system.pages_events import EventPages
+from edgeflex_services.policy_system.pages_events import EventPages, provide_wanted
 from edgeflex_services.policy_system.pages_log import LogPages
 from edgeflex_services.policy_system.pages_policies import PolicyPages
 from edgeflex_services.policy_system.pages_sign import SignInPages
@@ -42,6 +42,10 @@ PAGES = Router(
         EventPages,
         ApiPages,
     ],
-    dependencies={"visitor": Provide(provide_visitor), "form": Provide(provide_form)},
+    dependencies={
+        "visitor": Provide(provide_visitor),
+        "form": Provide(provide_form),
+        "wanted": Provide(provide_wanted, sync_to_thread=False),
+    },
     exception_handlers=PAGE_ERRORS,
 )

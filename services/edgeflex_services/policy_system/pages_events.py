@@ -64,6 +64,13 @@ class Kept(NamedTuple):
     """Keys of entries in the rows that are not written down yet, and come again by the stream once they are."""
 
 
+def provide_wanted(
+    kind: Short = "", group: Short = "", user: Short = "", policy: Policy = "", decision: Short = ""
+) -> Wanted:
+    """What the query asks for."""
+    return Wanted(kind, group, user.strip(), policy.strip().strip("/"), decision)
+
+
 class EventPages(Controller):
     path = "/events"
     include_in_schema = False
@@ -73,16 +80,12 @@ class EventPages(Controller):
         self,
         request: AnyRequest,
         visitor: Visitor,
-        kind: Short = "",
-        group: Short = "",
-        user: Short = "",
-        policy: Policy = "",
-        decision: Short = "",
+        wanted: Wanted,
         each: bool = False,
         before: Annotated[int | None, Parameter(ge=1, le=2**62)] = None,
     ) -> Response[str]:
         """The last events; newer ones come in while the page is open. What is alike shares a row unless `each`."""
-        system, wanted = system_of(request), _wanted(kind, group, user, policy, decision)
+        system = system_of(request)
         newest = newest_entry(system.repository)
         kept = _rows_kept(system, visitor.user, wanted, before, each=each)
         return html(
@@ -105,17 +108,12 @@ class EventPages(Controller):
         self,
         request: AnyRequest,
         visitor: Visitor,
+        wanted: Wanted,
         after: Annotated[int, Parameter(ge=0, le=2**62)] = 0,
-        kind: Short = "",
-        group: Short = "",
-        user: Short = "",
-        policy: Policy = "",
-        decision: Short = "",
         each: bool = False,
     ) -> ServerSentEvent:
         """Rows of the table as they come, one for each entry from `after` on."""
         shown = request.cookies.get(cookie_name(request), "")
-        wanted = _wanted(kind, group, user, policy, decision)
         rows = _rows_live(system_of(request), visitor.user.name, shown, after, wanted, each=each)
         return ServerSentEvent(rows, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
@@ -183,10 +181,6 @@ def rows_of_policy(system: PolicySystem, user: User, policy: str, most: int) -> 
     kept = newest_entries(system.journal, wanted, user, did_something(), limit=LOOKED_THROUGH)
     shown = (shown_to(system, user, entry, wanted) for entry in kept if entry.kind in BY_RULES and entry.did)
     return rows_of(entry for entry in shown if entry is not None)[:most]
-
-
-def _wanted(kind: str, group: str, user: str, policy: str, decision: str) -> Wanted:
-    return Wanted(kind, group, user.strip(), policy.strip().strip("/"), decision)
 
 
 def _rows_kept(system: PolicySystem, user: User, wanted: Wanted, before: int | None, *, each: bool) -> Kept:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sqlite3
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from edgeflex_flow.disk import lock_file
 from edgeflex_flow.errors import FatalError
 from edgeflex_services.policy_system import LOG
 
@@ -22,7 +23,7 @@ TAKEN = "another instance on this database has the databus already; start this o
 class SoleOnBus:
     """A lock that ends with the process that holds it, however that ends.
 
-    SQLite: a transaction on a file beside the database. PostgreSQL: a lock of a session, which a loss of the connection
+    SQLite: a lock on a file beside the database. PostgreSQL: a lock of a session, which a loss of the connection
     ends, and which `check` takes anew. Raises FatalError when another instance holds it.
     """
 
@@ -31,7 +32,7 @@ class SoleOnBus:
         self._on_lost = on_lost
         self.is_lost = False
         self._tries = 0
-        self._file: sqlite3.Connection | None = None
+        self._file: int | None = None
         self._session: Connection | None = None
         if engine.dialect.name == "sqlite":
             self._file = _locked(Path(f"{engine.url.database}.bus"))
@@ -73,14 +74,12 @@ class SoleOnBus:
         """Let another have the databus."""
         self._give_up_session()
         if self._file is not None:
-            self._file.close()
+            os.close(self._file)
+            self._file = None
 
 
-def _locked(file: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(file, timeout=0.0, isolation_level=None, check_same_thread=False)
+def _locked(file: Path) -> int:
     try:
-        connection.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
-        connection.close()
-        raise FatalError(f"{TAKEN} ('{file}': {error})") from error
-    return connection
+        return lock_file(file, 0o644)
+    except OSError as error:
+        raise FatalError(f"{TAKEN} ('{file}': {error.strerror or error})") from error

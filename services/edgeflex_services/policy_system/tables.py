@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from edgeflex_flow.errors import FatalError
+from edgeflex_flow.errors import FatalError, how_to_install
 
 NAME = String(64)
 ROW_ID = BigInteger().with_variant(Integer, "sqlite")
@@ -219,7 +219,7 @@ def open_database(url: str) -> Engine:
         _check_columns(engine)
         METADATA.create_all(engine)
     except ModuleNotFoundError as error:
-        raise FatalError(f"the database needs {error.name}: pip install 'PATH/TO/edgeflex-flow[postgres]'") from error
+        raise FatalError(f"the database needs {error.name}: {how_to_install('postgres')}") from error
     except ArgumentError as error:
         raise FatalError("the database's url cannot be read: sqlite:///FILE or postgresql://…") from error
     except (SQLAlchemyError, OSError) as error:
