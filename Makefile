@@ -8,14 +8,19 @@
 # make bench-mqtt, bench-stores    measure connectors; both: bench-connectors
 # make bench-control               measure controllers, in closed loops
 # make bench-policy                measure the policy system, and how soon policies take effect
+# make bench-devices               measure the management of 10,000 devices on a 5G network
+# make bench-cluster               measure one flow over several processes
+# make bench-site                  measure a site under `edgeflex up`, and a cluster: 45 minutes
 
 PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Where it is set, each of the many processes that tests and demos start compiles all sources again.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-frequency demo-voltage demo-mpc demo-vpp test check bench bench-inertia bench-mqtt bench-stores bench-connectors bench-control bench-policy reference clean
+.PHONY: demo demo-frequency demo-voltage demo-mpc demo-vpp test check bench bench-inertia bench-mqtt bench-stores bench-connectors bench-control bench-policy bench-cluster bench-devices bench-site reference clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/edgeflex demo $(ARGS)
@@ -33,7 +38,7 @@ demo-vpp: $(VENV)/.demo-vpp
 	@$(BIN)/python -m edgeflex_services.vpp_demo $(ARGS)
 
 test: $(VENV)/.dev
-	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -60,6 +65,15 @@ bench-connectors: bench-mqtt bench-stores
 bench-policy: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.policy_preview
 	@$(BIN)/python -m benchmarks.policy
+
+bench-devices: $(VENV)/.dev
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.devices $(ARGS)
+
+bench-cluster: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.cluster $(ARGS)
+
+bench-site: $(VENV)/.dev bench-cluster
+	@$(BIN)/python -m benchmarks.site $(ARGS)
 
 bench-control: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.control_voltage

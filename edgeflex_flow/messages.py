@@ -581,6 +581,55 @@ class FlexOffer(Computed, frozen=True, kw_only=True, tag="flex_offer"):
     """What is assigned."""
 
 
+QosState: TypeAlias = Literal["requested", "available", "not_guaranteed", "ended"]
+"""Where the quality of a link stands in its network. `not_guaranteed`: it is given, but cannot be held for now."""
+
+
+class LinkStatus(Message, frozen=True, kw_only=True, tag="link_status"):
+    """What the mobile network says of the link of a field device. What it does not tell is None."""
+
+    device: str
+    gpsi: str
+    """The device as the network knows it (TS 29.571)."""
+    time_ns: TimeNs
+    """When it was so, UTC nanoseconds."""
+    reachable: bool | None = None
+    latency_s: float | None = None
+    jitter_s: float | None = None
+    loss: float | None = None
+    """Share of packets that are lost."""
+    downlink_bit_per_s: float | None = None
+    uplink_bit_per_s: float | None = None
+    signal: str | None = None
+    """In words, or as `-85 dBm`."""
+    profile: str | None = None
+    """The quality (QoS profile) that was asked for last."""
+    qos_state: QosState | None = None
+    qos_expires_ns: TimeNs | None = None
+    """When the network ends it by itself."""
+    qos_confirmed_ns: TimeNs | None = None
+    """When the network last told of it: the same answer once more has another time."""
+    meets_profile: dict[str, bool] = {}
+    """By what is measured (`latency`, `loss`), whether it is as good as the profile asks for."""
+    reason: str = ""
+    """Why the quality is in its state, in the network's words."""
+
+
+class LinkQosRequest(Computed, frozen=True, kw_only=True, tag="link_qos_request"):
+    """A quality that the link of a field device should have from now on."""
+
+    device: str
+    action: Literal["raise", "release"]
+    """`raise`: to `profile`, in place of what it has; `release`: to none."""
+    profile: str | None = None
+    reason: str
+    """In words, with the numbers that decided."""
+    time_ns: TimeNs
+    """When it was decided, UTC nanoseconds."""
+    valid_for_s: Annotated[float, msgspec.Meta(gt=0)]  # type: ignore[misc]  # of each message, not one for the type
+    """How long after `time_ns` it may be sent: later on, the link may be another."""
+
+
 PolicyKind: TypeAlias = Literal["operational_bounds", "trigger", "data_management", "flexibility", "sharing"]
 """What a policy is for; each kind has a schema of its own in the policy system."""
 
@@ -649,6 +698,19 @@ class DeadLetter(Message, frozen=True, kw_only=True, tag="dead_letter"):
     """How many rows or messages it stands for."""
 
 
+TIMES = ("time_ns", "onset_time_ns", "created_ns")
+"""Where messages hold the time they are about; the first that a message has counts."""
+
+
+def message_time_ns(message: Message) -> int | None:
+    """The time that a message is about, UTC nanoseconds; None if it has none."""
+    for name in TIMES:
+        time_ns: int | None = getattr(message, name, None)
+        if time_ns is not None:
+            return time_ns
+    return None
+
+
 def validity_s(message: Samples | Message, now_ns: int, limit_s: float | None) -> float:
     """For how long from now a message may still be sent: infinite for what may come late, not above 0 when it is over.
 
@@ -709,6 +771,8 @@ BUILT_IN_MESSAGES: tuple[type[Message], ...] = (
     FlexRequest,
     FlexResponse,
     FlexOffer,
+    LinkStatus,
+    LinkQosRequest,
     Policy,
     ServiceRequest,
     Alarm,

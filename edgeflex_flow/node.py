@@ -26,6 +26,7 @@ from msgspec import Meta
 
 from edgeflex_flow.clock import Clock
 from edgeflex_flow.errors import ConfigError, FatalError, FieldError
+from edgeflex_flow.gauges import Gauges
 from edgeflex_flow.messages import Alarm, DeadLetter, Message, Samples
 from edgeflex_flow.units import UNITS
 
@@ -301,6 +302,30 @@ def _nothing() -> None:
     return None
 
 
+class SocketKeeper(Protocol):
+    """Keeps sockets, and memory (`memfd_create`), for the next process of a flow, as systemd keeps those of a service
+    (sd_notify, FDSTORE)."""
+
+    def take(self, name: str) -> int | None:
+        """Descriptor of the socket kept under this name; None if there is none. It is the caller's then."""
+
+    def keep(self, name: str, descriptor: int) -> None:
+        """Keep a socket beyond this process; the caller goes on with it."""
+
+
+class NoSocketKeeper:
+    """For a process that nobody supervises."""
+
+    def take(self, name: str) -> None:
+        del name
+
+    def keep(self, name: str, descriptor: int) -> None:
+        del name, descriptor
+
+
+NO_SOCKET_KEEPER = NoSocketKeeper()
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What the runtime hands to a connector when it is made."""
@@ -321,6 +346,10 @@ class Context:
     """By config field: `context.connections["store"]`."""
     progressed: Callable[[], None] = _nothing
     """A sink tells that more of what it took is durable. Any thread."""
+    gauges: Gauges = field(default_factory=Gauges)
+    """What the node tells about how it is now: `context.gauges.watch("queue_rows", lambda: len(self._queue))`."""
+    sockets: SocketKeeper = NO_SOCKET_KEEPER
+    """Where a source leaves sockets that should go on to take in while the flow is started again."""
 
     def resolve(self, text: str) -> Path:
         """The path that a config means. FatalError for the home folder of a user who does not exist."""
@@ -413,6 +442,16 @@ class ChangingSource(Protocol):
         ...
 
 
+@runtime_checkable
+class DecodingSource(Protocol):
+    """What a source has besides if it can decode a payload by itself that it could not use before."""
+
+    def decode_again(self, payload: bytes) -> Sequence[WireMessage]:
+        """The messages of a payload that came as a dead letter. BadMessageError when it still cannot be used. Called by
+        the thread that polls."""
+        ...
+
+
 class Progress(NamedTuple):
     """How far a sink is; both only grow, and are equal when nothing is under way."""
 
@@ -458,6 +497,8 @@ class SourceNode(Generic[C]):
     probe: Callable[[C, Context], Probe] | None = None
     """Of a source that calls a device by itself: asks it something, and leaves; changes nothing there. EdgeflexError if
     that fails."""
+    decodes: bool = False
+    """Whether its sources are `DecodingSource`s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -495,8 +536,8 @@ DEAD_LETTERS = "dead_letters"
 """Reserved node name: the wire on which all dead letters of the flow come."""
 
 FLOW_ALARMS = "flow_alarms"
-"""Reserved node name: the wire on which alarms about policies come. In a flow that does not read it, the bound node
-gives them, or the next one behind it that gives alarms."""
+"""Reserved node name: the wire on which alarms about policies and budgets come. In a flow that does not read it, the
+node that it is about gives them, or the next one behind it that gives alarms."""
 
 FLOW_WIRES: Mapping[str, Wire] = {DEAD_LETTERS: message_wire(DeadLetter), FLOW_ALARMS: message_wire(Alarm)}
 """Wires of the flow itself, which every flow may read."""

@@ -251,11 +251,17 @@ class Outbox:
         """Whether it has a folder."""
         return self._folder is not None
 
+    def disk_bytes(self) -> int:
+        """Size of the segments on disk."""
+        with self._lock:
+            return sum(each.size for each in self._segments)
+
     def held(self) -> int:
         """Entries that are not done."""
         with self._lock:
-            unsaved = sum(1 for _ in self._unsaved())
-            return unsaved + len(self._moving) + sum(each.held for each in self._segments) + self._outlived()
+            unsaved = sum(1 for each in chain(self._taken.values(), self._ahead) if each.segment is None)
+            on_disk = sum(each.held for each in self._segments) + self._outlived()
+            return unsaved + len(self._tail) + len(self._moving) + on_disk
 
     def _outlived(self) -> int:
         """Entries on their way whose segment is no more."""

@@ -130,6 +130,16 @@ class PolicyWatch:
             return max(age_s, (self._clock.now_ns() - self._contact_ns) / NS)
         return age_s
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there was ever contact, in this run or an earlier one."""
+        return self._contact_ns is not None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the policy system answered the last question of this run."""
+        return self.is_known and not self._is_kept and not self._failures
+
     def start(self) -> None:
         """Take what is on disk, and begin to ask."""
         self._load()

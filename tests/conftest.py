@@ -6,9 +6,11 @@ import logging
 import os
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -17,9 +19,18 @@ from programs import find_program
 from edgeflex_flow.clock import Clock, SystemClock
 from edgeflex_flow.node import Context, Counters, OpenConnection
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 # Kernels compile in the first example, and machines are shared: how long an example takes says nothing.
 settings.register_profile("edgeflex", deadline=None)
 settings.load_profile("edgeflex")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with the most long tests come first, so that in the end no worker has a long one while others wait."""
+    long = Counter(item.path for item in items if item.get_closest_marker("long") is not None)
+    items.sort(key=lambda item: -long[item.path])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -111,3 +122,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from policy_browser import chromium
+
+    with chromium() as started:
+        yield started

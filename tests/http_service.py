@@ -214,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(bytes([byte]))
         self.close_connection = True
 
-    do_GET = do_POST = do_PUT = _handle  # noqa: N815 - names of the standard library
+    do_DELETE = do_GET = do_PATCH = do_POST = do_PUT = _handle  # noqa: N815 - names of the standard library
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Not on standard error."""

@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
-from served_policies import PASSWORD, ServedPolicies
+from served_policies import PASSWORD
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -113,7 +113,14 @@ AUDIT = r"""
 OVERFLOW = """
 () => {
   const width = document.documentElement.clientWidth;
-  const boxes = [...document.querySelectorAll("body *")].map((element) => element.getBoundingClientRect());
+  // What a part of the page clips, or scrolls by itself, reaches nowhere.
+  const clipped = (element) => {
+    for (let each = element.parentElement; each && each !== document.body; each = each.parentElement)
+      if (getComputedStyle(each).overflowX !== "visible") return true;
+    return false;
+  };
+  const boxes = [...document.querySelectorAll("body *")].filter((element) => !clipped(element))
+    .map((element) => element.getBoundingClientRect());
   const shown = boxes.filter((box) => box.width > 1 && box.height > 1);
   return Math.max(document.documentElement.scrollWidth, ...shown.map((box) => Math.floor(box.right))) - width;
 }
@@ -170,6 +177,13 @@ class Watched:
         return int(self.page.evaluate(OVERFLOW))
 
 
+class Shown(Protocol):
+    """What has a page."""
+
+    @property
+    def url(self) -> str: ...
+
+
 @contextmanager
 def chromium() -> Iterator[Browser]:
     program = shutil.which("chromium")
@@ -183,7 +197,7 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def watched(browser: Browser, service: ServedPolicies, **options: Any) -> Iterator[Watched]:
+def watched(browser: Browser, service: Shown, **options: Any) -> Iterator[Watched]:
     """A new window that knows nobody yet."""
     context = browser.new_context(**{"viewport": DESK, **options})
     context.set_default_timeout(15_000)

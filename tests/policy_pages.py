@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import httpx
 import msgspec
-from served_policies import GROUP, PASSWORD, ServedPolicies
+from served_policies import GROUP, PASSWORD, ServedPolicies, patiently
 
 from edgeflex_services.policy_system.documents import read_document, schema_of
 from edgeflex_services.policy_system.pages_form import FormSchema
@@ -54,7 +54,8 @@ class Person(httpx.Client):
         self.name, self.password = name, password
 
     def sign_in(self, then: str = "/") -> Self:
-        answer = self.post("/sign-in", data={"name": self.name, "password": self.password, "then": then})
+        typed = {"name": self.name, "password": self.password, "then": then}
+        answer = patiently(lambda: self.post("/sign-in", data=typed))
         assert answer.status_code == 303, answer.text
         return self
 
@@ -80,11 +81,10 @@ def serving(folder: Path) -> Iterator[ServedPolicies]:
 @contextmanager
 def person(service: ServedPolicies, name: str, role: str | None = "editor", group: str = GROUP) -> Iterator[Person]:
     """Somebody with an account and a role in a group, who is signed in."""
-    answer = service.admin.put(f"/api/v1/users/{name}", json={"password": PASSWORD})
+    answer = patiently(lambda: service.admin.put(f"/api/v1/users/{name}", json={"password": PASSWORD}))
     assert answer.status_code == 200, answer.text
     if role is not None:
-        path = f"/api/v1/groups/{group}/members/{name}"
-        assert service.admin.put(path, json={"role": role}).status_code == 200
+        service.add_member(name, role, group)
     with Person(service.url, name) as client:
         yield client.sign_in()
 

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +27,7 @@ AUDIENCE = "edgeflex-policy"
 BUS_AUDIENCE = f"{AUDIENCE}-databus"
 GROUP = "substation_12"
 START_S = 30.0
+PATIENCE_S = 20.0
 
 
 def b64(text: str) -> str:
@@ -61,6 +64,14 @@ class KeyPair:
     def bus_token(self, user: str) -> str:
         """One for messages of the databus."""
         return self.token(user, aud=BUS_AUDIENCE)
+
+
+def patiently(ask: Callable[[], httpx.Response]) -> httpx.Response:
+    """Ask again while the service cannot save, as it does for a moment where a disk is busy with other things."""
+    until_s = time.monotonic() + PATIENCE_S
+    while (answer := ask()).status_code == HTTPStatus.SERVICE_UNAVAILABLE and time.monotonic() < until_s:
+        time.sleep(0.5)
+    return answer
 
 
 class ServedPolicies:
@@ -126,23 +137,29 @@ class ServedPolicies:
     # What tests begin with ------------------------------------------------------------------------------------------
 
     def make_group(self, group: str = GROUP) -> None:
-        assert self.admin.put(f"/api/v1/groups/{group}", json={}).status_code == 200
+        answer = patiently(lambda: self.admin.put(f"/api/v1/groups/{group}", json={}))
+        assert answer.status_code == 200, answer.text
 
     def make_service(self, name: str, role: str | None = "reader", group: str = GROUP) -> KeyPair:
         """A service that signs its own tokens, and its role in a group."""
         key = KeyPair()
-        answer = self.admin.put(f"/api/v1/users/{name}", json={"jwks": {"keys": [key.jwk]}})
+        answer = patiently(lambda: self.admin.put(f"/api/v1/users/{name}", json={"jwks": {"keys": [key.jwk]}}))
         assert answer.status_code == 200, answer.text
         if role is not None:
-            path = f"/api/v1/groups/{group}/members/{name}"
-            assert self.admin.put(path, json={"role": role}).status_code == 200
+            self.add_member(name, role, group)
         return key
+
+    def add_member(self, name: str, role: str, group: str = GROUP) -> None:
+        path = f"/api/v1/groups/{group}/members/{name}"
+        answer = patiently(lambda: self.admin.put(path, json={"role": role}))
+        assert answer.status_code == 200, answer.text
 
     def save(
         self, policy_id: str, document: dict[str, Any], *, group: str = GROUP, based_on: int = 0
     ) -> dict[str, Any]:
         body = {"document": document, "based_on": based_on}
-        answer = self.admin.put(f"/api/v1/policies/{b64(group)}/{b64(policy_id)}", json=body)
+        path = f"/api/v1/policies/{b64(group)}/{b64(policy_id)}"
+        answer = patiently(lambda: self.admin.put(path, json=body))
         assert answer.status_code == 201, answer.text
         saved: dict[str, Any] = msgspec.json.decode(answer.content)
         return saved

@@ -35,6 +35,11 @@ class Backoff:
         failures, self.failures = self.failures, 0
         return failures
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last attempt failed."""
+        return self.failures > 0
+
     def delay_s(self) -> float:
         """How long to wait now, in seconds."""
         doublings = min(max(self.failures - 1, 0), 32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -144,6 +144,15 @@ class FileReplay(Replay):
         super().__init__(config.speed, context)
         self._config = config
 
+    def decode_again(self, payload: bytes) -> Sequence[WireMessage]:
+        """A line. Raises BadMessageError."""
+        item = LineDecoder(self._config.columns, message_types(self._config.messages)).decode(payload)
+        if item is None or isinstance(item, Message):
+            return [] if item is None else [item]
+        builder = SamplesBuilder(self._config.columns)
+        builder.add(*item)
+        return [builder.take(received_ns=0)]
+
     def _items_now(self) -> Items:
         recording = Recording(self._config, self._context)
         try:
@@ -163,4 +172,4 @@ def open_source(config: FileReplayConfig, context: Context) -> FileReplay:
     return FileReplay(config, context)
 
 
-NODE = SourceNode(kind="file_replay", config=FileReplayConfig, output=output, open=open_source)
+NODE = SourceNode(kind="file_replay", config=FileReplayConfig, output=output, open=open_source, decodes=True)

@@ -21,6 +21,9 @@ class Handover(Generic[K, T]):
         self._waiting: dict[K, T] = {}
         self._wakeup: Wakeup | None = None
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def open(self) -> None:
         self._wakeup = Wakeup()
 

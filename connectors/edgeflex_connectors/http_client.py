@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from edgeflex_connectors.certificate_end import SeenCertificate
 from edgeflex_flow.errors import BadMessageError, FatalError, RetryableError, how_to_install
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class HttpClient:
             headers={"User-Agent": "edgeflex-flow", "Accept-Encoding": "gzip"},
         )
         self._cut = _Cut()
+        self.certificate = SeenCertificate()
 
     def request(
         self,
@@ -137,6 +139,7 @@ class HttpClient:
         )
         with self._cut.after(self._limits.request_s), self._told(method, url):
             response = self._client.send(request, stream=True)
+            self.certificate.look(response.extensions)
             try:
                 body = self._read(response)
             finally:

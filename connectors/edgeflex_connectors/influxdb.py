@@ -18,7 +18,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from edgeflex_connectors.certificate_end import certificate_of_server
+from edgeflex_connectors.certificate_end import SeenCertificate, certificate_of_server
 from edgeflex_connectors.http_client import DEFAULT_PORTS
 from edgeflex_connectors.store import (
     EARLIEST_NS,
@@ -278,6 +278,8 @@ class InfluxdbStore:
         self._context = context
         self._httpx = _library()
         self._client: httpx.Client | None = None
+        self._certificate = SeenCertificate()
+        context.gauges.watch("certificate_until_s", lambda: self._certificate.until_s)
         self._is_open = False
         self._name = f"{config.url} database {config.database}"
         self._not_storable = NotStorable(self._name, context)
@@ -337,6 +339,7 @@ class InfluxdbStore:
         rows = 0
         try:
             with self._http().stream("POST", "/query", params=parameters, data={"q": statement}) as response:
+                self._certificate.look(response.extensions)
                 if response.status_code != 200:
                     text = response.read().decode(errors="replace").strip()
                     if response.status_code == 400:
@@ -410,6 +413,7 @@ class InfluxdbStore:
             response = self._http().post("/write", params=parameters, content=body, headers=headers)
         except self._httpx.TransportError as error:
             raise self._problem(error) from error
+        self._certificate.look(response.extensions)
         return response.status_code, response.text.strip()
 
     # The store ------------------------------------------------------------------------------------------------------

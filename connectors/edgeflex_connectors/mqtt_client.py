@@ -100,6 +100,7 @@ class MqttClient(Client):
         self._read_to = 0
         self._gathers = False
         self._gathered = bytearray()
+        self._mid_again: int | None = None
         self.on_incoming: Callable[[Incoming], None] = _ignore
         self.on_answer: Callable[[int, int], bool] | None = None
         """`on_answer(mid, code)`: the broker has answered a message of QoS 1; whether it was one of `packet_of`."""
@@ -270,6 +271,19 @@ class MqttClient(Client):
             if self.on_answer(self._message_id(), code):
                 return MQTTErrorCode.MQTT_ERR_SUCCESS
         return super()._handle_pubackcomp(cmd)
+
+    def publish_again(
+        self, mid: int, topic: str, payload: bytes, qos: int, *, retain: bool, properties: Properties | None
+    ) -> int:
+        """Publish what was published, and forgotten, under this id, which still tells the broker that it is the same:
+        else it keeps what it got under the old one until the session ends, and ends connections when that is too much.
+        """
+        self._mid_again = mid if mid not in self._out_messages else None
+        return self.publish(topic, payload, qos, retain, properties).mid
+
+    def _mid_generate(self) -> int:
+        again, self._mid_again = self._mid_again, None
+        return super()._mid_generate() if again is None else again
 
     def has_arrived(self, mid: int) -> bool:
         """Whether the broker has confirmed that it got this message of QoS 2, which then is only to be released."""

@@ -247,6 +247,8 @@ class MqttPublish:
         self._suspect = Suspect()
         self._under_way: dict[int, Entry] = {}
         """By message id, what is not answered yet. This and what follows change only under the lock of the client."""
+        self._ids_again: dict[int, int] = {}
+        """With QoS 2, by the number of an entry that waits again: the message id under which the broker may have it."""
         self._sizes: list[tuple[Entry, int]] = []
         """With QoS 0: what was written last, with the size of each packet, and the packets as one."""
         self._packets = b""
@@ -291,6 +293,9 @@ class MqttPublish:
 
     def open(self) -> None:
         self._outbox.open()
+        self._context.gauges.watch("outbox_messages", self._outbox.held)
+        if self._outbox.is_on_disk:
+            self._context.gauges.watch("outbox_disk_bytes", self._outbox.disk_bytes)
         if self._session is None:
             bus = self._context.connections["bus"]
             self._session = bus.node.open(bus.config, self._context)
@@ -467,7 +472,11 @@ class MqttPublish:
         if self._is_too_large(entry, len(payload) + len(topic.encode()) + MOST_OVERHEAD_BYTES):
             return 0, 0
         qos = 1 if entry.valid_ns else 2
-        mid = client.publish(topic, payload, qos, self._retains(entry), properties).mid
+        retain, again = self._retains(entry), self._ids_again.pop(entry.number, None)
+        if again is None:
+            mid = client.publish(topic, payload, qos, retain, properties).mid
+        else:
+            mid = client.publish_again(again, topic, payload, qos, retain=retain, properties=properties)
         self._under_way[mid] = entry
         return 1, len(payload)
 
@@ -545,11 +554,14 @@ class MqttPublish:
         if self._config.qos == 2 and not self._suspect.is_alone and verdict.guilty is None:
             back = {mid: each for mid, each in back.items() if each.valid_ns}
         client.forget(back)
-        for mid in back:
+        for mid, entry in back.items():
             del self._under_way[mid]
+            if self._config.qos == 2 and not entry.valid_ns:
+                self._ids_again[entry.number] = mid
         again = [*back.values(), *([] if verdict.again is None else [verdict.again])]
         self._outbox.again(each for each in again if each is not verdict.guilty)
         if verdict.guilty is not None:
+            self._ids_again.pop(verdict.guilty.number, None)
             size = len(verdict.guilty.payload)
             self._refused(verdict.guilty, f"it ended the connection each time, at {size} bytes")
 

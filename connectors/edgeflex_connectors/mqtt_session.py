@@ -7,7 +7,9 @@ remains: reading, keep-alive, what did not fit into the socket's buffer, and con
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import select
 import socket
 import ssl
@@ -24,6 +26,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edgeflex_connectors.backoff import Backoff
+from edgeflex_connectors.certificate_end import certificate_until_s
 from edgeflex_connectors.mqtt_broker import (
     Broker,
     BrokerLimits,
@@ -37,6 +40,7 @@ from edgeflex_connectors.mqtt_broker import (
 from edgeflex_connectors.mqtt_client import FAILURE, Incoming, MqttClient
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import EdgeflexError, FatalError, RetryableError, unforeseen
+from edgeflex_flow.gauges import CONNECTED
 from edgeflex_flow.node import Context
 from edgeflex_flow.wakeup import Wakeup
 
@@ -46,6 +50,7 @@ LONGEST_WAIT_S = 1.0
 LONGEST_WAIT_FOR_ANSWER_S = 0.1
 CLOSE_TURNS_S = 50e-6
 MOST_PACKETS_AT_ONCE = 200
+LONGEST_GOOD_BYE_S = 0.5
 LONGEST_CLOSE_S = 2.0
 """How long `close` waits for the network thread, which may be in an attempt to connect that nothing can break off."""
 
@@ -133,8 +138,8 @@ class MqttSession:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._unsent_s: float | None = None
-        self._up = False
-        self._was_up = False
+        self._up = self._was_up = False
+        self._certificate_until_s: float | None = None
         self._accepted = False
         self._refusal: EdgeflexError | None = None
         self._last_error = _LastError()
@@ -202,6 +207,9 @@ class MqttSession:
             keep_session_s=self.keep_session_s,
             receive_most=self.receive_most,
         )
+        gauges = self._context.gauges
+        gauges.watch(CONNECTED, lambda: self._up)
+        gauges.watch("certificate_until_s", lambda: self._certificate_until_s)
         self._wakeup = Wakeup()
         self._thread = threading.Thread(target=self._run, name=f"mqtt {self.broker.client_id}", daemon=True)
         self._thread.start()
@@ -403,13 +411,19 @@ class MqttSession:
 
     def _hang_up(self) -> None:
         with self._lock:
-            if self._up and self.broker.status_topic is not None:
-                self.client.publish(self.broker.status_topic, self._status("stopped"), STATUS_QOS, retain=True)
+            if self._up:
+                self._take_turn()  # the last acknowledgements came after the last turn
+                if self.broker.status_topic is not None:
+                    self.client.publish(self.broker.status_topic, self._status("stopped"), STATUS_QOS, retain=True)
+            connection = self.client.socket()
+            held = None if connection is None or not self._up else os.dup(connection.fileno())
             self._up = False
             self.client.disconnect()
             connection = self.client.socket()
             if connection is not None:  # the good-bye did not fit into the socket's buffer
                 connection.close()
+        if held is not None:
+            _let_arrive(socket.socket(fileno=held))
 
     # Callbacks of paho ----------------------------------------------------------------------------------------------
 
@@ -438,6 +452,7 @@ class MqttSession:
             self.limits = limits_of(_properties)
         if self._was_up:
             self._context.counters.add("reconnects")
+        self._certificate_until_s = certificate_until_s(client.socket())
         self._up = self._was_up = self._accepted = True
         self._context.log.info("%s: connected", self.broker)
         if self.broker.status_topic is not None:
@@ -555,3 +570,14 @@ class MqttSession:
 
     def _forget_released(self, mid: int) -> None:
         self._known.pop(mid, None)
+
+
+def _let_arrive(connection: socket.socket) -> None:
+    """Close a connection once the broker has: closed while more comes in, the system would take back what was sent."""
+    end_s = time.monotonic() + LONGEST_GOOD_BYE_S
+    with connection, contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        while (left_s := end_s - time.monotonic()) > 0:
+            connection.settimeout(left_s)
+            if not connection.recv(65_536):
+                return

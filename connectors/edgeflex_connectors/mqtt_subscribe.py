@@ -14,7 +14,8 @@ from paho.mqtt.client import topic_matches_sub
 from edgeflex_connectors.batching import SamplesBuilder, message_types, promise_refusals
 from edgeflex_connectors.mqtt_session import MqttSession
 from edgeflex_connectors.payload_formats import AnyFormat, JsonEdgeflex
-from edgeflex_connectors.payloads import DEVICE, PayloadDecoder, subscription_columns, subscription_refusals
+from edgeflex_connectors.payloads import DEVICE, PayloadDecoder, samples_of, subscription_columns, subscription_refusals
+from edgeflex_connectors.refused_from import RefusedFrom
 from edgeflex_connectors.topics import SHARED
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import Message, Samples
@@ -25,6 +26,9 @@ from edgeflex_flow.wakeup import Wakeup
 MOST_HELD_BYTES = 256 << 20
 """Of all payloads that wait."""
 KEPT_OF_LARGE = 1024
+RESTART_S = 60.0
+"""Longer than a restart of a flow takes, also of one on a small computer."""
+MOST_TOPICS = 10_000
 
 
 class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
@@ -38,10 +42,12 @@ class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
     Up to `queue` payloads, and 256 MiB, wait for the flow; beyond that the oldest are dropped and counted under
     `overflow`.
 
-    What others publish while the connection is down arrives later if `keep_session` says for how long the broker keeps
-    the subscription and, of QoS 1 and 2, what came meanwhile; else it does not arrive. (Brokers of MQTT 3.1.1 keep
-    sessions as long as they are set up to.) With `group` the broker shares the messages out among all clients that
-    subscribe in this group, each message to one of them; with MQTT 3.1.1 not every broker can.
+    What others publish while the connection is down, or while the flow is started again, arrives later if the broker
+    keeps the subscription and, of QoS 1 and 2, what came meanwhile; `keep_session` says for how long, else it does not
+    arrive. (Brokers of MQTT 3.1.1 keep sessions as long as they are set up to.) What comes by topics that the flow
+    subscribed to in a run before, and does no more, is counted as `not_subscribed`. With `group` the broker shares the
+    messages out among all clients that subscribe in this group, each message to one of them; with MQTT 3.1.1 not every
+    broker can.
 
     Where the runtime holds acknowledgements, a payload of QoS 1 or 2 is acknowledged once all that came of it is
     durable: what a killed program had not brought so far the broker sends again to the next run, if it keeps the
@@ -85,11 +91,13 @@ class MqttSubscribeConfig(NodeConfig, frozen=True, kw_only=True):
     topics: Annotated[tuple[str, ...], bus_topics("Topic filters; + and # are wildcards.", "subscribe")]
     qos: Annotated[Literal[0, 1, 2], Meta(description="Highest quality of service to receive with.")] = 1
     keep_session: Annotated[
-        float,
+        Annotated[float, Meta(ge=0, le=31_536_000)] | None,
         quantity(
-            "s", "How long the broker keeps what came while the client is away; 0: not at all.", ge=0, le=31_536_000
+            "s",
+            "How long the broker keeps what came while the client is away; 0: not at all. Unless given, a minute with"
+            " MQTT 5 and `qos` 1 or 2, else not at all.",
         ),
-    ] = 0
+    ] = None
     group: Annotated[
         Annotated[str, Meta(pattern=r"^[^/+#]+$")] | None,
         Meta(description="Group of clients among which messages are shared out."),
@@ -182,11 +190,15 @@ class MqttSubscribe:
         self._inbox: deque[tuple[str, bytes | _TooLarge, int]] = deque()
         # Bytes of payloads, each counted by one thread.
         self._bytes_in = self._bytes_dropped = self._bytes_out = 0
+        self._refused = RefusedFrom[str]()
         self._signalled = False
         self._wakeup: Wakeup | None = None
         self._decoder = self._make_decoder()
         self._decoder_before: PayloadDecoder | None = None
         """For what comes by topics that are left, after a policy changed by which part of them devices are told."""
+        self._topics_before: tuple[str, ...] = ()
+        self._known_topics: dict[str, bool] = {}
+        """Whether topics are subscribed to: a kept session may have subscriptions that the flow had in a run before."""
         self._builder = SamplesBuilder(subscription_columns(config.columns, config.format))
 
     def open(self) -> None:
@@ -194,13 +206,21 @@ class MqttSubscribe:
             bus = self._context.connections["bus"]
             self._session = bus.node.open(bus.config, self._context)
         self._wakeup = Wakeup()
+        self._context.gauges.watch("queue_messages", lambda: len(self._inbox))
+        self._context.gauges.watch("queue_bytes", lambda: self._bytes_in - self._bytes_dropped - self._bytes_out)
         self._session.on_up = self._subscribe
         self._session.on_message = self._receive
-        self._session.keep_session_s = self._config.keep_session
+        self._session.keep_session_s = self._keep_session_s(self._session)
         if self.holds_acknowledgements:
             self._session.hold_acknowledgements()
             self._session.receive_most = self._config.queue
         self._session.start()
+
+    def _keep_session_s(self, session: MqttSession) -> float:
+        """A flow that is started again or moves over misses nothing; a broker of 3.1.1 would keep sessions for ever."""
+        if self._config.keep_session is not None:
+            return self._config.keep_session
+        return RESTART_S if self._config.qos and session.broker.is_v5 else 0.0
 
     def _subscribe(self) -> None:
         # Runs on every connect, so that the subscription survives a reconnect.
@@ -214,6 +234,9 @@ class MqttSubscribe:
         if as_before != before or self._session is None:
             return False
         self._config = config
+        if config.topics != before.topics:
+            self._topics_before = before.topics
+            self._known_topics.clear()
         if config.device != before.device:
             self._decoder_before = self._decoder
             self._decoder = self._make_decoder()
@@ -296,10 +319,13 @@ class MqttSubscribe:
             text = f"topic '{topic}': {payload.size} bytes, at most {self._config.largest_payload} are taken"
             self._context.dead_letter("bad_payload", text, payload.head)
             return
+        if not self._is_subscribed(topic):
+            self._context.counters.add("not_subscribed")
+            return
         try:
             decoded = self._decoder_of(topic).decode(topic, payload)
         except BadMessageError as error:
-            self._context.dead_letter(error.reason, str(error), error.payload)
+            self._refuse(topic, error, payload, received_ns)
             return
         if decoded is None:
             self._context.counters.add("not_accepted")
@@ -308,10 +334,36 @@ class MqttSubscribe:
             given.append(decoded)
         else:
             if decoded.error is not None:
-                self._context.dead_letter(decoded.error.reason, str(decoded.error), decoded.error.payload)
+                # Of a payload of which rows were given, what was not is kept; else all of it can be decoded once more.
+                kept = decoded.error.payload if decoded.rows else payload
+                self._refuse(topic, decoded.error, kept, received_ns)
                 self._context.counters.add("bad_rows", decoded.bad_rows)
             for row in decoded.rows:
                 self._builder.add(*row)
+
+    def _refuse(self, topic: str, error: BadMessageError, payload: bytes, received_ns: int) -> None:
+        self._refused.note(payload, topic, received_ns)
+        self._context.dead_letter(error.reason, str(error), payload)
+
+    def decode_again(self, payload: bytes) -> Sequence[WireMessage]:
+        """Raises BadMessageError."""
+        topic, received_ns = self._refused.origin_of(payload)
+        decoded = self._decoder_of(topic).decode(topic, payload)
+        if decoded is None:
+            raise BadMessageError("a type that `messages` and `columns` do not ask for", reason="bad_payload")
+        if isinstance(decoded, Message):
+            return [decoded]
+        columns = subscription_columns(self._config.columns, self._config.format)
+        return [*samples_of(decoded, columns, received_ns)]
+
+    def _is_subscribed(self, topic: str) -> bool:
+        known = self._known_topics.get(topic)
+        if known is None:
+            if len(self._known_topics) >= MOST_TOPICS:
+                self._known_topics.clear()
+            filters = (*self._config.topics, *self._topics_before)
+            known = self._known_topics[topic] = any(topic_matches_sub(each, topic) for each in filters)
+        return known
 
     def _decoder_of(self, topic: str) -> PayloadDecoder:
         if self._decoder_before is None or any(topic_matches_sub(each, topic) for each in self._config.topics):
@@ -356,4 +408,4 @@ def open_source(config: MqttSubscribeConfig, context: Context) -> MqttSubscribe:
     return MqttSubscribe(config, context)
 
 
-NODE = SourceNode(kind="mqtt_subscribe", config=MqttSubscribeConfig, output=output, open=open_source)
+NODE = SourceNode(kind="mqtt_subscribe", config=MqttSubscribeConfig, output=output, open=open_source, decodes=True)

@@ -9,6 +9,7 @@ from typing import cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from edgeflex_connectors.batching import SamplesBuilder
 from edgeflex_connectors.payload_formats import AnyFormat, format_of
 from edgeflex_connectors.payload_formats.codec import (
     Decoded,
@@ -116,6 +117,16 @@ def _level(level: str) -> str:
 def subscription_columns(columns: Sequence[str], payload_format: AnyFormat) -> tuple[str, ...]:
     """The columns that a subscription gives: those that go by their own names, and those that its format names."""
     return tuple(dict.fromkeys((*columns, *payload_format.columns)))
+
+
+def samples_of(decoded: Decoded, columns: Sequence[str], received_ns: int) -> list[Samples]:
+    """The rows of one payload by itself. Raises the decoder's BadMessageError when it has none but for that."""
+    if decoded.error is not None and not decoded.rows:
+        raise decoded.error
+    builder = SamplesBuilder(columns)
+    for row in decoded.rows:
+        builder.add(*row)
+    return [builder.take(received_ns)] if len(builder) else []
 
 
 def subscription_refusals(

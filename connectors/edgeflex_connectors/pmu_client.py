@@ -30,6 +30,7 @@ from edgeflex_connectors.speaker import Speaker
 from edgeflex_connectors.udp_drops import DropCounter
 from edgeflex_connectors.udp_receive import BLOCK, group_problem
 from edgeflex_flow.errors import FieldError, RetryableError
+from edgeflex_flow.gauges import CONNECTED
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import Context, NetworkPort, Probe, SourceNode, Wire, quantity, samples_wire, udp_port
 
@@ -170,6 +171,7 @@ class PmuClientSource:
             )
             self._drops = DropCounter(self._listener.receiver, self._context)
         self._connect_at_ns = self._now_ns()
+        self._context.gauges.watch(CONNECTED, lambda: self._talks and self._dialogue.running)
 
     def poll(self) -> Sequence[Samples]:
         batches: list[Samples] = []

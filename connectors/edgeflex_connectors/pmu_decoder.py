@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Annotated, Final, TypeAlias
 
 import numpy as np
@@ -110,10 +111,13 @@ class FrameDecoder:
         self._blocks: list[Block] = []
         """Blocks not decoded to their end; the last goes first."""
         self._held = HeldFrames()
+        context.gauges.watch("queue_messages", lambda: len(self._held))
         self._announced: set[str] = set()
         self._headers: dict[tuple[int, int], str] = {}
         self._speaker = Speaker(context)
         self.on_config: Callable[[ConfigFrame], None] = _nothing
+        self.on_changed: Callable[[int, ConfigFrame], None] = _nothing
+        """Called with peer and configuration when a stream has another than before."""
         self.on_announced: Callable[[], None] = _silence
         self.on_stale: Callable[[], None] = _silence
         self.whole_frame: Callable[[int], bytes] = _never
@@ -185,6 +189,12 @@ class FrameDecoder:
         if self._rows.filled:
             self._counters.add("rows", self._rows.filled)
             batches.append(self._rows.take(self.table.devices, self._context.clock.now_ns()))
+
+    def know(self, peer: int, config: ConfigFrame) -> None:
+        """Know the configuration that a peer sent to the process before this one, until it sends another."""
+        with suppress(TableFullError):
+            outcome = self.table.configure(peer, config, self._peer_name(peer))
+            self._after_configuration(peer, config.header.idcode, outcome, [])
 
     def forget(self, peer: int, idcode: int) -> None:
         """The only connection is over: the configuration may be another when it comes back, so that nothing is decoded
@@ -286,6 +296,8 @@ class FrameDecoder:
             self._reject("table_full", 1, block, index)
             return
         self._after_configuration(peer, config.header.idcode, outcome, batches)
+        if outcome.new or outcome.changes:
+            self.on_changed(peer, config)
         self.on_config(config)
 
     def _adopt(self, block: Block, index: int, batches: list[Samples]) -> None:
@@ -328,7 +340,7 @@ class FrameDecoder:
                 self.on_announced()
 
 
-def _nothing(_config: ConfigFrame) -> None:
+def _nothing(*_told: object) -> None:
     return None
 
 

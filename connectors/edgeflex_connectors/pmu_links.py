@@ -362,4 +362,4 @@ def listen(
     host: str, port: int, group: str | None, buffer_bytes: int, context: Context, epoll: select.epoll
 ) -> Listener:
     """Open the UDP port of a client. Raises FatalError, RetryableError."""
-    return Listener(UdpReceiver(host, port, buffer_bytes, context.log, group=group), epoll)
+    return Listener(UdpReceiver(host, port, buffer_bytes, context.log, group=group, sockets=context.sockets), epoll)

@@ -308,6 +308,9 @@ class PmuSend:
         if config.transport == "tcp":
             stream = ServedStream(self._stream, config.header)
             self._server = PmuServer(config.host, config.port, [stream], queue=config.queue, count=self._count)
+            server, gauges = self._server, self._context.gauges
+            gauges.watch("clients", lambda: len(server.clients))
+            gauges.watch("queue_messages", lambda: server.waiting)
             self._server.start()
             return
         try:

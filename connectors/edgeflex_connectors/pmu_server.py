@@ -146,6 +146,11 @@ class PmuServer:
         if transport == "tcp_udp":
             self._data_socket = udp_sender(self._listener.family, multicast_ttl, interface)
 
+    @property
+    def waiting(self) -> int:
+        """How many data frames wait for clients to read."""
+        return sum(len(client.data) for client in list(self._clients.values()))
+
     def _listen(self, host: str, port: int) -> socket.socket:
         is_udp = self._transport == "udp"
         where = f"{'UDP' if is_udp else 'TCP'} {host}:{port}"

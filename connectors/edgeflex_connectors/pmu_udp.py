@@ -11,6 +11,7 @@ from edgeflex_connectors.c37118_columns import FIXED_COLUMNS
 from edgeflex_connectors.c37118_files import read_config_file
 from edgeflex_connectors.pmu_decoder import FrameDecoder, PmuSourceConfig
 from edgeflex_connectors.pmu_frames import Block
+from edgeflex_connectors.pmu_kept import KeptConfigs
 from edgeflex_connectors.udp_drops import DropCounter
 from edgeflex_connectors.udp_receive import BLOCK, UdpReceiver, group_problem
 from edgeflex_flow.errors import FieldError
@@ -24,7 +25,8 @@ class PmuUdpConfig(PmuSourceConfig, frozen=True, kw_only=True):
     Takes data frames of any format (16-bit integer or float, polar or rectangular, one PMU or many in a frame) from any
     number of devices on one port, unicast, broadcast or of a multicast `group`. What the frames hold is told by
     configuration frames (CFG-2, CFG-1 or CFG-3, also in fragments), which devices repeat, say once a minute, or which
-    `config_file` holds. The node sends nothing: `pmu_client` speaks with devices that wait for commands, or use TCP.
+    `config_file` holds. Under `edgeflex up` the process of a new version, or of a flow that was killed, knows them from
+    the one before. The node sends nothing: `pmu_client` speaks with devices that wait for commands, or use TCP.
     Frames are not authenticated; let only devices reach the port.
 
     A device is a PMU, named by `names`, else by its station name. A second device of the same name gets its IDCODE
@@ -110,6 +112,7 @@ class PmuUdpSource:
         self._decoder = FrameDecoder(config, context, self._peer_name, holds=config.before_config == "buffer")
         self._receiver: UdpReceiver | None = None
         self._drops: DropCounter | None = None
+        self._kept: KeptConfigs | None = None
 
     # -- what the runtime calls --------------------------------------------------------------------------------------
 
@@ -121,10 +124,25 @@ class PmuUdpSource:
                 for problem in self._decoder.table.preload(frame):
                     self._context.log.warning("%s: %s", file, problem)
         self._receiver = UdpReceiver(
-            config.host, config.port, int(config.receive_buffer), self._context.log, group=config.group
+            config.host,
+            config.port,
+            int(config.receive_buffer),
+            self._context.log,
+            group=config.group,
+            sockets=self._context.sockets,
         )
         self._drops = DropCounter(self._receiver, self._context)
         self._decoder.whole_frame = self._receiver.datagram
+        if config.port:
+            self._keep_configs()
+
+    def _keep_configs(self) -> None:
+        config = self._config
+        where = f"{config.host} {config.port} {config.group or ''}"
+        self._kept = kept = KeptConfigs(f"configurations udp {where}", self._context.sockets)
+        for peer, each in kept:
+            self._decoder.know(peer, each)
+        self._decoder.on_changed = kept.put
 
     def poll(self) -> Sequence[Samples]:
         receiver, decoder = self._open_receiver(), self._decoder
@@ -175,6 +193,8 @@ class PmuUdpSource:
             self._drops.count()
         self._receiver.close()
         self._decoder.close()
+        if self._kept is not None:
+            self._kept.close()
 
     # -- for tests and programs that start a flow of their own -------------------------------------------------------
 

@@ -9,6 +9,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from edgeflex_connectors.handover import Handover
+from edgeflex_flow.gauges import CONNECTED
 from edgeflex_flow.messages import Policy
 from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection, message_wire
 from edgeflex_flow.policy import POLICIES, PolicySystem
@@ -80,7 +81,10 @@ class PolicyRead:
             on_change=self._changed,
             on_fatal=context.fail,
         )
-        self._watch.start()
+        watch, gauges = self._watch, context.gauges
+        gauges.watch(CONNECTED, lambda: watch.is_connected)
+        gauges.watch("policy_age_s", lambda: watch.age_s if watch.is_known else None)
+        watch.start()
 
     def _changed(self, in_force: InForcePolicies) -> None:
         """Called by the thread of the watch, and once by `open`."""

@@ -10,8 +10,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from edgeflex_connectors.store import message_time_ns
-from edgeflex_flow.messages import Samples
+from edgeflex_flow.messages import Samples, message_time_ns
 from edgeflex_flow.node import Context, WireMessage
 
 Speed: TypeAlias = Annotated[float, Meta(gt=0)] | Literal["max"]

@@ -290,7 +290,9 @@ def open_session(config: RestConfig, context: Context) -> RestSession:
         credentials = FixedToken(auth)
     else:
         credentials = NoCredentials()
-    return RestSession(name, config.url, client(), credentials, granting)
+    serving = client()
+    context.gauges.watch("certificate_until_s", lambda: serving.certificate.until_s)
+    return RestSession(name, config.url, serving, credentials, granting)
 
 
 def certificate_until(config: RestConfig, context: Context) -> float | None:

@@ -18,9 +18,11 @@ from edgeflex_connectors.http_client import Answer
 from edgeflex_connectors.payload_formats import AnyFormat, JsonEdgeflex, format_of
 from edgeflex_connectors.payload_formats.codec import Decoder
 from edgeflex_connectors.payloads import subscription_columns, subscription_refusals
+from edgeflex_connectors.refused_from import RefusedFrom
 from edgeflex_connectors.rest import RestSession, path_refusals
 from edgeflex_connectors.rest_retry import RETRIED_STATUSES, Status, retry_after_s, retry_refusals
 from edgeflex_flow.errors import BadMessageError, FieldError, RetryableError, unforeseen
+from edgeflex_flow.gauges import CONNECTED
 from edgeflex_flow.messages import BUILT_IN_MESSAGES, decode_message
 from edgeflex_flow.node import (
     Context,
@@ -237,17 +239,31 @@ class RestPoll:
         self._handover = Handover[int, list[WireMessage]](config.queue)
         """Answers by their number."""
         self._answers = 0
+        self._refused = RefusedFrom[str]()
+        self._reached = False
+        """Whether the service has answered."""
 
     def open(self) -> None:
         if self._session is None:
             api = self._context.connections["api"]
             self._session = api.node.open(api.config, self._context)
         self._handover.open()
+        gauges = self._context.gauges
+        gauges.watch(CONNECTED, lambda: self._reached and not self._backoff.is_failing)
+        gauges.watch("queue_messages", lambda: len(self._handover))
         self._thread = threading.Thread(target=self._run, name=f"rest {self._context.node}", daemon=True)
         self._thread.start()
 
     def poll(self) -> Sequence[WireMessage]:
         return [message for answer in self._handover.take() for message in answer]
+
+    def decode_again(self, payload: bytes) -> Sequence[WireMessage]:
+        """Raises BadMessageError."""
+        _, received_ns = self._refused.origin_of(payload)
+        read = self._reader.read(payload, received_ns)
+        if read.error is not None and not read.messages:
+            raise read.error
+        return read.messages
 
     @property
     def ended(self) -> bool:
@@ -274,6 +290,13 @@ class RestPoll:
             self._context.counters.add("lost", lost)
 
     # The thread -----------------------------------------------------------------------------------------------------
+
+    def query(self) -> Sequence[tuple[str, str]]:
+        """Of the next request."""
+        return tuple(self._config.query.items())
+
+    def before_asking(self, session: RestSession) -> None:
+        """What else there is to do with the service, each time."""
 
     def _run(self) -> None:
         assert self._session is not None
@@ -303,19 +326,24 @@ class RestPoll:
         """Ask once. Gives how long to wait before the next request; None if it is due by the period."""
         self._context.counters.add("requests")
         what = f"{session.name}: GET {self._config.path}"
+        self.before_asking(session)
         try:
             answer = session.request(
                 "GET",
                 self._config.path,
-                query=tuple(self._config.query.items()),
+                query=self.query(),
                 headers={"Accept": "application/json, */*;q=0.5", **self._known},
             )
             return self._take(session, answer, what)
         except RetryableError as error:
             return self._failed(str(error), "retries")
         except BadMessageError as error:
-            self._context.dead_letter(error.reason, f"{what}: {error}", error.payload)
+            self._refuse(what, error)
             return None
+
+    def _refuse(self, what: str, error: BadMessageError) -> None:
+        self._refused.note(error.payload, what, self._context.clock.now_ns())
+        self._context.dead_letter(error.reason, f"{what}: {error}", error.payload)
 
     def _take(self, session: RestSession, answer: Answer, what: str) -> float | None:
         """Use an answer, whatever its status."""
@@ -327,6 +355,7 @@ class RestPoll:
             return max(self._failed(f"{what}: {session.shown(answer)}", "retries"), retry_after_s(answer))
         else:
             return max(self._failed(f"{what}: {session.shown(answer)}", "refused"), self._config.period)
+        self._reached = True
         failures = self._backoff.succeeded()
         if failures:
             self._context.log.info("%s: answers again after %d failures", what, failures)
@@ -354,7 +383,7 @@ class RestPoll:
         self._context.counters.add("answers")
         self._context.counters.add_all(not_accepted=read.others, bad_rows=read.bad_rows)
         if read.error is not None:
-            self._context.dead_letter(read.error.reason, f"{what}: {read.error}", read.error.payload)
+            self._refuse(what, read.error)
         if read.messages:
             self._hand_over(read.messages)
 
@@ -376,4 +405,4 @@ def open_source(config: RestPollConfig, context: Context) -> RestPoll:
     return RestPoll(config, context)
 
 
-NODE = SourceNode(kind="rest_poll", config=RestPollConfig, output=output, open=open_source)
+NODE = SourceNode(kind="rest_poll", config=RestPollConfig, output=output, open=open_source, decodes=True)

@@ -23,6 +23,7 @@ from edgeflex_connectors.payloads import PayloadEncoder
 from edgeflex_connectors.rest import RestSession, path_refusals
 from edgeflex_connectors.rest_retry import RETRIED_STATUSES, UNHANDLED_STATUSES, Status, retry_after_s, retry_refusals
 from edgeflex_flow.errors import BadMessageError, FieldError, RetryableError, nearest, unforeseen
+from edgeflex_flow.gauges import CONNECTED
 from edgeflex_flow.messages import DeadLetter, Samples, validity_s
 from edgeflex_flow.node import (
     ANY,
@@ -247,11 +248,16 @@ class RestPost:
         self._flushes = 0
         self._stopping = False
         self._dead = False
+        self._reached = False
+        """Whether the service has answered."""
 
     def open(self) -> None:
         if self._session is None:
             api = self._context.connections["api"]
             self._session = api.node.open(api.config, self._context)
+        gauges = self._context.gauges
+        gauges.watch(CONNECTED, self._connected)
+        gauges.watch("queue_messages", lambda: len(self._waiting) + len(self._batch))
         self._thread = threading.Thread(target=self._run, name=f"rest {self._context.node}", daemon=True)
         self._thread.start()
 
@@ -277,6 +283,10 @@ class RestPost:
             self._condition.notify_all()
         if dropped:
             self._context.counters.add("overflow", dropped)
+
+    def _connected(self) -> bool | None:
+        """Not known before there was something to send."""
+        return not self._backoff.is_failing if self._reached or self._backoff.is_failing else None
 
     def progress(self) -> Progress:
         """What the service has answered for good, or what was dropped, needs nobody any more."""
@@ -421,6 +431,7 @@ class RestPost:
             self._context.counters.add_all(sent=len(self._batch), bytes=size)
         else:
             self._give_up("refused", self._encoder.refusal(answer) or text)
+        self._reached = True
         failures = self._backoff.succeeded()
         if failures:
             self._context.log.info("%s: answers again after %d failures", what, failures)

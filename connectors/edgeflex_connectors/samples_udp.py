@@ -9,7 +9,8 @@ from msgspec import Meta, field
 
 from edgeflex_connectors.batching import SamplesBuilder
 from edgeflex_connectors.payload_formats import AnyFormat, format_of
-from edgeflex_connectors.payloads import subscription_columns, subscription_refusals
+from edgeflex_connectors.payloads import samples_of, subscription_columns, subscription_refusals
+from edgeflex_connectors.refused_from import RefusedFrom
 from edgeflex_connectors.speaker import Speaker
 from edgeflex_connectors.udp_drops import DropCounter
 from edgeflex_connectors.udp_receive import BLOCK, UdpReceiver, group_problem, host_number
@@ -116,13 +117,19 @@ class SamplesUdpSource:
         self._decoder = format_of(config.format).decoder(config.format, config.columns, not config.format.names_device)
         self._builder = SamplesBuilder(subscription_columns(config.columns, config.format))
         self._speaker = Speaker(context)
+        self._refused = RefusedFrom[str]()
         self._receiver: UdpReceiver | None = None
         self._drops: DropCounter | None = None
 
     def open(self) -> None:
         config = self._config
         self._receiver = UdpReceiver(
-            config.host, config.port, int(config.receive_buffer), self._context.log, group=config.group
+            config.host,
+            config.port,
+            int(config.receive_buffer),
+            self._context.log,
+            group=config.group,
+            sockets=self._context.sockets,
         )
         self._drops = DropCounter(self._receiver, self._context)
 
@@ -155,10 +162,11 @@ class SamplesUdpSource:
         try:
             decoded = self._decoder.decode(datagram, None if self._config.format.names_device else device)
         except BadMessageError as error:
-            self._refuse(device, error)
+            self._refuse(device, error, datagram)
             return
         if decoded.error is not None:
-            self._refuse(device, decoded.error)
+            # Of a datagram of which rows were given, what was not is kept; else all of it can be decoded once more.
+            self._refuse(device, decoded.error, decoded.error.payload if decoded.rows else datagram)
             self._context.counters.add("bad_rows", decoded.bad_rows)
         for row in decoded.rows:
             self._builder.add(*row)
@@ -174,11 +182,19 @@ class SamplesUdpSource:
             name = self._seen[peer] = self._open_receiver().peer_name(peer)
         return name
 
-    def _refuse(self, device: str, error: BadMessageError) -> None:
+    def _refuse(self, device: str, error: BadMessageError, payload: bytes) -> None:
         if self._speaker.may_speak(error.reason):
-            self._context.dead_letter(error.reason, f"from {device}: {error}", error.payload)
+            self._refused.note(payload, device, self._context.clock.now_ns())
+            self._context.dead_letter(error.reason, f"from {device}: {error}", payload)
         else:
             self._context.counters.add(error.reason)
+
+    def decode_again(self, payload: bytes) -> Sequence[Samples]:
+        """Raises BadMessageError."""
+        device, received_ns = self._refused.origin_of(payload)
+        decoded = self._decoder.decode(payload, None if self._config.format.names_device else device)
+        columns = subscription_columns(self._config.columns, self._config.format)
+        return samples_of(decoded, columns, received_ns)
 
     @property
     def ended(self) -> bool:
@@ -211,4 +227,4 @@ def _output(config: SamplesUdpConfig, inputs: Mapping[str, Wire]) -> Wire:
     return samples_wire(*subscription_columns(config.columns, config.format))
 
 
-NODE = SourceNode(kind="samples_udp", config=SamplesUdpConfig, output=_output, open=SamplesUdpSource)
+NODE = SourceNode(kind="samples_udp", config=SamplesUdpConfig, output=_output, open=SamplesUdpSource, decodes=True)

@@ -15,14 +15,10 @@ from msgspec import Meta
 
 from edgeflex_connectors.backoff import Backoff
 from edgeflex_flow.errors import FatalError, FieldError
-from edgeflex_flow.messages import FrequencyEvent, Message, Samples, encode_message
+from edgeflex_flow.messages import FrequencyEvent, Message, Samples, encode_message, message_time_ns
 from edgeflex_flow.node import Context, NodeConfig, Probe, quantity
 
 HOUR_NS = 3_600_000_000_000
-
-TIMES = ("time_ns", "onset_time_ns", "created_ns")
-"""Where messages hold the time they are about; the first that a message has counts."""
-
 
 MOST_NAME_BYTES = 512
 """Of the name of a device or column, or the type or id of a message: PostgreSQL's indexes take keys of 2,704 bytes, and
@@ -54,15 +50,6 @@ class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
     device: str | None
     body: bytes
     """The message as JSON."""
-
-
-def message_time_ns(message: Message) -> int | None:
-    """The time that a message is about, UTC nanoseconds; None if it has none."""
-    for name in TIMES:
-        time_ns: int | None = getattr(message, name, None)
-        if time_ns is not None:
-            return time_ns
-    return None
 
 
 def stored_message(message: Message) -> StoredMessage:

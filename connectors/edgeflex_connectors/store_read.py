@@ -19,6 +19,7 @@ from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS, How, Series, Store
 from edgeflex_connectors.store_window import Piece, pieces
 from edgeflex_flow.clock import moment_ns
 from edgeflex_flow.errors import FieldError, RetryableError
+from edgeflex_flow.gauges import CONNECTED
 from edgeflex_flow.messages import Message, Quality, Samples, decode_message
 from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection, quantity
 from edgeflex_flow.wakeup import Wakeup
@@ -195,6 +196,7 @@ class StoreRead(Replay):
         self._thread = threading.Thread(
             target=self._read, args=(self._ahead,), name=f"store_read {self._context.node}", daemon=True
         )
+        self._context.gauges.watch(CONNECTED, lambda: not self._backoff.is_failing)
         self._thread.start()
         super().open()
 

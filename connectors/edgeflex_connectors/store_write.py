@@ -23,6 +23,7 @@ from edgeflex_connectors.store import (
 )
 from edgeflex_connectors.upkeep import Upkeep
 from edgeflex_connectors.writer import QUIET_S, Writer
+from edgeflex_flow.gauges import CONNECTED
 from edgeflex_flow.messages import Message, Samples
 from edgeflex_flow.node import (
     ANY,
@@ -204,7 +205,9 @@ class StoreWrite:
             large_rows=LARGE_ROWS,
             quiet_s=self._quiet_s,
         )
-        self._writer.start()
+        writer = self._writer
+        self._context.gauges.watch(CONNECTED, lambda: not writer.is_failing)
+        writer.start()
         if self._upkeep is not None:
             self._upkeep.start()
 

@@ -101,6 +101,10 @@ OWN: tuple[tuple[str, str], ...] = (
     ("edgeflex/SITE/vpp/price/DEVICE", "prices"),
     ("edgeflex/SITE/vpp/TYPE", "set-points, plans, alarms and answers of its controller, by type of message"),
     ("edgeflex/SITE/flexibility/TYPE", "answers of the market to requests of flexibility, and alarms about it"),
+    (
+        "edgeflex/SITE/link/TYPE",
+        "what a mobile network says of links, qualities that are asked for, and alarms, by type of message",
+    ),
     ("edgeflex/SITE/status/FLOW/NODE", "whether a node of a flow is connected (`status_topic`)"),
 )
 """How topics of flows that ship, and those that the platform lacks, are called; SITE is the site's name."""

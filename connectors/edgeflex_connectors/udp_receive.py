@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from edgeflex_flow.errors import FatalError, RetryableError
 from edgeflex_flow.kernel import kernel
+from edgeflex_flow.node import NO_SOCKET_KEEPER, SocketKeeper
 
 BLOCK: Final = 1024
 """Datagrams of one call."""
@@ -145,14 +146,27 @@ class UdpReceiver:
     """
 
     def __init__(
-        self, host: str, port: int, receive_buffer_bytes: int, log: logging.Logger, group: str | None = None
+        self,
+        host: str,
+        port: int,
+        receive_buffer_bytes: int,
+        log: logging.Logger,
+        group: str | None = None,
+        *,
+        sockets: SocketKeeper = NO_SOCKET_KEEPER,
     ) -> None:
+        """`sockets`: keeps the port open while nothing reads it, unless the port is any (0)."""
         self._where = f"UDP {host}:{port}"
         self._log = log
-        self._socket = self._bind(host, port, group)
+        name = f"udp {host} {port} {group or ''}"
+        kept = sockets.take(name) if port else None
+        self._socket = self._bind(host, port, group) if kept is None else socket.socket(fileno=kept)
         try:
-            if group is not None:
+            self._socket.setblocking(False)
+            if group is not None and kept is None:
                 self._join(host, group)
+            if port:
+                sockets.keep(name, self._socket.fileno())
             self._enlarge_buffer(receive_buffer_bytes)
             self._call = _recvmmsg()
             self._is_ipv4 = self._socket.family == socket.AF_INET
@@ -184,7 +198,6 @@ class UdpReceiver:
         except OSError as error:
             opened.close()
             raise self._bind_error(error, port) from error
-        opened.setblocking(False)
         return opened
 
     def _bind_error(self, error: OSError, port: int) -> Exception:

@@ -87,6 +87,7 @@ class Writer(Generic[T]):
             self._target.open()
         except RetryableError as error:
             self._failed(error)
+        self._context.gauges.watch("queue_rows", self._held_rows)
         self._thread = threading.Thread(target=self._run, name=f"writer {self._context.node}", daemon=True)
         self._thread.start()
 
@@ -110,6 +111,11 @@ class Writer(Generic[T]):
         if dropped:
             self._waiting_rows -= dropped
             self._context.counters.add("overflow_rows", dropped)
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last attempt to write failed."""
+        return self._backoff.is_failing
 
     def progress(self) -> Progress:
         """How many items were taken, and how many of them are durable, or were dropped."""
@@ -239,7 +245,7 @@ class Writer(Generic[T]):
             self._context.log.warning("%s; %d rows wait; trying again", error, self._held_rows())
 
     def _held_rows(self) -> int:
-        return self._waiting_rows + sum(self._rows_of(item) for item in self._batch)
+        return self._waiting_rows + sum(self._rows_of(item) for item in list(self._batch))
 
     def _pause(self, flushes: int) -> bool:
         """Wait before the next attempt, less if the end of the writer, or a flush after these, is asked for; False if

@@ -8,16 +8,20 @@ import logging
 import click
 
 from edgeflex_flow import __version__, signals
-from edgeflex_flow.cli.logs import set_up_logs, tell
+from edgeflex_flow.cli.logs import tell
 from edgeflex_flow.errors import EdgeflexError
+from edgeflex_flow.log_lines import set_up_logs
 
 COMMANDS = {
     "demo": "edgeflex_flow.cli.demo",
     "init": "edgeflex_flow.cli.init",
     "check": "edgeflex_flow.cli.check",
     "run": "edgeflex_flow.cli.run",
+    "up": "edgeflex_flow.cli.up",
+    "studio-user": "edgeflex_flow.cli.studio_user",
     "estimate": "edgeflex_flow.cli.estimate",
     "policy": "edgeflex_flow.cli.policy",
+    "devices": "edgeflex_flow.cli.devices",
     "nodes": "edgeflex_flow.cli.nodes",
     "graph": "edgeflex_flow.cli.graph",
     "schema": "edgeflex_flow.cli.schema",
@@ -26,10 +30,10 @@ COMMANDS = {
     "serve": "edgeflex_flow.cli.serve",
     "reference": "edgeflex_flow.cli.reference",
 }
-DRAINING = ("run", "demo")
+DRAINING = ("run", "up", "demo")
 """Commands that end in order on a signal; the others die by it."""
 
-WITHOUT_KINDS = ("serve",)
+WITHOUT_KINDS = ("serve", "studio-user", "devices")
 """Commands that look at no flow: they start sooner, and with half the memory."""
 
 
@@ -44,7 +48,7 @@ class LazyGroup(click.Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name)
+        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name.replace("-", "_"))
         return command
 
 

@@ -55,16 +55,16 @@ class FlowInLoop:
     def take(self, node: str, message: WireMessage, now_ns: int) -> None:
         """Give what a source has to what reads it; set-points that come of it are those of the next `react`."""
         self._clock.advance_to(now_ns)
-        self._stage.take(node, [message])
+        self._stage.begin(node, message)
 
     def react(self, samples: Samples | None, now_ns: int) -> list[Setpoints]:
         """Take what was measured, let all ticks that are due pass, and give the set-points that came of it."""
         self._clock.advance_to(now_ns)
         if samples is not None:
-            self._stage.take(self._measuring, [samples])
+            self._stage.begin(self._measuring, samples)
         for node, due_ns in self._due_ns.items():
             if now_ns >= due_ns:
-                self._stage.take(node, Tick(now_ns))
+                self._stage.begin(node, Tick(now_ns))
                 period_ns = self._period_ns[node]
                 # As the feed does: on whole periods, so that nodes of one period stay in step.
                 self._due_ns[node] = now_ns - now_ns % period_ns + period_ns
@@ -75,7 +75,7 @@ class FlowInLoop:
         """What the operators still give when the flow drains."""
         for node in self.run.plan.nodes:
             if isinstance(node.node, OperatorNode) and node.node.end is not None:
-                self._stage.take(node.id, Tick(now_ns, last=True))
+                self._stage.begin(node.id, Tick(now_ns, last=True))
         given, self._setpoints = self._setpoints, []
         return given
 

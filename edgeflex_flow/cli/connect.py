@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +22,7 @@ from edgeflex_flow.errors import EdgeflexError
 from edgeflex_flow.flowfile import Plan
 from edgeflex_flow.flowfile.network import own_ports
 from edgeflex_flow.flowfile.plan import PlannedNode
+from edgeflex_flow.flowfile.revision import Call, connections_of
 from edgeflex_flow.node import Context, Counters, OpenConnection, Probe, SourceNode
 
 AT_ONCE = 16
@@ -71,8 +72,23 @@ def reach_all(plans: Iterable[Plan]) -> list[Reached]:
             for connection in node.connections.values():
                 connections.setdefault((plan.site, connection.name), partial(_reach_alone, plan, connection))
     nodes = [call for plan in plans for node in plan.nodes for call in _calls_of(node, plan)]
+    return _side_by_side([*connections.values(), *nodes])
+
+
+def _side_by_side(calls: Sequence[Callable[[], list[Reached]]]) -> list[Reached]:
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return [each for found in pool.map(lambda call: call(), [*connections.values(), *nodes]) for each in found]
+        return [each for found in pool.map(lambda call: call(), calls) for each in found]
+
+
+def unreached(plan: Plan, tried: Collection[Call]) -> list[str]:
+    """Why some connections and nodes of a flow do not reach what they call."""
+    calls: list[Callable[[], list[Reached]]] = [
+        partial(_reach_alone, plan, each)
+        for name, each in connections_of(plan).items()
+        if Call("connection", name) in tried
+    ]
+    calls += [call for node in plan.nodes if Call("node", node.id) in tried for call in _calls_of(node, plan)]
+    return [f"'{each.name.rpartition('/')[2]}': {each.error}" for each in _side_by_side(calls) if not each.ok]
 
 
 def _reach_alone(plan: Plan, connection: OpenConnection) -> list[Reached]:

@@ -12,13 +12,14 @@ from typing import Any
 import click
 import msgspec
 
-from edgeflex_flow.cli.manual import Setting, page
+from edgeflex_flow.cli.manual import Setting, page, settings_of
 from edgeflex_flow.errors import FlowFileError
 from edgeflex_flow.flowfile.document import Value, read_document
 from edgeflex_flow.flowfile.fields import ConfigField, config_fields
 from edgeflex_flow.flowfile.outline import Outline, outline
+from edgeflex_flow.flowfile.settings import SITE_SETTINGS
 from edgeflex_flow.flowfile.shape import NAME, NAME_WORDS, SITE_KEYS
-from edgeflex_flow.node import AnyNode, ConnectionNode
+from edgeflex_flow.node import AnyNode, ConnectionNode, NodeConfig
 from edgeflex_flow.registry import Registry
 
 USUAL_KINDS = ("mqtt", "sqlite")
@@ -71,7 +72,7 @@ def site(registry: Registry, *, name: str, folder: Path | None, only: tuple[str,
         raise click.ClickException(f"{file} exists already; nothing was written") from None
     except OSError as error:
         raise click.ClickException(f"{file} cannot be written: {error.strerror}") from error
-    click.echo(f"{file}\n\nedit it, then:\n  edgeflex check {file} --connect\n  edgeflex run {file}")
+    click.echo(f"{file}\n\nedit it, then:\n  edgeflex check {file} --connect\n  edgeflex up {file}")
 
 
 @dataclass(slots=True)
@@ -122,6 +123,10 @@ def site_lines(name: str, needs: Sequence[Needs], registry: Registry) -> Iterato
     yield f"# {SITE_KEYS['labels']}"
     yield "# labels: {region: north}"
     yield ""
+    for key, kind in SITE_SETTINGS.items():
+        yield f"# {SITE_KEYS[key]}"
+        yield from (f"# {line}" for line in _top_lines(key, kind))
+        yield ""
     yield f"# {SITE_KEYS['connections']}"
     yield '# Secrets come from the environment, "${NAME}", or from a file, "${file:/run/secrets/name}".'
     yield from _connections_lines(needs, registry)
@@ -130,6 +135,17 @@ def site_lines(name: str, needs: Sequence[Needs], registry: Registry) -> Iterato
         yield f"# {SITE_KEYS['params']}"
         yield "params:"
         yield from (f"  {line}" for line in _param_lines(needs))
+
+
+def _top_lines(key: str, config: type[NodeConfig]) -> Iterator[str]:
+    """Settings at the top of the file as they hold when nothing else is said; those without a value in comments."""
+    examples = {each.key: each.hint.constraint("examples") for each in config_fields(config)}
+    yield f"{key}:"
+    for setting in settings_of(config):
+        yield from _comment(setting.description, "  ")
+        example: list[Any] = examples[setting.key] or [UNKNOWN_VALUE]
+        value = str(example[0]) if setting.required else setting.default
+        yield f"  # {setting.key}: null" if value == "none" else f"  {setting.key}: {value}"
 
 
 def _connections_lines(needs: Sequence[Needs], registry: Registry) -> Iterator[str]:

@@ -111,11 +111,16 @@ def page(node: AnyNode) -> Page:
         text=text,
         sections=sections,
         example=example,
-        settings=tuple(_setting(field) for field in config_fields(config)),
+        settings=settings_of(config),
         forms=tuple(_forms(config)),
         ports=tuple(_port(name, port) for name, port in inputs.items()),
         family=node.family if isinstance(node, ConnectionNode) else None,
     )
+
+
+def settings_of(config: type[msgspec.Struct]) -> tuple[Setting, ...]:
+    """The settings of a config, in its order."""
+    return tuple(_setting(field) for field in config_fields(config))
 
 
 def _role(node: AnyNode) -> str:

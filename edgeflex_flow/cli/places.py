@@ -49,3 +49,17 @@ class Definition(click.ParamType[tuple[str, str]]):
         if not equals or not name:
             self.fail(f"'{value}' is not of the form name=value", param, ctx)
         return (name, text)
+
+
+class Address(click.ParamType[tuple[str, int]]):
+    """`HOST:PORT`, or a port on this machine alone."""
+
+    name = "HOST:PORT"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return (str(value[0]), int(value[1]))
+        host, _, port = str(value).rpartition(":")
+        if not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and host[:1] != "["):
+            self.fail(f"'{value}' is not HOST:PORT, for example 127.0.0.1:9464 or [::1]:9464", param, ctx)
+        return (host.strip("[]") or "127.0.0.1", int(port))

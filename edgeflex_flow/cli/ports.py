@@ -29,7 +29,7 @@ def ports(
     definitions: tuple[tuple[str, str], ...],
     as_json: bool,
 ) -> None:
-    """Print the ports on which the flows of a site listen, and the hosts and ports that they call.
+    """Print the ports on which a site and its flows listen, and the hosts and ports that they call.
 
     SITE is a site file, or the name of one in sites/ or flows/sites/. The flows are those that it lists, or those of
     the FILEs. Names of hosts are told as they are written: looking them up needs a name server besides.

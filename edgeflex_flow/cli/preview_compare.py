@@ -8,13 +8,12 @@ from typing import Any, Final, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from edgeflex_connectors.store import message_time_ns
 from edgeflex_flow.cli.preview_run import Outcome, told_nodes
 from edgeflex_flow.cli.preview_samples import SamplesDifference, compare_samples
 from edgeflex_flow.cli.preview_setpoints import SetpointsDifference, compare_setpoints
 from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.flowfile.wires import message_name
-from edgeflex_flow.messages import Alarm, FrequencyEvent, Message
+from edgeflex_flow.messages import Alarm, FrequencyEvent, Message, message_time_ns
 
 SAME_EVENT_NS: Final = 2_000_000_000
 """What a device told at most this far apart is taken for the same, seen otherwise: an event that is noticed later has

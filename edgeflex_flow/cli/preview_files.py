@@ -18,10 +18,10 @@ from edgeflex_connectors.recording_csv import read_csv_table
 from edgeflex_connectors.recording_table import COLUMNS, RecordingError
 from edgeflex_connectors.records import LineDecoder, part_files, read_npz
 from edgeflex_connectors.sqlite import SqliteConfig, SqliteStore
-from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS, Store, message_time_ns
+from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS, Store
 from edgeflex_connectors.store_window import pieces
 from edgeflex_flow.errors import BadMessageError, FatalError, RetryableError
-from edgeflex_flow.messages import Message, Quality, Samples, join_samples
+from edgeflex_flow.messages import Message, Quality, Samples, join_samples, message_time_ns
 from edgeflex_flow.units import conversion_factor
 
 LINES: Final = ".jsonl"

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from edgeflex_flow.cli import monitored
 from edgeflex_flow.cli.logs import logs_are_json, tell
 from edgeflex_flow.cli.places import Definition, find_site
 from edgeflex_flow.cli.problems import console, show_problems
@@ -21,10 +25,13 @@ from edgeflex_flow.cli.run_each import Family
 from edgeflex_flow.cli.selection import work_to_run
 from edgeflex_flow.errors import FatalError, FlowFileError
 from edgeflex_flow.flowfile import Plan, load_flows
+from edgeflex_flow.flowfile.cluster import PROCESS_VARIABLE, ClusterConfig, load_cluster, process_number
+from edgeflex_flow.flowfile.plan import MonitorConfig
 from edgeflex_flow.runtime.every import every
 from edgeflex_flow.runtime.lifecycle import EXIT_NOT_DRAINED, stop_on_signals
 from edgeflex_flow.runtime.policies import policies_from
 from edgeflex_flow.runtime.policy_loader import policies_of_site
+from edgeflex_flow.runtime.recovery import keep_state
 from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_flow.units import parse_quantity
 
@@ -60,8 +67,20 @@ class Seconds(click.ParamType[float]):
     type=click.Path(path_type=Path, dir_okay=False),
     help="YAML file of policies, {policy: {field: value}}; followed in place of the policy system.",
 )
+@click.option(
+    "--cluster",
+    "cluster_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Cluster file: run as one of several processes that share the devices of one flow.",
+)
+@click.option(
+    "--process",
+    type=click.IntRange(0),
+    help=f"Which process of the cluster this is; else {PROCESS_VARIABLE}, else the number in the host's name.",
+)
 @click.option("--for", "duration_s", type=Seconds(), help="Drain and end after this time, for example 30s.")
 @click.option("--stats", "stats_s", type=Seconds(), help="Log all counters with this period, for example 10s.")
+@monitored.option
 @click.option("--json", "as_json", is_flag=True, help="Print the summary at the end as JSON.")
 @click.pass_context
 def run(
@@ -74,8 +93,11 @@ def run(
     workers: int,
     runtime: str,
     policies: Path | None,
+    cluster_file: Path | None,
+    process: int | None,
     duration_s: float | None,
     stats_s: float | None,
+    monitor: MonitorConfig | None,
     as_json: bool,
 ) -> None:
     """Run flows until SIGTERM, SIGINT or SIGHUP, then drain: sources end, the flow empties, sinks flush.
@@ -86,20 +108,35 @@ def run(
     Several files run as one process each, so that one flow's crash never touches another: it is logged at once, and
     the others go on. All end when this process does.
 
+    With --cluster one flow runs over several processes, each started by this command with its own --process, on one
+    host or on several. Process 0 has the sources, the sinks and the state. All end when one is asked to, and all end
+    with exit code 3 when one dies.
+
     Exit codes: 0 drained, nothing lost; 1 a file is wrong; 2 wrong usage; 3 the flow could not go on (a port in use, a
     refused password); 4 the drain took too long, or sinks could not bring out all that they held; of several flows the
     highest, where 128 + N stands for one killed by signal N.
     """
-    work = work_to_run(files, find_site(site, files[0]), dict(wanted))
-    site_file = work.site
+    if cluster_file is not None and (workers > 1 or runtime == "inline"):
+        raise click.UsageError(
+            "--cluster runs on bytewax with the workers of its file: leave out --workers and --runtime"
+        )
+    if process is not None and cluster_file is None:
+        raise click.UsageError("--process is of a cluster: give its file with --cluster")
     try:
+        work = work_to_run(files, find_site(site, files[0]), dict(wanted))
+        site_file = work.site
         plans = load_flows(work.files, context.obj, site=site_file, params=dict(definitions))
+        part = None if cluster_file is None else _part_of(cluster_file, process)
     except FlowFileError as error:
-        _tell_problems(error)
+        tell_problems(error)
         if as_json:
             _print_summary(None, EXIT_BAD_FILE, str(error))
         sys.exit(EXIT_BAD_FILE)
     plan, *others = plans
+    if others and part is not None:
+        raise click.UsageError(f"a cluster runs one flow; got {len(plans)}: {', '.join(each.name for each in plans)}")
+    if others and monitor is not None:
+        raise click.UsageError(f"--monitor tells of one flow, and {len(plans)} would run: `edgeflex up` tells of many")
     if others:
         family = Family(
             lambda plan: _child_arguments(context, plan, site_file),
@@ -107,6 +144,8 @@ def run(
         )
         sys.exit(family.run(plans))
     flow_run = FlowRun(plan)
+    if part is None or part.process == 0:
+        keep_state(flow_run)
     with (
         stop_on_signals(
             flow_run, lambda: _show_summary(flow_run, EXIT_NOT_DRAINED, "the drain took too long", as_json)
@@ -114,21 +153,56 @@ def run(
         every(stats_s, lambda: _log_stats(flow_run), "stats") if stats_s is not None else nullcontext(),
         _after(duration_s, flow_run.stop),
     ):
-        errors = _errors_of(flow_run, runtime, workers, policies)
+        errors = errors_of(flow_run, runtime, workers, policies, monitor, part)
     code = next(iter(errors.values()), 0)  # what ended the run stands first, what was lost by it after
     _show_summary(flow_run, code, "; ".join(errors) or None, as_json)
     for text in errors:
         tell(logging.ERROR, text, plan.name, exit_code=code)
+    if flow_run.cluster.is_broken:
+        _leave(code)
     sys.exit(code)
 
 
-def _errors_of(flow_run: FlowRun, runtime: str, workers: int, policies: Path | None) -> dict[str, int]:
+class _Part(NamedTuple):
+    """The process of a cluster that this is."""
+
+    cluster: ClusterConfig
+    process: int
+
+
+def _part_of(file: Path, process: int | None) -> _Part:
+    """Raises FlowFileError, and BadParameter when nothing says which process this is."""
+    cluster = load_cluster(file)
+    try:
+        return _Part(cluster, process_number(cluster, process, os.environ, socket.gethostname()))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--process") from error
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: threads of a dataflow that lost another process may wait for it forever."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def errors_of(
+    flow_run: FlowRun,
+    runtime: str,
+    workers: int,
+    policies: Path | None,
+    monitor: MonitorConfig | None = None,
+    part: _Part | None = None,
+) -> dict[str, int]:
     """Run to the end; what went wrong, with its exit code."""
     errors: dict[str, int] = {}
     try:
-        # A file is for a trial, or for the day on which the policy system is wrong: it alone holds then.
-        with policies_of_site(flow_run) if policies is None else policies_from(policies, flow_run):
-            start(flow_run, runtime, workers)
+        with monitored.flow_monitored(flow_run, monitor), _policies(flow_run, policies, part):
+            if part is not None:
+                _start_in_cluster(flow_run, part)
+            else:
+                start(flow_run, runtime, workers)
     except FatalError as error:
         errors[str(error)] = EXIT_FATAL
     for node, count in flow_run.lost_at_the_end.items():
@@ -137,7 +211,15 @@ def _errors_of(flow_run: FlowRun, runtime: str, workers: int, policies: Path | N
     return errors
 
 
-def _tell_problems(error: FlowFileError) -> None:
+def _policies(flow_run: FlowRun, policies: Path | None, part: _Part | None) -> AbstractContextManager[object]:
+    """What has the run follow policies."""
+    if part is not None and part.process > 0:
+        return nullcontext()  # process 0 tells what they change
+    # A file is for a trial, or for the day on which the policy system is wrong: it alone holds then.
+    return policies_of_site(flow_run) if policies is None else policies_from(policies, flow_run)
+
+
+def tell_problems(error: FlowFileError) -> None:
     if not logs_are_json():
         show_problems(error.problems, console(err=True))
         return
@@ -156,6 +238,12 @@ def start(flow_run: FlowRun, runtime: str, workers: int) -> None:
         from edgeflex_flow.runtime.bytewax import run_bytewax  # noqa: PLC0415
 
         run_bytewax(flow_run, workers=workers)
+
+
+def _start_in_cluster(flow_run: FlowRun, part: _Part) -> None:
+    from edgeflex_flow.runtime.bytewax import run_in_cluster  # noqa: PLC0415 - as in `start`
+
+    run_in_cluster(flow_run, part.cluster, part.process)
 
 
 def _child_arguments(context: click.Context, plan: Plan, site: Path | None) -> list[str]:

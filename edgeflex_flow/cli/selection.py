@@ -9,7 +9,7 @@ from typing import NamedTuple
 import click
 
 from edgeflex_flow.errors import nearest
-from edgeflex_flow.flowfile.outline import Outline, flow_folder, flows_beside, outline
+from edgeflex_flow.flowfile.outline import Outline, broken_beside, flow_folder, flows_beside, outline
 
 Labels = Mapping[str, str]
 
@@ -56,18 +56,20 @@ def work_to_run(files: Sequence[Path], site: Path | None, wanted: Labels) -> Wor
 def listed_flows(site: Outline) -> list[Outline]:
     """The files of the flows that a site lists, found by the names of the flows: files may be called otherwise.
 
-    Raises click.UsageError when it lists none, or one that is not in exactly one file.
+    A file that cannot be read stands for one that is not found: the check tells what is wrong with it. Raises
+    click.UsageError when it lists none, or one that is not in exactly one file.
     """
     if not site.flows:
         raise click.UsageError(f"{site.file} lists no flows under 'flows'")
     known = flows_beside(site.file)
-    return [_only_file(name, site, known) for name in site.flows]
+    found = [each for name in site.flows for each in _files_of(name, site, known)]
+    return list({each.file: each for each in found}.values())
 
 
-def _only_file(name: str, site: Outline, known: Mapping[str, Sequence[Outline]]) -> Outline:
-    found = known.get(name, ())
-    if len(found) == 1:
-        return found[0]
+def _files_of(name: str, site: Outline, known: Mapping[str, Sequence[Outline]]) -> Sequence[Outline]:
+    found = known.get(name, ()) or broken_beside(site.file)
+    if len(found) == 1 or (found and name not in known):
+        return found
     listed, folder = f"site '{site.name}' lists the flow '{name}'", flow_folder(site.file)
     if found:
         names = ", ".join(each.file.name for each in found)

@@ -69,3 +69,21 @@ def market(arguments: tuple[str, ...]) -> None:
     with _extra("market", "services", ("litestar", "uvicorn")):
         from edgeflex_services.market import main as market_service  # noqa: PLC0415
     sys.exit(market_service(arguments, prog="edgeflex serve market"))
+
+
+@serve.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def network(arguments: tuple[str, ...]) -> None:
+    """Be a mobile network that is not there, for clients of CAMARA's and 3GPP's APIs (--help tells the options)."""
+    with _extra("network", "services", ("litestar", "uvicorn", "httpx")):
+        from edgeflex_services.network_simulator.__main__ import main as network_simulator  # noqa: PLC0415
+    sys.exit(network_simulator(arguments, prog="edgeflex serve network"))
+
+
+@serve.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def devices(arguments: tuple[str, ...]) -> None:
+    """Manage field devices on a 5G network, by CAMARA or 3GPP (--help tells the options)."""
+    with _extra("devices", "services", ("litestar", "uvicorn", "httpx", "jwt")):
+        from edgeflex_services.devices.__main__ import main as device_service  # noqa: PLC0415
+    sys.exit(device_service(arguments, prog="edgeflex serve devices"))

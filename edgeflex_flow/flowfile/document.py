@@ -7,8 +7,11 @@ limit. Scalars follow the YAML 1.2 core schema: `on` and `12:30` are text, `012`
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -154,9 +157,71 @@ def _place_at(text: str) -> Place:
     return Place(len(lines), len(lines[-1]) + 1)
 
 
+_recalled: ContextVar[Mapping[str, str] | None] = ContextVar("recalled", default=None)
+_remembered: ContextVar[Remembered | None] = ContextVar("remembered", default=None)
+
+
+class Remembered(NamedTuple):
+    """What was read, by absolute path."""
+
+    texts: dict[str, str]
+    """Of YAML files; what secret files hold is remembered nowhere."""
+    stamps: dict[str, object]
+    """By which a change of a YAML or secret file since then is seen."""
+
+
+def stamp_of(name: str) -> object:
+    """Another one when the file is another, or is not there any more."""
+    try:
+        found = os.stat(name)
+    except (OSError, ValueError):  # a NUL in the name
+        return None
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@contextmanager
+def remembered() -> Iterator[Remembered]:
+    """Collects what is read of files meanwhile."""
+    read = Remembered({}, {})
+    token = _remembered.set(read)
+    try:
+        yield read
+    finally:
+        _remembered.reset(token)
+
+
+def remember_stamp(file: Path) -> None:
+    """Call it before the file is read."""
+    read = _remembered.get()
+    if read is not None:
+        name = os.path.abspath(file)
+        read.stamps.setdefault(name, stamp_of(name))
+
+
+@contextmanager
+def recalled(texts: Mapping[str, str]) -> Iterator[None]:
+    """Files that `remembered` collected read as they did then, whatever has become of them."""
+    token = _recalled.set(texts)
+    try:
+        yield
+    finally:
+        _recalled.reset(token)
+
+
 def read_text(file: Path) -> str:
     """The text of a YAML file. Raises FlowFileError when it is missing, too large, or not UTF-8."""
+    name = os.path.abspath(file)
+    remember_stamp(file)
+    text = (_recalled.get() or {}).get(name)
+    if text is None:
+        text = _read_text(file)
+    read = _remembered.get()
+    if read is not None:
+        read.texts[name] = text
+    return text
 
+
+def _read_text(file: Path) -> str:
     def refuse(message: str, place: Place = NOWHERE) -> FlowFileError:
         return FlowFileError([Problem(file=str(file), line=place.line, column=place.column, message=message)])
 

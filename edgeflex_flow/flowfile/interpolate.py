@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgeflex_flow.errors import nearest
-from edgeflex_flow.flowfile.document import NO_SECRETS, Scalar, Value
+from edgeflex_flow.flowfile.document import NO_SECRETS, Scalar, Value, remember_stamp
 from edgeflex_flow.flowfile.report import FileReport, Secret, got, shown
 from edgeflex_flow.flowfile.secrecy import HIDDEN, REFERENCE, Place, SecretKeys, user_of
 
@@ -243,8 +243,9 @@ class Interpolator:
         return Value(Secret(text), hidden=True, textual=True)
 
     def _secret(self, name: str) -> Value:
-        file = self._folder / Path(name).expanduser()
         try:
+            file = self._folder / Path(name).expanduser()
+            remember_stamp(file)
             if not file.is_file():
                 return _unusable(f"secret file {name} does not exist or is no file")
             with file.open("rb") as stream:

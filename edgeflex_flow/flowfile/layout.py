@@ -21,8 +21,9 @@ class Layout:
     """For a wire (from, to): its row in each layer that it passes between its ends."""
 
 
-def lay_out(upstream: Mapping[str, Sequence[str]]) -> Layout:
-    """Lay out an acyclic graph. `upstream` gives for each node those it reads, in topological order.
+def lay_out(upstream: Mapping[str, Sequence[str]], room: Mapping[str, float] | None = None) -> Layout:
+    """Lay out an acyclic graph. `upstream` gives for each node those it reads, in topological order; `room`, how many
+    rows a box takes, if not one.
 
     >>> lay_out({"a": [], "b": ["a"], "c": ["a", "b"]}).layers
     (('a',), ('b',), ('c',))
@@ -34,7 +35,7 @@ def lay_out(upstream: Mapping[str, Sequence[str]]) -> Layout:
     links, chains = _links(upstream, depth, layers)
     for sweep in range(_SWEEPS):
         _sort_layers(layers, links, forward=sweep % 2 == 0)
-    row = _rows(layers, links)
+    row = _rows(layers, links, room or {})
     return Layout(
         layers=tuple(tuple(name for name in layer if name in depth) for layer in layers),
         row={node: row[node] for node in depth},
@@ -95,13 +96,13 @@ _ROOM_OF_BEND = 0.4
 """A wire that passes a layer needs less room there than a box, which takes 1."""
 
 
-def _rows(layers: list[list[str]], links: Links) -> dict[str, float]:
+def _rows(layers: list[list[str]], links: Links, rooms: Mapping[str, float]) -> dict[str, float]:
     """Rows near those of the neighbours, far enough apart within a layer."""
     row = {name: index - (len(layer) - 1) / 2 for layer in layers for index, name in enumerate(layer)}
     for sweep in range(_SWEEPS):
         for layer in layers if sweep % 2 == 0 else reversed(layers):
             wanted = [_mean_row(name, row, links) for name in layer]
-            room = [_ROOM_OF_BEND if " " in name else 1.0 for name in layer]
+            room = [_ROOM_OF_BEND if " " in name else rooms.get(name, 1.0) for name in layer]
             row.update(zip(layer, _spread(wanted, room), strict=True))
     lowest = min(row.values(), default=0.0)
     return {name: at - lowest for name, at in row.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeflex_flow.errors import FlowFileError, Problem, nearest
+from edgeflex_flow.flowfile.budgets import read_budgets
 from edgeflex_flow.flowfile.claims import Claims
 from edgeflex_flow.flowfile.commands import Commands
 from edgeflex_flow.flowfile.decode import ConfigDecoder
@@ -24,9 +25,10 @@ from edgeflex_flow.flowfile.interpolate import (
 )
 from edgeflex_flow.flowfile.network import new_empty_levels
 from edgeflex_flow.flowfile.overwrites import check_overwrites
-from edgeflex_flow.flowfile.plan import Plan, PlannedNode
+from edgeflex_flow.flowfile.plan import BudgetConfig, Limits, Plan, PlannedNode
 from edgeflex_flow.flowfile.report import FileReport, Report, got
 from edgeflex_flow.flowfile.secrecy import Place, SecretKeys
+from edgeflex_flow.flowfile.settings import read_limits
 from edgeflex_flow.flowfile.shape import FLOW_KEYS, Shape
 from edgeflex_flow.flowfile.site import Site
 from edgeflex_flow.flowfile.table import load_table
@@ -239,6 +241,7 @@ class _Check:
         self._options = {
             name: fixed_param(data, self._report) for name, data in common.params.items() if name in declared
         }
+        self._limits = Limits()
 
     def _report_of(self, document: Document) -> FileReport:
         return FileReport(document.file, self._all, secrets_required=self._common.secrets_required)
@@ -266,12 +269,14 @@ class _Check:
             self._report.problem(place, "this is a site file: give it with --site, and a flow file in its place")
         elif self._document.root is not None:
             shape = Shape(self._document.root, FLOW_KEYS, self._report)
-            drafts = self._drafts(shape, site)
+            interpolator = self._interpolator(shape, site)
+            drafts = self._drafts(shape, site, interpolator)
             wired, wires = self._wire(drafts, site)
+            budgets = read_budgets(shape.get("budgets"), drafts, interpolator, self._report)
             for draft in drafts.values():
                 self._common.claims.take(draft, site.folder, self._report)
             self._common.commands.take(drafts, self._report)
-            plan = self._plan(shape, site, wired, wires)
+            plan = self._plan(shape, site, wired, wires, budgets)
         problems = self._all.problems
         if plan is not None and not problems:
             for node in plan.nodes:
@@ -318,8 +323,7 @@ class _Check:
                     )
                 )
 
-    def _drafts(self, shape: Shape, site: Site) -> dict[str, Draft]:
-        """The flow's nodes, each decoded by itself."""
+    def _interpolator(self, shape: Shape, site: Site) -> Interpolator:
         folder = self.file.parent
         own = read_params(shape.get("params"), self._report, folder)
         layers = (site.name_param(self._report), self._options, site.params, own)
@@ -328,6 +332,11 @@ class _Check:
         )
         check_params(own, sources)
         interpolator = Interpolator(sources, self._report, folder)
+        self._limits = read_limits(shape, site.limits, interpolator, self._report)
+        return interpolator
+
+    def _drafts(self, shape: Shape, site: Site, interpolator: Interpolator) -> dict[str, Draft]:
+        """The flow's nodes, each decoded by itself."""
         nodes = shape.entries("nodes", "nodes")
         if not nodes:
             self._no_nodes(shape)
@@ -419,6 +428,7 @@ class _Check:
         site: Site,
         drafts: list[Draft],
         wires: Mapping[str, Wire | None],
+        budgets: tuple[BudgetConfig, ...],
     ) -> Plan | None:
         """The plan, when nothing is missing to make one. Also checks the keys that stand beside `nodes`."""
         name, about, labels = shape.name("flow"), shape.text("about"), shape.texts("labels")
@@ -444,6 +454,11 @@ class _Check:
             labels={**site.labels, **labels},
             policy_system=site.policy_system() if binds else None,
             bound_connections=bound,
+            state=site.state,
+            studio=site.studio,
+            budgets=budgets,
+            monitor=site.monitor,
+            limits=self._limits,
         )
 
 
@@ -458,4 +473,5 @@ def _planned(draft: Draft, wires: Mapping[str, Wire | None]) -> PlannedNode | No
         connections=draft.decoded.connections,
         policies=draft.decoded.policies,
         wire=wires.get(draft.id),
+        line=draft.place.line,
     )

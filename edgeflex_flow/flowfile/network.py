@@ -179,7 +179,7 @@ def own_ports(node: PlannedNode, plan: Plan) -> list[Port]:
 
 
 def ports(plans: Iterable[Plan]) -> list[Port]:
-    """All ports of the plans' nodes and of the connections that they use. Raises NotKnownError."""
+    """All ports of the plans' nodes, of the connections that they use, and of their sites. Raises NotKnownError."""
     found: set[Port] = set()
     for plan in plans:
         for node in plan.nodes:
@@ -191,6 +191,9 @@ def ports(plans: Iterable[Plan]) -> list[Port]:
                 found.update(_allowed_ports(config, plan.bound_connections.get(name, {}), f"{who} ({name})"))
         if plan.policy_system is not None:
             found.update(_ports(plan.policy_system.config, f"{plan.name} ({plan.policy_system.name})"))
+        for what, served in (("studio", plan.studio), ("monitor", plan.monitor)):
+            if served is not None:
+                found.add(Port("in", "tcp", served.host, served.port, "", (f"{plan.site} ({what})",)))
     users: dict[Port, tuple[str, ...]] = {}
     for port in found:
         alone = replace(port, used_by=())

@@ -33,6 +33,18 @@ def outline(file: Path) -> Outline:
     return Outline(file, is_site, _text(top.get("site" if is_site else "flow")), _texts(top), _labels(top))
 
 
+def broken_beside(site: Path) -> list[Outline]:
+    """Files of a site's folder that are no YAML, so that nobody knows which flow they hold."""
+    return [Outline(file) for file in sorted(flow_folder(site).glob("*.yaml")) if _is_broken(file)]
+
+
+def _is_broken(file: Path) -> bool:
+    try:
+        return bool(read_document(file).problems)
+    except FlowFileError:
+        return True
+
+
 def _text(value: Value | None) -> str:
     return value.data if value is not None and isinstance(value.data, str) else ""
 

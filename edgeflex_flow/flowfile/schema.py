@@ -27,6 +27,8 @@ from edgeflex_flow.flowfile.fields import (
     needs_settings,
     tag_field,
 )
+from edgeflex_flow.flowfile.plan import BudgetConfig, Limits
+from edgeflex_flow.flowfile.settings import SITE_SETTINGS
 from edgeflex_flow.flowfile.shape import FLOW_KEYS, NAME, SITE_KEYS
 from edgeflex_flow.flowfile.wording import bounds, example
 from edgeflex_flow.node import DEFAULT_PORT, AnyNode, ConnectionNode, SinkNode, SourceNode
@@ -84,7 +86,9 @@ def _flow_file() -> Schema:
             "about": {"type": ["string", "null"]},
             "params": _params(),
             "labels": _map_of({"type": "string"}, optional=True),
+            "limits": _struct(Limits, {}),
             "nodes": {**_map_of({"$ref": "#/$defs/node"}), "minProperties": 1},
+            "budgets": {"type": ["array", "null"], "items": _struct(BudgetConfig, {})},
         },
         required=["flow", "nodes"],
     )
@@ -97,6 +101,7 @@ def _site_file() -> Schema:
             "site": {"type": "string", "pattern": _NAME_PATTERN},
             "flows": {"type": ["array", "null"], "items": {"type": "string", "pattern": _NAME_PATTERN}},
             "labels": _map_of({"type": "string"}, optional=True),
+            **{key: _struct(kind, {}) for key, kind in SITE_SETTINGS.items()},
             "connections": _map_of({"$ref": "#/$defs/connection"}, optional=True),
             "params": _params(),
         },

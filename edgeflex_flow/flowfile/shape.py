@@ -15,12 +15,18 @@ FLOW_KEYS = {
     "about": "One sentence for people.",
     "params": "Names and default values that `${name}` stands for; a param without a value must be given.",
     "labels": "Free names and texts for people and programs that list flows.",
+    "limits": "What the flow may use and how long it may take before `edgeflex up` steps in.",
     "nodes": "The nodes by id.",
+    "budgets": "How long messages may take from a source to a sink.",
 }
 SITE_KEYS = {
     "site": "Name of the site: lower case letters, digits and '_'.",
     "flows": "Names of the flows that run here.",
     "labels": "Free names and texts by which sites, and with them their flows, are chosen.",
+    "state": "Where flows keep what they hold from one run to the next; without it each run begins anew.",
+    "monitor": "Where `edgeflex up` tells metrics and health; without it, nowhere.",
+    "limits": "What each flow may use and how long it may take before `edgeflex up` steps in; its own go first.",
+    "studio": "The page on which people see the site live.",
     "connections": "Brokers, stores and policy systems by the name that flows use.",
     "params": "Values of params that are the same for all flows of the site.",
 }

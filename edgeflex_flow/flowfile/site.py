@@ -20,8 +20,10 @@ from edgeflex_flow.flowfile.interpolate import (
     fixed_param,
     read_params,
 )
+from edgeflex_flow.flowfile.plan import Limits, MonitorConfig, StateConfig, StudioConfig
 from edgeflex_flow.flowfile.report import FileReport, got, shown
 from edgeflex_flow.flowfile.secrecy import Place
+from edgeflex_flow.flowfile.settings import read_limits, read_settings
 from edgeflex_flow.flowfile.shape import SITE_KEYS, Shape
 from edgeflex_flow.node import ConnectionNode, OpenConnection
 from edgeflex_flow.policy import POLICIES, Binding
@@ -56,6 +58,10 @@ class Site:
     labels: dict[str, str] = field(default_factory=dict)
     connections: dict[str, SiteConnection] = field(default_factory=dict)
     params: dict[str, Param] = field(default_factory=dict)
+    state: StateConfig | None = None
+    studio: StudioConfig | None = None
+    monitor: MonitorConfig | None = None
+    limits: Limits = field(default_factory=Limits)
 
     def read(
         self,
@@ -73,6 +79,10 @@ class Site:
         sources = replace(outside, layers=(self.name_param(report), *outside.layers, self.params), known={})
         check_params(self.params, sources)
         interpolator = Interpolator(sources, report, self.folder)
+        self.state = read_settings("state", StateConfig, shape, interpolator, report)
+        self.monitor = read_settings("monitor", MonitorConfig, shape, interpolator, report)
+        self.studio = read_settings("studio", StudioConfig, shape, interpolator, report)
+        self.limits = read_limits(shape, Limits(), interpolator, report)
         for again in shape.repeated("connections"):
             _connection(*again, registry=registry, interpolator=interpolator, report=report)
         for name, (place, value) in shape.entries("connections", "connections").items():

@@ -88,7 +88,7 @@ class _Box:
 
 def to_svg(plan: Plan) -> str:
     """The flow as the text of an SVG file: boxes by role, wires with what they carry."""
-    layout = lay_out(_upstream(plan))
+    layout = lay_out(upstream(plan))
     boxes, widths = _place(plan, layout)
     width = max([sum(widths) + 2 * _MARGIN, 2 * _MARGIN + _TITLE_WIDTH * len(plan.name) + 260])
     about = textwrap.wrap(plan.about, int((width - 2 * _MARGIN) / 6.6))[:2]
@@ -112,7 +112,7 @@ def to_svg(plan: Plan) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _upstream(plan: Plan) -> dict[str, list[str]]:
+def upstream(plan: Plan) -> dict[str, list[str]]:
     """For each node those it reads; wires of the flow itself are drawn as nodes when somebody reads them."""
     drawn: dict[str, list[str]] = {name: [] for name in plan.flow_wires}
     for node in plan.nodes:
@@ -193,15 +193,16 @@ def _wires(plan: Plan, layout: Layout, boxes: Mapping[str, _Box]) -> Iterator[st
                 x, y = leaves[layer_of[source]], a.y
                 passed = range(layer_of[source] + 1, layer_of[node.id])
                 for layer, row in zip(passed, layout.bends[source, node.id], strict=True):
-                    path.append(_curve(x, y, enters[layer], _row_y(row)))
+                    path.append(curve(x, y, enters[layer], _row_y(row)))
                     path.append(f"H{leaves[layer]:.1f}")
                     x, y = leaves[layer], _row_y(row)
-                path.append(_curve(x, y, enters[layer_of[node.id]], b.port_y(port)))
+                path.append(curve(x, y, enters[layer_of[node.id]], b.port_y(port)))
                 path.append(f"H{starts[layer_of[node.id]]:.1f}")
                 yield f'<path class="wire" d="{"".join(path)}"/>'
 
 
-def _curve(x: float, y: float, to_x: float, to_y: float) -> str:
+def curve(x: float, y: float, to_x: float, to_y: float) -> str:
+    """A wire from one height to another, level at both ends, as the next part of a path."""
     middle = (x + to_x) / 2
     return f"C{middle:.1f} {y:.1f} {middle:.1f} {to_y:.1f} {to_x:.1f} {to_y:.1f}"
 

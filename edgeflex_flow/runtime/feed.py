@@ -15,14 +15,16 @@ from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import (
     AcknowledgingSource,
     ChangingSource,
+    DecodingSource,
     OperatorNode,
     SourceNode,
     WireMessage,
 )
 from edgeflex_flow.runtime.inputs import FIRST_RETRY_S, Input, MadeOf, NumberedPolls, make_input, make_source
+from edgeflex_flow.runtime.letters import marked_replayed
 from edgeflex_flow.runtime.policies import take_back, try_again
-from edgeflex_flow.runtime.run import FlowRun
-from edgeflex_flow.runtime.runners import Tick
+from edgeflex_flow.runtime.run import FlowRun, Replay
+from edgeflex_flow.runtime.runners import Again, Tick
 
 LAST_RETRY_S = 30.0
 GIVE_WAY_S = 5.0
@@ -34,8 +36,8 @@ READ_OUT_S = 2.0
 """How long a stopping flow goes on reading what its sources still have; what comes after that is after the stop."""
 BROKEN = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
-FeedItem = tuple[str, WireMessage | Tick]
-"""Node that the message comes from (or, for a tick, goes to) and the message."""
+FeedItem = tuple[str, WireMessage | Tick | Again]
+"""Node that the message comes from (or, for a tick or what is given once more, goes to) and the message."""
 
 
 @dataclass
@@ -67,6 +69,8 @@ class Feed:
         self._wakeup_fd = run.wakeup.fileno()
         self._poller.register(self._wakeup_fd, select.POLLIN)
         self._inputs = [make_input(run, planned) for planned in run.plan.nodes if isinstance(planned.node, SourceNode)]
+        for item in self._inputs:
+            run.gauges[item.planned.id].watch("opened", item.is_opened)
         self._changes_seen = run.source_changes
         self._numbered = {
             item.planned.id: NumberedPolls(item.source)
@@ -84,6 +88,7 @@ class Feed:
             if isinstance(planned.node, OperatorNode) and planned.node.end is not None
         ]
         """Operators that are still to be told that nothing will come any more, those that give first."""
+        self._keeps_state = run.recovery is not None
         self._is_virtual = isinstance(run.clock, VirtualClock)
         self._linger = LINGER_POLLS
         self.ended = False
@@ -92,6 +97,10 @@ class Feed:
     def acknowledging(self) -> list[NumberedPolls]:
         """The sources that are to be told when what came of their messages is durable."""
         return list(self._numbered.values())
+
+    def gives_again(self, node: str) -> bool:
+        """Whether a source is one whose far side waits for its messages to be acknowledged."""
+        return node in self._numbered and self._numbered[node].poll_number() > 0
 
     def open(self) -> None:
         """Open every source. One that is away for now is tried again while the others run; FatalError is raised."""
@@ -105,6 +114,7 @@ class Feed:
                 self._fall_back(item, error)
 
     def _open(self, item: Input) -> None:
+        self._run.turn_s = time.monotonic()
         try:
             item.source.open()
         except RetryableError as error:
@@ -140,6 +150,8 @@ class Feed:
         if self.ended:
             return []
         ready = self._wait(wait_s)
+        self._run.turn_s = time.monotonic()
+        self._run.budgets.look()
         items: list[FeedItem] = []
         if time.monotonic() >= self._again_at_s:
             self._look_again()
@@ -157,8 +169,7 @@ class Feed:
                 self._reopen(item)
         if self._is_virtual:
             self._move_clock(items)
-        if self._run.has_own_messages:
-            items.extend(self._run.take_own_messages())
+        self._take_own(items)
         if self._sources_are_done():
             self._linger_on(items)
         elif self._tickers:
@@ -323,6 +334,36 @@ class Feed:
         elif item.fd in self._broken and not messages:
             self._retry_later(item, RetryableError("its connection has failed"))
 
+    def _take_own(self, items: list[FeedItem]) -> None:
+        """What comes of the run itself, and what people want given once more."""
+        if self._run.has_own_messages:
+            items.extend(self._run.take_own_messages())
+        while self._run.people.replays:
+            self._replay(self._run.people.replays.popleft(), items)
+
+    def _replay(self, replay: Replay, items: list[FeedItem]) -> None:
+        """Give a dead letter once more: to the node that refused it, or to the source that could not decode it."""
+        head, payload, refused = replay.letter
+        self._run.log.info("dead letter %d is given again by %s", head.id, replay.who, extra={"node": head.node})
+        self._run.counters[head.node].add("replayed")
+        if refused is not None:
+            items.extend((head.node, Again(refused.port, marked_replayed(each))) for each in refused.messages)
+            replay.done(True, f"given to '{head.node}' once more")
+            return
+        source = next((each.source for each in self._inputs if each.planned.id == head.node and each.open), None)
+        if not isinstance(source, DecodingSource):
+            replay.done(False, f"source '{head.node}' is not open, or cannot decode a payload by itself")
+            return
+        try:
+            messages = [marked_replayed(each) for each in source.decode_again(payload)]
+        except BadMessageError as error:
+            self._run.dead_letter(head.node, error.reason, str(error), payload)
+            replay.done(False, f"refused again: {error}")
+            return
+        self._run.emitted(head.node, messages)
+        items.extend((head.node, message) for message in messages)
+        replay.done(True, f"decoded by '{head.node}' once more: {len(messages)} message(s)")
+
     def _finish(self, item: Input) -> None:
         """No more polls. A source that acknowledges stays connected until what came of its messages is durable."""
         if isinstance(item.source, AcknowledgingSource):
@@ -399,10 +440,11 @@ class Feed:
     def _linger_on(self, items: list[FeedItem]) -> None:
         """Stay for a few turns of the dataflow after the last message: operators may still send dead letters.
 
-        Then let operators give what they hold, one after the other, each when all before it is done.
+        Then let operators give what they hold, one after the other, each when all before it is done: unless they go on
+        with it in the next run.
         """
         self._linger = LINGER_POLLS if items or self.in_flight() else self._linger - 1
-        if self._ends and self._linger < LINGER_POLLS:
+        if self._ends and self._linger < LINGER_POLLS and not (self._keeps_state and self._run.stopping):
             items.append((self._ends.pop(0), Tick(self._run.clock.now_ns(), last=True)))
             self._linger = LINGER_POLLS
         if not items and not self._is_virtual:

@@ -9,8 +9,7 @@ from edgeflex_flow.runtime.feed import Feed
 from edgeflex_flow.runtime.lifecycle import execute
 from edgeflex_flow.runtime.receipts import Receipts
 from edgeflex_flow.runtime.run import FlowRun
-from edgeflex_flow.runtime.runners import Tick
-from edgeflex_flow.runtime.stage import Stage, whole
+from edgeflex_flow.runtime.stage import WHOLE, Stage, whole
 
 POLL_WAIT_S = 0.02
 
@@ -22,7 +21,7 @@ def run_inline(run: FlowRun) -> None:
         stage = Stage(run, whole(run.plan), sinks)
         while not feed.ended:
             for node_id, message in feed.poll(POLL_WAIT_S):
-                stage.take(node_id, message if isinstance(message, Tick) else [message])
+                stage.begin(node_id, message)
             receipts.after_turn()
 
-    execute(run, pass_messages)
+    execute(run, pass_messages, layout=WHOLE)

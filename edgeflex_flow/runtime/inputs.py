@@ -76,6 +76,10 @@ class Input:
     failure: BaseException | None = None
     """What it reported from a thread of its own since then."""
 
+    def is_opened(self) -> bool | None:
+        """None once it has come to its end."""
+        return None if self.finished else self.open
+
     def settle(self, run: FlowRun) -> None:
         """Before it changes or falls back: what it is made of is good if it gave something and went on for a while."""
         gave, self.gave = self.gave, False

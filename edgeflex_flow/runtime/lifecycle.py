@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -54,6 +55,7 @@ def open_sinks(run: FlowRun) -> dict[str, Sink]:
 def _open_with_retries(run: FlowRun, node_id: str, sink: Sink) -> None:
     delay_s = FIRST_RETRY_S
     while not run.stopping:
+        run.turn_s = time.monotonic()
         try:
             sink.open()
             return
@@ -64,6 +66,7 @@ def _open_with_retries(run: FlowRun, node_id: str, sink: Sink) -> None:
             raise
         except Exception as error:
             raise FatalError(f"sink '{node_id}' cannot open: {error!r}") from error
+        run.turn_s = 0.0  # while it waits it does not stand still
         run.wait_for_stop(delay_s)
         delay_s = min(2 * delay_s, LAST_RETRY_S)
 
@@ -96,38 +99,67 @@ def _close_sink(run: FlowRun, node_id: str, sink: Sink, flush_s: float) -> None:
 PassMessages: TypeAlias = Callable[[Feed, Mapping[str, Sink], Receipts], None]
 
 
-def execute(run: FlowRun, pass_messages: PassMessages) -> None:
-    """Run the flow to its end: `pass_messages` moves the messages from feed to sinks until the feed has ended.
+def _nothing() -> None:
+    return None
 
-    Raises FatalError when the flow could not start or could not go on. Everything is closed in every case.
-    """
+
+def warm_up_patiently(run: FlowRun) -> None:
+    """`warm_up_plan` for a run, which says what takes so long."""
     patience = threading.Timer(1.0, run.log.info, ["compiling kernels: once for each version, some ten seconds"])
     patience.daemon = True
     patience.start()
     warm_up_plan(run.plan, lambda: run.stopping)
     patience.cancel()
+
+
+def execute(
+    run: FlowRun, pass_messages: PassMessages, *, layout: str, before_opening: Callable[[], None] = _nothing
+) -> None:
+    """Run the flow to its end: `pass_messages` moves the messages from feed to sinks until the feed has ended.
+
+    `layout`: how the flow's nodes are shared out among stages, which a state from the run before must fit.
+    `before_opening` is called once kernels are compiled. Raises FatalError when the flow could not start or could not
+    go on. Everything is closed in every case.
+    """
+    warm_up_patiently(run)
+    before_opening()
     if run.stopping:
         run.log.info("stopped before it began")
         run.wakeup.close()
         run.raise_failure()
         return
+    was_frozen = gc.get_freeze_count() > 0  # in a process that was forked: what it shares must stay so
     feed = Feed(run)
-    sinks = open_sinks(run)
-    receipts = Receipts(run, feed.acknowledging, sinks)
+    if run.recovery is not None:
+        run.recovery.open(layout, feed.gives_again)
+    sinks: dict[str, Sink] = {}
+    receipts: Receipts | None = None
+    went_well = False
     try:
+        sinks = open_sinks(run)
+        receipts = Receipts(run, feed.acknowledging, sinks)
         if not run.stopping:  # else not every sink may be open, and no source may give to one that is not
             feed.open()
             gc.freeze()  # what start-up made lives until the end: keep the collector from walking it again and again
             run.started.set()
             run.log.info("flow '%s' runs", run.plan.name, extra={"site": run.plan.site, "nodes": len(run.plan.nodes)})
             pass_messages(feed, sinks, receipts)
+        went_well = True
     finally:
+        run.ending = True
         run.on_draining()
         close_sinks(run, sinks, flush_s=DRAIN_TIMEOUT_S)
-        receipts.after_turn()
+        # A state that has what a sink could not bring out would keep the next run from giving it once more.
+        ended_well = went_well and run.failure is None
+        in_order = ended_well and not run.lost_at_the_end
+        if run.recovery is not None:
+            run.recovery.close(in_order=in_order, finished=ended_well and not run.stopping)
+        if receipts is not None:
+            receipts.at_the_end(in_order=in_order)
         feed.close()
         run.wakeup.close()
-        gc.unfreeze()
+        if not was_frozen:
+            gc.unfreeze()
     run.raise_failure()
 
 
@@ -150,11 +182,10 @@ def stop_on_signals(
 
     timer = threading.Timer(longest_s, give_up)
     timer.daemon = True
-    begun = threading.Event()
+    first = threading.Lock()
 
     def begin_countdown() -> None:
-        if not begun.is_set():
-            begun.set()
+        if first.acquire(blocking=False):
             timer.start()
 
     heeded = threading.Event()

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from edgeflex_flow.clock import SystemClock
 from edgeflex_flow.errors import nearest
 from edgeflex_flow.flowfile.plan import Plan
+from edgeflex_flow.gauges import CONNECTED
 from edgeflex_flow.messages import Policy
 from edgeflex_flow.node import Context, OpenConnection
 from edgeflex_flow.policy import POLICIES, PolicyEffect, PolicySystem
@@ -71,6 +72,7 @@ def _opened(run: FlowRun, connection: OpenConnection) -> PolicySystem:
         fail=run.fail,
         folder=run.plan.folder,
         connections={POLICIES: connection},
+        gauges=run.gauges[POLICY_SYSTEM],
     )
     opened: PolicySystem = connection.node.open(connection.config, context)
     return opened
@@ -101,6 +103,9 @@ class PolicyLoader:
             on_change=self._apply,
             on_fatal=run.fail,
         )
+        watch, gauges = self._watch, run.gauges[POLICY_SYSTEM]
+        gauges.watch(CONNECTED, lambda: watch.is_connected)
+        gauges.watch("policy_age_s", lambda: watch.age_s if watch.is_known else None)
 
     def start(self) -> None:
         self._run.on_effect = self._report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -14,6 +14,8 @@ from edgeflex_flow.errors import BadMessageError, FatalError
 from edgeflex_flow.flowfile.plan import PlannedNode
 from edgeflex_flow.messages import Computed, DeadLetter, Message, Samples
 from edgeflex_flow.node import Input, OperatorNode, Sink, SinkNode, Step, WireMessage
+from edgeflex_flow.runtime.latency import Origin
+from edgeflex_flow.runtime.letters import Refused
 from edgeflex_flow.runtime.run import FlowRun
 
 
@@ -23,6 +25,13 @@ class Tick(msgspec.Struct, frozen=True):
     now_ns: int
     last: bool = False
     """Not a period is over but all: nothing will come any more."""
+
+
+class Again(msgspec.Struct, frozen=True):
+    """A message that a node refused, which a person gives to it once more: to a port of an operator, or to a sink."""
+
+    port: str
+    message: WireMessage
 
 
 def _lacking(needs: frozenset[str], message: WireMessage) -> str | None:
@@ -36,7 +45,7 @@ def _lacking(needs: frozenset[str], message: WireMessage) -> str | None:
 class OperatorRunner:
     """Holds the state of one operator (of one shard of its devices) and calls its functions."""
 
-    def __init__(self, run: FlowRun, planned: PlannedNode) -> None:
+    def __init__(self, run: FlowRun, planned: PlannedNode, stage: str) -> None:
         assert isinstance(planned.node, OperatorNode)
         self._run = run
         self._planned = planned
@@ -48,10 +57,24 @@ class OperatorRunner:
             name: (_step_of(planned, name, port), port.columns(planned.config))
             for name, port in planned.node.inputs.items()
         }
-        try:
-            self._state: Any = planned.node.start(run.in_force[planned.id].config)
-        except Exception as error:
-            raise FatalError(f"operator '{planned.id}' cannot start: {type(error).__name__}: {error}") from error
+        self._state = self._begin(stage)
+
+    def _begin(self, stage: str) -> Any:
+        """The state to begin with: that of the run before, or a new one."""
+        planned, held = self._planned, self._run.held_states
+        state = None if held is None else held.state_of(stage, planned)
+        if state is None:
+            try:
+                state = cast("OperatorNode[Any, Any]", planned.node).start(self._run.in_force[planned.id].config)
+            except Exception as error:
+                raise FatalError(f"operator '{planned.id}' cannot start: {type(error).__name__}: {error}") from error
+        if held is not None and state is not None:
+            held.hold(stage, planned, state)
+        return state
+
+    def again(self, given: Again) -> Sequence[WireMessage]:
+        """What follows from a message that is given once more."""
+        return self.step(given.port, given.message)
 
     def step(self, port: str, message: WireMessage | Tick) -> Sequence[WireMessage]:
         """What follows from one message, dead letters taken out, and the alarms that are due about this operator."""
@@ -71,14 +94,15 @@ class OperatorRunner:
                 step, needs = self._ports[port]
                 lacking = _lacking(needs, message)
                 if lacking is not None:
-                    self._run.dead_letter(self._planned.id, "missing_column", lacking)
+                    refused = Refused(port, [message])
+                    self._run.dead_letter(self._planned.id, "missing_column", lacking, refused=refused)
                     return []
                 given = step(config, self._state, message)
             kept = [each for each in given if not isinstance(each, DeadLetter)]
             for each in kept:
                 self._check(each)
         except Exception as error:  # noqa: BLE001 - `_failed` tells them apart
-            self._failed(error)
+            self._failed(error, None if isinstance(message, Tick) else Refused(port, [message]))
             return []
         if len(kept) < len(given):
             self._set_aside(given)
@@ -102,16 +126,17 @@ class OperatorRunner:
         elif not isinstance(message, Message):
             raise TypeError(f"step must return a sequence of messages; got one that holds {type(message).__name__}")
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception, refused: Refused | None) -> None:
         """An operator's error costs one message, not the flow, unless it is fatal."""
         node_id = self._planned.id
         if isinstance(error, BadMessageError):
-            self._run.dead_letter(node_id, error.reason, str(error), error.payload)
+            self._run.dead_letter(node_id, error.reason, str(error), error.payload, refused=refused)
         elif isinstance(error, FatalError):
             self._run.fail(error)
         else:
             self._run.log.debug("operator '%s' raised", node_id, exc_info=error)
-            self._run.dead_letter(node_id, "operator_error", f"{type(error).__name__}: {error} ({_place(error)})")
+            text = f"{type(error).__name__}: {error} ({_place(error)})"
+            self._run.dead_letter(node_id, "operator_error", text, refused=refused)
 
     def _set_aside(self, given: Sequence[WireMessage]) -> None:
         for each in given:
@@ -155,20 +180,24 @@ class SinkRunner:
         needs = [port.columns(planned.config) for port in planned.node.inputs.values()]
         self._needs = frozenset[str]().union(*needs)
 
-    def write(self, messages: Sequence[WireMessage]) -> None:
+    def write(self, messages: Sequence[WireMessage], origin: Origin | None) -> None:
+        """`origin`: what they came of; None if they are given once more."""
         good: list[WireMessage] = []
         for message in messages:
             lacking = _lacking(self._needs, message)
             if lacking is None:
                 good.append(message)
             else:
-                self._run.dead_letter(self._id, "missing_column", lacking)
+                self._run.dead_letter(self._id, "missing_column", lacking, refused=Refused("", [message]))
         try:
             self._sink.write(good)
+            if origin is not None:
+                self._run.arrived(origin, self._id, good)
         except BadMessageError as error:
-            self._run.dead_letter(self._id, error.reason, str(error), error.payload)
+            self._run.dead_letter(self._id, error.reason, str(error), error.payload, refused=Refused("", good))
         except FatalError as error:
             self._run.fail(error)
         except Exception as error:
             self._run.log.debug("sink '%s' raised", self._id, exc_info=True)
-            self._run.dead_letter(self._id, "sink_error", f"{type(error).__name__}: {error}")
+            text = f"{type(error).__name__}: {error}"
+            self._run.dead_letter(self._id, "sink_error", text, refused=Refused("", good))

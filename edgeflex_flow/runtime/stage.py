@@ -12,14 +12,24 @@ from typing import NamedTuple
 
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.node import Counters, OperatorNode, Sink, SourceNode, WireMessage
+from edgeflex_flow.runtime.latency import Origin
 from edgeflex_flow.runtime.run import FlowRun, count_on
-from edgeflex_flow.runtime.runners import OperatorRunner, SinkRunner, Tick
+from edgeflex_flow.runtime.runners import Again, OperatorRunner, SinkRunner, Tick
 
 SITE = "site"
 DEVICE = "device"
+WHOLE = "one stage"
+"""How a flow's nodes are laid out when they all work in one place."""
 
 Given = tuple[str, Sequence[WireMessage]]
 """A node and messages that it gave."""
+
+
+def begun(
+    node: str, given: WireMessage | Tick | Again, polled_s: float
+) -> tuple[str, Sequence[WireMessage] | Tick | Again, Origin]:
+    """What the feed gives, as stages take it."""
+    return node, given if isinstance(given, Tick | Again) else [given], Origin(node, polled_s)
 
 
 class StagePlan(NamedTuple):
@@ -72,32 +82,44 @@ class _Reader(NamedTuple):
 class Stage:
     """Runs the nodes of a stage. Holds the states of its operators."""
 
-    def __init__(self, run: FlowRun, planned: StagePlan, sinks: Mapping[str, Sink]) -> None:
+    def __init__(self, run: FlowRun, planned: StagePlan, sinks: Mapping[str, Sink], name: str = SITE) -> None:
+        """`name`: of this stage among those of the flow, by which it finds the state that it had in the run before."""
+        self._run = run
         self._operators = {
-            node.id: OperatorRunner(run, node) for node in planned.nodes if isinstance(node.node, OperatorNode)
+            node.id: OperatorRunner(run, node, name) for node in planned.nodes if isinstance(node.node, OperatorNode)
         }
-        runners = {node.id: SinkRunner(run, node, sinks[node.id]) for node in planned.nodes if node.id in sinks}
+        self._sinks = {node.id: SinkRunner(run, node, sinks[node.id]) for node in planned.nodes if node.id in sinks}
         self._readers: dict[str, list[_Reader]] = {}
         for node in planned.nodes:
             for port, sources in node.inputs.items():
                 for source in sources:
                     wire = run.wires[source, node.id, port]
-                    reader = _Reader(wire, node.id, port, self._operators.get(node.id), runners.get(node.id))
+                    reader = _Reader(wire, node.id, port, self._operators.get(node.id), self._sinks.get(node.id))
                     self._readers.setdefault(source, []).append(reader)
         self._leaves = {
             node.id for node in planned.nodes for reader, _ in run.plan.readers(node.id) if reader.id not in planned.ids
         }
 
-    def take(self, node: str, given: Sequence[WireMessage] | Tick) -> list[Given]:
-        """Pass on what `node` gave, or let its period be over, until nothing is left to do.
+    def begin(self, node: str, given: WireMessage | Tick | Again) -> list[Given]:
+        """Take what has just come from a source, or the period of a node that is over just now."""
+        return self.take(*begun(node, given, self._run.turn_s))
+
+    def take(self, node: str, given: Sequence[WireMessage] | Tick | Again, origin: Origin) -> list[Given]:
+        """Pass on what `node` gave, or let its period be over, or give it something once more, until nothing is left to
+        do.
 
         Gives what nodes of other stages read.
         """
         if isinstance(given, Tick):
             given = self._operators[node].step("", given)
-        return self._pass_on(deque([(node, given)]))
+        elif isinstance(given, Again) and node in self._sinks:
+            self._sinks[node].write([given.message], None)
+            return []
+        elif isinstance(given, Again):
+            given = self._operators[node].again(given)
+        return self._pass_on(deque([(node, given)]), origin)
 
-    def _pass_on(self, pending: deque[Given]) -> list[Given]:
+    def _pass_on(self, pending: deque[Given], origin: Origin) -> list[Given]:
         leaving: list[Given] = []
         while pending:
             source, messages = pending.popleft()
@@ -110,5 +132,5 @@ class Stage:
                 if operator is not None:
                     pending.extend((node, operator.step(port, message)) for message in messages)
                 elif sink is not None:
-                    sink.write(messages)
+                    sink.write(messages, origin)
         return leaving

@@ -33,7 +33,7 @@ USED, OFF_GRID, AHEAD, LATE, TWICE = range(5)
 REFUSED = {
     OFF_GRID: ("off_grid", "are farther than `tolerance` from whole frames of `rate`"),
     AHEAD: ("clock_ahead", "are of another time than those of the other devices"),
-    LATE: ("late", "came when their time had gone out"),
+    LATE: ("late_rows", "came when their time had gone out"),
     TWICE: ("duplicate", "came twice"),
 }
 """Reason and text of the dead letters."""
@@ -62,7 +62,7 @@ class PmuAlignConfig(NodeConfig, frozen=True, kw_only=True):
         Samples with the same columns; quality is passed on. With `missing: fill` a device without a row gets one of
         NaN with `bad_data`, with `leave_out` none.
     Errors:
-        Dead letters, whose counts are those of rows: `late` (its time has gone out; it is not sent on, since rows
+        Dead letters, whose counts are those of rows: `late_rows` (its time has gone out; it is not sent on, since rows
         leave in order), `missing` (did not come within `lag`; told once a second, by device), `too_few` (of a time
         that was left out), `duplicate`, `off_grid` (see `tolerance`), `clock_ahead` (more than `lag` + 3 s ahead of the
         others), `unknown_device` (not among `devices`, or more than `min` says), `set_back` (the devices' clocks

@@ -38,11 +38,11 @@ from edgeflex_connectors.payload_formats.flexoffer import (
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import FlexOffer
+from edgeflex_flow.web import PROBLEMS, BodyGuard, is_known, problem
 from edgeflex_services.api_page import OperationsPage
 from edgeflex_services.market_book import LONGEST_NAME, Behaviour, FullError, MarketBook, OfferConflictError
 from edgeflex_services.market_demand import Demand, OfferKey
 from edgeflex_services.market_store import StoreError
-from edgeflex_services.web import PROBLEMS, BodyGuard, is_known, problem
 
 OPERATOR: Final = "operator"
 """The client who may set demand and behaviour, and sees all offers."""

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import msgspec
 
-from edgeflex_flow.disk import lock_file
 from edgeflex_flow.errors import FatalError
 from edgeflex_flow.messages import FlexOffer, decode_message, encode_message
 from edgeflex_services.market_demand import Demand, OfferKey, Part
+from edgeflex_services.sole_file import lock_beside
 
 LAYOUT: Final = 2
 """Of the tables; one that is told another way is not read."""
@@ -45,7 +45,7 @@ class Store:
 
     def __init__(self, file: Path) -> None:
         """Raises FatalError."""
-        self._lock = _locked(file)
+        self._lock = lock_beside(file, "market", "the file of a market", 0o644)
         try:
             self._database = sqlite3.connect(file, timeout=OPEN_TIMEOUT_S)
             self._prepare(file)
@@ -122,15 +122,3 @@ class Store:
     def close(self) -> None:
         self._database.close()
         os.close(self._lock)
-
-
-def _locked(file: Path) -> int:
-    """A lock that ends with this process at the latest. Beside the file: SQLite has locks of its own on it."""
-    place = file.resolve()
-    try:
-        return lock_file(place.with_name(f"{place.name}-lock"), 0o644)
-    except BlockingIOError as error:
-        raise FatalError(f"{file}: another market uses this file: end it, or name another file") from error
-    except OSError as error:
-        text = f"cannot be opened as the file of a market: {error.strerror or error}"
-        raise FatalError(f"{file}: {text}") from error

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -82,17 +83,22 @@ def test_without_a_terminal_the_demo_tells_its_progress_in_lines(tmp_path: Path)
 
 
 @pytest.mark.long
-def test_ctrl_c_ends_the_demo_with_its_summary_and_without_children(tmp_path: Path) -> None:
+def test_the_demo_is_shown_live_and_ctrl_c_ends_it_with_its_summary_and_without_children(tmp_path: Path) -> None:
     process = subprocess.Popen(DEMO, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
+        page = re.search(r"See it live: (\S+)", next(process.stdout))
+        assert page is not None
         next(line for line in process.stdout if re.search(r" [1-9][\d,]* frames .* [1-9][\d,]* rows stored", line))
+        with httpx.stream("GET", f"{page[1]}/live?flow=inertia_estimation") as answer:
+            assert any('"word":"running"' in line for line in answer.iter_lines())
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
     finally:
         process.kill()
+        process.communicate()
     assert process.returncode == 0, output
     assert "values and events in the store" in output
-    assert len(children) == 2
+    assert len(children) == 3
     assert [child for child in children if child.is_running()] == []

@@ -220,7 +220,7 @@ def test_a_flow_whose_terminal_closes_drains(start: Start) -> None:
 def demo_at_work(start: Start, temporary: Path, **environment: str) -> tuple[subprocess.Popen[str], Any]:
     temporary.mkdir()
     process = start("demo", "--json", TMPDIR=str(temporary), **environment)
-    return process, processes_of(process.pid, 2)
+    return process, processes_of(process.pid, 3)  # broker, page, simulator
 
 
 @pytest.mark.long

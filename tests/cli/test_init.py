@@ -12,6 +12,10 @@ from ruamel.yaml import YAML
 from edgeflex_flow.cli.check import check
 from edgeflex_flow.cli.init import UNKNOWN_VALUE, init
 from edgeflex_flow.cli.kinds import shipped_registry
+from edgeflex_flow.flowfile import load_flow
+from edgeflex_flow.flowfile.fields import config_fields
+from edgeflex_flow.flowfile.settings import SITE_SETTINGS
+from edgeflex_flow.node import NodeConfig
 
 FLOW = """\
 flow: watch
@@ -68,6 +72,32 @@ def test_settings_in_comments_are_right_when_they_are_uncommented(folder: Path) 
     result = invoke("check", "watch.yaml", str(file), "--site", "s12")
     assert "keepalive: 30s" in re.sub(r"(?m)^ *#.*$", "", text)
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(("key", "kind"), SITE_SETTINGS.items())
+def test_settings_at_the_top_stand_in_comments_and_hold_as_ever_when_they_are_uncommented(
+    folder: Path, key: str, kind: type[NodeConfig]
+) -> None:
+    invoke("site", "s12")
+    file = folder / "sites" / "s12.yaml"
+    block = re.search(rf"(?m)^# {key}:\n(#   .*\n)+", file.read_text())
+    assert block is not None
+    for each in config_fields(kind):
+        assert re.search(rf"(?m)^#   (# )?{each.key}: \S", block[0])
+    uncommented = re.sub(r"(?m)^# ", "", block[0])
+    file.write_text(file.read_text().replace(block[0], uncommented).replace(UNKNOWN_VALUE, "out.jsonl"))
+    assert YAML(typ="safe").load(file)[key]
+    result = invoke("check", "watch.yaml", str(file), "--site", "s12")
+    assert result.exit_code == 0, result.output
+    plan = load_flow(folder / "watch.yaml", shipped_registry(), site=file)
+    given = {each.key: "state" for each in config_fields(kind) if each.required}
+    assert getattr(plan, key) == kind(**given)
+
+
+def test_the_next_steps_are_the_check_and_the_supervisor(folder: Path) -> None:
+    file = Path("sites", "s12.yaml")
+    told = invoke("site", "s12").output.splitlines()
+    assert told[-2:] == [f"  edgeflex check {file} --connect", f"  edgeflex up {file}"]
 
 
 @pytest.mark.parametrize("only", ["watch", "other"])

@@ -30,6 +30,7 @@ def test_ports_of_the_flows_that_a_site_lists_are_told_in_columns() -> None:
         ["out", "tcp", "127.0.0.1", "4712"],
         ["out", "tcp", "127.0.0.1", "8480"],
         ["out", "tcp", "127.0.0.1", "8620"],
+        ["out", "tcp", "127.0.0.1", "8630"],
     ]
     assert ["in", "tcp", "127.0.0.1", "4722", "concentrator/stream"] in lines
 
@@ -77,3 +78,16 @@ def test_url_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "environment variable API_URL is not set" in result.output
     assert "too much of it is not there" in result.output
+
+
+def test_the_ports_of_live_page_and_monitor_are_told(tmp_path: Path) -> None:
+    (tmp_path / "sites").mkdir()
+    site = tmp_path / "sites" / "yard.yaml"
+    site.write_text("site: yard\nflows: [meters]\nstudio: {port: 8090}\nmonitor: {host: 0.0.0.0, port: 9465}\n")
+    flow = (
+        "flow: meters\nnodes:\n  in: {kind: pmu_udp, port: 4713}\n  out: {kind: file_write, from: in, path: o.jsonl}\n"
+    )
+    (tmp_path / "meters.yaml").write_text(flow)
+    lines = [line.split(maxsplit=4) for line in told(str(site)).output.splitlines()]
+    assert ["in", "tcp", "127.0.0.1", "8090", "yard (studio)"] in lines
+    assert ["in", "tcp", "0.0.0.0", "9465", "yard (monitor)"] in lines

@@ -17,6 +17,8 @@ import pytest
 
 from edgeflex_services.broker import free_tcp_port, free_udp_port
 
+pytestmark = pytest.mark.long
+
 EDGEFLEX = [sys.executable, "-m", "edgeflex_flow"]
 
 REPLAY = """

@@ -202,6 +202,9 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "flexoffer_receive": {"api": "market", "path": "/offers"},
     "vpp_dispatch": {"name": "vpp", "connection": 1e6},
     "forecast": {"column": "active_power_w", "assets": {"P1": {"kind": "pv"}}},
+    "link_status": {"api": "devices", "owner": "yard"},
+    "link_guard": {"latency_budget": 0.2},
+    "link_qos": {"api": "devices", "owner": "yard", "server_ipv4": "198.51.100.10"},
 }
 """The least that each kind's config needs; kinds that are not named need nothing."""
 

@@ -184,6 +184,21 @@ GIVEN: dict[str, list[Values]] = {
         {"api": "a", "path": "/b", "retry_min": 60.0},
         {"api": "a", "path": "/b?c", "retry_max": 0.1},
     ],
+    "link_guard": [
+        {"latency_budget": 20.0, "profiles": ("a", "a", "none"), "best_profile": "b", "retry_max": 20.0},
+        {"latency_budget": 0.2, "valid_for": 90.0, "retry_max": 40.0, "window": 0.5},
+        {"latency_budget": 0.2, "profiles": ("a",), "best_profile": "none"},
+    ],
+    "link_status": [
+        {"api": "a", "owner": "b", "retry_min": 60.0},
+        {"api": "a", "owner": "b", "retry_max": 0.1},
+        {"api": "a", "owner": "b"},
+    ],
+    "link_qos": [
+        {"api": "a", "owner": "b", "server_ipv4": "10.0.0.1", "retry_min": 20.0},
+        {"api": "a", "owner": "b", "server_ipv4": "10.0.0.1", "retry_max": 0.1},
+        {"api": "a", "owner": "b", "server_ipv4": "10.0.0.1"},
+    ],
     "policy_system": [
         {"url": "https://u@a", "group": "a", "key": "x"},
         {"url": "https://a", "group": "a", "proxy": "http://p/x"},

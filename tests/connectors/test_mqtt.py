@@ -201,7 +201,8 @@ def test_missing_user_is_fatal(tmp_path: Path, make_context: ContextMaker) -> No
 def test_refused_subscription_is_fatal(tmp_path: Path, make_context: ContextMaker) -> None:
     with Amqtt(tmp_path, taboo=True) as broker, session(make_context, url=broker.url) as opened:
         wait_until(connected(opened))
-        opened.subscribe(["prohibited"], 1)
+        opened.on_up = lambda: opened.subscribe(["prohibited"], 1)
+        cut(opened)
         wait_until(lambda: make_context.failures)
     assert "refused a client without user name the subscription to 'prohibited'" in str(make_context.failures[0])
 

@@ -416,7 +416,7 @@ def test_outbox_on_disk_is_for_qos_1_unless_said_otherwise(
 ) -> None:
     with sink(make_context, keeper, {"outbox": "outbox"}, qos=qos, on_disk=on_disk) as (publish, context):
         publish.write([alarm(1)])
-        assert publish.flush(0.2) == kept
+        assert publish.flush(10.0 if kept else 0.2) == kept
     assert context.counters.get("lost") == (0 if kept else 1)
 
 
@@ -949,7 +949,8 @@ def test_a_payload_at_which_a_broker_ends_the_connection_each_time_is_refused_an
         opened.write([msgspec.structs.replace(alarm(50), text="x" * 5000)])
         opened.write([alarm(number) for number in range(51, 100)])
         wait_until(lambda: numbers(listener.received)[-1:] == [99], 60.0)
-        assert list(dict.fromkeys(numbers(listener.received))) == [number for number in range(100) if number != 50]
+        arrived = numbers(listener.received)
+        assert (arrived if qos == 2 else list(dict.fromkeys(arrived))) == [each for each in range(100) if each != 50]
         assert opened.flush(5.0)
     [(reason, text, _)] = make_context.dead_letters
     assert (reason, "ended the connection each time" in text) == ("refused", True)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
+import os
 import select
 import socket
 from collections.abc import Callable, Iterator
@@ -29,12 +31,14 @@ from edgeflex_connectors.c37118 import (
 )
 from edgeflex_connectors.c37118_fragments import encode_config_frames
 from edgeflex_connectors.c37118_header import check_word
+from edgeflex_connectors.pmu_kept import KeptConfigs
 from edgeflex_connectors.pmu_udp import NODE, PmuUdpConfig, PmuUdpSource
 from edgeflex_flow.clock import VirtualClock
 from edgeflex_flow.errors import FatalError
 from edgeflex_flow.messages import Quality, Samples, join_samples
 from edgeflex_flow.node import Context
 from edgeflex_flow.units import names_its_unit
+from edgeflex_services.broker import free_udp_port
 
 if TYPE_CHECKING:
     from conftest import ContextMaker
@@ -291,6 +295,72 @@ def test_data_before_their_configuration_are_kept_and_given_out_in_order(bench: 
     assert rows.time_ns.tolist() == [1_700_000_000_000_000_000 + number * 20_000_000 for number in range(7)]
     assert pmu.count("unknown_idcode") == 0
     assert pmu.count("rows") == 7
+
+
+class Keeper:
+    """Holds descriptors as the supervisor does: whatever becomes of who gave them."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, int] = {}
+
+    def take(self, name: str) -> int | None:
+        return os.dup(self.kept[name]) if name in self.kept else None
+
+    def keep(self, name: str, descriptor: int) -> None:
+        before = self.kept.get(name)
+        self.kept[name] = os.dup(descriptor)
+        if before is not None:
+            os.close(before)
+
+
+@pytest.fixture
+def keeper() -> Iterator[Keeper]:
+    made = Keeper()
+    yield made
+    for descriptor in made.kept.values():
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_what_devices_told_the_process_before_is_known_to_the_next(
+    make_context: ContextMaker, keeper: Keeper, host: str
+) -> None:
+    settings = {"host": host, "port": free_udp_port()}
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as device:
+
+        def opened() -> PmuUdpSource:
+            context = dataclasses.replace(make_context("pmu"), sockets=keeper)
+            source = NODE.open(msgspec.convert(settings, PmuUdpConfig), context)
+            assert isinstance(source, PmuUdpSource)
+            source.open()
+            return source
+
+        def send(*frames: bytes) -> None:
+            for each in frames:
+                device.sendto(each, (host, settings["port"]))
+
+        first = opened()
+        send(encode_config(CONFIG), frame())
+        assert join_samples(first.poll()).rows == 1
+        # Killed, and not closed: what comes meanwhile waits in the socket.
+        send(frame(number=1))
+        second = opened()
+        send(frame(number=2))
+        rows = join_samples(second.poll())
+        assert (rows.devices, rows.rows) == (("G7",), 2)
+        second.close()
+        first.close()
+
+
+def test_memory_that_was_cut_short_costs_only_the_wait_for_a_configuration(
+    make_context: ContextMaker, keeper: Keeper
+) -> None:
+    kept = KeptConfigs("port", keeper)
+    kept.put(7, CONFIG)
+    assert list(KeptConfigs("port", keeper)) == [(7, CONFIG)]
+    os.ftruncate(keeper.kept["port"], 20)
+    assert list(KeptConfigs("port", keeper)) == []
 
 
 def test_data_are_only_counted_when_the_flow_wants_so(bench: MakeBench) -> None:

@@ -77,6 +77,9 @@ def test_every_setting_is_described() -> None:
         replaced('"${meter_port}"', "1, speed: 2, pause: 5ms"),
         replaced("from: pmu, window", "from: {in: pmu}, window"),
         replaced("from: pmu, window", "from: {in: [pmu]}, window"),
+        f"{FLOW}budgets:\n",
+        f"{FLOW}budgets: [{{from: pmu, to: tell, within: 100ms, of: took}}]\n",
+        "site: a\nmonitor: {port: 9464}\n",
     ],
 )
 def test_right_files_pass(text: str) -> None:
@@ -143,6 +146,9 @@ def test_every_leaf_may_be_interpolated(old: str, new: str) -> None:
         (replaced("timeout: 2s", "timeout: 2", SITE), "2"),
         (replaced("kind: table", "kind: shed", SITE), "'shed' is not one of"),
         (replaced("kind: table, ", "", SITE), "'kind' is a required property"),
+        (f"{FLOW}budgets: [{{from: pmu, to: tell}}]\n", "'within' is a required property"),
+        (f"{FLOW}budgets: [{{from: pmu, to: tell, within: 1s, of: tok}}]\n", "'tok' is not valid"),
+        (f"{FLOW}budgets: {{from: pmu}}\n", "{'from': 'pmu'} is not of type 'array', 'null'"),
         ("flow: a\n", "'nodes' is a required property"),
         ("flow: a\nnodes: {}\n", "{}"),
         ("[]", "[] is not of type 'object'"),

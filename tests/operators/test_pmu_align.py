@@ -146,8 +146,8 @@ def test_a_row_whose_time_has_gone_is_late_and_told() -> None:
     align = Align()
     align.step(*whole(0, 1, 2, 3, 4, 5, names="ABC"))
     assert align.step((0, "D"), (1, "D")) == whole(1)
-    assert align.told() == {"missing": 1, "late": 1}
-    [letter] = [letter for letter in letters(align.given) if letter.reason == "late"]
+    assert align.told() == {"missing": 1, "late_rows": 1}
+    [letter] = [letter for letter in letters(align.given) if letter.reason == "late_rows"]
     assert letter.text == "1 rows of 'D' came when their time had gone out"
 
 
@@ -157,7 +157,7 @@ def test_a_time_of_too_few_is_left_out_and_told() -> None:
     assert found == [(1, "A"), (1, "B"), (1, "C"), (1, "d")]
     assert align.told() == {"missing": 1, "too_few": 2}
     assert align.step((0, "C")) == []
-    assert align.told()["late"] == 1
+    assert align.told()["late_rows"] == 1
 
 
 def test_missing_rows_may_be_left_out() -> None:
@@ -231,8 +231,8 @@ def test_a_device_that_is_an_hour_off_neither_stalls_nor_flushes_the_others(firs
     assert found == whole(*range(found[-1][0] + 1), names="ABC")
     assert found[-1][0] > 490
     told = align.told()
-    assert told.keys() <= {"clock_ahead", "late", "missing", "too_few"}
-    assert told["clock_ahead" if fast_ns > 0 else "late"] > 490 - 10
+    assert told.keys() <= {"clock_ahead", "late_rows", "missing", "too_few"}
+    assert told["clock_ahead" if fast_ns > 0 else "late_rows"] > 490 - 10
     assert len(align.state.waiting) < 30
 
 
@@ -327,7 +327,7 @@ def test_every_row_goes_out_once_or_is_told(seed: int, loss: float) -> None:
     found += align.end()
     assert found == sorted(set(found))
     told = align.told()
-    assert len(found) + sum(told.get(reason, 0) for reason in ("late", "duplicate", "too_few")) == len(cells)
+    assert len(found) + sum(told.get(reason, 0) for reason in ("late_rows", "duplicate", "too_few")) == len(cells)
 
 
 @given(st.lists(st.integers(0, 14), min_size=4, max_size=4), st.integers(1, 40))
@@ -347,7 +347,7 @@ def test_a_time_that_nobody_has_holds_nothing_up() -> None:
     align = Align()
     assert align.step(*whole(0), *whole(2)) == whole(0, 2)
     align.step(*whole(1))
-    assert align.told() == {"late": 4}
+    assert align.told() == {"late_rows": 4}
 
 
 def test_batches_hold_whole_times() -> None:

@@ -8,24 +8,15 @@ from typing import Any
 
 import pytest
 from broker import wait_until
+from runtimes import RUNTIMES, Run
 from toy_nodes import CollectingSink, ScriptedSource, batch, count_by_device, misbehave, operator, plan, planned
 from toy_nodes import sink as sink_node
 from toy_nodes import source as source_node
 
 from edgeflex_flow.messages import DeadLetter
 from edgeflex_flow.node import Progress, WireMessage
-from edgeflex_flow.runtime.bytewax import run_bytewax
-from edgeflex_flow.runtime.inline import run_inline
 from edgeflex_flow.runtime.receipts import MOST_WAITING
 from edgeflex_flow.runtime.run import FlowRun
-
-Run = Callable[[FlowRun], None]
-
-RUNTIMES: dict[str, Run] = {
-    "inline": run_inline,
-    "bytewax": run_bytewax,
-    "bytewax-2": lambda run: run_bytewax(run, workers=2),
-}
 
 
 @pytest.fixture(params=list(RUNTIMES))

@@ -65,9 +65,9 @@ def test_a_stage_gives_what_other_stages_read_and_keeps_the_rest() -> None:
     run = FlowRun(flow)
     first, second = by_scope(flow)
     message = batch(50.0)
-    leaving = Stage(run, first, {}).take("pmu", [message])
+    leaving = Stage(run, first, {}).begin("pmu", message)
     assert leaving == [("a", [message]), ("b", [message])]
-    assert Stage(run, whole(flow), {"out": made, "kept": made}).take("pmu", [message]) == []
+    assert Stage(run, whole(flow), {"out": made, "kept": made}).begin("pmu", message) == []
     assert made.messages == [message, message]
     assert second.wanted == {"a", "b"}
     run.wakeup.close()

@@ -18,7 +18,8 @@ PROGRAM = """
 import argparse, asyncio
 from dataclasses import replace
 from pathlib import Path
-from edgeflex_services.web import Limits, add_listening, listen
+from edgeflex_flow.web import Limits
+from edgeflex_services.web import add_listening, listen
 
 async def app(scope, receive, send):
     if scope["type"] != "http":

@@ -36,6 +36,7 @@ def demo(registry: Registry, seconds: float | None, as_json: bool, picture: Path
     console = Console(quiet=as_json)
     if as_json:
         logging.getLogger("edgeflex").setLevel(logging.ERROR)
+    logging.getLogger("edgeflex.supervisor").setLevel(logging.WARNING)  # the page's address is told already
     try:
         with demo_folder() as folder:
             session = Session(registry, folder, console, seconds)

@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from edgeflex_flow.cli.demo.live import shown_live
 from edgeflex_flow.cli.demo.screen import WIDTH, Numbers, draw
 from edgeflex_flow.cli.demo.summary import Summary, count_stored, started_events
 from edgeflex_flow.cli.demo.watch import Subscriber, Watch
@@ -90,6 +91,8 @@ class Session:
         self._event_at_s = EVENT_AT_S if seconds is None else min(EVENT_AT_S, seconds / 2)
         self._watch = Watch()
         self._started_s = 0.0
+        self._page = ""
+        """Where it is shown live."""
         self._over = threading.Event()
         """Set by a signal: then the simulator ends first, so that no frame is on its way when the flow drains."""
         self._last = (0.0, 0, 0.0)
@@ -102,7 +105,13 @@ class Session:
             run = self._prepare(broker.port, port)
             simulator = Simulator(port, self._event_at_s)
             topics = [f"edgeflex/{run.plan.site}/{end}" for end in ("event/frequency", "inertia/+")]
-            with Subscriber(broker.port, topics, self._watch), stop_on_signals(run, on_signal=self._over.set):
+            with (
+                Subscriber(broker.port, topics, self._watch),
+                stop_on_signals(run, on_signal=self._over.set),
+                shown_live(run) as self._page,
+            ):
+                if self._page:
+                    self._console.print(f"See it live: [bold]{self._page}[/bold]", highlight=False)
                 with self._screen(run, broker, port), self._director(run, simulator):
                     run_bytewax(run)
                 # The last messages are on their way from the broker to the subscriber.

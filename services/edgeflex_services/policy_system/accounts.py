@@ -12,8 +12,6 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import jwt
 import msgspec
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -23,6 +21,7 @@ from jwt.exceptions import PyJWKError
 from msgspec import Meta
 from sqlalchemy import Connection, delete, insert, select, update
 
+from edgeflex_flow.passwords import LONGEST_PASSWORD, SHORTEST_PASSWORD, Passwords
 from edgeflex_services.policy_system.documents import NAME, Name
 from edgeflex_services.policy_system.repository import PUT_GROUP, Repository, UnknownError
 from edgeflex_services.policy_system.tables import groups, members, sessions, users
@@ -34,8 +33,6 @@ ROLES: tuple[Role, ...] = ("reader", "reporter", "editor", "manager")
 """What members of a group may, each also what stands before it: read its policies, ask for data, tell effects; report
 events; save policies; say who is a member and who may read a policy."""
 
-SHORTEST_PASSWORD = 12
-LONGEST_PASSWORD = 200
 MOST_KEYS = 10
 SMALLEST_RSA_BITS = 2048
 SESSION_NS = 8 * 3600 * 1_000_000_000
@@ -111,8 +108,7 @@ class Accounts:
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-        self._nobodys_hash = self._hasher.hash(secrets.token_hex())
+        self._passwords = Passwords()
 
     # Users ----------------------------------------------------------------------------------------------------------
 
@@ -141,7 +137,7 @@ class Accounts:
             field: getattr(wanted, field) for field in ("about", "is_admin") if getattr(wanted, field) is not None
         }
         if wanted.password is not None:
-            values["password_hash"] = self._hasher.hash(wanted.password)
+            values["password_hash"] = self._passwords.hash(wanted.password)
         with self._repository.writing() as connection:
             if wanted.jwks is not None or wanted.public_key is not None:
                 values["jwks"] = msgspec.json.encode(_keys_of(connection, name, wanted)).decode()
@@ -236,12 +232,7 @@ class Accounts:
 
     def check_password(self, name: str, password: str) -> bool:
         """Whether it is the password of a user who may sign in. It takes as long for names that nobody has."""
-        known = self._hash_of(name, users.c.password_hash)
-        try:
-            right = self._hasher.verify(known or self._nobodys_hash, password)
-        except (VerificationError, InvalidHashError):
-            return False
-        return right and known is not None
+        return self._passwords.check(self._hash_of(name, users.c.password_hash), password)
 
     def check_secret(self, name: str, secret: str) -> bool:
         """Whether it is the client secret of a service that is not disabled."""

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from edgeflex_flow.messages import Policy
 from edgeflex_flow.policy import KeptEffects, RefusedEffect
+from edgeflex_flow.web import is_known
 from edgeflex_services.policy_system.accounts import ROLES, User
 from edgeflex_services.policy_system.catalogue import Entry
 from edgeflex_services.policy_system.compare import Change, changes
@@ -43,7 +44,6 @@ from edgeflex_services.policy_system.repository import (
 )
 from edgeflex_services.policy_system.rights import what_it_does
 from edgeflex_services.policy_system.system import PolicySystem
-from edgeflex_services.web import is_known
 
 JSON = "application/json"
 NOT_MODIFIED = 304

@@ -13,6 +13,8 @@ from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ControllerRouterHandler, ExceptionHandlersMap
 
 from edgeflex_flow import __version__
+from edgeflex_flow.web import PROBLEMS, BodyGuard, problem
+from edgeflex_flow.web_pages import guard_answer
 from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import BadAccountError
 from edgeflex_services.policy_system.api_accounts import AuditApi, GroupApi, UserApi
@@ -23,12 +25,11 @@ from edgeflex_services.policy_system.documents import DocumentError
 from edgeflex_services.policy_system.enforce import AnyRequest, Door, retry_after, system_of
 from edgeflex_services.policy_system.events import BadReportError, EventService, MayNotAskError, TooManyRequestsError
 from edgeflex_services.policy_system.pages import PAGES
-from edgeflex_services.policy_system.pages_common import CANNOT_WRITE, guard_answer, page_or_problem
+from edgeflex_services.policy_system.pages_common import CANNOT_WRITE, page_or_problem
 from edgeflex_services.policy_system.repository import CannotWriteError, ConflictError, UnknownError
 from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.policy_system.tables import WRITE_WAIT_S
 from edgeflex_services.policy_system.tokens import CannotSignError
-from edgeflex_services.web import PROBLEMS, BodyGuard, problem
 
 HANDLERS: tuple[ControllerRouterHandler, ...] = (
     AccessPoint,

@@ -14,13 +14,13 @@ from litestar import Request
 from litestar.exceptions import ClientException, HTTPException, NotAuthorizedException, PermissionDeniedException
 
 from edgeflex_flow.clock import Clock
+from edgeflex_flow.limits import RateLimit
 from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import BLOCKED, Role, User
 from edgeflex_services.policy_system.catalogue import Entry, Right
 from edgeflex_services.policy_system.documents import NAME
 from edgeflex_services.policy_system.events import EventService
 from edgeflex_services.policy_system.journal import Entry as JournalEntry
-from edgeflex_services.policy_system.limits import RateLimit
 from edgeflex_services.policy_system.system import PolicySystem
 from edgeflex_services.policy_system.tokens import BEARER, Refused
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from edgeflex_flow.limits import RateLimit
 from edgeflex_flow.messages import ServiceRequest, TimeNs
 from edgeflex_flow.units import NS_PER_S
 from edgeflex_services.policy_system import LOG
@@ -27,7 +28,6 @@ from edgeflex_services.policy_system.documents import (
     StateCondition,
 )
 from edgeflex_services.policy_system.journal import Entry
-from edgeflex_services.policy_system.limits import RateLimit
 from edgeflex_services.policy_system.repository import UnknownError
 from edgeflex_services.policy_system.system import SYSTEM, PolicySystem
 

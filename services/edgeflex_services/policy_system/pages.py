@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from litestar import Response, Router, get
 from litestar.di import Provide
-from litestar.exceptions import NotFoundException
 
+from edgeflex_flow.web_pages import static_answer
 from edgeflex_services.policy_system.pages_accounts import GroupPages, UserPages
 from edgeflex_services.policy_system.pages_api import ApiPages
 from edgeflex_services.policy_system.pages_common import PAGE_ERRORS, STATIC, provide_form, provide_visitor
@@ -17,16 +15,11 @@ from edgeflex_services.policy_system.pages_log import LogPages
 from edgeflex_services.policy_system.pages_policies import PolicyPages
 from edgeflex_services.policy_system.pages_sign import SignInPages
 
-FOR_EVER: Mapping[str, str] = {"Cache-Control": "public, max-age=31536000, immutable"}
-
 
 @get("/static/{name:str}", include_in_schema=False, sync_to_thread=False)
 def static_file(name: str) -> Response[bytes]:
     """A file that pages load. Its address changes with what it holds."""
-    file = STATIC.get(name)
-    if file is None:
-        raise NotFoundException("there is no such file")
-    return Response(file.body, media_type=file.media_type, headers=FOR_EVER)
+    return static_answer(STATIC, name)
 
 
 PAGES = Router(

@@ -10,10 +10,11 @@ import msgspec
 from litestar import Controller, Response, get, post
 from litestar.exceptions import HTTPException, PermissionDeniedException
 
+from edgeflex_flow.passwords import SHORTEST_PASSWORD
+from edgeflex_flow.web_pages import Form
 from edgeflex_services.policy_system.accounts import (
     BLOCKED,
     ROLES,
-    SHORTEST_PASSWORD,
     BadAccountError,
     Group,
     NewUser,
@@ -22,7 +23,7 @@ from edgeflex_services.policy_system.accounts import (
 )
 from edgeflex_services.policy_system.documents import Name
 from edgeflex_services.policy_system.enforce import AnyRequest, system_of
-from edgeflex_services.policy_system.pages_common import Form, Visitor, html, html_form, see_other
+from edgeflex_services.policy_system.pages_common import Visitor, html, html_form, see_other
 from edgeflex_services.policy_system.repository import UnknownError, about_user
 
 MOST_AUDIT = 20

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, cast
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 from anyio.to_thread import run_sync
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from litestar import MediaType, Request, Response
-from litestar.datastructures import Cookie
 from litestar.exceptions import HTTPException, PermissionDeniedException
-from litestar.types import ExceptionHandlersMap, Message, Scope
+from litestar.types import ExceptionHandlersMap
 
 from edgeflex_flow import __version__
 from edgeflex_flow.units import NS_PER_S
+from edgeflex_flow.web import problem, title_of
+from edgeflex_flow.web_pages import LOOK, Form, cookie_name, read_form, static_files, templates_in, this_path
 from edgeflex_services.policy_system import LOG
 from edgeflex_services.policy_system.accounts import BadAccountError, Session, User
 from edgeflex_services.policy_system.enforce import AnyRequest, retry_after, system_of
@@ -34,51 +32,14 @@ from edgeflex_services.policy_system.pages_words import (
 )
 from edgeflex_services.policy_system.repository import CannotWriteError, UnknownError
 from edgeflex_services.policy_system.tables import WRITE_WAIT_S
-from edgeflex_services.web import problem, title_of
 
 HERE = Path(__file__).parent
 COOKIE = "edgeflex_session"
-MOST_FIELDS = 10_000
 SECRET_FIELDS = ("csrf", "password", "now", "wanted", "again", "jwks")
 """What is never written into a page again; a key set may hold a private key by mistake."""
 CANNOT_WRITE = "Nothing can be saved for now: the database takes nothing. What was to be saved is not; try it again."
-PATH = re.compile(r"/(?:[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*)?/?(?:\?[A-Za-z0-9_.%&=+-]*)?")
-
-HEADERS = (
-    (
-        b"content-security-policy",
-        b"default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
-        b"form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    ),
-    (b"x-content-type-options", b"nosniff"),
-    # Not `no-referrer`: with it browsers send `Origin: null` with our own forms.
-    (b"referrer-policy", b"same-origin"),
-    (b"x-frame-options", b"DENY"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-)
-
-
-async def guard_answer(message: Message, _: Scope) -> None:
-    """Tell browsers with every answer what it may be used for."""
-    if message["type"] == "http.response.start":
-        message["headers"] = [*message["headers"], *HEADERS]
-
-
-class Static(NamedTuple):
-    """A file that pages load."""
-
-    body: bytes
-    media_type: str
-    digest: str
-
-
-_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
-STATIC: Mapping[str, Static] = {
-    file.name: Static(file.read_bytes(), _TYPES[file.suffix], hashlib.sha256(file.read_bytes()).hexdigest()[:12])
-    for file in sorted((HERE / "static").iterdir())
-}
-"""All of them by name: a path in a request is looked up here and never opened."""
+STATIC = static_files(HERE / "static", LOOK)
+"""What pages load."""
 
 
 # Who is signed in ---------------------------------------------------------------------------------------------------
@@ -102,95 +63,22 @@ class SignInNeeded(HTTPException):
         self.kept = kept
 
 
-def cookie_name(request: AnyRequest) -> str:
-    """With https a name that browsers let nobody but this very host set."""
-    return f"__Host-{COOKIE}" if request.url.scheme == "https" else COOKIE
-
-
-def session_cookie(request: AnyRequest, shown: str | None) -> Cookie:
-    """The cookie that shows a session; None: the one that ends it."""
-    return Cookie(
-        key=cookie_name(request),
-        value=shown or "",
-        path="/",
-        max_age=None if shown else 0,
-        httponly=True,
-        samesite="strict",
-        secure=request.url.scheme == "https",
-    )
-
-
 def visitor_of(request: AnyRequest) -> Visitor | None:
-    shown = request.cookies.get(cookie_name(request))
+    shown = request.cookies.get(cookie_name(request, COOKIE))
     session = system_of(request).accounts.session(shown) if shown else None
     user = system_of(request).tokens.user(session.user) if session else None
     return Visitor(user, session) if user is not None and session is not None else None
-
-
-def this_page(request: AnyRequest) -> str:
-    query = request.scope["query_string"].decode("ascii", "replace")
-    return request.url.path + (f"?{query}" if query else "")
-
-
-def safe_path(path: str) -> str:
-    """A path of this site; the start page for what leads anywhere else.
-
-    >>> safe_path("/policies?q=x"), safe_path("//evil.example"), safe_path("javascript:1")
-    ('/policies?q=x', '/', '/')
-    """
-    return path if PATH.fullmatch(path) and not path.startswith("//") else "/"
 
 
 async def provide_visitor(request: AnyRequest) -> Visitor:
     """Who is signed in. Raises SignInNeeded, with what was typed."""
     visitor = await run_sync(visitor_of, request)
     if visitor is None:
-        raise SignInNeeded(this_page(request), await read_form(request) if request.method == "POST" else None)
+        raise SignInNeeded(this_path(request), await read_form(request) if request.method == "POST" else None)
     return visitor
 
 
 # Forms --------------------------------------------------------------------------------------------------------------
-
-
-class Form(dict[str, list[str]]):
-    """What was typed, by field."""
-
-    def text(self, name: str) -> str:
-        """The last value of a field, without spaces around it."""
-        return self.get(name, [""])[-1].strip()
-
-    def number(self, name: str) -> int:
-        """Raises HTTPException for what is no small number: only our own fields hold them."""
-        text = self.text(name)
-        if not re.fullmatch(r"[0-9]{1,9}", text):
-            raise HTTPException(f"'{name}' is no number", status_code=400)
-        return int(text)
-
-
-def check_origin(request: AnyRequest) -> None:
-    """Refuse what another site's page sends. Browsers say with every POST where it comes from.
-
-    Raises PermissionDenied.
-    """
-    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    from_here = site == "same-origin" if site is not None else True
-    if origin is not None:
-        from_here = from_here and urlsplit(origin).netloc == request.headers.get("host")
-    if not from_here or (site is None and origin is None):
-        raise PermissionDeniedException("this was not sent from a page of the policy system")
-
-
-async def read_form(request: AnyRequest) -> Form:
-    check_origin(request)
-    try:
-        body = (await request.body()).decode("ascii")
-        pairs = parse_qsl(body, keep_blank_values=True, max_num_fields=MOST_FIELDS, errors="strict")
-    except ValueError as error:
-        raise HTTPException("the form cannot be read", status_code=400) from error
-    form = Form()
-    for name, value in pairs:
-        form.setdefault(name, []).append(value.replace("\r\n", "\n"))
-    return form
 
 
 async def provide_form(request: AnyRequest, visitor: Visitor) -> Form:
@@ -238,13 +126,7 @@ def asset(name: str) -> str:
     return f"/static/{name}?v={STATIC[name].digest}"
 
 
-TEMPLATES = Environment(
-    loader=FileSystemLoader(HERE / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+TEMPLATES = templates_in(HERE / "templates")
 _WEEK = list(DAYS)
 
 

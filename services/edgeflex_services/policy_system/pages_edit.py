@@ -11,6 +11,8 @@ from litestar import Controller, Response, get, post
 from litestar.exceptions import HTTPException, PermissionDeniedException
 from litestar.params import Parameter
 
+from edgeflex_flow.web import DEEPEST_BODY, json_is_too_deep
+from edgeflex_flow.web_pages import Form
 from edgeflex_services.policy_system.documents import (
     KINDS,
     AnyDocument,
@@ -20,7 +22,7 @@ from edgeflex_services.policy_system.documents import (
     schema_of,
 )
 from edgeflex_services.policy_system.enforce import AnyRequest, policy_of, system_of
-from edgeflex_services.policy_system.pages_common import Form, Visitor, html, policy_path, see_other
+from edgeflex_services.policy_system.pages_common import Visitor, html, policy_path, see_other
 from edgeflex_services.policy_system.pages_form import (
     FormSchema,
     Raw,
@@ -32,7 +34,6 @@ from edgeflex_services.policy_system.pages_form import (
 from edgeflex_services.policy_system.pages_policies import LONGEST_COMMENT, difference, groups_to_edit
 from edgeflex_services.policy_system.pages_templates import document_to_begin_with
 from edgeflex_services.policy_system.repository import ConflictError, Saved
-from edgeflex_services.web import DEEPEST_BODY, json_is_too_deep
 
 OWN = ("csrf", "do", "mode", "json", "comment", "based_on", "group", "policy_id")
 """Fields of a form that are no part of the document."""

@@ -17,11 +17,12 @@ from litestar import Controller, Response, get
 from litestar.params import Parameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
+from edgeflex_flow.web_pages import cookie_name
 from edgeflex_services.policy_system.accounts import User
 from edgeflex_services.policy_system.api_events import seen_by
 from edgeflex_services.policy_system.enforce import AnyRequest, system_of
 from edgeflex_services.policy_system.journal import Entry
-from edgeflex_services.policy_system.pages_common import TEMPLATES, Visitor, cookie_name, html
+from edgeflex_services.policy_system.pages_common import COOKIE, TEMPLATES, Visitor, html
 from edgeflex_services.policy_system.queries import (
     DECISIONS,
     Wanted,
@@ -113,7 +114,7 @@ class EventPages(Controller):
         each: bool = False,
     ) -> ServerSentEvent:
         """Rows of the table as they come, one for each entry from `after` on."""
-        shown = request.cookies.get(cookie_name(request), "")
+        shown = request.cookies.get(cookie_name(request, COOKIE), "")
         rows = _rows_live(system_of(request), visitor.user.name, shown, after, wanted, each=each)
         return ServerSentEvent(rows, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 from litestar import Controller, Response, get, post
 from litestar.params import Parameter
 
+from edgeflex_flow.web_pages import Form
 from edgeflex_services.policy_system.enforce import AnyRequest, system_of
 from edgeflex_services.policy_system.pages_accounts import admin_only
-from edgeflex_services.policy_system.pages_common import Form, Visitor, html, see_other
+from edgeflex_services.policy_system.pages_common import Visitor, html, see_other
 from edgeflex_services.policy_system.proof import Head, Proof
 from edgeflex_services.policy_system.queries import signing_keys_known
 from edgeflex_services.policy_system.repository import Repository, about

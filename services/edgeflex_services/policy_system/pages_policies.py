@@ -10,6 +10,7 @@ from litestar import Controller, Response, get, post
 from litestar.exceptions import PermissionDeniedException
 from litestar.params import Parameter
 
+from edgeflex_flow.web_pages import Form
 from edgeflex_services.policy_system.accounts import User
 from edgeflex_services.policy_system.api_policies import Version
 from edgeflex_services.policy_system.catalogue import Entry
@@ -17,7 +18,6 @@ from edgeflex_services.policy_system.compare import changes
 from edgeflex_services.policy_system.documents import KINDS
 from edgeflex_services.policy_system.enforce import AnyRequest, policy_of, system_of
 from edgeflex_services.policy_system.pages_common import (
-    Form,
     Visitor,
     html,
     policy_path,

@@ -8,7 +8,9 @@ import msgspec
 from anyio.to_thread import run_sync
 from litestar import Controller, Response, get, post
 
-from edgeflex_services.policy_system.accounts import SHORTEST_PASSWORD, NewUser, User
+from edgeflex_flow.passwords import SHORTEST_PASSWORD
+from edgeflex_flow.web_pages import Form, cookie_name, read_form, safe_path, session_cookie
+from edgeflex_services.policy_system.accounts import NewUser, User
 from edgeflex_services.policy_system.enforce import (
     AnyRequest,
     TooManyAttempts,
@@ -16,14 +18,10 @@ from edgeflex_services.policy_system.enforce import (
     system_of,
 )
 from edgeflex_services.policy_system.pages_common import (
-    Form,
+    COOKIE,
     Visitor,
-    cookie_name,
     html,
-    read_form,
-    safe_path,
     see_other,
-    session_cookie,
     visitor_of,
 )
 
@@ -66,15 +64,15 @@ class SignInPages(Controller):
             )
             answer.headers.update(headers)
             return answer
-        old = request.cookies.get(cookie_name(request))
+        old = request.cookies.get(cookie_name(request, COOKIE))
         return await run_sync(_begin, request, name, then, kept, old)
 
     @post("/sign-out", status_code=303, sync_to_thread=True)
     def sign_out(self, request: AnyRequest, form: Form) -> Response[None]:
         del form  # that it came is what counts
-        system_of(request).accounts.end_session(request.cookies.get(cookie_name(request), ""))
+        system_of(request).accounts.end_session(request.cookies.get(cookie_name(request, COOKIE), ""))
         answer = see_other("/sign-in")
-        answer.set_cookie(session_cookie(request, None))
+        answer.set_cookie(session_cookie(request, COOKIE, None))
         # Nothing of what was seen comes back with the browser's back button.
         answer.headers["Clear-Site-Data"] = '"cache"'
         return answer
@@ -111,7 +109,7 @@ def _begin(request: AnyRequest, name: str, then: str, kept: list[tuple[str, str]
         answer = html(request, "continue.html", Visitor(user, session), then=then, kept=kept)
     else:
         answer = see_other(then)
-    answer.set_cookie(session_cookie(request, shown))
+    answer.set_cookie(session_cookie(request, COOKIE, shown))
     return answer
 
 
@@ -121,5 +119,5 @@ def _change_password(request: AnyRequest, user: User, password: str) -> Response
     system.accounts.put_user(user.name, user.name, wanted)
     shown, _ = system.accounts.begin_session(user.name)
     answer = see_other("/account", done="password")
-    answer.set_cookie(session_cookie(request, shown))
+    answer.set_cookie(session_cookie(request, COOKIE, shown))
     return answer

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from edgeflex_flow.clock import Clock, SystemClock
 from edgeflex_flow.errors import FatalError
+from edgeflex_flow.passwords import LONGEST_PASSWORD, SHORTEST_PASSWORD
 from edgeflex_services.policy_system import LOG
-from edgeflex_services.policy_system.accounts import LONGEST_PASSWORD, SHORTEST_PASSWORD, Accounts, NewUser
+from edgeflex_services.policy_system.accounts import Accounts, NewUser
 from edgeflex_services.policy_system.catalogue import Catalogue
 from edgeflex_services.policy_system.journal import Journal
 from edgeflex_services.policy_system.repository import CannotWriteError, Noted, Repository
@@ -126,6 +127,8 @@ class PolicySystem:
         for call in calls:
             try:
                 call()
+            except CannotWriteError as error:  # it is tried again
+                LOG.warning("upkeep: %s", error)
             except Exception:
                 LOG.exception("upkeep")
 

@@ -10,6 +10,7 @@ from litestar.testing import TestClient
 from served_policies import GROUP
 
 from edgeflex_flow.clock import VirtualClock
+from edgeflex_flow.limits import RateLimit
 from edgeflex_flow.messages import ServiceRequest
 from edgeflex_services.policy_system import events
 from edgeflex_services.policy_system.accounts import NewUser, User
@@ -29,7 +30,6 @@ from edgeflex_services.policy_system.events import (
     Report,
     TooManyRequestsError,
 )
-from edgeflex_services.policy_system.limits import RateLimit
 from edgeflex_services.policy_system.queries import Wanted, is_wanted
 from edgeflex_services.policy_system.repository import Grant, UnknownError
 from edgeflex_services.policy_system.system import PolicySystem

@@ -13,8 +13,10 @@ from certificates import Authority
 from policy_pages import BOUNDS, OTHER, Person, edit_fields, person
 from served_policies import GROUP, PASSWORD, ServedPolicies
 
-from edgeflex_services.policy_system.pages_common import HERE, STATIC, safe_path
+from edgeflex_flow.web_pages import LOOK, safe_path
+from edgeflex_services.policy_system.pages_common import HERE, STATIC
 
+PLACE = "edgeflex_services/policy_system"
 PAGES = ("/policies", "/events", "/groups", "/users", "/audit", "/keys", "/account", "/policies/new")
 
 
@@ -336,8 +338,8 @@ def test_templates_and_files_of_the_page_are_in_the_wheel(tmp_path: Path) -> Non
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=root, check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        packed = {name.removeprefix("edgeflex_services/policy_system/") for name in wheel.namelist()}
-    for folder in ("templates", "static"):
-        files = {f"{folder}/{file.name}" for file in (HERE / folder).iterdir()}
+        packed = set(wheel.namelist())
+    for folder, place in ((HERE / "templates", PLACE), (HERE / "static", PLACE), (LOOK, "edgeflex_flow")):
+        files = {f"{place}/{folder.name}/{file.name}" for file in folder.iterdir()}
         assert files
         assert files <= packed

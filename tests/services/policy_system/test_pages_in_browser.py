@@ -10,7 +10,7 @@ import policy_pictures
 import pytest
 from http_service import HttpService, Reply
 from playwright.sync_api import Browser, Page, expect
-from policy_browser import DESK, PHONE, ZOOMED, Watched, chromium, watched
+from policy_browser import DESK, PHONE, ZOOMED, Watched, watched
 from policy_pages import BOUNDS, TRIGGER
 from served_policies import GROUP, PASSWORD, ServedPolicies, b64
 
@@ -55,12 +55,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPolicies
     with ServedPolicies(tmp_path_factory.mktemp("policy")) as started:
         started.make_group()
         fill(started)
-        yield started
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
         yield started
 
 

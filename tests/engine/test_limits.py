@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from edgeflex_flow import limits
 from edgeflex_flow.clock import VirtualClock
-from edgeflex_services.policy_system import limits
-from edgeflex_services.policy_system.limits import RateLimit
+from edgeflex_flow.limits import RateLimit
 
 NS = 1_000_000_000
 

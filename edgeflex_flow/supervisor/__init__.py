@@ -1,0 +1,1 @@
+"""One process per flow of a site: start, watch, redeploy what changed, roll back."""

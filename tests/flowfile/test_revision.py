@@ -1,0 +1,71 @@
+"""By what versions of a flow differ, and what a new one calls otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeflex_flow.cli.kinds import shipped_registry
+from edgeflex_flow.flowfile import Plan, load_flow
+from edgeflex_flow.flowfile.revision import Call, differences, digest_of, identity_of, new_calls
+
+FLOW = """\
+flow: grid
+nodes:
+  pmu: {kind: pmu_client, host: 127.0.0.1, port: 4712, idcode: 1}
+  rocof: {kind: rocof, from: pmu, window: 500ms}
+  event: {kind: frequency_event, from: rocof}
+  tell: {kind: mqtt_publish, from: event, bus: databus, topic: event}
+"""
+SITE = """\
+site: yard
+connections:
+  databus: {kind: mqtt, url: "mqtt://127.0.0.1:1883", username: grid, password: hush}
+"""
+
+
+def plan(folder: Path, *changes: tuple[str, str]) -> Plan:
+    flow, site = FLOW, SITE
+    for old, new in changes:
+        assert old in flow + site
+        flow, site = flow.replace(old, new), site.replace(old, new)
+    (folder / "grid.yaml").write_text(flow)
+    (folder / "yard.yaml").write_text(site)
+    return load_flow(folder / "grid.yaml", shipped_registry(), site=folder / "yard.yaml")
+
+
+CASES = {
+    ("window: 500ms", "window: 300ms"): (["node 'rocof': window"], ()),
+    ("port: 4712", "port: 4713"): (["node 'pmu': port"], (Call("node", "pmu"),)),
+    ("idcode: 1", "idcode: 2"): (["node 'pmu': idcode"], ()),  # the device may have room for one client
+    ("topic: event", "topic: events"): (["node 'tell': topic"], ()),
+    ("hush", "hush-hush"): (["connection 'databus': password"], (Call("connection", "databus"),)),
+    ("  tell:", "  say:"): (["node 'tell' is gone", "node 'say' is new"], ()),
+    ("from: event,", "from: [event, rocof],"): (["node 'tell': from (in)"], ()),
+    ("  event:", "  log: {kind: file_write, from: rocof, path: out.jsonl}\n  event:"): (["node 'log' is new"], ()),
+    ("site: yard\n", "site: yard\nstate: {folder: state}\n"): (["state"], ()),
+}
+
+
+@pytest.mark.parametrize("change", CASES)
+def test_what_differs_is_told_by_its_name_and_what_is_called_otherwise_is_to_be_tried(
+    tmp_path: Path, change: tuple[str, str]
+) -> None:
+    old, new = plan(tmp_path), plan(tmp_path, change)
+    assert identity_of(old) != identity_of(new)
+    assert (digest_of(old) == digest_of(new)) == ("hush" in change)  # which anybody may see
+    told, calls = CASES[change]
+    assert differences(old, new) == told
+    assert new_calls(old, new) == calls
+
+
+def test_what_a_policy_leads_elsewhere_is_not_tried(tmp_path: Path) -> None:
+    heard = "sub: {kind: mqtt_subscribe, bus: other, topics: [a], format: json.edgeflex, columns: [active_power_w]}"
+    kept = "log: {kind: file_write, from: sub, path: out.jsonl}"
+    system = '  policies: {kind: policy_system, url: "http://127.0.0.1:8500", group: yard}\n'
+    led = '{policy: bus, field: url, default: "mqtt://127.0.0.1:1883", allowed: ["mqtt://127.0.0.1:1883"]}'
+    other = f"{system}  other: {{kind: mqtt, url: {led}}}\n"
+    new = plan(tmp_path, ("  tell:", f"  {heard}\n  {kept}\n  tell:"), ("  databus:", f"{other}  databus:"))
+    assert new_calls(plan(tmp_path), new) == (Call("connection", "policies"),)
+    assert set(differences(plan(tmp_path), new)) >= {"node 'sub' is new", "connection 'other' is new"}
