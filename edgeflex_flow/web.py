@@ -32,6 +32,8 @@ PROBLEM_JSON = "application/problem+json"
 THIS_COMPUTER = ("127.0.0.1", "::1", "localhost")
 STOP_TIMEOUT_S = 5
 """How long requests that are on their way may take once the service ends."""
+GOOD_BYE_S = 0.2
+"""How long connections on which nothing is on its way may take to close then."""
 
 BODY_LIMIT_BYTES = 256 * 1024
 BODY_TIME_S = 15.0
@@ -243,6 +245,12 @@ class _GuardedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._end_of_wait()
         super().on_headers_complete()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.cycle is None or self.cycle.response_complete:
+            # With TLS the other side, which may not be looking, is waited for.
+            self.loop.call_later(GOOD_BYE_S, self.transport.abort)
 
     def pause_writing(self) -> None:
         super().pause_writing()

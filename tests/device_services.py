@@ -89,11 +89,13 @@ class DeviceSite:
         patience_s: float = 20.0,
         compare_s: float = 2.0,
         tls: bool = True,
+        request_timeout_s: float = 20.0,
     ) -> None:
         self.folder = folder
         self.standard = standard
         self._devices, self._options = devices, options
         self._patience_s, self._compare_s, self._tls = patience_s, compare_s, tls
+        self._request_timeout_s = request_timeout_s
         self.port = free_tcp_port()
         self._authority = Authority(folder)
         self._pair: KeyPair = self._authority.issue("service")
@@ -139,7 +141,8 @@ class DeviceSite:
     def network_file(self) -> dict[str, Any]:
         """What the service is told of the network."""
         assert self.simulator is not None
-        api = {"url": self.simulator.url, "auth": {"kind": "bearer", "token": TOKEN}}
+        api: dict[str, Any] = {"url": self.simulator.url, "auth": {"kind": "bearer", "token": TOKEN}}
+        api["request_timeout_s"] = self._request_timeout_s
         if self.standard == "nef":
             lan = {"domain": DOMAIN, "dnn": "grid", "snssai": {"sst": 1}, "gateway": self.gateway}
             applications = {"97a498e3-fc92-5c94-8986-0333d06e4e47": ["pmu"]}
@@ -216,6 +219,11 @@ class DeviceSite:
     def sessions(self) -> list[dict[str, Any]]:
         """Of the network, those that are not over."""
         return [each for each in self.simulation()["sessions"] if each["state"] != "ended"]
+
+    def watches(self, name: str) -> list[dict[str, Any]]:
+        """Of the network, those of a device that are not over."""
+        every = self.simulation()["watches"]
+        return [each for each in every if each["gpsi"] == self.gpsi(name) and each["state"] != "ended"]
 
     # The service ----------------------------------------------------------------------------------------------------
 

@@ -79,8 +79,15 @@ class Service:
         """The operation that a request begins, each time that it is looked at until it is over."""
         operation = self.ask(method, path, body, wait_s=1)
         yield operation
-        while operation["state"] == "running":
-            operation = self.ask("GET", f"/operations/{operation['id']}", wait_s=1)
+        if operation["state"] == "running":
+            yield from self.follow_up(operation["id"])
+
+    def follow_up(self, operation_id: str) -> Iterator[dict[str, Any]]:
+        """An operation, until it is over."""
+        state = "running"
+        while state == "running":
+            operation = self.ask("GET", f"/operations/{quote(operation_id, safe='')}", wait_s=1)
+            state = operation["state"]
             yield operation
 
     def gpsi(self, device: str) -> str:
@@ -144,7 +151,7 @@ def _decoded(answer: httpx.Response) -> Any:
 def _words(answer: httpx.Response, told: Any) -> str:
     known: Mapping[str, Any] = told if isinstance(told, dict) else {}
     text = str(known.get("detail") or f"{answer.status_code} {answer.reason_phrase}")
-    wrong = [f"{each.get('key', '')} {each.get('message', '')}".strip() for each in known.get("errors", ())]
-    text = "; ".join([text, *wrong])
+    wrong = [f"{each.get('key', '')}: {each.get('message', '')}" for each in known.get("errors", ())]
+    text = "; ".join(wrong) or text
     hints = {401: "; give --token-file, EDGEFLEX_DEVICES_TOKEN, or --policy with client and secret"}
     return text + hints.get(answer.status_code, "")

@@ -14,9 +14,9 @@ _COLOURS: Final = {
     "onboarded": "green", "available": "green", "member": "green", "succeeded": "green", "watched": "green",
     "onboarding": "yellow", "requested": "yellow", "pending": "yellow", "running": "yellow", "partly": "yellow",
     "not_guaranteed": "yellow", "removing": "yellow", "unknown": "yellow",
-    "refused": "red", "failed": "red", "missing": "red",
+    "denied": "red", "refused": "red", "failed": "red", "missing": "red",
 }  # fmt: skip
-WHOLE: Final = frozenset({"GPSI", "device", "group", "state", "quality"})
+WHOLE: Final = frozenset({"GPSI", "device", "group", "state", "quality", "id", "when", "asked"})
 """Columns whose words people look for: they are never broken."""
 _UNITS: Final = {"s": (1e3, "ms"), "1": (1e2, "%"), "bit/s": (1e-6, "Mbit/s")}
 
@@ -89,6 +89,36 @@ def profile_table(profiles: Sequence[Mapping[str, Any]]) -> Table | Text:
     ]
     columns = ("quality", "state", "latency", "jitter", "loss", "down", "up", "priority", "longest")
     return _drawn(columns, rows)
+
+
+def operation_table(operations: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [
+        (
+            _moment(each["created_ns"]),
+            each["requested_by"],
+            each["kind"],
+            each["target"],
+            _state(each["state"]),
+            _reason(each.get("reason") or each.get("waiting_for")),
+            each["id"],
+        )
+        for each in operations
+    ]
+    return _drawn(("asked", "by", "what", "of", "state", "why", "id"), rows)
+
+
+def audit_table(audit: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [
+        (_moment(each["time_ns"]), each["actor"], each["action"], each["target"], each["outcome"], each["detail"])
+        for each in audit
+    ]
+    return _drawn(("when", "who", "what", "of", "outcome", "detail"), rows)
+
+
+def under_way(operation: Mapping[str, Any]) -> str:
+    """What an operation waits for."""
+    why = _reason(operation.get("waiting_for")) or "the network has not said yet what became of it"
+    return f"{operation['kind']} {operation['target']} is under way: {why} (operation {operation['id']})"
 
 
 def outcome(operation: Mapping[str, Any]) -> Group:

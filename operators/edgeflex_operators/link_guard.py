@@ -277,7 +277,7 @@ def _problems(config: LinkGuardConfig, measured: MeasuredLink) -> dict[Cause, st
 
 
 def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.3g} s" if seconds >= 1.0 else f"{seconds * 1e3:.3g} ms"
 
 
 def _follow(
@@ -341,7 +341,7 @@ def _judgement(terms: Terms, link: _Link, text: str, state: LinkGuardState) -> I
 def _of_the_network(status: LinkStatus | None) -> str:
     """What the network says, beside what was measured."""
     if status is None:
-        return "; the network says nothing of it"
+        return "; the network has said nothing of a device of this name"
     if status.reachable is False:
         return "; the network does not reach it"
     said = [] if status.latency_s is None else [f"latency {_ms(status.latency_s)}"]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
+
+import numpy as np
 
 from edgeflex_connectors.c37118 import ConfigFrame
 from edgeflex_connectors.c37118_fragments import encode_config_frames
@@ -32,6 +35,9 @@ class Output(Protocol):
 
     def send(self, frames: Sequence[tuple[int, bytes]]) -> None:
         """Send data frames, each with the IDCODE of its stream."""
+
+    def close(self) -> None:
+        """Let go of sockets."""
 
 
 class Spontaneous:
@@ -119,8 +125,37 @@ class Obedient:
         self.server.close()
 
 
+class BadLink:
+    """Frames on a link that loses a share of them, and brings the others later: when the first frame goes out that is
+    due at `delay_s` after them or more."""
+
+    def __init__(self, output: Output, *, loss: float, delay_s: float, seed: int = 0) -> None:
+        self._output = output
+        self._loss, self._delay_s = loss, delay_s
+        self._random = np.random.default_rng(seed)
+        self._under_way: deque[tuple[float, Sequence[tuple[int, bytes]]]] = deque()
+
+    @property
+    def send_errors(self) -> int:
+        return self._output.send_errors
+
+    def tell(self, configs: Sequence[ConfigFrame]) -> int:
+        return self._output.tell(configs)
+
+    def send(self, frames: Sequence[tuple[int, bytes]]) -> None:
+        now_s = time.monotonic()
+        self._under_way.append(
+            (now_s + self._delay_s, [each for each in frames if self._random.random() >= self._loss])
+        )
+        while self._under_way and self._under_way[0][0] <= now_s:
+            self._output.send(self._under_way.popleft()[1])
+
+    def close(self) -> None:
+        self._output.close()
+
+
 @contextlib.contextmanager
-def closing_output(make: Callable[[], Spontaneous | Obedient]) -> Iterator[Spontaneous | Obedient]:
+def closing_output(make: Callable[[], Output]) -> Iterator[Output]:
     """The output while it is needed. Raises OSError when it cannot be had."""
     try:
         output = make()

@@ -30,7 +30,7 @@ from edgeflex_connectors.c37118 import Analog, ConfigFrame, FrameHeader, Phasor,
 from edgeflex_connectors.c37118_encode import FORMAT, encode_frames, time_counts
 from edgeflex_connectors.pmu_server import Transport
 from edgeflex_flow.units import NS_PER_S
-from edgeflex_services.pmu_outputs import Obedient, Output, Spontaneous, closing_output
+from edgeflex_services.pmu_outputs import BadLink, Obedient, Output, Spontaneous, closing_output
 from edgeflex_services.pmu_recording import Measurements, Playback, Recording
 from edgeflex_services.program import stop_on_signals, tell
 
@@ -74,6 +74,7 @@ class PmuSimulator:
     The event comes `event_at_s` after the start. `speed` 2 sends the frames twice as fast; time tags go on at one frame
     period a frame, so that they run ahead of the clock. `loop` repeats the recording (see `Playback`), otherwise its
     last values go on. `frequency_noise_hz` is the rms of white noise on FREQ; the same `seed` gives the same noise.
+    `loss` and `delay_s` are of the link: of data frames, that share is lost, and the others come so much later.
     """
 
     def __init__(
@@ -94,12 +95,16 @@ class PmuSimulator:
         group: str | None = None,
         interface: str | None = None,
         announce_s: float = 60.0,
+        loss: float = 0.0,
+        delay_s: float = 0.0,
     ) -> None:
         if speed <= 0.0 or config_period_s <= 0.0 or frequency_noise_hz < 0.0 or event_at_s < 0.0:
             raise ValueError(
                 "speed and config_period_s must be positive, event_at_s and frequency_noise_hz not negative; got "
                 f"{speed}, {config_period_s}, {event_at_s}, {frequency_noise_hz}"
             )
+        if not 0.0 <= loss <= 1.0 or not 0.0 <= delay_s < math.inf:
+            raise ValueError(f"loss is a share from 0 to 1 and delay_s not negative; got {loss}, {delay_s}")
         self._host = host
         self._port = port
         self.recording = recording or Recording.load()
@@ -115,6 +120,7 @@ class PmuSimulator:
         self._data_address = group, data_port
         self._interface = interface
         self._announce_frames = round(announce_s * self.recording.frames_per_s * speed)
+        self._loss, self._delay_s, self._seed = loss, delay_s, seed
         self._change_wanted = threading.Event()
         self._changes = 0
         self._change_at: int | None = None
@@ -233,7 +239,13 @@ class PmuSimulator:
                 first += count
             return self._closed(report, output)
 
-    def _open(self) -> Spontaneous | Obedient:
+    def _open(self) -> Output:
+        output = self._open_transport()
+        if not self._loss and not self._delay_s:
+            return output
+        return BadLink(output, loss=self._loss, delay_s=self._delay_s, seed=self._seed)
+
+    def _open_transport(self) -> Output:
         if self._transport == "unasked":
             return Spontaneous(self._host, self._port, self._interface)
         output = Obedient(
@@ -337,7 +349,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--noise-hz", type=float, default=0.0, metavar="RMS", help="white noise on the frequency, Hz rms"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
+    parser.add_argument("--loss", type=float, default=0.0, metavar="SHARE", help="of data frames that a bad link loses")
+    parser.add_argument("--delay", type=float, default=0.0, metavar="S", help="by which a bad link brings data later")
+    parser.add_argument("--seed", type=int, default=0, help="seed of noise and loss")
     parser.add_argument("--json", action="store_true", help="tell the event's time and what was sent as JSON lines")
     parser.add_argument("--config-period", type=float, default=5.0, metavar="S", help="seconds between CFG-2 frames")
     return parser
@@ -364,6 +378,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m edgeflex_serv
             group=options.group,
             interface=options.interface,
             announce_s=options.announce,
+            loss=options.loss,
+            delay_s=options.delay,
         )
         report = simulator.run(stop, options.seconds, _tell_event if options.json else None)
     except (ValueError, OSError) as error:

@@ -71,6 +71,9 @@ def test_a_table_that_is_none_is_refused_with_its_line(site: DeviceSite, tmp_pat
     result = run(site, "onboard", "--file", str(table))
     assert result.exit_code == 2
     assert "line 2: gpsi, name and owner" in result.output
+    table.write_text(f"gpsi,name,owner\n{site.gpsi('pmu6')},pmu6,{OWNER}\n4915,pmu7,{OWNER}\n")
+    told = run(site, "onboard", "--file", str(table)).output
+    assert "devices.csv, line 3: gpsi: Expected a GPSI, such as msisdn-491701234567" in told
     table.write_text("number;name\n")
     assert "columns are gpsi,name,owner" in run(site, "onboard", "--file", str(table)).output
 
@@ -123,6 +126,30 @@ def test_groups_are_made_filled_shown_and_taken_away(site: DeviceSite) -> None:
     assert [each["gpsi"] for each in told(site, "group", "show", "south")["members"]] == [site.gpsi("pmu1")]
     done(site, "group", "delete", "south")
     assert told(site, "group", "list") == []
+
+
+def test_what_was_asked_for_is_listed_waited_for_and_stands_in_the_log(site: DeviceSite) -> None:
+    done(site, "qos", "pmu1", "--profile", "QOS_S", "--server", SERVER)
+    [newest] = told(site, "operations", "--limit", "1")
+    assert (newest["kind"], newest["target"]) == ("set_qos", site.gpsi("pmu1"))
+    assert newest["id"] in done(site, "operations", "--state", "succeeded")
+    assert "succeeded" in done(site, "operation", newest["id"])
+    assert "there is no such operation" in run(site, "operation", "0" * 32).output
+    assert [each["outcome"] for each in told(site, "audit", "--limit", "2")] == ["succeeded", "asked"]
+    assert "set_qos" in done(site, "audit")
+
+
+def test_what_an_operation_waits_for_is_told_on_standard_error(site: DeviceSite) -> None:
+    site.behave(fail_status=503)
+    command = [sys.executable, "-m", "edgeflex_flow", "devices", *access(site), "qos", "pmu1", "--end"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        site.behave()
+        shown, _ = process.communicate(timeout=60.0)
+    assert f"end_qos {site.gpsi('pmu1')} is under way: " in line
+    assert "503" in line or "UNAVAILABLE" in line
+    assert "succeeded" in shown
 
 
 def test_profiles_of_the_network_are_listed(site: DeviceSite) -> None:

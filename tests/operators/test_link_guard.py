@@ -68,7 +68,9 @@ def test_a_latency_above_its_budget_is_told_and_the_first_profile_asked_for_once
     # Rows of the window, of which one in twenty decides, and the hold.
     assert 5.0 <= request.time_ns / S - START_S - 20.0 <= 8.0
     assert request.reason == "latency 350 ms, budget 200 ms"
-    assert texts(told) == ["latency 350 ms, budget 200 ms; the network says nothing of it; QOS_S is asked for"]
+    assert texts(told) == [
+        "latency 350 ms, budget 200 ms; the network has said nothing of a device of this name; QOS_S is asked for"
+    ]
     assert severities(told) == ["warning"]
 
 
@@ -98,7 +100,7 @@ def test_the_next_better_profile_is_asked_for_once_the_first_one_was_given_and_d
     given_s = steps[0][0] + 1.0
     assert steps[1][0] - given_s >= 15.0  # rows from before are out of the window, and the hold is over
     assert texts(link.given) == [
-        "latency 350 ms, budget 200 ms; the network says nothing of it; QOS_S is asked for",
+        "latency 350 ms, budget 200 ms; the network has said nothing of a device of this name; QOS_S is asked for",
     ]
 
 
@@ -209,7 +211,7 @@ def test_a_device_that_falls_silent_is_noticed_and_nothing_asked_for_it() -> Non
     link = guarded()
     told = link.run(60, silent=True)
     assert severities(told) == ["critical"]
-    assert texts(told)[0].startswith("nothing has come for 3.0 s; the network says nothing of it")
+    assert texts(told)[0].startswith("nothing has come for 3.0 s; the network has said nothing of a device of this name")
     assert requests(told) == []
     assert severities(link.run(60))[-1] == "info"
 
@@ -345,7 +347,8 @@ def test_without_profiles_there_are_alarms_alone() -> None:
     link = guarded(profiles=(), best_profile=None)
     told = link.run(60, latency_s=0.35)
     assert texts(told) == [
-        "latency 350 ms, budget 200 ms; the network says nothing of it; no better quality may be asked for"
+        "latency 350 ms, budget 200 ms; the network has said nothing of a device of this name; "
+        "no better quality may be asked for"
     ]
     assert requests(told) == []
 

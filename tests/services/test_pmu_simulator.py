@@ -308,6 +308,20 @@ def test_noise_has_its_size_and_repeats_with_its_seed() -> None:
     assert abs(np.corrcoef(noise_hz[1:].ravel(), noise_hz[:-1].ravel())[0, 1]) < 0.05
 
 
+def test_a_bad_link_loses_its_share_and_brings_the_rest_late(listener: socket.socket) -> None:
+    rate = 60
+    simulator = PmuSimulator("127.0.0.1", listener.getsockname()[1], loss=0.25, delay_s=0.3)
+    assert simulator.recording.frames_per_s == rate
+    simulator.run(seconds=1.0)
+    datagrams = received(listener)
+    configs = {config.header.idcode: config for config in map(decode_config, datagrams[:10])}
+    data = [decode_frame(datagram, configs[int.from_bytes(datagram[4:6], "big")]) for datagram in datagrams[10:]]
+    tags = {(frame.header.soc, frame.header.fraction) for frame in data}
+    held_back = round(0.3 * rate)
+    assert len(tags) == pytest.approx(rate - held_back, abs=3)
+    assert len(data) == pytest.approx(0.75 * 10 * (rate - held_back), rel=0.15)
+
+
 def test_configurations_are_repeated(listener: socket.socket) -> None:
     simulator = PmuSimulator("127.0.0.1", listener.getsockname()[1], config_period_s=0.1)
     report = simulator.run(seconds=0.35)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from certificates import Authority
 
 PROGRAM = """
 import argparse, asyncio
@@ -157,3 +160,23 @@ def test_one_address_cannot_take_the_connections_of_all(url: str) -> None:
             if httpx.get(url).status_code == 200:
                 return
     raise AssertionError("the address is still shut out")
+
+
+def test_idle_connections_by_tls_do_not_keep_the_service_from_ending(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue("service")
+    options = ["--certificate", str(pair.certificate), "--key", str(pair.key)]
+    command = [sys.executable, "-c", PROGRAM, *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        at = urlsplit(str(json.loads(process.stdout.readline())["url"]))
+        trust = ssl.create_default_context(cafile=authority.certificate)
+        with (
+            socket.create_connection((at.hostname, at.port), TOO_LONG_S) as plain,
+            trust.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+        ):
+            connection.sendall(WHOLE % b"")
+            answer(connection)
+            process.terminate()
+            _, log = process.communicate(timeout=30.0)
+    assert "exceeded" not in log

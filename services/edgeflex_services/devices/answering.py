@@ -9,15 +9,16 @@ from typing import Annotated, Any, Final, NamedTuple, Protocol, TypeAlias, cast
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
-from litestar.params import QueryParameter
+from litestar.params import Dependency, HeaderParameter, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_202_ACCEPTED, HTTP_404_NOT_FOUND, HTTP_409_CONFLICT
 
 from edgeflex_flow.web import problem
-from edgeflex_services.devices.desk import CANNOT_WRITE, DEFECT, Desk
+from edgeflex_services.devices.desk import CANNOT_WRITE, DEFECT, NOT_OF_GROUP, Desk
 from edgeflex_services.devices.grouping import NOT_TOLD
 from edgeflex_services.devices.model import DeviceEntry, Operation, OperationKind, Remembered
 from edgeflex_services.devices.network import NetworkError, Reason
 from edgeflex_services.devices.network_http import BAD_ANSWER, BAD_CERTIFICATE, NO_ANSWER, NO_TOKEN
+from edgeflex_services.devices.shown import ShownOperation, shown_operation
 from edgeflex_services.devices.store import Entry
 from edgeflex_services.devices.who import Door, Role, User
 
@@ -35,12 +36,21 @@ OWN_REASONS: Final = {
     NOT_TOLD.code: (504, "the network did not say in time what became of it"),
     CANNOT_WRITE: (503, "the service cannot write now"),
     DEFECT: (500, "an error of the service, which its log tells"),
+    NOT_OF_GROUP: (409, "the groups of the device do not have this quality"),
 }
 """Status and words for reasons that are not the network's."""
 
 WaitS = Annotated[
     float,
     QueryParameter(name="wait_s", ge=0, le=LONGEST_WAIT_S, description="How long to wait for the end, in seconds."),
+]
+Key = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Idempotency-Key",
+        max_length=LONGEST_KEY,
+        description="Of your choice: the same request with the same key is carried out once.",
+    ),
 ]
 Limit = Annotated[int, QueryParameter(ge=1, le=MOST_LISTED, description="How many at most.")]
 OfState = Annotated[str | None, QueryParameter(name="state", max_length=20, description="Only those in it.")]
@@ -52,6 +62,22 @@ class State(Protocol):
 
     desk: Desk
     door: Door
+
+
+class HowAsked(NamedTuple):
+    """How a change is asked for."""
+
+    wait_s: float
+    key: str | None
+
+
+async def how_asked(wait_s: WaitS = USUAL_WAIT_S, key: Key = None) -> HowAsked:
+    """What all requests for a change may say beside what they want."""
+    return HowAsked(wait_s, key)
+
+
+How = Annotated[HowAsked, Dependency()]
+"""How a change is asked for."""
 
 
 class Asked(NamedTuple):
@@ -90,14 +116,16 @@ def device_for(request: AnyRequest, user: User, role: Role, gpsi: str, *, may_be
     return device
 
 
-async def carried_out(request: AnyRequest, wait_s: float, asked_by: Callable[[User], Asked]) -> Response[Any]:
+async def carried_out(
+    request: AnyRequest, how: HowAsked, asked_by: Callable[[User], Asked]
+) -> Response[ShownOperation]:
     """Begin an operation, and answer with what became of it so far; for a request that comes again with the same
     Idempotency-Key with what became of that one, whatever has changed since.
 
     `asked_by` says what is asked, or raises for who may not. Raises 409 where the key was used for something else.
     """
     user = await user_of(request)
-    desk, key = desk_of(request), await _key_of(request, user)
+    desk, key = desk_of(request), await _key_of(request, how.key, user)
     # From here to the beginning nothing is waited for: the same request cannot come between.
     operation = None if key is None else _known(desk, key)
     if operation is None:
@@ -105,7 +133,7 @@ async def carried_out(request: AnyRequest, wait_s: float, asked_by: Callable[[Us
         operation = desk.begin(
             asked.kind, asked.target, asked.owner, user.name, asked.with_, entries=asked.entries, key=key
         )
-    return answer_of(await desk.over(operation, wait_s))
+    return answer_of(desk, await desk.over(operation, how.wait_s))
 
 
 def _known(desk: Desk, key: Remembered) -> Operation | None:
@@ -121,8 +149,7 @@ def _known(desk: Desk, key: Remembered) -> Operation | None:
     return operation
 
 
-async def _key_of(request: AnyRequest, user: User) -> Remembered | None:
-    shown = request.headers.get("idempotency-key")
+async def _key_of(request: AnyRequest, shown: str | None, user: User) -> Remembered | None:
     if shown is None:
         return None
     if not 0 < len(shown) <= LONGEST_KEY or not shown.isprintable():
@@ -135,9 +162,9 @@ async def _key_of(request: AnyRequest, user: User) -> Remembered | None:
     return Remembered(key=f"{user.name}\n{shown}", digest=digest, operation="", time_ns=now_ns)
 
 
-def answer_of(operation: Operation) -> Response[Any]:
+def answer_of(desk: Desk, operation: Operation) -> Response[Any]:
     """200 for what ended well, 202 for what goes on, 422 for what the network refused, 504 where it did not answer."""
-    told = public(operation)
+    told = msgspec.to_builtins(shown_operation(operation, desk.waits.get(operation.id)))
     where = {"Location": f"{PATH}/operations/{operation.id}"}
     if operation.state == "running":
         return Response(told, status_code=HTTP_202_ACCEPTED, headers=where)
@@ -162,10 +189,3 @@ def refusal(reason: Reason, **more: Any) -> Response[Any]:
 def network_problem(_: AnyRequest, error: NetworkError) -> Response[Any]:
     """For requests that ask the network at once."""
     return refusal(error.reason)
-
-
-def public(operation: Operation) -> dict[str, Any]:
-    """As the interface tells it."""
-    told: dict[str, Any] = msgspec.to_builtins(operation)
-    del told["asked"]
-    return told

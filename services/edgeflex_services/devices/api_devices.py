@@ -17,9 +17,9 @@ from msgspec.structs import replace
 
 from edgeflex_services.devices.answering import (
     MOST_LISTED,
-    USUAL_WAIT_S,
     AnyRequest,
     Asked,
+    How,
     Limit,
     Named,
     OfState,
@@ -30,7 +30,6 @@ from edgeflex_services.devices.answering import (
     user_of,
 )
 from edgeflex_services.devices.book import ANY, Book
-from edgeflex_services.devices.grouping import BASE
 from edgeflex_services.devices.model import (
     DeviceEntry,
     LinkEntry,
@@ -41,6 +40,20 @@ from edgeflex_services.devices.model import (
     WantedWatch,
 )
 from edgeflex_services.devices.network import PARAMETERS, Parameter
+from edgeflex_services.devices.shown import (
+    ASKING,
+    CHANGING,
+    READING,
+    DeviceList,
+    LinkList,
+    ShownDevice,
+    ShownLink,
+    ShownOperation,
+    ShownQos,
+    shown_device,
+    shown_link,
+    shown_qos,
+)
 from edgeflex_services.devices.who import User
 
 TOGETHER_S: Final = 0.05
@@ -49,56 +62,21 @@ _Parameters = Annotated[str, QueryParameter(max_length=100, description=f"Which,
 _Since = Annotated[int, QueryParameter(ge=0, description="Only those that changed after this `seq`.")]
 
 
-def told_device(book: Book, device: DeviceEntry) -> dict[str, Any]:
-    """A device as the interface tells it."""
-    told: dict[str, Any] = {
-        "gpsi": device.gpsi,
-        "name": device.name,
-        "owner": device.owner,
-        "ipv4_address": device.ipv4_address,
-        "state": device.state,
-        "updated_ns": device.updated_ns,
-        "groups": sorted(each.name for each in book.groups_of(device.gpsi) if each.name != BASE),
-    }
-    qos = book.qos.get(device.gpsi)
-    return {
-        **told,
-        **({} if device.reason is None else {"reason": device.reason}),
-        **({} if qos is None else {"qos": qos.public()}),
-    }
-
-
-def told_link(book: Book, device: DeviceEntry, link: LinkEntry | None) -> dict[str, Any]:
-    """A link as the interface tells it."""
-    qos, watch = book.qos.get(device.gpsi), book.watches.get(device.gpsi)
-    told: dict[str, Any] = {"gpsi": device.gpsi, "name": device.name, "owner": device.owner}
-    told |= {"seq": 0, "time_ns": None, "readings": {}} if link is None else {
-        "seq": link.seq, "time_ns": link.time_ns, "readings": link.readings,
-        **({"not_told": link.not_told} if link.not_told else {}),
-    }  # fmt: skip
-    told["watched"] = [] if watch is None else watch.parameters
-    return told if qos is None else {**told, "qos": qos.public()}
-
-
 class DeviceApi(Controller):
     """Requirement 1: devices come into the network, and leave it."""
 
     path = "/devices"
     tags: Sequence[str] | None = ["devices"]
 
-    @post(status_code=HTTP_200_OK, summary="Bring a device into the network")
-    async def onboard(
-        self, request: AnyRequest, data: JSONBody[NewDevice], wait_s: WaitS = USUAL_WAIT_S
-    ) -> Response[Any]:
+    @post(status_code=HTTP_200_OK, summary="Bring a device into the network", responses=CHANGING)
+    async def onboard(self, request: AnyRequest, data: JSONBody[NewDevice], how: How) -> Response[ShownOperation]:
         """Provision it and give it its default link. Managers of its owner."""
-        return await carried_out(request, wait_s, lambda user: self._asked(request, user, [data]))
+        return await carried_out(request, how, lambda user: self._asked(request, user, [data]))
 
-    @post("/many", status_code=HTTP_200_OK, summary="Bring several devices into the network")
-    async def onboard_many(
-        self, request: AnyRequest, data: JSONBody[NewDevices], wait_s: WaitS = USUAL_WAIT_S
-    ) -> Response[Any]:
+    @post("/many", status_code=HTTP_200_OK, summary="Bring several devices into the network", responses=CHANGING)
+    async def onboard_many(self, request: AnyRequest, data: JSONBody[NewDevices], how: How) -> Response[ShownOperation]:
         """One operation, with what became of each. Managers of all their owners."""
-        return await carried_out(request, wait_s, lambda user: self._asked(request, user, data.devices))
+        return await carried_out(request, how, lambda user: self._asked(request, user, data.devices))
 
     @staticmethod
     def _asked(request: AnyRequest, user: User, new: Sequence[NewDevice]) -> Asked:
@@ -116,7 +94,7 @@ class DeviceApi(Controller):
         asked = {"gpsis": gpsis, "new": msgspec.to_builtins(new)}
         return Asked("onboard", target, owners[0] if len(owners) == 1 else "", asked, entries)
 
-    @get(summary="Devices")
+    @get(summary="Devices", responses=READING)
     async def list(
         self,
         request: AnyRequest,
@@ -125,22 +103,22 @@ class DeviceApi(Controller):
         name: Named = None,
         after: Named = None,
         limit: Limit = MOST_LISTED,
-    ) -> dict[str, Any]:
+    ) -> DeviceList:
         """Those that the user may see, by GPSI; `after` of the answer begins the next page."""
         user, book = await user_of(request), desk_of(request).book
         wanted = _wanted(book, user, owner=owner, state=of_state, name=name)
         found = list(islice((each for each in wanted if after is None or each.gpsi > after), limit + 1))
-        page = [told_device(book, each) for each in found[:limit]]
-        return {"devices": page, "after": found[limit - 1].gpsi if len(found) > limit else None}
+        after = found[limit - 1].gpsi if len(found) > limit else None
+        return DeviceList(devices=[shown_device(book, each) for each in found[:limit]], after=after)
 
-    @get("/{gpsi:str}", summary="A device")
-    async def look(self, request: AnyRequest, gpsi: str) -> dict[str, Any]:
+    @get("/{gpsi:str}", summary="A device", responses=READING)
+    async def look(self, request: AnyRequest, gpsi: str) -> ShownDevice:
         """Its state, quality and groups."""
         user = await user_of(request)
-        return told_device(desk_of(request).book, device_for(request, user, "reader", gpsi))
+        return shown_device(desk_of(request).book, device_for(request, user, "reader", gpsi))
 
-    @delete("/{gpsi:str}", status_code=HTTP_200_OK, summary="Take a device out of the network")
-    async def remove(self, request: AnyRequest, gpsi: str, wait_s: WaitS = USUAL_WAIT_S) -> Response[Any]:
+    @delete("/{gpsi:str}", status_code=HTTP_200_OK, summary="Take a device out of the network", responses=CHANGING)
+    async def remove(self, request: AnyRequest, gpsi: str, how: How) -> Response[ShownOperation]:
         """Its session and watch end, and it leaves all groups. Managers."""
 
         def asked_by(user: User) -> Asked:
@@ -148,7 +126,7 @@ class DeviceApi(Controller):
             leaving = replace(device, state="removing", updated_ns=desk_of(request).book.clock.now_ns())
             return Asked("remove", gpsi, device.owner, {"gpsis": [gpsi]}, [leaving])
 
-        return await carried_out(request, wait_s, asked_by)
+        return await carried_out(request, how, asked_by)
 
 
 class QosApi(Controller):
@@ -157,30 +135,28 @@ class QosApi(Controller):
     path = "/devices/{gpsi:str}/qos"
     tags: Sequence[str] | None = ["quality of service"]
 
-    @get(summary="The quality of a link")
-    async def look(self, request: AnyRequest, gpsi: str) -> dict[str, Any]:
+    @get(summary="The quality of a link", responses=READING)
+    async def look(self, request: AnyRequest, gpsi: str) -> ShownQos:
         """`confirmed_ns` is when the network last said so."""
         user = await user_of(request)
         device_for(request, user, "reader", gpsi)
         qos = desk_of(request).book.qos.get(gpsi)
         if qos is None:
             raise HTTPException(status_code=404, detail=f"device '{gpsi}' was given no quality")
-        return qos.public()
+        return shown_qos(qos)
 
-    @put(summary="Change the quality of a link")
+    @put(summary="Change the quality of a link", responses=CHANGING)
     async def change(
-        self, request: AnyRequest, gpsi: str, data: JSONBody[WantedQos], wait_s: WaitS = USUAL_WAIT_S
-    ) -> Response[Any]:
+        self, request: AnyRequest, gpsi: str, data: JSONBody[WantedQos], how: How
+    ) -> Response[ShownOperation]:
         """Profile and server as before: it lasts at least `duration_s` from now. Else the new one takes the place of
         the old, which comes back if the network refuses it. Editors."""
-        return await carried_out(
-            request, wait_s, _of_device(request, "set_qos", gpsi, wanted=msgspec.to_builtins(data))
-        )
+        return await carried_out(request, how, _of_device(request, "set_qos", gpsi, wanted=msgspec.to_builtins(data)))
 
-    @delete(status_code=HTTP_200_OK, summary="Give a quality back")
-    async def end(self, request: AnyRequest, gpsi: str, wait_s: WaitS = USUAL_WAIT_S) -> Response[Any]:
+    @delete(status_code=HTTP_200_OK, summary="Give a quality back", responses=CHANGING)
+    async def end(self, request: AnyRequest, gpsi: str, how: How) -> Response[ShownOperation]:
         """Editors."""
-        return await carried_out(request, wait_s, _of_device(request, "end_qos", gpsi))
+        return await carried_out(request, how, _of_device(request, "end_qos", gpsi))
 
 
 class LinkApi(Controller):
@@ -188,7 +164,7 @@ class LinkApi(Controller):
 
     tags: Sequence[str] | None = ["links"]
 
-    @get("/devices/{gpsi:str}/link", summary="Ask the network about a link")
+    @get("/devices/{gpsi:str}/link", summary="Ask the network about a link", responses=ASKING)
     async def read(
         self,
         request: AnyRequest,
@@ -196,7 +172,7 @@ class LinkApi(Controller):
         parameters: _Parameters = "reachability",
         server_ipv4: Named = None,
         profile: Named = None,
-    ) -> dict[str, Any]:
+    ) -> ShownLink:
         """What it says now of the parameters; `not_told` holds why it does not of the others."""
         user = await user_of(request)
         device = device_for(request, user, "reader", gpsi)
@@ -205,24 +181,22 @@ class LinkApi(Controller):
             raise HTTPException(status_code=HTTP_409_CONFLICT, detail=detail)
         desk = desk_of(request)
         link = await desk.watches.read(device, _parameters(parameters), server_ipv4, profile)
-        return told_link(desk.book, device, link)
+        return shown_link(desk.book, device, link)
 
-    @put("/devices/{gpsi:str}/watch", summary="Have the network tell when a link changes")
+    @put("/devices/{gpsi:str}/watch", summary="Have the network tell when a link changes", responses=CHANGING)
     async def watch(
-        self, request: AnyRequest, gpsi: str, data: JSONBody[WantedWatch], wait_s: WaitS = USUAL_WAIT_S
-    ) -> Response[Any]:
+        self, request: AnyRequest, gpsi: str, data: JSONBody[WantedWatch], how: How
+    ) -> Response[ShownOperation]:
         """Renewed until it is taken back. Editors."""
-        return await carried_out(request, wait_s, _of_device(request, "watch", gpsi, wanted=msgspec.to_builtins(data)))
+        return await carried_out(request, how, _of_device(request, "watch", gpsi, wanted=msgspec.to_builtins(data)))
 
-    @delete("/devices/{gpsi:str}/watch", status_code=HTTP_200_OK, summary="Have it tell no more")
-    async def end_watch(self, request: AnyRequest, gpsi: str, wait_s: WaitS = USUAL_WAIT_S) -> Response[Any]:
+    @delete("/devices/{gpsi:str}/watch", status_code=HTTP_200_OK, summary="Have it tell no more", responses=CHANGING)
+    async def end_watch(self, request: AnyRequest, gpsi: str, how: How) -> Response[ShownOperation]:
         """Editors."""
-        return await carried_out(request, wait_s, _of_device(request, "end_watch", gpsi))
+        return await carried_out(request, how, _of_device(request, "end_watch", gpsi))
 
-    @get("/links", summary="What is known of links")
-    async def links(
-        self, request: AnyRequest, owner: Named = None, since: _Since = 0, wait_s: WaitS = 0.0
-    ) -> dict[str, Any]:
+    @get("/links", summary="What is known of links", responses=READING)
+    async def links(self, request: AnyRequest, owner: Named = None, since: _Since = 0, wait_s: WaitS = 0.0) -> LinkList:
         """Those that changed after `since`; waits until one has, at most `wait_s`. Go on with `seq` of the answer. One
         with `removed` is of a device that is not in the network any more."""
         user, book = await user_of(request), desk_of(request).book
@@ -232,7 +206,7 @@ class LinkApi(Controller):
             await book.wait(LinkEntry, ANY, end_s - time.monotonic())
             await asyncio.sleep(TOGETHER_S)
             found = _links(book, user, owner, since)
-        return {"seq": book.seq, "links": found}
+        return LinkList(seq=book.seq, links=found)
 
 
 def _of_device(request: AnyRequest, kind: OperationKind, gpsi: str, **more: Any) -> Callable[[User], Asked]:
@@ -289,17 +263,17 @@ def _parameters(text: str) -> list[Parameter]:
     return names  # type: ignore[return-value]
 
 
-def _links(book: Book, user: User, owner: str | None, since: int) -> list[dict[str, Any]]:
+def _links(book: Book, user: User, owner: str | None, since: int) -> list[ShownLink]:
     since = since if since <= book.seq else 0
     newest_first = takewhile(lambda each: each.seq > since, reversed(book.links.values()))
     found = [each for each in newest_first if each.gpsi in book.devices]
     devices = ((book.devices[each.gpsi], each) for each in reversed(found))
-    told = [told_link(book, device, link) for device, link in devices if _is_for(user, owner, device)]
+    told = [shown_link(book, device, link) for device, link in devices if _is_for(user, owner, device)]
     if since:  # who begins now never knew them
         left = ((seq, device) for seq, device in book.removed.values() if seq > since)
         gone = [(seq, device) for seq, device in left if _is_for(user, owner, device)]
         told += [
-            {**told_link(book, device, None), "seq": seq, "time_ns": device.updated_ns, "removed": True}
+            replace(shown_link(book, device, None), seq=seq, time_ns=device.updated_ns, removed=True)
             for seq, device in gone
         ]
     return told

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 from litestar import Controller, Response, delete, get, patch, post, put
@@ -12,10 +11,9 @@ from litestar.params import JSONBody
 from litestar.status_codes import HTTP_200_OK, HTTP_404_NOT_FOUND, HTTP_409_CONFLICT
 
 from edgeflex_services.devices.answering import (
-    USUAL_WAIT_S,
     AnyRequest,
     Asked,
-    WaitS,
+    How,
     carried_out,
     desk_of,
     device_for,
@@ -23,6 +21,15 @@ from edgeflex_services.devices.answering import (
 )
 from edgeflex_services.devices.grouping import BASE
 from edgeflex_services.devices.model import GroupEntry, MembersChange, NewGroup, WantedQos
+from edgeflex_services.devices.shown import (
+    CHANGING,
+    READING,
+    GroupList,
+    ShownGroup,
+    ShownOperation,
+    shown_group,
+    shown_members,
+)
 from edgeflex_services.devices.who import Role, User
 
 
@@ -32,10 +39,8 @@ class GroupApi(Controller):
     path = "/groups"
     tags: Sequence[str] | None = ["groups"]
 
-    @post(status_code=HTTP_200_OK, summary="Make a group")
-    async def create(
-        self, request: AnyRequest, data: JSONBody[NewGroup], wait_s: WaitS = USUAL_WAIT_S
-    ) -> Response[Any]:
+    @post(status_code=HTTP_200_OK, summary="Make a group", responses=CHANGING)
+    async def create(self, request: AnyRequest, data: JSONBody[NewGroup], how: How) -> Response[ShownOperation]:
         """Its name is its identifier. Managers of its owner."""
 
         def asked_by(user: User) -> Asked:
@@ -45,31 +50,27 @@ class GroupApi(Controller):
                 raise HTTPException(status_code=HTTP_409_CONFLICT, detail=f"another group has the name '{data.name}'")
             return Asked("create_group", data.name, data.owner, {"profiles": data.profiles})
 
-        return await carried_out(request, wait_s, asked_by)
+        return await carried_out(request, how, asked_by)
 
-    @get(summary="Groups")
-    async def list(self, request: AnyRequest) -> dict[str, Any]:
+    @get(summary="Groups", responses=READING)
+    async def list(self, request: AnyRequest) -> GroupList:
         """Those that the user may see, with how many devices are in them."""
         user = await user_of(request)
         groups = sorted(desk_of(request).book.groups.values(), key=lambda each: each.name)
-        return {"groups": [_told(each) for each in groups if user.may("reader", each.owner) and each.name != BASE]}
+        seen = [each for each in groups if user.may("reader", each.owner) and each.name != BASE]
+        return GroupList(groups=[shown_group(each) for each in seen])
 
-    @get("/{name:str}", summary="A group")
-    async def look(self, request: AnyRequest, name: str) -> dict[str, Any]:
+    @get("/{name:str}", summary="A group", responses=READING)
+    async def look(self, request: AnyRequest, name: str) -> ShownGroup:
         """With its members."""
         user = await user_of(request)
         group = _group_for(request, user, "reader", name)
-        devices = desk_of(request).book.devices
-        members = [
-            {"gpsi": gpsi, "name": devices[gpsi].name if gpsi in devices else "", **msgspec.to_builtins(each)}
-            for gpsi, each in sorted(group.members.items())
-        ]
-        return {**_told(group), "members": members}
+        return shown_group(group, shown_members(desk_of(request).book, group))
 
-    @patch("/{name:str}", status_code=HTTP_200_OK, summary="Change who is in a group")
+    @patch("/{name:str}", status_code=HTTP_200_OK, summary="Change who is in a group", responses=CHANGING)
     async def change(
-        self, request: AnyRequest, name: str, data: JSONBody[MembersChange], wait_s: WaitS = USUAL_WAIT_S
-    ) -> Response[Any]:
+        self, request: AnyRequest, name: str, data: JSONBody[MembersChange], how: How
+    ) -> Response[ShownOperation]:
         """Each device may be of another owner: its managers too must have asked. Managers of the group's owner."""
 
         def asked_by(user: User) -> Asked:
@@ -78,12 +79,12 @@ class GroupApi(Controller):
                 device_for(request, user, "manager", gpsi)
             return Asked("change_group", name, group.owner, {"change": msgspec.to_builtins(data)})
 
-        return await carried_out(request, wait_s, asked_by)
+        return await carried_out(request, how, asked_by)
 
-    @put("/{name:str}/qos", summary="Change the quality of all links of a group")
+    @put("/{name:str}/qos", summary="Change the quality of all links of a group", responses=CHANGING)
     async def change_qos(
-        self, request: AnyRequest, name: str, data: JSONBody[WantedQos], wait_s: WaitS = USUAL_WAIT_S
-    ) -> Response[Any]:
+        self, request: AnyRequest, name: str, data: JSONBody[WantedQos], how: How
+    ) -> Response[ShownOperation]:
         """One operation, with what became of each device. Editors of the owners of all its devices."""
 
         def asked_by(user: User) -> Asked:
@@ -94,10 +95,10 @@ class GroupApi(Controller):
             asked = {"gpsis": gpsis, "wanted": msgspec.to_builtins(data)}
             return Asked("set_qos", name, group.owner, asked)
 
-        return await carried_out(request, wait_s, asked_by)
+        return await carried_out(request, how, asked_by)
 
-    @delete("/{name:str}/qos", status_code=HTTP_200_OK, summary="Give back the qualities of a group")
-    async def end_qos(self, request: AnyRequest, name: str, wait_s: WaitS = USUAL_WAIT_S) -> Response[Any]:
+    @delete("/{name:str}/qos", status_code=HTTP_200_OK, summary="Give a group's qualities back", responses=CHANGING)
+    async def end_qos(self, request: AnyRequest, name: str, how: How) -> Response[ShownOperation]:
         """Editors of the owners of all its devices."""
 
         def asked_by(user: User) -> Asked:
@@ -106,32 +107,21 @@ class GroupApi(Controller):
                 device_for(request, user, "editor", gpsi)
             return Asked("end_qos", name, group.owner, {"gpsis": list(group.members)})
 
-        return await carried_out(request, wait_s, asked_by)
+        return await carried_out(request, how, asked_by)
 
-    @delete("/{name:str}", status_code=HTTP_200_OK, summary="Take a group away")
-    async def remove(self, request: AnyRequest, name: str, wait_s: WaitS = USUAL_WAIT_S) -> Response[Any]:
+    @delete("/{name:str}", status_code=HTTP_200_OK, summary="Take a group away", responses=CHANGING)
+    async def remove(self, request: AnyRequest, name: str, how: How) -> Response[ShownOperation]:
         """Its devices stay in the network. Managers."""
 
         def asked_by(user: User) -> Asked:
             group = _group_for(request, user, "manager", name)
             return Asked("delete_group", name, group.owner, {})
 
-        return await carried_out(request, wait_s, asked_by)
+        return await carried_out(request, how, asked_by)
 
 
 def _is_same(known: GroupEntry, new: NewGroup) -> bool:
     return known.owner == new.owner and known.profiles == new.profiles
-
-
-def _told(group: GroupEntry) -> dict[str, Any]:
-    states = [each.state for each in group.members.values()]
-    return {
-        "name": group.name,
-        "owner": group.owner,
-        "profiles": group.profiles,
-        "network_id": group.ref,
-        "devices": {state: states.count(state) for state in sorted(set(states))},
-    }
 
 
 def _group_for(request: AnyRequest, user: User, role: Role, name: str) -> GroupEntry:

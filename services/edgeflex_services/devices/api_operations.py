@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 from litestar import Controller, get, post
 from litestar.exceptions import HTTPException, PermissionDeniedException
 from litestar.params import QueryParameter
 from litestar.status_codes import HTTP_204_NO_CONTENT, HTTP_404_NOT_FOUND, HTTP_410_GONE
 
 from edgeflex_services.devices import LOG
-from edgeflex_services.devices.answering import AnyRequest, Limit, OfState, WaitS, desk_of, public, user_of
+from edgeflex_services.devices.answering import AnyRequest, Limit, OfState, WaitS, desk_of, user_of
 from edgeflex_services.devices.model import Operation
 from edgeflex_services.devices.network import BadNotificationError
+from edgeflex_services.devices.shown import (
+    ASKING,
+    READING,
+    AuditList,
+    OperationList,
+    ProfileList,
+    ShownOperation,
+    shown_operation,
+)
 from edgeflex_services.devices.who import User
 
 _Before = Annotated[int | None, QueryParameter(ge=1, le=2**63 - 1, description="Older than this entry.")]
@@ -26,26 +34,26 @@ class OperationApi(Controller):
     path = "/operations"
     tags: Sequence[str] | None = ["operations"]
 
-    @get(summary="Operations")
-    async def list(self, request: AnyRequest, of_state: OfState = None, limit: Limit = 100) -> dict[str, Any]:
+    @get(summary="Operations", responses=READING)
+    async def list(self, request: AnyRequest, of_state: OfState = None, limit: Limit = 100) -> OperationList:
         """The newest first, of those that the user may see."""
-        user = await user_of(request)
+        user, waits = await user_of(request), desk_of(request).waits
         found = [
             each
             for each in reversed(desk_of(request).book.operations.values())
             if _may_see(user, each) and of_state in (None, each.state)
         ]
-        return {"operations": [public(each) for each in found[:limit]]}
+        return OperationList(operations=[shown_operation(each, waits.get(each.id)) for each in found[:limit]])
 
-    @get("/{operation_id:str}", summary="What became of a request")
-    async def look(self, request: AnyRequest, operation_id: str, wait_s: WaitS = 0.0) -> dict[str, Any]:
+    @get("/{operation_id:str}", summary="What became of a request", responses=READING)
+    async def look(self, request: AnyRequest, operation_id: str, wait_s: WaitS = 0.0) -> ShownOperation:
         """With what became of each device. Waits for its end, at most `wait_s`."""
         user = await user_of(request)
         desk = desk_of(request)
         operation = desk.book.operations.get(operation_id)
         if operation is None or not _may_see(user, operation):
             raise HTTPException(status_code=HTTP_404_NOT_FOUND, detail="there is no such operation, or it is not yours")
-        return public(await desk.over(operation, wait_s))
+        return shown_operation(await desk.over(operation, wait_s), desk.waits.get(operation_id))
 
 
 class RecordApi(Controller):
@@ -53,20 +61,20 @@ class RecordApi(Controller):
 
     tags: Sequence[str] | None = ["records"]
 
-    @get("/audit", summary="Who did what")
-    async def audit(self, request: AnyRequest, before: _Before = None, limit: Limit = 100) -> dict[str, Any]:
+    @get("/audit", summary="Who did what", responses=READING)
+    async def audit(self, request: AnyRequest, before: _Before = None, limit: Limit = 100) -> AuditList:
         """The newest first. Administrators."""
         user = await user_of(request)
         if not user.is_admin:
             raise PermissionDeniedException("administrators may read this alone")
-        return {"audit": [msgspec.to_builtins(each) for each in desk_of(request).book.audit(limit, before)]}
+        return AuditList(audit=desk_of(request).book.audit(limit, before))
 
-    @get("/profiles", summary="Which qualities the network has")
-    async def profiles(self, request: AnyRequest) -> dict[str, Any]:
+    @get("/profiles", summary="Which qualities the network has", responses=ASKING)
+    async def profiles(self, request: AnyRequest) -> ProfileList:
         """With what each promises, as far as the network says."""
         await user_of(request)
         desk = desk_of(request)
-        return {"profiles": await desk.asking.once(desk.network.profiles)}
+        return ProfileList(profiles=[dict(each) for each in await desk.asking.once(desk.network.profiles)])
 
 
 class CallbackApi(Controller):

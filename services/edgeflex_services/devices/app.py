@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from litestar import Litestar, Response, Router, get
 from litestar.datastructures import State
-from litestar.exceptions import PermissionDeniedException
+from litestar.di import Provide
+from litestar.exceptions import PermissionDeniedException, ValidationException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
@@ -20,11 +21,12 @@ from edgeflex_flow import __version__
 from edgeflex_flow.web import PROBLEMS, BodyGuard, http_problem, problem
 from edgeflex_services.api_page import OperationsPage
 from edgeflex_services.devices import LOG
-from edgeflex_services.devices.answering import PATH, AnyRequest, desk_of, network_problem
+from edgeflex_services.devices.answering import PATH, AnyRequest, desk_of, how_asked, network_problem
 from edgeflex_services.devices.api_devices import DeviceApi, LinkApi, QosApi
 from edgeflex_services.devices.api_groups import GroupApi
 from edgeflex_services.devices.api_operations import CallbackApi, OperationApi, RecordApi
 from edgeflex_services.devices.desk import Desk
+from edgeflex_services.devices.model import WORDS
 from edgeflex_services.devices.network import NetworkError
 from edgeflex_services.devices.store import StoreError
 from edgeflex_services.devices.upkeep import Upkeep
@@ -55,6 +57,7 @@ def make_app(desk: Desk, door: Door, compare_s: float) -> Litestar:
         [routes, live, ready],
         lifespan=[working],
         state=State({"desk": desk, "door": door, "health": _Health(desk)}),
+        dependencies={"how": Provide(how_asked)},
         middleware=[BodyGuard],
         exception_handlers={**PROBLEMS, **ANSWERS},
         logging_config=None,  # else it would put handlers of its own in place of the program's
@@ -116,7 +119,21 @@ def _denied(request: AnyRequest, error: PermissionDeniedException) -> Response[A
     return http_problem(request, error)
 
 
+def _invalid(request: AnyRequest, error: ValidationException) -> Response[Any]:
+    """In place of patterns, what they ask for."""
+    found: Any = error.extra
+    for each in found if isinstance(found, list) else ():
+        for pattern, words in WORDS.items():
+            each["message"] = each["message"].replace(f"`str` matching regex {pattern!r}", words)
+    return http_problem(request, error)
+
+
 ANSWERS = cast(
     "ExceptionHandlersMap",
-    {NetworkError: network_problem, StoreError: _cannot_write, PermissionDeniedException: _denied},
+    {
+        NetworkError: network_problem,
+        StoreError: _cannot_write,
+        ValidationException: _invalid,
+        PermissionDeniedException: _denied,
+    },
 )

@@ -6,15 +6,18 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Final, TypeVar
 
-from edgeflex_services.devices.network import NetworkAwayError
+from edgeflex_services.devices.network import NetworkAwayError, Reason
 
 AT_ONCE: Final = 64
 FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 10.0
 
 _T = TypeVar("_T")
+TOLD_WHY: ContextVar[Callable[[Reason], None]] = ContextVar("told_why", default=lambda _: None)
+"""Is told why a network has not done yet what it was asked for."""
 
 
 class Asking:
@@ -49,6 +52,7 @@ class Asking:
                     in_doubt = False
                 return await self.once(request)
             except NetworkAwayError as error:
+                TOLD_WHY.get()(error.reason)
                 in_doubt = in_doubt or error.may_be_done
                 pause_s = max(wait_s, error.retry_s or 0.0)
                 if time.monotonic() + pause_s > end_s:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from edgeflex_services.devices import LOG
-from edgeflex_services.devices.asking import Asking
+from edgeflex_services.devices.asking import TOLD_WHY, Asking
 from edgeflex_services.devices.book import Book
 from edgeflex_services.devices.grouping import BASE, Groups
 from edgeflex_services.devices.model import (
@@ -68,6 +68,7 @@ NO_GROUP: Final = Reason(code="NOT_THERE", text="the group is not there any more
 KNOWN_NOTIFICATIONS: Final = 100_000
 CANNOT_WRITE: Final = "CANNOT_WRITE"
 DEFECT: Final = "DEFECT"
+NOT_OF_GROUP: Final = "NOT_OF_GROUP"
 
 
 class Desk:
@@ -81,6 +82,8 @@ class Desk:
         self.qualities = Qualities(network, self.asking, book, self.groups)
         self.watches = Watches(network, self.asking, book, self.groups)
         self.counts: Counter[str] = Counter()
+        self.waits: dict[str, Reason] = {}
+        """By operation, why the network has not done it yet."""
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
         self._seen: dict[str, None] = {}
@@ -144,6 +147,7 @@ class Desk:
             await self.book.wait(Operation, operation.id, left_s)
 
     async def _carry_out(self, operation: Operation, *, again: bool) -> None:
+        TOLD_WHY.set(partial(self.waits.__setitem__, operation.id))  # in this task, and those that it begins
         try:
             self._finish(operation, await self._work(operation, again=again))
         except NetworkError as error:
@@ -153,6 +157,8 @@ class Desk:
         except Exception as error:  # noqa: BLE001 - a defect must not leave an operation without an end
             LOG.exception("operation %s (%s %s)", operation.id, operation.kind, operation.target)
             self._finish(operation, (), Reason(code=DEFECT, text=type(error).__name__))
+        finally:
+            self.waits.pop(operation.id, None)
 
     def turn(self, what: Literal["device", "group"], key: str) -> asyncio.Lock:
         """Held by whoever changes a device or group: changes of one come one after the other. Devices come before
@@ -320,6 +326,11 @@ class Desk:
         wanted = msgspec.convert(operation.asked["wanted"], type=WantedQos)
 
         async def give(device: DeviceEntry) -> Result:
+            groups = [each for each in self.book.groups_of(device.gpsi) if each.profiles]
+            if groups and not any(wanted.profile in each.profiles for each in groups):
+                allowed = ", ".join(sorted({name for each in groups for name in each.profiles}))
+                text = f"groups of '{device.name}' have {allowed}; got {wanted.profile}"
+                raise NetworkRefusedError(Reason(code=NOT_OF_GROUP, text=text))
             done = await self.qualities.go_on(device, wanted, operation.created_ns) if again else None
             return done or await self.qualities.set(device, wanted)
 

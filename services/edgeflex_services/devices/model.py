@@ -22,12 +22,21 @@ MOST_AT_ONCE: Final = 1000
 """Devices in a request."""
 LONGEST_DURATION_S: Final = 30 * 86_400
 
+_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
+_PROFILE: Final = r"^[A-Za-z0-9_.-]{3,256}$"
+_IPV4: Final = r"^((25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])$"
+WORDS: Final = {
+    GPSI_PATTERN: "a GPSI, such as msisdn-491701234567 or extid-pmu7@grid.example",
+    _NAME: "a name of at most 64 letters, digits and ._:- that begins with a letter or digit",
+    _PROFILE: "a quality's name: 3 to 256 letters, digits and _.-",
+    _IPV4: "an IPv4 address",
+}
+"""What each pattern asks for, for people."""
+
 Gpsi: TypeAlias = Annotated[str, Meta(pattern=GPSI_PATTERN)]
-Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
-Profile: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{3,256}$")]
-Ipv4: TypeAlias = Annotated[
-    str, Meta(pattern=r"^((25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])$")
-]
+Name: TypeAlias = Annotated[str, Meta(pattern=_NAME)]
+Profile: TypeAlias = Annotated[str, Meta(pattern=_PROFILE)]
+Ipv4: TypeAlias = Annotated[str, Meta(pattern=_IPV4)]
 Port: TypeAlias = Annotated[int, Meta(ge=1, le=65_535)]
 Ports: TypeAlias = Annotated[tuple[Port, ...], Meta(max_length=32)]
 Seconds: TypeAlias = Annotated[int, Meta(ge=1, le=LONGEST_DURATION_S)]
@@ -147,19 +156,6 @@ class QosEntry(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it was asked for, and nobody knows whether the network made it."""
         return self.state == "requested" and self.ref is None
 
-    def public(self) -> dict[str, Any]:
-        """As the interface tells it."""
-        told: dict[str, Any] = {
-            "profile": self.wanted.profile,
-            "server_ipv4": self.wanted.server_ipv4,
-            "server_ports": self.wanted.server_ports,
-            "state": self.state,
-            "started_ns": self.started_ns,
-            "expires_ns": self.expires_ns,
-            "confirmed_ns": self.confirmed_ns,
-        }
-        return told if self.reason is None else {**told, "reason": self.reason}
-
     def after(self, session: Session, now_ns: int) -> QosEntry:
         """As an answer of the network has it."""
         return msgspec.structs.replace(
@@ -182,6 +178,8 @@ class WatchEntry(msgspec.Struct, frozen=True, kw_only=True):
     refs: tuple[str, ...] = ()
     parameters: tuple[Parameter, ...] = ()
     """What it really tells."""
+    leftover: tuple[str, ...] = ()
+    """What the network may tell of beside it, and need not any more."""
     expires_ns: int
 
 

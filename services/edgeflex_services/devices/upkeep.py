@@ -72,6 +72,8 @@ class Upkeep:
             is_over = left_s < RENEW_SHARE * watch.wanted.lasts_s
             if is_over and self._is_due(f"watch {watch.gpsi}", is_urgent=True):
                 yield f"watch {watch.gpsi}", lambda watch=watch: self._watch(watch)  # type: ignore[misc]
+            elif watch.leftover and self._is_due(f"leftover of {watch.gpsi}", is_urgent=True):
+                yield f"leftover of {watch.gpsi}", lambda gpsi=watch.gpsi: self._tidy_watch(gpsi)  # type: ignore[misc]
 
     def _is_due(self, name: str, *, is_urgent: bool = False) -> bool:
         """Whether it is time. What is urgent waits for its turn no longer than a failure takes to be tried again."""
@@ -120,6 +122,10 @@ class Upkeep:
             now = self._desk.book.qos.get(device.gpsi)
             if now is not None and now.callback == qos.callback:
                 await qualities.poll(device.gpsi)
+
+    async def _tidy_watch(self, gpsi: str) -> None:
+        async with self._desk.turn("device", gpsi):
+            await self._desk.watches.tidy(gpsi)
 
     async def _watch(self, watch: WatchEntry) -> None:
         async with self._desk.turn("device", watch.gpsi):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from msgspec.structs import replace
@@ -68,7 +69,8 @@ class Watches:
         expires_ns = now_ns + wanted.lasts_s * NS_PER_S
         callback = uuid.uuid4().hex
         url, token = self._groups.url_of(callback), self._book.callback_token(callback)
-        entry = WatchEntry(gpsi=device.gpsi, wanted=wanted, callback=callback, expires_ns=expires_ns)
+        leftover = () if before is None else (*before.refs, *before.leftover)
+        entry = WatchEntry(gpsi=device.gpsi, wanted=wanted, callback=callback, leftover=leftover, expires_ns=expires_ns)
         # Known before it is asked for: the network may tell at once.
         self._book.change([entry])
         try:
@@ -86,18 +88,11 @@ class Watches:
         except NetworkError:
             self._book.change([] if before is None else [before], gone=[entry] if before is None else [])
             raise
-        self._book.change(
-            [
-                replace(
-                    entry,
-                    refs=watch.refs,
-                    parameters=watch.parameters,
-                    expires_ns=watch.expires_ns or expires_ns,
-                )
-            ]
-        )
-        if before is not None:
-            await self._drop(before)
+        now = self._book.watches[device.gpsi]  # what the network told meanwhile may have ended it
+        ends_ns = min(now.expires_ns, watch.expires_ns or expires_ns)
+        self._book.change([replace(now, refs=watch.refs, parameters=watch.parameters, expires_ns=ends_ns)])
+        with suppress(NetworkError):
+            await self.tidy(device.gpsi)
         not_told = [name for name in wanted.parameters if name not in watch.parameters]
         reason = Reason(code="NOT_ALL", text=f"not told by this network: {', '.join(not_told)}") if not_told else None
         return Result(gpsi=device.gpsi, state="watched", reason=reason)
@@ -106,13 +101,19 @@ class Watches:
         """Have it tell no more. Raises NetworkError."""
         entry = self._book.watches.get(device.gpsi)
         if entry is not None:
-            await self._drop(entry)
-            self._book.change(gone=[entry])
+            refs = (*entry.refs, *entry.leftover)
+            await self._asking.patiently(lambda: self._network.end_watch(Watch(refs=refs, parameters=())))
+            self._book.change(gone=[self._book.watches[device.gpsi]])
         return Result(gpsi=device.gpsi, state="not_watched")
 
-    async def _drop(self, entry: WatchEntry) -> None:
-        watch = Watch(refs=entry.refs, parameters=entry.parameters, expires_ns=entry.expires_ns)
-        await self._asking.patiently(lambda: self._network.end_watch(watch))
+    async def tidy(self, gpsi: str) -> None:
+        """Have the network tell no more of what a watch has left over. Raises NetworkError."""
+        entry = self._book.watches.get(gpsi)
+        if entry is None or not entry.leftover:
+            return
+        await self._asking.once(lambda: self._network.end_watch(Watch(refs=entry.leftover, parameters=())))
+        now = self._book.watches[gpsi]
+        self._book.change([replace(now, leftover=tuple(ref for ref in now.leftover if ref not in entry.leftover))])
 
     async def renew(self, gpsi: str) -> None:
         """Ask for a watch anew before the network ends it, if it is wanted for longer; read what it may have missed.
@@ -141,8 +142,12 @@ class Watches:
             not_told={} if before is None else before.not_told,
             told_ns=told_ns,
         )
+        # Made by a request whose answer was lost, beside what took its place.
+        is_stray = bool(entry.refs) and change.watch_ref is not None and change.watch_ref not in entry.refs
+        if is_stray and not change.ends_watch and change.watch_ref not in entry.leftover:
+            self._book.change([replace(entry, leftover=(*entry.leftover, str(change.watch_ref)))])
         # What the network ends before its time, even in part, upkeep asks for anew.
-        if change.ends_watch:
+        if change.ends_watch and not is_stray:
             self._book.change([replace(entry, expires_ns=now_ns)])
         self._book.see([link])
         return True
