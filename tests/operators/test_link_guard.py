@@ -211,7 +211,7 @@ def test_a_device_that_falls_silent_is_noticed_and_nothing_asked_for_it() -> Non
     link = guarded()
     told = link.run(60, silent=True)
     assert severities(told) == ["critical"]
-    assert texts(told)[0].startswith("nothing has come for 3.0 s; the network has said nothing of a device of this name")
+    assert texts(told)[0].startswith("nothing has come for 3.0 s; the network has said nothing of a device")
     assert requests(told) == []
     assert severities(link.run(60))[-1] == "info"
 
