@@ -119,9 +119,9 @@ def onboard(
             try:
                 done.append(carry_out(service, "POST", path, body, as_json=as_json))
             except ServiceError as error:
-                if file is not None:
-                    error.message = _by_line(error.message, file.name, begin + FIRST_LINE)
-                raise
+                if file is None:
+                    raise
+                raise ServiceError(_by_line(error.message, file.name, begin + FIRST_LINE), error.told) from error
     finish(done, as_json=as_json)
 
 
