@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -207,13 +208,13 @@ def shown_link(book: Book, device: DeviceEntry, link: LinkEntry | None) -> Shown
 
 
 def shown_group(group: GroupEntry, members: list[ShownMember] | None = None) -> ShownGroup:
-    states = [each.state for each in group.members.values()]
+    states = Counter(each.state for each in group.members.values())
     return ShownGroup(
         name=group.name,
         owner=group.owner,
         profiles=group.profiles,
         network_id=group.ref,
-        devices={state: states.count(state) for state in sorted(set(states))},
+        devices=dict(sorted(states.items())),
         members=members,
     )
 
