@@ -208,7 +208,7 @@ def shown_link(book: Book, device: DeviceEntry, link: LinkEntry | None) -> Shown
 
 
 def shown_group(group: GroupEntry, members: list[ShownMember] | None = None) -> ShownGroup:
-    states = Counter(each.state for each in group.members.values())
+    states: Counter[MemberState] = Counter(each.state for each in group.members.values())
     return ShownGroup(
         name=group.name,
         owner=group.owner,
