@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, overload
 
@@ -44,6 +45,26 @@ class VirtualClock:
     def advance_to(self, time_ns: int) -> None:
         """Move forward to `time_ns`; a time in the past leaves the clock where it is."""
         self._now_ns = max(self._now_ns, time_ns)
+
+
+class PacedClock(VirtualClock):
+    """A virtual clock that moves no faster than `speed` times real time. `wait` waits so many seconds, or less."""
+
+    def __init__(self, start_ns: int, speed: float, wait: Callable[[float], object]) -> None:
+        super().__init__(start_ns)
+        self._start_ns = start_ns
+        self._began_ns: int | None = None
+        self._speed = speed
+        self._wait = wait
+
+    def advance_to(self, time_ns: int) -> None:
+        real_ns = time.monotonic_ns()
+        if self._began_ns is None:
+            self._began_ns = real_ns
+        due_ns = self._began_ns + round((time_ns - self._start_ns) / self._speed)
+        if due_ns > real_ns:
+            self._wait((due_ns - real_ns) / 1e9)
+        super().advance_to(time_ns)
 
 
 @overload

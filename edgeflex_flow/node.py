@@ -252,7 +252,9 @@ class OperatorNode(Generic[C, S]):
     from operators of the other scope: its ticks would overtake their rows, so the runtime refuses that, unless
     `loose_ticks`: the tick only looks whether nothing came for long, and may overtake rows.
 
-    `end` gives what the operator still holds when a recording is over or the flow drains."""
+    `end` gives what the operator still holds when a recording is over or the flow drains.
+
+    `by_arrival`: what it gives depends on when rows arrived, so that a recording must be given batch by batch."""
 
     kind: str
     config: type[C]
@@ -262,6 +264,7 @@ class OperatorNode(Generic[C, S]):
     tick: Callable[[C, S, int], Sequence[WireMessage]] | None = None
     tick_period_s: Callable[[C], float] | None = None
     loose_ticks: bool = False
+    by_arrival: bool = False
     end: Callable[[C, S], Sequence[WireMessage]] | None = None
     scope: Literal["device", "site"] = "device"
     state_version: int = 1

@@ -19,6 +19,8 @@ COMMANDS = {
     "run": "edgeflex_flow.cli.run",
     "up": "edgeflex_flow.cli.up",
     "studio-user": "edgeflex_flow.cli.studio_user",
+    "record": "edgeflex_flow.cli.record",
+    "replay": "edgeflex_flow.cli.replay",
     "estimate": "edgeflex_flow.cli.estimate",
     "policy": "edgeflex_flow.cli.policy",
     "devices": "edgeflex_flow.cli.devices",
@@ -30,7 +32,7 @@ COMMANDS = {
     "serve": "edgeflex_flow.cli.serve",
     "reference": "edgeflex_flow.cli.reference",
 }
-DRAINING = ("run", "up", "demo")
+DRAINING = ("run", "up", "demo", "record", "replay")
 """Commands that end in order on a signal; the others die by it."""
 
 WITHOUT_KINDS = ("serve", "studio-user", "devices")

@@ -15,9 +15,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from edgeflex_connectors.recording_table import RecordingError
 from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS
+from edgeflex_flow.cli.on_record import OnTime, behind, span_of
 from edgeflex_flow.cli.places import Definition, find_site
 from edgeflex_flow.cli.preview_compare import compare
-from edgeflex_flow.cli.preview_plan import OnTime, behind, span_of
 from edgeflex_flow.cli.preview_policies import (
     Change,
     Given,

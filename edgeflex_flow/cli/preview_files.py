@@ -20,12 +20,13 @@ from edgeflex_connectors.records import LineDecoder, part_files, read_npz
 from edgeflex_connectors.sqlite import SqliteConfig, SqliteStore
 from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS, Store
 from edgeflex_connectors.store_window import pieces
+from edgeflex_flow import recording
 from edgeflex_flow.errors import BadMessageError, FatalError, RetryableError
 from edgeflex_flow.messages import Message, Quality, Samples, join_samples, message_time_ns
 from edgeflex_flow.units import conversion_factor
 
 LINES: Final = ".jsonl"
-SUFFIXES: Final = (LINES, *recordings.SUFFIXES)
+SUFFIXES: Final = (LINES, recording.SUFFIX, *recordings.SUFFIXES)
 """Endings of the names of files that can be read."""
 MOST_LINE_BYTES: Final = 1 << 20
 ROWS_AT_ONCE: Final = 100_000
@@ -49,6 +50,8 @@ class Wanted(NamedTuple):
     begin_ns: int = EARLIEST_NS
     end_ns: int = LATEST_NS
     """Only begin_ns <= t < end_ns."""
+    nodes: frozenset[str] = frozenset()
+    """Of recordings of wires: of which nodes."""
 
 
 class Content(NamedTuple):
@@ -65,6 +68,8 @@ def read_file(file: Path, wanted: Wanted) -> Content:
     try:
         if suffix == LINES:
             content = _read_lines(file, wanted)
+        elif suffix == recording.SUFFIX:
+            content = _read_recording(file, wanted)
         elif recordings.SUFFIXES.get(suffix) == "store":
             content = read_store(str(file), SqliteStore(SqliteConfig(path=str(file)), file), wanted)
         elif recordings.SUFFIXES.get(suffix) == "csv":
@@ -165,6 +170,21 @@ def _read_lines(file: Path, wanted: Wanted) -> Content:
     if len(builder):
         batches.append(builder.take(received_ns=0))
     return Content(_joined(batches), tuple(messages), notes)
+
+
+def _read_recording(file: Path, wanted: Wanted) -> Content:
+    columns = dict.fromkeys(wanted.nodes, wanted.columns)
+    batches: list[Samples] = []
+    messages: list[Timed] = []
+    try:
+        for given in recording.read([file], nodes=wanted.nodes, columns=columns, types=wanted.messages):
+            if isinstance(given.message, Samples):
+                batches.append(given.message)
+            else:
+                messages.append(Timed(given.at_ns, given.message))
+    except recording.BadRecordingError as error:
+        raise RecordingError(str(error)) from error
+    return Content(_joined(batches), tuple(messages))
 
 
 def _joined(batches: Sequence[Samples]) -> Samples | None:

@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from edgeflex_flow.cli.on_record import Record
 from edgeflex_flow.cli.pictures import plain_frame, save_picture
 from edgeflex_flow.cli.preview_compare import Changed, MessagesDifference, Told
-from edgeflex_flow.cli.preview_plan import Record
 from edgeflex_flow.cli.preview_policies import Change
 from edgeflex_flow.cli.preview_run import Outcome, Series, SeriesKey
 from edgeflex_flow.cli.preview_setpoints import SetpointsDifference

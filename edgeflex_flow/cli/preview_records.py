@@ -10,8 +10,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS
+from edgeflex_flow import recording
+from edgeflex_flow.cli.on_record import Record, behind
 from edgeflex_flow.cli.preview_files import SUFFIXES, Content, Wanted, read_file, read_store, readable_in
-from edgeflex_flow.cli.preview_plan import Record, behind
 from edgeflex_flow.errors import EdgeflexError, nearest
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.flowfile.wires import describe, merge
@@ -136,14 +137,22 @@ class _Reader:
     def read_for_all(self, given: GivenRecord) -> None:
         """A record for the sources whose columns or messages it has."""
         left = [source for source in self._sources.values() if source.id not in self._named]
-        content = self._read(given.place, left)
-        parts = {source.id: part for source in left if (part := self._part_of(source, content)) is not None}
+        # A recording of wires tells whose each row is; of other files their columns do.
+        groups = [[source] for source in left] if given.place.endswith(recording.SUFFIX) else [left]
+        contents = [(group, self._read(given.place, group)) for group in groups]
+        parts = {
+            source.id: part
+            for group, content in contents
+            for source in group
+            if (part := self._part_of(source, content)) is not None
+        }
         if not parts:
             wanted = "; ".join(f"'{source.id}' gives {_gives(source)}" for source in left) or "all have records"
             raise NoRecordError(
                 f"{given.place}: nothing in it of what sources of the flow give: {wanted}{self._when()}"
             )
-        self._refuse_twins(given.place, parts)
+        if len(groups) == 1:
+            self._refuse_twins(given.place, parts)
         for source, part in parts.items():
             self._take(self._sources[source], given.place, part)
 
@@ -156,7 +165,8 @@ class _Reader:
         channels: dict[str, str] = {}
         for source in sources:
             channels |= getattr(source.config, "channels", {})
-        wanted = Wanted(frozenset(columns), frozenset(messages), channels, *self._span)
+        nodes = frozenset(source.id for source in sources)
+        wanted = Wanted(frozenset(columns), frozenset(messages), channels, *self._span, nodes)
         if not place.startswith(STORE):
             file = Path(place).expanduser()
             if not file.exists() and file.suffix != ".npz":  # which may be the name of parts

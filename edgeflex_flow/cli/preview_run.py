@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeflex_flow.cli.preview_plan import OnTime, Record, clock_of, plan_on_record
+from edgeflex_flow.cli.on_record import OnTime, Record, clock_of, plan_on_record
 from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.messages import Alarm, EventWindow, Message, Samples, Setpoints, ShadowSetpoints
 from edgeflex_flow.node import OperatorNode, SinkNode, WireMessage

@@ -31,6 +31,7 @@ from edgeflex_flow.runtime.every import every
 from edgeflex_flow.runtime.lifecycle import EXIT_NOT_DRAINED, stop_on_signals
 from edgeflex_flow.runtime.policies import policies_from
 from edgeflex_flow.runtime.policy_loader import policies_of_site
+from edgeflex_flow.runtime.recording_requests import recordings_on_request
 from edgeflex_flow.runtime.recovery import keep_state
 from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_flow.units import parse_quantity
@@ -198,7 +199,11 @@ def errors_of(
     """Run to the end; what went wrong, with its exit code."""
     errors: dict[str, int] = {}
     try:
-        with monitored.flow_monitored(flow_run, monitor), _policies(flow_run, policies, part):
+        with (
+            monitored.flow_monitored(flow_run, monitor),
+            _policies(flow_run, policies, part),
+            recordings_on_request(flow_run),
+        ):
             if part is not None:
                 _start_in_cluster(flow_run, part)
             else:

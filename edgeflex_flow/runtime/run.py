@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,13 @@ def _show_nobody(_node: str, _message: Message) -> None:
     return None
 
 
+class Records(Protocol):
+    """Records what nodes give."""
+
+    def given(self, node: str, messages: list[WireMessage]) -> None:
+        """In the runtime's thread: be quick, never change it."""
+
+
 class InForce(NamedTuple):
     """What a node is run with. An entry is replaced as a whole, by another thread than the one that reads it."""
 
@@ -94,6 +101,8 @@ class ForPeople:
     """Where dead letters are kept, if anywhere."""
     replays: deque[Replay] = field(default_factory=lambda: deque(maxlen=REPLAYS_WAITING))
     """What is to be given once more; the feed takes it."""
+    recorders: tuple[Records, ...] = ()
+    """Who is told all that nodes give; replaced as a whole."""
 
 
 class Refusal(NamedTuple):
@@ -405,10 +414,15 @@ class FlowRun:
         """What comes on wires of the flow itself, with the name of the wire."""
         taken: list[tuple[str, WireMessage]] = []
         while self._dead_letters:
-            taken.append((DEAD_LETTERS, self._dead_letters.popleft()))
+            letter = self._dead_letters.popleft()
+            taken.append((DEAD_LETTERS, letter))
+            for recorder in self.people.recorders:
+                recorder.given(DEAD_LETTERS, [letter])
         if FLOW_ALARMS in self.alarms:
             alarms = self.take_alarms(FLOW_ALARMS)
             self._show(FLOW_ALARMS, alarms)
+            for recorder in self.people.recorders:
+                recorder.given(FLOW_ALARMS, alarms)
             taken.extend((FLOW_ALARMS, alarm) for alarm in alarms)
         return taken
 
@@ -453,6 +467,8 @@ class FlowRun:
             if isinstance(message, Samples) and np.count_nonzero(message.quality):
                 self._count_flags(node, message.quality)
         self._show(node, messages)
+        for recorder in self.people.recorders:
+            recorder.given(node, messages)
 
     def _count_flags(self, node: str, quality: NDArray[np.uint16]) -> None:
         flags = np.bitwise_or.reduce(quality)

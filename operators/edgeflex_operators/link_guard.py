@@ -379,4 +379,5 @@ NODE = OperatorNode(
     tick=tick,
     tick_period_s=lambda config: config.period,
     loose_ticks=True,
+    by_arrival=True,
 )

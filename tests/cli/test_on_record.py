@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from preview_cases import NIGHT_NS, rising
 
+from edgeflex_flow.cli.on_record import Record, clock_of, plan_on_record, span_of
 from edgeflex_flow.cli.preview_files import Timed
-from edgeflex_flow.cli.preview_plan import Record, clock_of, plan_on_record, span_of
 from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.messages import Alarm, Samples, samples_from_rows
 from edgeflex_flow.runtime.inline import run_inline

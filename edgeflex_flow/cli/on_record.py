@@ -7,18 +7,22 @@ ticks run as they do live; nothing outside the process is read, written or spoke
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from edgeflex_flow import recording
 from edgeflex_flow.cli.preview_files import Timed
 from edgeflex_flow.clock import Clock, VirtualClock
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
-from edgeflex_flow.messages import Samples
+from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Quality, Samples
 from edgeflex_flow.node import Context, NodeConfig, OperatorNode, SinkNode, SourceNode, WireMessage
 
 LONGEST_BATCH_NS: Final = 1_000_000_000
@@ -48,36 +52,121 @@ def _ignore(_time_ns: int) -> None:
     return None
 
 
-def plan_on_record(plan: Plan, records: Mapping[str, Record], *, on_time: OnTime = _ignore) -> Plan:
-    """The plan with its sources giving these records, by id, and sinks that take everything to nowhere.
+class Due(NamedTuple):
+    """Something that a source gives at one time, in nanoseconds on the flow's clock."""
+
+    due_ns: int
+    source: str
+    given: Callable[[], WireMessage]
+
+
+def plan_on_record(
+    plan: Plan, records: Mapping[str, Record], *, on_time: OnTime = _ignore, sends: bool = False
+) -> Plan:
+    """`plan_on_stream` of records that are in memory, by the id of their source. It can be run once.
 
     A source without a record gives nothing. Each source gives its rows once the latest of a batch was measured. A batch
     ends where a tick of the flow or something of another source comes between, after 1 s, and at every gap of 100 ms:
     nodes see rows, messages and ticks in the order in which they saw them live, had nothing come late.
     """
-    periods_ns = [
-        round(planned.node.tick_period_s(planned.config) * 1e9)
-        for planned in plan.nodes
-        if isinstance(planned.node, OperatorNode) and planned.node.tick_period_s is not None
-    ]
-    times = {node: record.times_ns for node, record in records.items()}
+    return plan_on_stream(plan, _stream(plan, records), on_time=on_time, sends=sends)
+
+
+def plan_on_recording(
+    plan: Plan, files: Sequence[Path], *, span: tuple[int, int], on_time: OnTime = _ignore, sends: bool = False
+) -> Plan:
+    """`plan_on_stream` of a recording of the wires of the flow's sources, of which only what was given within the span
+    counts, UTC nanoseconds. It can be run once, and needs no more memory for a year than for a minute.
+
+    Sources give what they gave, when they did, in the same order; batches are joined where that makes no difference: as
+    in `plan_on_record`, and not at all where an operator looks at when rows arrived. Raises BadRecordingError while it
+    runs.
+    """
+    return plan_on_stream(plan, _recorded_stream(plan, files, span), on_time=on_time, sends=sends)
+
+
+def plan_on_stream(plan: Plan, stream: Iterator[Due], *, on_time: OnTime = _ignore, sends: bool = False) -> Plan:
+    """The plan with its sources giving what comes on a stream, in order of time, and sinks that take everything to
+    nowhere, unless it `sends`."""
+    shared = _Stream(stream, periods_of(plan), on_time)
 
     def replaced(planned: PlannedNode) -> PlannedNode:
         if isinstance(planned.node, SinkNode):
+            if sends:
+                return planned
             return dataclasses.replace(planned, node=dataclasses.replace(planned.node, open=_Nowhere), connections={})
         if not isinstance(planned.node, SourceNode):
             return planned
-        others = [each for node, each in times.items() if node != planned.id]
-        batches = _batches(records.get(planned.id, Record(None)), periods_ns, others)
 
         def open_source(_config: NodeConfig, context: Context) -> _Recorded:
-            return _Recorded(batches, periods_ns, context.clock, on_time)
+            return _Recorded(planned.id, shared, context.clock)
 
         return dataclasses.replace(planned, node=dataclasses.replace(planned.node, open=open_source), connections={})
 
     # No node of a record uses a connection: nothing is left of those that a policy may change.
     nodes = tuple(replaced(planned) for planned in plan.nodes)
     return dataclasses.replace(plan, nodes=nodes, bound_connections={})
+
+
+def periods_of(plan: Plan) -> list[int]:
+    """Periods of the ticks of a flow, nanoseconds."""
+    return [
+        round(planned.node.tick_period_s(planned.config) * 1e9)
+        for planned in plan.nodes
+        if isinstance(planned.node, OperatorNode) and planned.node.tick_period_s is not None
+    ]
+
+
+def _stream(plan: Plan, records: Mapping[str, Record]) -> Iterator[Due]:
+    periods_ns = periods_of(plan)
+    times = {node: record.times_ns for node, record in records.items()}
+    sources = [node.id for node in plan.nodes if isinstance(node.node, SourceNode) and node.id in records]
+    made = []
+    for source in sources:
+        others = [each for node, each in times.items() if node != source]
+        batches = _batches(records[source], periods_ns, others)
+        made.append([Due(batch.due_ns, source, batch.given) for batch in batches])
+    return heapq.merge(*made, key=lambda due: due.due_ns)
+
+
+def _recorded_stream(plan: Plan, files: Sequence[Path], span: tuple[int, int]) -> Iterator[Due]:
+    sources = {node.id: node for node in plan.nodes if isinstance(node.node, SourceNode)}
+    types = {each for node in sources.values() for each in _messages_of(node)}
+    given = recording.read(files, nodes=sources, types=types | set(BUILT_IN_MESSAGES), begins=_begins_of(plan))
+    for each in given:
+        if span[0] <= each.at_ns < span[1]:
+            yield Due(each.at_ns, each.node, partial(_replayed, each.message, sources[each.node]))
+
+
+def _messages_of(node: PlannedNode) -> set[type[Message]]:
+    return set() if node.wire is None else {each for each in node.wire.messages if issubclass(each, Message)}
+
+
+def _replayed(message: WireMessage, source: PlannedNode) -> WireMessage:
+    """Marked, and with all columns that the source promises."""
+    if not isinstance(message, Samples):
+        return message
+    columns = message.columns
+    absent = () if source.wire is None else source.wire.columns - columns.keys()
+    if absent:
+        columns = {**columns, **dict.fromkeys(absent, np.full(message.rows, np.nan))}
+    return replace(message, columns=columns, quality=message.quality | np.uint16(Quality.REPLAYED))
+
+
+def _begins_of(plan: Plan) -> recording.Begins | None:
+    """Where a batch must begin; None: they stay as they were given."""
+    if any(isinstance(node.node, OperatorNode) and node.node.by_arrival for node in plan.nodes):
+        return None
+    periods_ns = (LONGEST_BATCH_NS, *periods_of(plan))
+
+    def begins(at_ns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        found = np.ones(len(at_ns), dtype=np.bool_)
+        found[1:] = np.diff(at_ns) >= APART_NS
+        for period_ns in periods_ns:
+            found[1:] |= np.diff(at_ns // period_ns) != 0
+        return found
+
+    return begins
 
 
 def behind(plan: Plan, nodes: Iterable[str]) -> set[str]:
@@ -150,42 +239,63 @@ class _Batch(NamedTuple):
         )
 
 
-class _Recorded:
-    """A source that gives a record on the flow's clock. Stops at each tick of the flow, so that none is left out."""
+class _Stream:
+    """What is to be given, by whichever source, in order."""
 
-    def __init__(self, batches: Sequence[_Batch], periods_ns: Sequence[int], clock: Clock, on_time: OnTime) -> None:
-        self._batches = batches
+    def __init__(self, stream: Iterator[Due], periods_ns: Sequence[int], on_time: OnTime) -> None:
+        self._stream = stream
         self._periods_ns = periods_ns
-        self._clock = clock
         self._on_time = on_time
-        self._next = 0
+        self._head: Due | None = None
+        self._began = False
+
+    @property
+    def head(self) -> Due | None:
+        if not self._began:
+            self._began, self._head = True, next(self._stream, None)
+        return self._head
+
+    def take(self, source: str, now_ns: int) -> Sequence[WireMessage]:
+        """What is due of this source, up to what comes of another one."""
+        given: list[WireMessage] = []
+        while (head := self.head) is not None and head.source == source and head.due_ns <= now_ns:
+            given.append(head.given())
+            self._head = next(self._stream, None)
+        if given:
+            self._on_time(now_ns)
+        return given
+
+    def next_ns(self, now_ns: int) -> int:
+        """When to look again: also at each tick of the flow, so that none is left out."""
+        if self.head is None:
+            return now_ns
+        ticks = ((now_ns // period_ns + 1) * period_ns for period_ns in self._periods_ns)
+        return min([self.head.due_ns, *ticks])
+
+
+class _Recorded:
+    """A source that gives its part of a stream on the flow's clock."""
+
+    def __init__(self, source: str, stream: _Stream, clock: Clock) -> None:
+        self._source = source
+        self._stream = stream
+        self._clock = clock
 
     def open(self) -> None:
         return None
 
     def poll(self) -> Sequence[WireMessage]:
-        now_ns = self._clock.monotonic_ns()
-        if self.ended or self._batches[self._next].due_ns > now_ns:
-            return ()
-        first = self._next
-        while not self.ended and self._batches[self._next].due_ns <= now_ns:
-            self._next += 1
-        self._on_time(now_ns)
-        return [batch.given() for batch in self._batches[first : self._next]]
+        return self._stream.take(self._source, self._clock.monotonic_ns())
 
     @property
     def ended(self) -> bool:
-        return self._next >= len(self._batches)
+        return self._stream.head is None
 
     def fileno(self) -> int | None:
         return None
 
     def next_poll_ns(self) -> int | None:
-        now_ns = self._clock.monotonic_ns()
-        if self.ended:
-            return now_ns
-        ticks = ((now_ns // period_ns + 1) * period_ns for period_ns in self._periods_ns)
-        return min([self._batches[self._next].due_ns, *ticks])
+        return self._stream.next_ns(self._clock.monotonic_ns())
 
     def close(self) -> None:
         return None

@@ -1,0 +1,525 @@
+"""Recordings: what crossed the wires of a flow, in compressed blocks of columns.
+
+A file begins with `MAGIC`. Blocks follow, each three unsigned 32-bit little-endian numbers, the lengths of its head and
+its body and the CRC-32 of both, then the head (JSON) and the body. The first block tells what the file is about; all
+others hold what one node gave within a short time (`turn`), rows or messages. A file that was cut off, as by a loss of
+power, is good up to its last whole block.
+
+An array of a body is packed as its head says: whole numbers as differences from one to the next, in the narrowest type
+that holds them; values as float32 where that loses nothing; then byte by byte of all values, compressed by Zstandard
+(RFC 8878). Such bytes of measured values are alike: a row of a PMU takes a fifth of its frame.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NamedTuple, TypeAlias
+
+import msgspec
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from edgeflex_flow.errors import EdgeflexError
+from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Samples, encode_message, join_samples
+
+SUFFIX: Final = ".rec"
+MAGIC: Final = b"EFXREC1\n"
+FORMAT: Final = 1
+LEVEL: Final = 1
+MOST_HEAD_BYTES: Final = 16 << 20
+MOST_BODY_BYTES: Final = 1 << 30
+MOST_ARRAY_BYTES: Final = 1 << 31
+_LENGTHS: Final = struct.Struct("<III")
+_Array: TypeAlias = NDArray[Any]
+Arrays: TypeAlias = dict[str, NDArray[Any]]
+Begins: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+"""By the times at which batches were given, before which of them a new one must begin."""
+
+
+class BadRecordingError(EdgeflexError):
+    """A file is no recording, or is broken at a place that the text names."""
+
+
+class NodeAbout(msgspec.Struct, frozen=True, kw_only=True):
+    """What a recorded node is, and what it may give."""
+
+    kind: str
+    columns: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True, tag_field="block", tag="about"):
+    """What a file is about."""
+
+    format: int = FORMAT
+    flow: str
+    site: str
+    revision: str
+    """Digest of the flow as its files said."""
+    version: str
+    """Of edgeflex-flow."""
+    begun_ns: int
+    """When this file was begun, UTC nanoseconds on the flow's clock."""
+    part: int
+    nodes: dict[str, NodeAbout]
+
+
+class Packed(msgspec.Struct, frozen=True, array_like=True):
+    """An array within a body."""
+
+    name: str
+    dtype: str
+    """As it is given."""
+    packed: str
+    """As it is packed."""
+    base: int
+    """The first of whole numbers."""
+    length: int
+    size: int
+    """Bytes of the body."""
+
+
+class Rows(msgspec.Struct, frozen=True, kw_only=True, tag_field="block", tag="rows"):
+    """Batches of samples. The arrays `batch.*` have one value a batch, all others one a row."""
+
+    node: str
+    turn: int
+    devices: tuple[str, ...]
+    columns: tuple[str, ...]
+    arrays: tuple[Packed, ...]
+
+
+class Lines(msgspec.Struct, frozen=True, kw_only=True, tag_field="block", tag="messages"):
+    """Messages: the arrays `batch.seq` and `batch.at_ns`, and JSON, one a line."""
+
+    node: str
+    turn: int
+    arrays: tuple[Packed, ...]
+    size: int
+    """Bytes of the lines, packed."""
+
+
+_Head: TypeAlias = About | Rows | Lines
+_heads = msgspec.json.Decoder(_Head)
+
+
+class Given(NamedTuple):
+    """What a node gave at one time."""
+
+    seq: int
+    """Grows from each to the next, over all nodes."""
+    at_ns: int
+    """When it was given, UTC nanoseconds on the flow's clock."""
+    node: str
+    message: Samples | Message
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+class Encoder:
+    """Makes blocks. The same things give the same bytes."""
+
+    def __init__(self) -> None:
+        self._compressor = zstandard.ZstdCompressor(level=LEVEL)
+
+    def about(self, about: About) -> bytes:
+        return MAGIC + _block(about, b"")
+
+    def turn(self, number: int, given: Sequence[Given]) -> bytes:
+        """What was given within a short time, as a block for each node and shape."""
+        rows: dict[tuple[str, tuple[str, ...]], list[Given]] = {}
+        lines: dict[str, list[Given]] = {}
+        for each in given:
+            if isinstance(each.message, Samples):
+                rows.setdefault((each.node, tuple(each.message.columns)), []).append(each)
+            else:
+                lines.setdefault(each.node, []).append(each)
+        blocks = [self._rows(number, node, columns, some) for (node, columns), some in rows.items()]
+        blocks += [self._lines(number, node, some) for node, some in lines.items()]
+        return b"".join(blocks)
+
+    def _rows(self, turn: int, node: str, columns: tuple[str, ...], given: Sequence[Given]) -> bytes:
+        batches = [each.message for each in given if isinstance(each.message, Samples)]
+        joined = join_samples(batches)
+        arrays: dict[str, _Array] = {
+            **_batch(given),
+            "batch.rows": np.array([batch.rows for batch in batches], dtype=np.int64),
+            "batch.received_ns": np.array([batch.received_ns for batch in batches], dtype=np.int64),
+            "time_ns": joined.time_ns,
+            "device": joined.device,
+            "quality": joined.quality,
+            **joined.columns,
+        }
+        packed, body = self._pack_all(arrays)
+        return _block(Rows(node=node, turn=turn, devices=joined.devices, columns=columns, arrays=packed), body)
+
+    def _lines(self, turn: int, node: str, given: Sequence[Given]) -> bytes:
+        packed, body = self._pack_all(_batch(given))
+        encoded = [encode_message(each.message) for each in given if not isinstance(each.message, Samples)]
+        lines = self._compressor.compress(b"\n".join(encoded))
+        return _block(Lines(node=node, turn=turn, arrays=packed, size=len(lines)), body + lines)
+
+    def _pack_all(self, arrays: Mapping[str, _Array]) -> tuple[tuple[Packed, ...], bytes]:
+        heads, bodies = [], []
+        for name, values in arrays.items():
+            narrowed, base = _narrowed(values)
+            body = self._compressor.compress(_by_bytes(narrowed))
+            heads.append(Packed(name, values.dtype.str, narrowed.dtype.str, base, len(values), len(body)))
+            bodies.append(body)
+        return tuple(heads), b"".join(bodies)
+
+
+def _batch(given: Sequence[Given]) -> dict[str, _Array]:
+    return {
+        "batch.seq": np.array([each.seq for each in given], dtype=np.int64),
+        "batch.at_ns": np.array([each.at_ns for each in given], dtype=np.int64),
+    }
+
+
+def _narrowed(values: _Array) -> tuple[_Array, int]:
+    """The values in a narrower type, without loss, and the first of whole numbers."""
+    if values.dtype.kind == "f":
+        with np.errstate(over="ignore", invalid="ignore"):
+            short = values.astype(np.float32)
+        # By their bits: no NaN is another's equal.
+        same = short.astype(np.float64).view(np.int64) == values.view(np.int64)
+        return (short if same.all() else values), 0
+    if not len(values):
+        return values.astype(np.int8), 0
+    differences = np.diff(values.astype(np.int64), prepend=np.int64(values[0]))
+    least, most = int(differences.min()), int(differences.max())
+    for dtype in (np.int8, np.int16, np.int32):
+        if np.iinfo(dtype).min <= least and most <= np.iinfo(dtype).max:
+            return differences.astype(dtype), int(values[0])
+    return differences, int(values[0])
+
+
+def _by_bytes(values: _Array) -> bytes:
+    """The first bytes of all values, then the second ones …"""
+    octets = np.ascontiguousarray(values).view(np.uint8).reshape(-1, values.itemsize)
+    return np.ascontiguousarray(octets.T).tobytes()
+
+
+def _block(head: _Head, body: bytes) -> bytes:
+    encoded = msgspec.json.encode(head)
+    return _LENGTHS.pack(len(encoded), len(body), zlib.crc32(body, zlib.crc32(encoded))) + encoded + body
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+class Decoder:
+    """Reads blocks again."""
+
+    def __init__(self, types: Iterable[type[Message]] = BUILT_IN_MESSAGES) -> None:
+        self._decompressor = zstandard.ZstdDecompressor()
+        self._types = {str(each.__struct_config__.tag): msgspec.json.Decoder(each) for each in types}
+        self._tag = msgspec.json.Decoder(_Tagged)
+        self._devices: dict[tuple[str, ...], tuple[str, ...]] = {}
+        """So that equal names are the same object."""
+        self.unknown: dict[str, int] = {}
+        """Messages by type of which this version knows none."""
+
+    def arrays(self, block: Block, columns: Iterable[str] | None = None) -> Arrays:
+        """The arrays of a block, of columns only these, or all."""
+        head = block.head
+        assert not isinstance(head, About)
+        left_out = frozenset[str]()
+        if isinstance(head, Rows) and columns is not None:
+            left_out = frozenset(head.columns).difference(columns)
+        return self._unpack_all(head.arrays, block.body, left_out)
+
+    def times(self, block: Block) -> NDArray[np.int64]:
+        """When what is in a block was given."""
+        assert not isinstance(block.head, About)
+        every = frozenset(each.name for each in block.head.arrays)
+        return self._unpack_all(block.head.arrays, block.body, every - {"batch.at_ns"})["batch.at_ns"]
+
+    def rows(self, head: Rows, arrays: Arrays, begins: NDArray[np.bool_]) -> Iterator[Given]:
+        """Batches, joined but where `begins` (a value a batch) says that a new one begins."""
+        devices = self._devices.setdefault(head.devices, head.devices)
+        names = [name for name in head.columns if name in arrays]
+        ends = np.cumsum(arrays["batch.rows"])
+        last = np.append(np.flatnonzero(begins)[1:], len(ends)) - 1
+        seq, at_ns, received_ns = (arrays[f"batch.{name}"][last].tolist() for name in ("seq", "at_ns", "received_ns"))
+        begin = 0
+        for place, end in enumerate(ends[last].tolist()):
+            there = slice(begin, end)
+            begin = end
+            samples = Samples(
+                time_ns=arrays["time_ns"][there],
+                device=arrays["device"][there],
+                devices=devices,
+                columns={name: arrays[name][there] for name in names},
+                quality=arrays["quality"][there],
+                received_ns=received_ns[place],
+            )
+            yield Given(seq[place], at_ns[place], head.node, samples)
+
+    def messages(self, head: Lines, body: bytes, arrays: Arrays) -> Iterator[Given]:
+        packed = body[len(body) - head.size :]
+        lines = self._decompress(packed).split(b"\n")
+        told = zip(arrays["batch.seq"].tolist(), arrays["batch.at_ns"].tolist(), lines, strict=True)
+        for seq, at_ns, line in told:
+            name = self._tag.decode(line).type
+            if name in self._types:
+                yield Given(seq, at_ns, head.node, self._types[name].decode(line))
+            else:
+                self.unknown[name] = self.unknown.get(name, 0) + 1
+
+    def _unpack_all(self, heads: Sequence[Packed], body: bytes, left_out: frozenset[str]) -> dict[str, _Array]:
+        arrays: dict[str, _Array] = {}
+        place = 0
+        for each in heads:
+            if each.name not in left_out:
+                arrays[each.name] = self._unpack(each, body[place : place + each.size])
+            place += each.size
+        return arrays
+
+    def _unpack(self, head: Packed, packed: bytes) -> _Array:
+        narrow = np.dtype(head.packed)
+        if head.length * max(narrow.itemsize, np.dtype(head.dtype).itemsize) > MOST_ARRAY_BYTES:
+            raise ValueError(f"array '{head.name}' claims {head.length} values")
+        octets = np.frombuffer(self._decompress(packed, head.length * narrow.itemsize), dtype=np.uint8)
+        values = np.ascontiguousarray(octets.reshape(narrow.itemsize, head.length).T).view(narrow).reshape(-1)
+        if narrow.kind == "f":
+            return values.astype(head.dtype, copy=False)
+        return (np.cumsum(values.astype(np.int64)) + head.base).astype(head.dtype)
+
+    def _decompress(self, packed: bytes, size: int | None = None) -> bytes:
+        told = zstandard.frame_content_size(packed)
+        if not 0 <= told <= MOST_ARRAY_BYTES or (size is not None and told != size):
+            raise ValueError(f"a packed part claims {told} bytes")
+        return self._decompressor.decompress(packed)
+
+
+class _Tagged(msgspec.Struct):
+    type: str
+
+
+class Block(NamedTuple):
+    """A block as it stands in a file."""
+
+    head: _Head
+    body: bytes
+
+
+def blocks(file: Path) -> Iterator[Block]:
+    """The blocks of a file, up to the last whole one. Raises BadRecordingError, and OSError."""
+    with file.open("rb") as opened:
+        if opened.read(len(MAGIC)) != MAGIC:
+            raise BadRecordingError(f"{file}: it is no recording of edgeflex-flow")
+        while (block := _next_block(opened, file)) is not None:
+            yield block
+
+
+def _next_block(opened: BinaryIO, file: Path) -> Block | None:
+    place = opened.tell()
+    lengths = opened.read(_LENGTHS.size)
+    if len(lengths) < _LENGTHS.size:
+        return None
+    head_bytes, body_bytes, crc = _LENGTHS.unpack(lengths)
+    if head_bytes > MOST_HEAD_BYTES or body_bytes > MOST_BODY_BYTES:
+        raise BadRecordingError(f"{file}, byte {place}: there is no block of {head_bytes} and {body_bytes} bytes")
+    head, body = opened.read(head_bytes), opened.read(body_bytes)
+    if len(head) + len(body) < head_bytes + body_bytes:
+        return None
+    if zlib.crc32(body, zlib.crc32(head)) != crc:
+        raise BadRecordingError(f"{file}, byte {place}: the check sum of the block is wrong")
+    try:
+        return Block(_heads.decode(head), body)
+    except msgspec.MsgspecError as error:
+        raise BadRecordingError(f"{file}, byte {place}: {error}") from error
+
+
+def about(file: Path) -> About:
+    """What a file is about. Raises BadRecordingError."""
+    first = next(blocks(file), None)
+    if first is None or not isinstance(first.head, About):
+        raise BadRecordingError(f"{file}: it does not tell what it is about")
+    if first.head.format != FORMAT:
+        raise BadRecordingError(f"{file}: format {first.head.format}; known: {FORMAT}")
+    return first.head
+
+
+def recordings_in(place: Path) -> list[Path]:
+    """The files of a recording, which is one or a folder of them, in order of their names."""
+    return sorted(place.glob(f"*{SUFFIX}")) if place.is_dir() else [place]
+
+
+def span(files: Sequence[Path], nodes: Iterable[str]) -> tuple[int, int]:
+    """When the first and the last of these nodes were given, UTC nanoseconds. Reads no more than their times.
+
+    Raises BadRecordingError, also where there is nothing of them.
+    """
+    decoder, wanted = Decoder(()), frozenset(nodes)
+    ends: list[int] = []
+    for file in files:
+        about(file)
+        for block in blocks(file):
+            if not isinstance(block.head, About) and block.head.node in wanted:
+                times = decoder.times(block)
+                ends += [int(times[0]), int(times[-1])]
+    if not ends:
+        raise BadRecordingError(f"{files[0]}: nothing is in it of {', '.join(sorted(wanted))}")
+    return min(ends), max(ends)
+
+
+def read(
+    files: Sequence[Path],
+    *,
+    nodes: Iterable[str] | None = None,
+    columns: Mapping[str, Iterable[str]] | None = None,
+    types: Iterable[type[Message]] = BUILT_IN_MESSAGES,
+    begins: Begins | None = None,
+) -> Iterator[Given]:
+    """What these nodes gave, or all, in the order in which they did; one turn is in memory at a time.
+
+    `columns`: of each node; of others all. With `begins` batches of a node are joined, but where it says otherwise and
+    where something of another node came between; what is joined counts as given when its last batch was. Raises
+    BadRecordingError, and OSError.
+    """
+    decoder = Decoder(types)
+    wanted = None if nodes is None else frozenset(nodes)
+    for file in files:
+        about(file)
+        turn, held = -1, list[Block]()
+        for block in blocks(file):
+            if isinstance(block.head, About) or (wanted is not None and block.head.node not in wanted):
+                continue
+            if block.head.turn != turn:
+                yield from _turn(decoder, held, file, columns or {}, begins)
+                turn, held = block.head.turn, []
+            held.append(block)
+        yield from _turn(decoder, held, file, columns or {}, begins)
+
+
+def _turn(
+    decoder: Decoder, turn: Sequence[Block], file: Path, columns: Mapping[str, Iterable[str]], begins: Begins | None
+) -> list[Given]:
+    """What was given in one turn, in order."""
+    given: list[Given] = []
+    node = ""
+    try:
+        opened = []
+        for block in turn:
+            assert not isinstance(block.head, About)
+            node = block.head.node
+            opened.append((block, decoder.arrays(block, columns.get(node))))
+        for place, (block, arrays) in enumerate(opened):
+            if isinstance(block.head, Rows):
+                others = [each["batch.seq"] for at, (_, each) in enumerate(opened) if at != place]
+                given += decoder.rows(block.head, arrays, _begins(arrays, others, begins))
+            elif isinstance(block.head, Lines):
+                given += decoder.messages(block.head, block.body, arrays)
+    except (ValueError, TypeError, KeyError, IndexError, zstandard.ZstdError, msgspec.MsgspecError) as error:
+        raise BadRecordingError(f"{file}: a block of node '{node}' cannot be read: {error}") from error
+    return sorted(given, key=lambda each: each.seq)
+
+
+def _begins(arrays: Arrays, others: Sequence[_Array], begins: Begins | None) -> NDArray[np.bool_]:
+    seq = arrays["batch.seq"]
+    if begins is None:
+        return np.ones(len(seq), dtype=np.bool_)
+    found = begins(arrays["batch.at_ns"])
+    for other in others:
+        found[1:] |= np.diff(np.searchsorted(other, seq)) != 0
+    return found
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+class Keep(NamedTuple):
+    """How a recording is kept: a new file after so many bytes; the oldest go beyond `total_bytes`."""
+
+    part_bytes: int = 64 << 20
+    total_bytes: int | None = None
+
+
+class RecordingWriter:
+    """Writes a recording to `folder/NAME-0001.rec` and on. Not for several threads."""
+
+    def __init__(self, folder: Path, name: str, about: About, keep: Keep = Keep()) -> None:  # noqa: B008 - immutable
+        self._folder = folder
+        self._name = name
+        self._about = about
+        self._keep = keep
+        self._encoder = Encoder()
+        self._turns = 0
+        self._part = 0
+        self._opened: BinaryIO | None = None
+        self._size = 0
+        self.files: list[Path] = []
+        self.bytes_written = 0
+
+    def write(self, given: Sequence[Given]) -> None:
+        """One turn. Raises OSError, and then has written nothing of it."""
+        if not given:
+            return
+        self._turns += 1
+        block = self._encoder.turn(self._turns, given)
+        if self._opened is None or self._size + len(block) > self._keep.part_bytes:
+            self._begin(given[0].at_ns)
+        assert self._opened is not None
+        before = self._size
+        try:
+            self._opened.write(block)
+            self._opened.flush()
+        except OSError:
+            self._cut(before)
+            raise
+        self._size += len(block)
+        self.bytes_written += len(block)
+
+    def _begin(self, at_ns: int) -> None:
+        self.close()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        file = self._folder / f"{self._name}-{self._part + 1:04d}{SUFFIX}"
+        head = self._encoder.about(msgspec.structs.replace(self._about, part=self._part + 1, begun_ns=at_ns))
+        opened = file.open("xb")
+        try:
+            opened.write(head)
+            opened.flush()
+        except OSError:
+            opened.close()
+            file.unlink(missing_ok=True)
+            raise
+        self._part += 1
+        self._opened, self._size = opened, len(head)
+        self.bytes_written += len(head)
+        self.files.append(file)
+        self._drop_oldest()
+
+    def _cut(self, size: int) -> None:
+        """Leave no half of a block behind."""
+        opened, self._opened = self._opened, None
+        assert opened is not None
+        try:
+            opened.close()
+        except OSError:
+            pass
+        finally:
+            os.truncate(self.files[-1], size)
+
+    def _drop_oldest(self) -> None:
+        total_bytes = self._keep.total_bytes
+        if total_bytes is None:
+            return
+        while len(self.files) > 1 and len(self.files) * self._keep.part_bytes > total_bytes:
+            self.files.pop(0).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """What was written is safe from a loss of power."""
+        opened, self._opened = self._opened, None
+        if opened is None:
+            return
+        with opened:
+            opened.flush()
+            os.fsync(opened.fileno())

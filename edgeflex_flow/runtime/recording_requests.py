@@ -1,0 +1,149 @@
+"""How a running flow is asked to record: by a file beside its flow file, which whoever asks keeps fresh.
+
+So whoever may change a flow may record it, and nobody else; a request whose writer was killed ends by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edgeflex_flow.errors import nearest
+from edgeflex_flow.flowfile.plan import Plan
+from edgeflex_flow.recording import Keep
+from edgeflex_flow.runtime.every import every
+from edgeflex_flow.runtime.recorder import Recorder
+from edgeflex_flow.runtime.run import FlowRun
+
+LOOK_S: Final = 1.0
+FRESH_S: Final = 2.0
+"""How often a request is refreshed."""
+STALE_S: Final = 10.0
+
+
+class RecordingRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be recorded."""
+
+    site: str
+    folder: str
+    """Absolute: the flow's process writes there."""
+    nodes: tuple[str, ...] = ()
+    """Whose wires; none: all."""
+    part_bytes: int
+    total_bytes: int | None = None
+
+
+def _pattern(flow_file: Path) -> str:
+    return f".{flow_file.name}.record-*"
+
+
+@contextmanager
+def asked_to_record(plan: Plan, request: RecordingRequest) -> Iterator[None]:
+    """Have whoever runs this flow record it while the block runs. Raises OSError."""
+    name = f".{plan.file.name}.record-{socket.gethostname()}-{os.getpid()}"
+    file = plan.file.absolute().with_name(name)
+    new = file.with_name(f"{name}.new")
+    new.write_bytes(msgspec.json.encode(request))
+    new.replace(file)
+    try:
+        with every(FRESH_S, lambda: os.utime(file), "record request"):
+            yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+class RecordingsOnRequest:
+    """Looks for requests, and begins and ends recordings."""
+
+    def __init__(self, run: FlowRun) -> None:
+        self._run = run
+        self._file = run.plan.file.absolute()
+        self._running: dict[Path, Recorder] = {}
+        self._refused: set[Path] = set()
+
+    def look(self) -> None:
+        there = set(self._fresh())
+        for file in self._running.keys() - there:
+            self._end(file)
+        for file in there - self._running.keys() - self._refused:
+            self._begin(file)
+        self._refused &= there
+
+    def _fresh(self) -> Iterator[Path]:
+        for file in self._file.parent.glob(_pattern(self._file)):
+            try:
+                age_s = time.time() - file.stat().st_mtime
+            except OSError:
+                continue
+            if age_s < STALE_S and file.suffix != ".new":
+                yield file
+
+    def _begin(self, file: Path) -> None:
+        plan, log = self._run.plan, self._run.log
+        try:
+            request = msgspec.json.decode(file.read_bytes(), type=RecordingRequest)
+            if request.site != plan.site:
+                self._refused.add(file)
+                return
+            keep = Keep(request.part_bytes, request.total_bytes)
+            folder = Path(request.folder)
+            recorder = Recorder(self._run, folder, recording_name(plan), nodes=request.nodes, keep=keep)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._running[file] = recorder.__enter__()
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            self._refused.add(file)
+            log.warning("cannot record as %s asks: %s", file.name, error)
+            return
+        log.info("recording %s to %s", ", ".join(recorder.nodes), folder)
+
+    def _end(self, file: Path) -> None:
+        recorder = self._running.pop(file)
+        recorder.__exit__(None, None, None)
+        told = f"{recorder.rows} rows and {recorder.messages} messages, {recorder.bytes_written} bytes"
+        lost = f"; {recorder.lost_rows} rows are lost" if recorder.lost_rows else ""
+        self._run.log.info("recorded %s%s", told, lost)
+
+    def end_all(self) -> None:
+        for file in list(self._running):
+            self._end(file)
+
+
+def recording_name(plan: Plan) -> str:
+    """What the files of a recording that begins now are called."""
+    now_ns = time.time_ns()
+    begun = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now_ns // 1_000_000_000))
+    return f"{plan.name}-{begun}.{now_ns // 1_000_000 % 1000:03d}Z-{os.getpid()}"
+
+
+@contextmanager
+def recordings_on_request(run: FlowRun) -> Iterator[None]:
+    """Record a run as long as somebody asks for it."""
+    recordings = RecordingsOnRequest(run)
+    try:
+        with every(LOOK_S, recordings.look, "recordings"):
+            yield
+    finally:
+        recordings.end_all()
+
+
+def nodes_of(plan: Plan, wires: tuple[str, ...], flows: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The nodes of a flow among `NODE` or `FLOW/NODE`; None if the others are meant. Raises ValueError."""
+    if not wires:
+        return ()
+    found = []
+    for text in wires:
+        flow, slash, node = text.rpartition("/")
+        if slash and flow not in flows:
+            close = nearest(flow, flows)
+            hint = f"; did you mean '{close}'?" if close else ""
+            raise ValueError(f"no flow '{flow}'; known: {', '.join(flows)}{hint}")
+        if not slash or flow == plan.name:
+            found.append(node)
+    return tuple(found) or None
