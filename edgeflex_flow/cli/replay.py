@@ -86,7 +86,7 @@ class Recorded(NamedTuple):
     "--to", "folder", type=click.Path(path_type=Path, file_okay=False), help="Record what nodes give to this folder."
 )
 @click.option(
-    "--lines", type=click.File("wb", lazy=False), help="Write all messages of operators as JSON lines; - is the terminal."
+    "--lines", type=click.File("wb", lazy=False), help="Write messages of operators as JSON lines; - is the terminal."
 )
 @click.option("--send", "sends", is_flag=True, help="Let the flow's sinks write and send as if it ran.")
 @click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
