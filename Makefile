@@ -9,6 +9,7 @@
 # make bench-control               measure controllers, in closed loops
 # make bench-policy                measure the policy system, and how soon policies take effect
 # make bench-devices               measure the management of 10,000 devices on a 5G network
+# make bench-replay                measure recording and replay
 # make bench-cluster               measure one flow over several processes
 # make bench-site                  measure a site under `edgeflex up`, and a cluster: 45 minutes
 
@@ -20,7 +21,7 @@ ARGS ?=
 # Where it is set, each of the many processes that tests and demos start compiles all sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-frequency demo-voltage demo-mpc demo-vpp test check bench bench-inertia bench-mqtt bench-stores bench-connectors bench-control bench-policy bench-cluster bench-devices bench-site reference clean
+.PHONY: demo demo-frequency demo-voltage demo-mpc demo-vpp test check bench bench-inertia bench-mqtt bench-stores bench-connectors bench-control bench-policy bench-cluster bench-devices bench-site bench-replay reference clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/edgeflex demo $(ARGS)
@@ -68,6 +69,9 @@ bench-policy: $(VENV)/.dev
 
 bench-devices: $(VENV)/.dev
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.devices $(ARGS)
+
+bench-replay: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.replay $(ARGS)
 
 bench-cluster: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.cluster $(ARGS)

@@ -1,6 +1,7 @@
 """The flow under test in a process of its own; says twenty times a second how far it is.
 
-`python -m benchmarks.flow_process PORT MQTT_PORT` prints JSON lines: time, frames whose ROCOF is done, events, drops.
+`python -m benchmarks.flow_process PORT MQTT_PORT [FOLDER NODES]` prints JSON lines: time, frames whose ROCOF is done,
+events, drops. With FOLDER the wires of these nodes (by commas; none: all) are recorded there.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from edgeflex_flow.cli.kinds import shipped_registry
@@ -18,6 +20,7 @@ from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import WireMessage
 from edgeflex_flow.runtime.bytewax import run_bytewax
 from edgeflex_flow.runtime.lifecycle import stop_on_signals
+from edgeflex_flow.runtime.recorder import Recorder
 from edgeflex_flow.runtime.run import FlowRun
 
 FLOWS = Path(__file__).parent / "flows"
@@ -55,7 +58,7 @@ def tell(run: FlowRun, progress: Progress) -> None:
         time.sleep(PERIOD_S)
 
 
-def main(port: int, mqtt_port: int) -> None:
+def main(port: int, mqtt_port: int, folder: str = "", nodes: str = "") -> None:
     logging.getLogger("edgeflex").setLevel(logging.ERROR)
     plan = load_flow(
         FLOWS / "throughput.yaml",
@@ -66,9 +69,10 @@ def main(port: int, mqtt_port: int) -> None:
     progress = Progress()
     run = FlowRun(plan, taps={"rocof": progress})
     threading.Thread(target=tell, args=(run, progress), daemon=True).start()
-    with stop_on_signals(run):
+    recorder = Recorder(run, Path(folder), "run", nodes=nodes.split(",") if nodes else ()) if folder else nullcontext()
+    with stop_on_signals(run), recorder:
         run_bytewax(run)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
