@@ -183,8 +183,8 @@ class _Noisy(Playback):
         super().__init__(recording, event_at_s=1e6, loop=False)
         self._random = np.random.default_rng(2)
 
-    def frames_at(self, frames: NDArray[np.int64]) -> Measurements:
-        made = super().frames_at(frames)
+    def frames_at(self, frame: NDArray[np.int64]) -> Measurements:
+        made = super().frames_at(frame)
         noise = [1.0 + 1e-4 * self._random.standard_normal(made.voltage_v.shape) for _ in range(2)]
         hertz = 1e-3 * self._random.standard_normal((2, *made.voltage_v.shape))
         return made._replace(

@@ -19,6 +19,7 @@ COMMANDS = {
     "run": "edgeflex_flow.cli.run",
     "up": "edgeflex_flow.cli.up",
     "studio-user": "edgeflex_flow.cli.studio_user",
+    "diff": "edgeflex_flow.cli.diff",
     "record": "edgeflex_flow.cli.record",
     "replay": "edgeflex_flow.cli.replay",
     "estimate": "edgeflex_flow.cli.estimate",

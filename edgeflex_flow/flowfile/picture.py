@@ -253,11 +253,11 @@ def _connection(connection: OpenConnection, secrets: SecretKeys) -> str:
     config = connection.config
     words = f"{connection.name} ({connection.node.kind})"
     field = next((each for each in config_fields(type(config)) if each.key == "url"), None)
-    url = None if field is None or _hides(config, field) else getattr(config, field.name)
+    url = None if field is None or hides(config, field) else getattr(config, field.name)
     return words if url is None else f"{words}, {in_file_words(url.partition('?')[0], None, secrets)}"
 
 
-def _hides(config: NodeConfig, field: ConfigField) -> bool:
+def hides(config: NodeConfig, field: ConfigField) -> bool:
     """Whether a setting is a secret."""
     value = getattr(config, field.name)
     return value is not None and (field.hint.noted("secret") or isinstance(value, Secret))
@@ -268,7 +268,7 @@ def _setting(node: PlannedNode, field: ConfigField, secrets: SecretKeys) -> Sett
     binding = node.policies.get(field.name)
     return Setting(
         name=field.key,
-        value=HIDDEN if _hides(node.config, field) else in_file_words(value, field.hint.unit, secrets),
+        value=HIDDEN if hides(node.config, field) else in_file_words(value, field.hint.unit, secrets),
         is_default=not field.required and value == field.default,
         about=field.hint.description,
         policy="" if binding is None else binding.key,

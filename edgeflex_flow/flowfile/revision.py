@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-from msgspec.structs import asdict
 
 from edgeflex_flow.flowfile.network import own_ports
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
@@ -45,44 +44,6 @@ def _encoded(plan: Plan, hook: Callable[[object], str]) -> bytes:
         plan.budgets,
     )
     return msgspec.msgpack.encode(told, enc_hook=hook, order="deterministic")
-
-
-def differences(old: Plan, new: Plan) -> list[str]:
-    """By what two versions of a flow differ, in the words of their files: nodes and connections, and which settings."""
-    told = [*_parts_differ("node", _nodes(old), _nodes(new)), *_parts_differ("connection", _used(old), _used(new))]
-    told += [what for what in ("state", "budgets") if getattr(old, what) != getattr(new, what)]
-    told += [what for what in ("site", "folder") if str(getattr(old, what)) != str(getattr(new, what))]
-    return told or ["policies of connections"]
-
-
-def _parts_differ(
-    what: str, old: Mapping[str, Mapping[str, object]], new: Mapping[str, Mapping[str, object]]
-) -> list[str]:
-    told = [f"{what} '{name}' is gone" for name in old if name not in new]
-    for name, settings in new.items():
-        before = old.get(name)
-        if before is None:
-            told.append(f"{what} '{name}' is new")
-        elif before != settings:
-            changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
-            told.append(f"{what} '{name}': {', '.join(changed)}")
-    return told
-
-
-def _nodes(plan: Plan) -> dict[str, dict[str, object]]:
-    return {
-        node.id: {
-            "kind": node.node.kind,
-            **asdict(node.config),
-            **{f"from ({port})": sources for port, sources in node.inputs.items()},
-            **{f"{field} (policy)": repr(binding) for field, binding in node.policies.items()},
-        }
-        for node in plan.nodes
-    }
-
-
-def _used(plan: Plan) -> dict[str, dict[str, object]]:
-    return {name: {"kind": each.node.kind, **asdict(each.config)} for name, each in connections_of(plan).items()}
 
 
 class Call(NamedTuple):

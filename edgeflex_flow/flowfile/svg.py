@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
+from typing import NamedTuple
 
 from edgeflex_flow.flowfile.graph import kind_words, output_wires, role
 from edgeflex_flow.flowfile.layout import Layout, lay_out
@@ -37,6 +38,9 @@ text{font-family:ui-sans-serif,system-ui,-apple-system,'Segoe UI','DejaVu Sans',
 .box{stroke-width:1.5}.source .box{fill:#f0fdfa;stroke:#0d9488}.operator .box{fill:#eef2ff;stroke:#6366f1}
 .sink .box{fill:#fffbeb;stroke:#d97706}.letters .box{fill:#f8fafc;stroke:#94a3b8;stroke-dasharray:5 4}
 .source .bar{fill:#0d9488}.operator .bar{fill:#6366f1}.sink .bar{fill:#d97706}.letters .bar{fill:#94a3b8}
+.wire.added{stroke:#16a34a;stroke-width:2.6}.wire.removed{stroke:#dc2626;stroke-width:2;stroke-dasharray:6 5}
+.added .box{stroke:#16a34a;stroke-width:3}.changed .box{stroke:#ca8a04;stroke-width:3}
+.removed .box{stroke:#dc2626;stroke-width:2.5;stroke-dasharray:6 5}.removed .id{text-decoration:line-through}
 @media (prefers-color-scheme:dark){
 text{fill:#f1f5f9}.page{fill:#0f172a}.about,.kind{fill:#94a3b8}.label{fill:#94a3b8;stroke:#0f172a}.name{fill:#cbd5e1}
 .wire{stroke:#64748b}.dot{stroke:#0f172a;fill:#94a3b8}
@@ -44,6 +48,11 @@ text{fill:#f1f5f9}.page{fill:#0f172a}.about,.kind{fill:#94a3b8}.label{fill:#94a3
 .sink .box{fill:#3a2708;stroke:#fbbf24}.letters .box{fill:#1e293b;stroke:#64748b}
 .source .bar{fill:#2dd4bf}.operator .bar{fill:#818cf8}.sink .bar{fill:#fbbf24}.letters .bar{fill:#64748b}
 }"""
+
+
+class _Marks(NamedTuple):
+    nodes: Mapping[str, str]
+    wires: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +95,12 @@ class _Box:
         return 20 + _LABEL_WIDTH * max((len(text) for text in texts), default=0)
 
 
-def to_svg(plan: Plan) -> str:
-    """The flow as the text of an SVG file: boxes by role, wires with what they carry."""
+def to_svg(plan: Plan, *, nodes: Mapping[str, str] | None = None, wires: Mapping[str, str] | None = None) -> str:
+    """The flow as the text of an SVG file: boxes by role, wires with what they carry.
+
+    `nodes` and `wires` (`source -> reader.port`): how some of them are marked, `added`, `removed` or `changed`.
+    """
+    marks = _Marks(nodes or {}, wires or {})
     layout = lay_out(upstream(plan))
     boxes, widths = _place(plan, layout)
     width = max([sum(widths) + 2 * _MARGIN, 2 * _MARGIN + _TITLE_WIDTH * len(plan.name) + 260])
@@ -105,8 +118,8 @@ def to_svg(plan: Plan) -> str:
         f'<text class="title" x="{_MARGIN}" y="38">{escape(plan.name)}</text>',
         *(f'<text class="about" x="{_MARGIN}" y="{58 + 15 * i}">{escape(line)}</text>' for i, line in enumerate(about)),
         *_legend(width),
-        *_wires(plan, layout, boxes),
-        *(part for box in boxes.values() for part in _draw(box)),
+        *_wires(plan, layout, boxes, marks.wires),
+        *(part for box in boxes.values() for part in _draw(box, marks.nodes.get(box.id, ""))),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -179,7 +192,7 @@ def _moved(box: _Box, x: float, width: float) -> _Box:
     )
 
 
-def _wires(plan: Plan, layout: Layout, boxes: Mapping[str, _Box]) -> Iterator[str]:
+def _wires(plan: Plan, layout: Layout, boxes: Mapping[str, _Box], marks: Mapping[str, str]) -> Iterator[str]:
     """Wires, each from an output's trunk (where the label stands) through its bends to an input port."""
     starts = [min(boxes[name].x for name in layer) for layer in layout.layers]
     leaves = [max(boxes[name].right + boxes[name].lead_out for name in layer) for layer in layout.layers]
@@ -198,7 +211,8 @@ def _wires(plan: Plan, layout: Layout, boxes: Mapping[str, _Box]) -> Iterator[st
                     x, y = leaves[layer], _row_y(row)
                 path.append(curve(x, y, enters[layer_of[node.id]], b.port_y(port)))
                 path.append(f"H{starts[layer_of[node.id]]:.1f}")
-                yield f'<path class="wire" d="{"".join(path)}"/>'
+                mark = marks.get(wire_name(source, node.id, port), "")
+                yield f'<path class="wire{mark and f" {mark}"}" d="{"".join(path)}"/>'
 
 
 def curve(x: float, y: float, to_x: float, to_y: float) -> str:
@@ -207,9 +221,18 @@ def curve(x: float, y: float, to_x: float, to_y: float) -> str:
     return f"C{middle:.1f} {y:.1f} {middle:.1f} {to_y:.1f} {to_x:.1f} {to_y:.1f}"
 
 
-def _draw(box: _Box) -> Iterator[str]:
+def wire_name(source: str, reader: str, port: str) -> str:
+    """A wire as people name it.
+
+    >>> wire_name("pmu", "rocof", "in"), wire_name("pmu", "guard", "status")
+    ('pmu -> rocof', 'pmu -> guard.status')
+    """
+    return f"{source} -> {reader}" + ("" if port == DEFAULT_PORT else f".{port}")
+
+
+def _draw(box: _Box, mark: str) -> Iterator[str]:
     top = box.y - _BOX_HEIGHT / 2
-    yield f'<g class="{box.role}">'
+    yield f'<g class="{box.role}{mark and f" {mark}"}">'
     yield f'<rect class="box" x="{box.x:.1f}" y="{top:.1f}" width="{box.width:.1f}" height="{_BOX_HEIGHT}" rx="10"/>'
     yield f'<rect class="bar" x="{box.x + 9:.1f}" y="{top + 13:.1f}" width="3.5" height="{_BOX_HEIGHT - 26}" rx="1.7"/>'
     yield f'<text class="id" x="{box.x + 22:.1f}" y="{box.y - 3:.1f}">{escape(box.id)}</text>'

@@ -400,6 +400,24 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(encoded).hexdigest()[:DIGEST_DIGITS]
 
 
+def begins_anew(before: PlannedNode | None, now: PlannedNode) -> str | None:
+    """Why an operator does not go on with the state that it had in another version of its flow; None if it does."""
+    if before is None:
+        return "it is new"
+    if not isinstance(before.node, OperatorNode):
+        return f"it was a {before.node.kind}"
+    digests = _digests(before.config)
+    state = NodeState(
+        stage="",
+        node=before.id,
+        kind=before.node.kind,
+        version=before.node.state_version,
+        settings=digests,
+        pickled=b"",
+    )
+    return _misfit(state, now)
+
+
 def _misfit(found: NodeState, planned: PlannedNode) -> str | None:
     """Why an operator cannot go on with a state; None if it can.
 

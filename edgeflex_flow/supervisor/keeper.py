@@ -16,8 +16,9 @@ from typing import NamedTuple
 from msgspec.structs import asdict
 
 from edgeflex_flow.flowfile import Plan
+from edgeflex_flow.flowfile.difference import difference
 from edgeflex_flow.flowfile.plan import Limits
-from edgeflex_flow.flowfile.revision import differences, new_calls
+from edgeflex_flow.flowfile.revision import new_calls
 from edgeflex_flow.monitor.status import FlowStatus, Move, Word
 from edgeflex_flow.supervisor.channel import Answer, Show
 from edgeflex_flow.supervisor.nursery import Launch, Nursery
@@ -360,7 +361,7 @@ class Keeper:
         version, since_ns = self._wanted, self.since_ns
         self._say("moving", "")
         if version.identity != self._refused:
-            changed = "; ".join(differences(self.version.plan, version.plan))
+            changed = "; ".join(each.text for each in difference(self.version.plan, version.plan))
             self._log.info("flow '%s' has changed (%s): preparing it beside the one that runs", self.name, changed)
         try:
             new = FlowProcess(self._nursery, version.launch, self._event.set, self._shows)
