@@ -86,8 +86,9 @@ def test_a_file_is_compared_with_what_it_was_in_a_revision(folder: Path, monkeyp
 
 
 def test_a_site_is_compared_flow_by_flow(folder: Path) -> None:
-    (folder / "new.yaml").write_text(FLOW.replace("flow: grid", "flow: other"))
-    (folder / "third.yaml").write_text(FLOW.replace("flow: grid", "flow: third"))
+    for file, name, port in (("new", "other", "4714"), ("third", "third", "4715")):
+        flow = FLOW.replace("flow: grid", f"flow: {name}").replace("4713", port).replace("out.jsonl", f"{name}.jsonl")
+        (folder / f"{file}.yaml").write_text(flow)
     yard, other = folder / "sites" / "yard.yaml", folder / "sites" / "other.yaml"
     yard.write_text(SITE.replace("[grid]", "[grid, third]"))
     other.write_text(SITE.replace("[grid]", "[third, other]"))
