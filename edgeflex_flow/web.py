@@ -127,9 +127,11 @@ class BodyGuard:
     The character NUL is refused in bodies, paths and queries.
     """
 
-    def __init__(self, app: ASGIApp, limit_bytes: int = BODY_LIMIT_BYTES) -> None:
+    def __init__(self, app: ASGIApp, limit_bytes: int = BODY_LIMIT_BYTES, *, reads_text: bool = True) -> None:
+        """`reads_text`: whether the service leaves it to others to find out that a body is no text."""
         self._app = app
         self._limit_bytes = limit_bytes
+        self._reads_text = reads_text
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == ScopeType.HTTP and _has_nul(scope["raw_path"] + b"?" + scope["query_string"]):
@@ -156,6 +158,9 @@ class BodyGuard:
             if len(body) > self._limit_bytes:
                 await _refuse(send, 413, f"the body is longer than {self._limit_bytes} bytes")
                 return
+        if self._reads_text and not _is_text(bytes(body), scope):
+            await _refuse(send, 400, "the body is not UTF-8")
+            return
         if json_is_too_deep(bytes(body)):
             await _refuse(send, 400, f"the body is nested deeper than {DEEPEST_BODY} levels")
             return
@@ -172,6 +177,18 @@ class BodyGuard:
             return {"type": "http.request", "body": bytes(body), "more_body": False}
 
         await self._app(scope, cast("Receive", replay), send)
+
+
+def _is_text(body: bytes, scope: Scope) -> bool:
+    """Whether a body that says it is JSON, or says nothing, is a text."""
+    kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"json")
+    if b"json" not in kind:
+        return True
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _has_nul(data: bytes | bytearray) -> bool:
@@ -249,8 +266,14 @@ class _GuardedProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         super().shutdown()
         if self.cycle is None or self.cycle.response_complete:
-            # With TLS the other side, which may not be looking, is waited for.
-            self.loop.call_later(GOOD_BYE_S, self.transport.abort)
+            self.loop.call_later(GOOD_BYE_S, self._hang_up)
+
+    def _hang_up(self) -> None:
+        """With TLS the other side, which may not be looking, would be waited for; what it has not got yet, it gets."""
+        if self.transport.get_write_buffer_size():
+            self.loop.call_later(GOOD_BYE_S, self._hang_up)
+        else:
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         super().pause_writing()

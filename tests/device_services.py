@@ -6,6 +6,7 @@ with DeviceSite(tmp_path, "camara") as site:
 
 from __future__ import annotations
 
+import hmac
 import json
 import signal
 import sqlite3
@@ -210,11 +211,38 @@ class DeviceSite:
             path = f"/3gpp-5glan-pp/v1/edgeflex/subscriptions/{ref}"
         self.network.delete(path, headers=headers).raise_for_status()
 
+    def lose_watch(self, watch: str) -> None:
+        """Take a watch away behind the service's back, which is told nothing."""
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        paths = [f"/3gpp-monitoring-event/v1/edgeflex/subscriptions/{watch}"]
+        if self.standard == "camara":
+            apis = ("device-reachability-status-subscriptions/v0.9rc1", "connectivity-insights-subscriptions/v0.7rc1")
+            paths = [f"/{api}/subscriptions/{watch}" for api in apis]
+        self.behave(notify={"lose_share": 1.0})
+        assert any(self.network.delete(path, headers=headers).is_success for path in paths)
+        self.behave()
+
     def callback_of(self, name: str) -> str:
         """Where the network tells of the session of a device."""
         with closing(sqlite3.connect(f"file:{self.folder / 'devices.db'}?mode=ro", uri=True)) as book:
             [[entry]] = book.execute("SELECT entry FROM entries WHERE kind = 'qos' AND key = ?", (self.gpsi(name),))
         return str(json.loads(entry)["callback"])
+
+    def tell(self, name: str, what: Literal["qos", "watch"], body: Mapping[str, Any]) -> httpx.Response:
+        """Call the service back as the network does, about the session or the watch of a device."""
+        with closing(sqlite3.connect(f"file:{self.folder / 'devices.db'}?mode=ro", uri=True)) as book:
+            [[entry]] = book.execute("SELECT entry FROM entries WHERE kind = ? AND key = ?", (what, self.gpsi(name)))
+            [[secret]] = book.execute("SELECT value FROM secrets WHERE name = 'callbacks'")
+        callback = str(json.loads(entry)["callback"])
+        token = hmac.new(secret, callback.encode(), "sha256").hexdigest()
+        kind = "application/cloudevents+json" if self.standard == "camara" else "application/json"
+        content = json.dumps(body).encode()
+        return self.api.post(f"/callbacks/{callback}/{token}", content=content, headers={"Content-Type": kind})
+
+    def counts(self) -> dict[str, int]:
+        """What the service counted."""
+        told = self.api.get(f"{self.url}/health/ready").raise_for_status().json()
+        return dict(told["counts"])
 
     def sessions(self) -> list[dict[str, Any]]:
         """Of the network, those that are not over."""

@@ -468,11 +468,12 @@ class MqttPublish:
         entry = self._next() if len(self._under_way) < self._most_in_flight() and not self._hangs() else None
         if entry is None:
             return 0, 0
+        again = self._ids_again.pop(entry.number, None)
         topic, payload, properties = self._dressed(entry)
         if self._is_too_large(entry, len(payload) + len(topic.encode()) + MOST_OVERHEAD_BYTES):
             return 0, 0
         qos = 1 if entry.valid_ns else 2
-        retain, again = self._retains(entry), self._ids_again.pop(entry.number, None)
+        retain = self._retains(entry)
         if again is None:
             mid = client.publish(topic, payload, qos, retain, properties).mid
         else:

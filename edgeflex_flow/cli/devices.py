@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -91,7 +92,11 @@ def list_(access: Access, *, owner: str | None, state: str | None, as_json: bool
 @click.argument("name", required=False)
 @click.option("--owner", metavar="GROUP", help="Group of the policy system whose members may see and change it.")
 @click.option("--ipv4", metavar="ADDRESS", help="Its address inside the network.")
-@click.option("--file", type=click.File(), help="A table instead: CSV with columns gpsi,name,owner[,ipv4_address].")
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A table instead: CSV with columns gpsi,name,owner[,ipv4_address].",
+)
 @as_json
 @pass_access
 def onboard(
@@ -101,7 +106,7 @@ def onboard(
     name: str | None,
     owner: str | None,
     ipv4: str | None,
-    file: Any,
+    file: Path | None,
     as_json: bool,
 ) -> None:
     """Bring a device into the network, or all of a table."""
@@ -109,6 +114,8 @@ def onboard(
         if gpsi is None or name is None or owner is None:
             raise click.UsageError("give GPSI NAME --owner GROUP, or --file TABLE")
         new = [{"gpsi": gpsi, "name": name, "owner": owner, **({} if ipv4 is None else {"ipv4_address": ipv4})}]
+    elif gpsi is not None or ipv4 is not None:
+        raise click.UsageError("--file names all devices: leave out GPSI, NAME and --ipv4")
     else:
         new = list(_read(file, owner))
     with Service(access) as service:
@@ -121,7 +128,7 @@ def onboard(
             except ServiceError as error:
                 if file is None:
                     raise
-                raise ServiceError(_by_line(error.message, file.name, begin + FIRST_LINE), error.told) from error
+                raise ServiceError(_by_line(error.message, file, begin + FIRST_LINE, len(new)), error.told) from error
     finish(done, as_json=as_json)
 
 
@@ -147,23 +154,19 @@ def qos(
     device: str,
     profile: str | None,
     server: tuple[str, tuple[int, ...]] | None,
-    duration: int,
+    duration: int | None,
     end: bool,
     as_json: bool,
 ) -> None:
     """Show the quality of a device's link, change it, or give it back."""
+    quality = wanted(profile, server, duration, end=end)
     with Service(access) as service:
         path = of(service.gpsi(device), "qos")
-        if end:
-            done = carry_out(service, "DELETE", path, as_json=as_json)
-        elif profile is not None and server is not None:
-            done = carry_out(service, "PUT", path, wanted(profile, server, duration), as_json=as_json)
-        elif profile is None and server is None:
+        if quality is None and not end:
             told = service.ask("GET", path)
             show(told, device_table([{**service.ask("GET", path.removesuffix("/qos"))}]), as_json=as_json)
             return
-        else:
-            raise click.UsageError("give --profile and --server together")
+        done = carry_out(service, "DELETE" if end else "PUT", path, quality, as_json=as_json)
     finish([done], as_json=as_json)
 
 
@@ -197,7 +200,8 @@ def link(
 @click.option("--parameters", default="reachability", show_default=True, help="By commas, such as latency,loss.")
 @click.option("--server", type=Server(), help="The far end, for what depends on it.")
 @click.option("--profile", help="The quality to compare with.")
-@click.option("--for", "duration", type=Duration(), default="1h", show_default=True, help="How long it is to tell.")
+@click.option("--for", "duration", type=Duration(), default="1h", show_default=True, help="Renewed until it ends.")
+@click.option("--keep", is_flag=True, help="Let the network go on to tell after this ends.")
 @click.option("--once", is_flag=True, help="Print what is known now, and end.")
 @as_json
 @pass_access
@@ -210,39 +214,56 @@ def watch(
     server: tuple[str, tuple[int, ...]] | None,
     profile: str | None,
     duration: int,
+    keep: bool,
     once: bool,
     as_json: bool,
 ) -> None:
     """Watch links as they change, until Ctrl-C. With --json each change is a line.
 
-    The network is asked to tell by itself of the links of each DEVICE. Without any, those are shown that somebody else
-    asked for, and the qualities of all.
+    The network is asked to tell by itself of the link of each DEVICE, beside what others have asked it to, and no more
+    once this ends. Without any, those are shown that somebody else asked for, and the qualities of all.
     """
+    wanted = {"profile": profile, "lasts_s": duration, "server_ipv4": None if server is None else server[0]}
+    names = parameters.split(",")
     with Service(access) as service:
-        wanted = {"parameters": parameters.split(","), "profile": profile, "lasts_s": duration}
-        wanted |= {"server_ipv4": None if server is None else server[0]}
-        for each in device:
-            done = carry_out(service, "PUT", of(service.gpsi(each), "watch"), wanted, as_json=as_json)
-            if done["state"] != "succeeded":
-                finish([done], as_json=as_json)
-        if once:
-            links = service.ask("GET", "/links", owner=owner)["links"]
-            show(links, link_table(links), as_json=as_json)
-            return
+        known = _known(service, owner, device)
+        begun: list[str] = []
         try:
-            _watch(service, owner, as_json=as_json)
+            for gpsi in [service.gpsi(each) for each in device]:
+                there = known[gpsi].get("watched", [])
+                if set(names) <= set(there):
+                    continue
+                body = {**wanted, "parameters": list(dict.fromkeys([*there, *names]))}
+                done = carry_out(service, "PUT", of(gpsi, "watch"), body, as_json=as_json)
+                if done["state"] != "succeeded":
+                    finish([done], as_json=as_json)
+                begun += [] if there else [gpsi]
+            if once:
+                links = list(_known(service, owner, device).values())
+                show(links, link_table(links), as_json=as_json)
+            else:
+                _watch(service, owner, known, as_json=as_json)
         except KeyboardInterrupt:
             return
+        finally:
+            for gpsi in begun if not keep else ():
+                carry_out(service, "DELETE", of(gpsi, "watch"), as_json=True)
 
 
-def _watch(service: Service, owner: str | None, *, as_json: bool) -> None:
+def _known(service: Service, owner: str | None, device: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """What is known of links by GPSI, those of named devices first, also where nothing is."""
+    named = [service.ask("GET", of(service.gpsi(each))) for each in device]
+    known = {each["gpsi"]: {**each, "seq": 0, "time_ns": None, "readings": {}} for each in named}
+    return known | {each["gpsi"]: each for each in service.ask("GET", "/links", owner=owner)["links"]}
+
+
+def _watch(service: Service, owner: str | None, known: dict[str, dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         for links in _changes(service, owner):
             for each in links:
                 click.echo(json.dumps(each))
         return
-    known: dict[str, Any] = {}
-    with Live(link_table([]), console=console(), auto_refresh=False) as live:
+    with Live(link_table(list(known.values())), console=console(), auto_refresh=False) as live:
         for links in _changes(service, owner):
             known |= {each["gpsi"]: each for each in links}
             known = {gpsi: each for gpsi, each in known.items() if not each.get("removed")}
@@ -277,26 +298,40 @@ def profiles(access: Access, *, as_json: bool) -> None:
     show(found, profile_table(found), as_json=as_json)
 
 
-def _by_line(text: str, name: str, first: int) -> str:
+def _by_line(text: str, file: Path, first: int, count: int) -> str:
     """What the service says of devices of a request, with their lines in the table instead."""
-    return _PLACE.sub(lambda place: f"{name}, line {first + int(place[1])}: ", text)
+    if count == 1:
+        return f"{file}, line {first}: {text}"
+    placed = _PLACE.sub(lambda place: f"{file}, line {first + int(place[1])}: ", text)
+    return placed if placed != text else f"{file}, from line {first} on: {text}"
 
 
-def _read(file: Any, owner: str | None) -> Iterator[dict[str, str]]:
+def _read(file: Path, owner: str | None) -> Iterator[dict[str, str]]:
     """Devices of a table. Raises UsageError for one that is none."""
-    table = csv.DictReader(file)
+    try:
+        text = file.read_text(encoding="utf-8-sig")  # spreadsheets put a mark at its beginning
+    except OSError as error:
+        raise click.UsageError(f"--file {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"--file {file}: byte {error.start} is not UTF-8: save it as CSV in UTF-8") from error
+    head = text.partition("\n")[0]
+    table = csv.DictReader(io.StringIO(text), delimiter=";" if ";" in head and "," not in head else ",")
     known = {"gpsi", "name", "owner", "ipv4_address"}
     names = set(table.fieldnames or ())
     if not {"gpsi", "name"} <= names or names - known:
         shown = ", ".join(table.fieldnames or ()) or "none"
-        raise click.UsageError(f"--file {file.name}: columns are gpsi,name,owner[,ipv4_address]; got {shown}")
+        raise click.UsageError(f"--file {file}: columns are gpsi,name,owner[,ipv4_address]; got {shown}")
+    line = FIRST_LINE
     for line, row in enumerate(table, FIRST_LINE):
-        given = {name: (text or "").strip() for name, text in row.items() if name is not None}
-        given.setdefault("owner", owner or "")
-        given["owner"] = given["owner"] or owner or ""
+        if None in row:
+            raise click.UsageError(f"--file {file}, line {line}: more values than columns")
+        given = {name: (value or "").strip() for name, value in row.items()}
+        given["owner"] = given.get("owner") or owner or ""
         if not all(given[name] for name in ("gpsi", "name", "owner")):
-            raise click.UsageError(f"--file {file.name}, line {line}: gpsi, name and owner (or --owner) are needed")
-        yield {name: text for name, text in given.items() if text}
+            raise click.UsageError(f"--file {file}, line {line}: gpsi, name and owner (or --owner) are needed")
+        yield {name: value for name, value in given.items() if value}
+    if line == FIRST_LINE and not text.partition("\n")[2].strip():
+        raise click.UsageError(f"--file {file}: there is no device in it")
 
 
 for _command in (group, operations, operation, audit):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import sys
 import time
@@ -18,6 +19,8 @@ from edgeflex_flow.cli.problems import console
 from edgeflex_flow.units import parse_quantity
 
 FAILED: Final = 1
+USUAL_S: Final = 3600
+"""How long a quality is asked for."""
 SILENT_S: Final = 2.0
 """After so long it is told what an operation waits for."""
 WIDTH_OF_PIPES: Final = 240
@@ -49,9 +52,10 @@ class Server(click.ParamType[tuple[str, tuple[int, ...]]]):
             return value
         address, _, ports = str(value).partition(":")
         try:
-            return address, tuple(int(each) for each in ports.split(",") if each)
+            numbers = tuple(int(each) for each in ports.split(",") if each)
+            return str(ipaddress.IPv4Address(address)), numbers
         except ValueError:
-            self.fail(f"expected ADDRESS or ADDRESS:PORT,PORT; got '{value}'", param, ctx)
+            self.fail(f"expected an IPv4 ADDRESS or ADDRESS:PORT,PORT; got '{value}'", param, ctx)
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
@@ -65,7 +69,7 @@ def of_quality(whose: str, end: str) -> Callable[[_Command], _Command]:
     def add(command: _Command) -> _Command:
         for option in (
             click.option("--end", is_flag=True, help=end),
-            click.option("--for", "duration", type=Duration(), default="1h", show_default=True, help="How long."),
+            click.option("--for", "duration", type=Duration(), help="How long; 1h unless given."),
             click.option("--server", type=Server(), help="The far end: ADDRESS or ADDRESS:PORT,PORT."),
             click.option("--profile", help=f"The quality that {whose} to have: edgeflex devices profiles."),
         ):
@@ -75,9 +79,19 @@ def of_quality(whose: str, end: str) -> Callable[[_Command], _Command]:
     return add
 
 
-def wanted(profile: str, server: tuple[str, tuple[int, ...]], duration: int) -> dict[str, Any]:
-    """A quality as the service takes it."""
-    return {"profile": profile, "server_ipv4": server[0], "server_ports": server[1], "duration_s": duration}
+def wanted(
+    profile: str | None, server: tuple[str, tuple[int, ...]] | None, duration: int | None, *, end: bool
+) -> dict[str, Any] | None:
+    """A quality as the service takes it; None if none is asked for. Raises UsageError for half of one."""
+    asked = [each is not None for each in (profile, server, duration)]
+    if end and any(asked):
+        raise click.UsageError("--end gives the quality back: leave out --profile, --server and --for")
+    if not any(asked):
+        return None
+    if profile is None or server is None:
+        raise click.UsageError("give --profile and --server together")
+    seconds = USUAL_S if duration is None else duration
+    return {"profile": profile, "server_ipv4": server[0], "server_ports": server[1], "duration_s": seconds}
 
 
 @contextmanager

@@ -91,17 +91,15 @@ def group_qos(
     name: str,
     profile: str | None,
     server: tuple[str, tuple[int, ...]] | None,
-    duration: int,
+    duration: int | None,
     end: bool,
     as_json: bool,
 ) -> None:
     """Change the quality of all links of a group."""
-    if end:
-        do(access, "DELETE", _group(name, "qos"), as_json=as_json)
-    elif profile is None or server is None:
+    quality = wanted(profile, server, duration, end=end)
+    if quality is None and not end:
         raise click.UsageError("give --profile and --server, or --end")
-    else:
-        do(access, "PUT", _group(name, "qos"), wanted(profile, server, duration), as_json=as_json)
+    do(access, "DELETE" if end else "PUT", _group(name, "qos"), quality, as_json=as_json)
 
 
 def _group(name: str, *more: str) -> str:

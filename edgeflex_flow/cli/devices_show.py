@@ -16,13 +16,14 @@ _COLOURS: Final = {
     "not_guaranteed": "yellow", "removing": "yellow", "unknown": "yellow",
     "denied": "red", "refused": "red", "failed": "red", "missing": "red",
 }  # fmt: skip
-WHOLE: Final = frozenset({"GPSI", "device", "group", "state", "quality", "id", "when", "asked"})
+WHOLE: Final = frozenset({"GPSI", "device", "group", "state", "quality", "id", "when", "asked", "until", "as of"})
 """Columns whose words people look for: they are never broken."""
 _UNITS: Final = {"s": (1e3, "ms"), "1": (1e2, "%"), "bit/s": (1e-6, "Mbit/s")}
 
 
-def device_table(devices: Sequence[Mapping[str, Any]]) -> Table:
-    rows = []
+def device_table(devices: Sequence[Mapping[str, Any]]) -> Group:
+    """With reasons below it."""
+    rows, reasons = [], []
     for each in devices:
         qos = each.get("qos") or {}
         in_force = {} if qos.get("state") == "ended" else qos
@@ -36,10 +37,10 @@ def device_table(devices: Sequence[Mapping[str, Any]]) -> Table:
                 ", ".join(each.get("groups", ())),
                 _quality(in_force),
                 _moment(in_force.get("expires_ns")),
-                _reason(why),
             )
         )
-    return _drawn(("device", "GPSI", "owner", "state", "groups", "quality", "until", "why"), rows)
+        reasons += [] if why is None else [Text(f"{each['name']}: {_reason(why)}", "dim")]
+    return Group(_drawn(("device", "GPSI", "owner", "state", "groups", "quality", "until"), rows), *reasons)
 
 
 def link_table(links: Sequence[Mapping[str, Any]]) -> Group:
@@ -49,6 +50,8 @@ def link_table(links: Sequence[Mapping[str, Any]]) -> Group:
     for each in sorted(links, key=lambda link: str(link["name"])):
         reasons = each.get("not_told", {})
         readings = [_reading(each["readings"].get(name), reasons.get(name)) for name in names]
+        if not each["readings"] and not reasons:
+            readings[0] = Text("not told yet", "dim")
         rows.append((each["name"], *readings, _quality(each.get("qos") or {}), _moment(each["time_ns"])))
         not_told |= {name: Text(f"{name} is not told: {_reason(reason)}", "dim") for name, reason in reasons.items()}
     columns = ("device", "reachable", "latency", "jitter", "loss", "down", "up", "signal", "quality", "as of")

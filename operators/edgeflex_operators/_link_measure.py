@@ -103,6 +103,8 @@ class Measuring:
     fresh: list[_Heard] = field(default_factory=list)
     """What came since the last tick."""
     heard: deque[_Heard] = field(default_factory=deque)
+    first_ns: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """By slot, when the first rows of a device were received; 0 before that."""
     known: tuple[tuple[str, ...], NDArray[np.int32]] = ((), np.zeros(0, dtype=np.int32))
     """The last table of devices, and the slot of each of its codes; -1 for one too many."""
 
@@ -113,12 +115,29 @@ class Measuring:
         if not samples.received_ns:
             age_s[:] = np.nan
         rows = slot >= 0
-        self.fresh.append(_Heard(0, slot, samples.time_ns, age_s, (samples.quality & UNTIMED) == 0).take(rows))
+        is_timed = ((samples.quality & UNTIMED) == 0) & ~self._waited(slot, samples, sight)
+        self.fresh.append(_Heard(0, slot, samples.time_ns, age_s, is_timed).take(rows))
         beyond = samples.rows - int(rows.sum())
         if not beyond:
             return []
         text = f"{beyond} rows of devices beyond max_devices ({sight.max_devices})"
         return [DeadLetter(node="", reason="too_many_devices", text=text, time_ns=0, count=beyond)]
+
+    def _waited(self, slot: NDArray[np.int32], samples: Samples, sight: Sight) -> NDArray[np.bool_]:
+        """Which rows were measured before anything of their device was received: they waited, for a configuration or
+        for the flow to begin, and tell nothing of the link."""
+        if not samples.received_ns:
+            return np.zeros(samples.rows, dtype=np.bool_)
+        missing = len(self.senders) - len(self.first_ns)
+        if missing:
+            self.first_ns = np.append(self.first_ns, np.zeros(missing, dtype=np.int64))
+        known = np.unique(slot[slot >= 0])
+        new = known[self.first_ns[known] == 0]
+        self.first_ns[new] = samples.received_ns
+        first_ns = self.first_ns[np.maximum(slot, 0)] if len(self.first_ns) else np.zeros(samples.rows, dtype=np.int64)
+        before_ns = first_ns - samples.time_ns
+        waited: NDArray[np.bool_] = (before_ns > 0) & (before_ns <= sight.plausible_s * NS_PER_S)
+        return waited
 
     def _slots(self, devices: tuple[str, ...], most: int) -> NDArray[np.int32]:
         if self.known[0] is not devices:

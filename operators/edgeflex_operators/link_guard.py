@@ -47,8 +47,8 @@ class LinkGuardConfig(NodeConfig, frozen=True, kw_only=True):
     the link soon is bad again, the time doubles, up to 32 times. What was refused, was not answered within
     `answer_within` or was ended by the network is asked for again as long as it is needed, after waits that double from
     `retry_min` to `retry_max`. Nothing is asked for a silent device that the network does not say is reachable, and
-    what a device has that is silent for `release_after` is given back. Qualities that others asked for are never given
-    back, and left alone where `profiles` does not name them.
+    what a device has that is silent for `release_after` is given back. Another quality than the one that was asked for
+    here is never given back, and left alone where `profiles` does not name it.
 
     Policies may change all of this. Where one does not allow a profile any more that was asked for here, it is given
     back at once.
@@ -325,7 +325,7 @@ def _judgement(terms: Terms, link: _Link, text: str, state: LinkGuardState) -> I
     if "silence" in link.causes and link.broken_since_ns is not None:
         if link.told != "silent":
             link.told = "silent"
-            yield "critical", f"{text}{_of_the_network(link.wish.status)}"
+            yield "critical", f"{text}{_of_the_network(link.wish.status, is_silent=True)}"
     elif link.broken_since_ns is not None and state.clock_ns - link.broken_since_ns >= terms.hold_ns:
         if link.told != "bad":
             link.told = "bad"
@@ -338,12 +338,14 @@ def _judgement(terms: Terms, link: _Link, text: str, state: LinkGuardState) -> I
         yield "info", "it is good again"
 
 
-def _of_the_network(status: LinkStatus | None) -> str:
+def _of_the_network(status: LinkStatus | None, *, is_silent: bool = False) -> str:
     """What the network says, beside what was measured."""
     if status is None:
-        return "; the network has said nothing of a device of this name"
+        return "; the network has said nothing of a device of this name yet"
     if status.reachable is False:
         return "; the network does not reach it"
+    if is_silent:
+        return "; the network says that data reach it" if status.reachable else ""
     said = [] if status.latency_s is None else [f"latency {_ms(status.latency_s)}"]
     said += [] if status.loss is None else [f"loss {status.loss:.1%}"]
     said += [
@@ -380,4 +382,5 @@ NODE = OperatorNode(
     tick_period_s=lambda config: config.period,
     loose_ticks=True,
     by_arrival=True,
+    state_version=2,
 )

@@ -65,6 +65,28 @@ def test_a_table_of_devices_is_onboarded(site: DeviceSite, tmp_path: Path) -> No
         done(site, "remove", name)
 
 
+def test_a_table_of_a_spreadsheet_is_read(site: DeviceSite, tmp_path: Path) -> None:
+    table = tmp_path / "devices.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + f"gpsi;name\r\n{site.gpsi('pmu6')};pmu6\r\n".encode())
+    done(site, "onboard", "--file", str(table), "--owner", OWNER)
+    done(site, "remove", "pmu6")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"gpsi,name,owner\nmsisdn-49170,K\xf6ln,a\n", "byte 30 is not UTF-8: save it as CSV in UTF-8"),
+        (b"gpsi,name,owner\n", "there is no device in it"),
+        (b"gpsi,name\nmsisdn-49170,a,b\n", "line 2: more values than columns"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(site: DeviceSite, tmp_path: Path, content: bytes, words: str) -> None:
+    table = tmp_path / "devices.csv"
+    table.write_bytes(content)
+    result = run(site, "onboard", "--file", str(table), "--owner", OWNER)
+    assert (result.exit_code, words in result.output) == (2, True), result.output
+
+
 def test_a_table_that_is_none_is_refused_with_its_line(site: DeviceSite, tmp_path: Path) -> None:
     table = tmp_path / "devices.csv"
     table.write_text("gpsi,name,owner\nmsisdn-491,,south\n")
@@ -101,6 +123,8 @@ def test_a_link_is_shown_as_the_network_sees_it(site: DeviceSite) -> None:
 
 def test_links_are_watched_once_or_line_by_line(site: DeviceSite) -> None:
     assert "pmu1" in done(site, "watch", "pmu1", "--once")
+    assert site.watches("pmu1") == [], "the network tells no more once nobody looks"
+    assert "pmu1" in done(site, "watch", "pmu1", "--once", "--keep")
     site.link("pmu1", covered=False)
     wait_until(lambda: "no" in done(site, "watch", "--once"))
     site.link("pmu1", covered=True)
@@ -162,7 +186,11 @@ def test_profiles_of_the_network_are_listed(site: DeviceSite) -> None:
     [
         (["qos", "nobody", "--end"], "there is no device 'nobody'"),
         (["qos", "pmu0", "--profile", "QOS_L"], "give --profile and --server together"),
-        (["qos", "pmu0", "--profile", "QOS_L", "--server", "here:port"], "expected ADDRESS or ADDRESS:PORT"),
+        (["qos", "pmu0", "--for", "2h"], "give --profile and --server together"),
+        (["qos", "pmu0", "--profile", "QOS_L", "--end"], "--end gives the quality back"),
+        (["onboard", "msisdn-49170", "--file", "none.csv"], "--file names all devices"),
+        (["qos", "pmu0", "--profile", "QOS_L", "--server", "300.1.1.1"], "expected an IPv4 ADDRESS"),
+        (["qos", "pmu0", "--profile", "QOS_L", "--server", "here:port"], "expected an IPv4 ADDRESS or ADDRESS:PORT"),
         (["qos", "pmu0", "--profile", "QOS_L", "--server", SERVER, "--for", "soon"], "got 'soon'"),
         (["onboard", "msisdn-4915550000001"], "give GPSI NAME --owner GROUP"),
         (["onboard", "4915550000001", "x", "--owner", OWNER], "gpsi"),

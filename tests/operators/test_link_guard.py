@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from link_cases import (
     DEVICE,
+    RATE,
     START_S,
     GuardedLink,
     Reaction,
@@ -69,7 +70,7 @@ def test_a_latency_above_its_budget_is_told_and_the_first_profile_asked_for_once
     assert 5.0 <= request.time_ns / S - START_S - 20.0 <= 8.0
     assert request.reason == "latency 350 ms, budget 200 ms"
     assert texts(told) == [
-        "latency 350 ms, budget 200 ms; the network has said nothing of a device of this name; QOS_S is asked for"
+        "latency 350 ms, budget 200 ms; the network has said nothing of a device of this name yet; QOS_S is asked for"
     ]
     assert severities(told) == ["warning"]
 
@@ -100,7 +101,7 @@ def test_the_next_better_profile_is_asked_for_once_the_first_one_was_given_and_d
     given_s = steps[0][0] + 1.0
     assert steps[1][0] - given_s >= 15.0  # rows from before are out of the window, and the hold is over
     assert texts(link.given) == [
-        "latency 350 ms, budget 200 ms; the network has said nothing of a device of this name; QOS_S is asked for",
+        "latency 350 ms, budget 200 ms; the network has said nothing of a device of this name yet; QOS_S is asked for",
     ]
 
 
@@ -347,7 +348,7 @@ def test_without_profiles_there_are_alarms_alone() -> None:
     link = guarded(profiles=(), best_profile=None)
     told = link.run(60, latency_s=0.35)
     assert texts(told) == [
-        "latency 350 ms, budget 200 ms; the network has said nothing of a device of this name; "
+        "latency 350 ms, budget 200 ms; the network has said nothing of a device of this name yet; "
         "no better quality may be asked for"
     ]
     assert requests(told) == []
@@ -506,3 +507,11 @@ def test_a_link_that_stays_good_ends_without_a_quality_of_ours(course: Course) -
     state = link.bench.state.links[DEVICE].wish
     assert (state.wanted, state.asked, state.ours) == (None, None, set())
     assert link.bench.state.links[DEVICE].told == "good"
+
+
+def test_rows_that_waited_for_the_flow_to_begin_say_nothing_of_the_link() -> None:
+    link = GuardedLink(Bench(NODE, config()))
+    link.run(6, silent=True)
+    for number in range(50, 0, -1):  # the configuration by which they are read has just come
+        link.bench.take(row(6.0 - number / RATE, 6.0))
+    assert link.run(30) == []

@@ -90,7 +90,9 @@ def _run(options: argparse.Namespace) -> None:
     network = open_network(options.network, clock)
     if network.standard == "camara" and not options.callback_url.startswith("https://"):
         raise FatalError(f"--callback-url: CAMARA calls back by https:// alone; got '{options.callback_url}'")
-    book = Book(Store(options.data.expanduser()), clock)
+    store = Store(options.data.expanduser())
+    store.of_network(network.identity)
+    book = Book(store, clock)
     desk = Desk(network, book, options.callback_url.rstrip("/") + PATH + "/callbacks", options.patience)
     if options.anyone:
         tell(event="warning", text="--anyone: everybody on this computer may do everything")

@@ -10,10 +10,16 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.params import Dependency, HeaderParameter, QueryParameter
-from litestar.status_codes import HTTP_200_OK, HTTP_202_ACCEPTED, HTTP_404_NOT_FOUND, HTTP_409_CONFLICT
+from litestar.status_codes import (
+    HTTP_200_OK,
+    HTTP_202_ACCEPTED,
+    HTTP_404_NOT_FOUND,
+    HTTP_409_CONFLICT,
+    HTTP_503_SERVICE_UNAVAILABLE,
+)
 
 from edgeflex_flow.web import problem
-from edgeflex_services.devices.desk import CANNOT_WRITE, DEFECT, NOT_OF_GROUP, Desk
+from edgeflex_services.devices.desk import CANNOT_WRITE, DEFECT, NAME_TAKEN, NOT_OF_GROUP, Desk
 from edgeflex_services.devices.grouping import NOT_TOLD
 from edgeflex_services.devices.model import DeviceEntry, Operation, OperationKind, Remembered
 from edgeflex_services.devices.network import NetworkError, Reason
@@ -23,6 +29,7 @@ from edgeflex_services.devices.store import Entry
 from edgeflex_services.devices.who import Door, Role, User
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
+RETRY_S: Final = 5
 LONGEST_KEY: Final = 128
 LONGEST_WAIT_S: Final = 30.0
 USUAL_WAIT_S: Final = 2.0
@@ -36,6 +43,7 @@ OWN_REASONS: Final = {
     NOT_TOLD.code: (504, "the network did not say in time what became of it"),
     CANNOT_WRITE: (503, "the service cannot write now"),
     DEFECT: (500, "an error of the service, which its log tells"),
+    NAME_TAKEN: (409, "the name is taken"),
     NOT_OF_GROUP: (409, "the groups of the device do not have this quality"),
 }
 """Status and words for reasons that are not the network's."""
@@ -172,6 +180,8 @@ def answer_of(desk: Desk, operation: Operation) -> Response[Any]:
         return Response(told, status_code=HTTP_200_OK, headers=where)
     answer = refusal(operation.reason or Reason(code="UNKNOWN"), operation=told)
     answer.headers.update(where)
+    if answer.status_code == HTTP_503_SERVICE_UNAVAILABLE:
+        answer.headers.update({"Retry-After": str(RETRY_S)})
     return answer
 
 

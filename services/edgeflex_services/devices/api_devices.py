@@ -32,10 +32,12 @@ from edgeflex_services.devices.answering import (
 from edgeflex_services.devices.book import ANY, Book
 from edgeflex_services.devices.model import (
     DeviceEntry,
+    Ipv4,
     LinkEntry,
     NewDevice,
     NewDevices,
     OperationKind,
+    Profile,
     WantedQos,
     WantedWatch,
 )
@@ -59,6 +61,8 @@ from edgeflex_services.devices.who import User
 TOGETHER_S: Final = 0.05
 """Changes that come within this time are told at once: each costs those who wait a look at all of them."""
 _Parameters = Annotated[str, QueryParameter(max_length=100, description=f"Which, by commas: {', '.join(PARAMETERS)}.")]
+_Server = Annotated[Ipv4 | None, QueryParameter(description="The far end, for what depends on it.")]
+_Profile = Annotated[Profile | None, QueryParameter(description="The quality to compare with.")]
 _Since = Annotated[int, QueryParameter(ge=0, description="Only those that changed after this `seq`.")]
 
 
@@ -170,8 +174,8 @@ class LinkApi(Controller):
         request: AnyRequest,
         gpsi: str,
         parameters: _Parameters = "reachability",
-        server_ipv4: Named = None,
-        profile: Named = None,
+        server_ipv4: _Server = None,
+        profile: _Profile = None,
     ) -> ShownLink:
         """What it says now of the parameters; `not_told` holds why it does not of the others."""
         user = await user_of(request)
@@ -180,8 +184,10 @@ class LinkApi(Controller):
             detail = f"device '{gpsi}' is not in the network: it is {device.state}"
             raise HTTPException(status_code=HTTP_409_CONFLICT, detail=detail)
         desk = desk_of(request)
-        link = await desk.watches.read(device, _parameters(parameters), server_ipv4, profile)
-        return shown_link(desk.book, device, link)
+        names = _parameters(parameters)
+        link = await desk.watches.read(device, names, server_ipv4, profile)
+        not_told = {name: each for name, each in link.not_told.items() if name in names}
+        return shown_link(desk.book, device, replace(link, not_told=not_told))
 
     @put("/devices/{gpsi:str}/watch", summary="Have the network tell when a link changes", responses=CHANGING)
     async def watch(
@@ -231,6 +237,10 @@ def _entry(book: Book, new: NewDevice, now_ns: int) -> DeviceEntry:
     if address is not None and address != new.gpsi:
         # A session is the network's for whoever has the address.
         raise HTTPException(status_code=HTTP_409_CONFLICT, detail=f"another device has '{new.ipv4_address}'")
+    qos = book.qos.get(new.gpsi)
+    if known is not None and known.ipv4_address != new.ipv4_address and qos is not None and qos.is_there:
+        detail = f"the link of '{new.gpsi}' has a quality at its old address: give it back first"
+        raise HTTPException(status_code=HTTP_409_CONFLICT, detail=detail)
     state = "onboarded" if known is not None and known.state == "onboarded" else "onboarding"
     return DeviceEntry(
         gpsi=new.gpsi,

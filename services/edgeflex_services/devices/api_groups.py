@@ -75,8 +75,10 @@ class GroupApi(Controller):
 
         def asked_by(user: User) -> Asked:
             group = _group_for(request, user, "manager", name)
+            devices = desk_of(request).book.devices
             for gpsi in (*data.add, *data.remove):
-                device_for(request, user, "manager", gpsi)
+                if gpsi in devices or gpsi not in group.members:  # else only the membership is left
+                    device_for(request, user, "manager", gpsi)
             return Asked("change_group", name, group.owner, {"change": msgspec.to_builtins(data)})
 
         return await carried_out(request, how, asked_by)
@@ -89,7 +91,8 @@ class GroupApi(Controller):
 
         def asked_by(user: User) -> Asked:
             group = _group_for(request, user, "reader", name)
-            gpsis = [gpsi for gpsi, each in group.members.items() if each.state == "member"]
+            devices = desk_of(request).book.devices
+            gpsis = [gpsi for gpsi, each in group.members.items() if each.state == "member" and gpsi in devices]
             for gpsi in gpsis:
                 device_for(request, user, "editor", gpsi)
             asked = {"gpsis": gpsis, "wanted": msgspec.to_builtins(data)}
@@ -103,9 +106,10 @@ class GroupApi(Controller):
 
         def asked_by(user: User) -> Asked:
             group = _group_for(request, user, "reader", name)
-            for gpsi in group.members:
+            gpsis = [gpsi for gpsi in group.members if gpsi in desk_of(request).book.devices]
+            for gpsi in gpsis:
                 device_for(request, user, "editor", gpsi)
-            return Asked("end_qos", name, group.owner, {"gpsis": list(group.members)})
+            return Asked("end_qos", name, group.owner, {"gpsis": gpsis})
 
         return await carried_out(request, how, asked_by)
 

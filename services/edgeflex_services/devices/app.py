@@ -12,6 +12,7 @@ from litestar import Litestar, Response, Router, get
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import PermissionDeniedException, ValidationException
+from litestar.middleware import DefineMiddleware
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
@@ -21,7 +22,7 @@ from edgeflex_flow import __version__
 from edgeflex_flow.web import PROBLEMS, BodyGuard, http_problem, problem
 from edgeflex_services.api_page import OperationsPage
 from edgeflex_services.devices import LOG
-from edgeflex_services.devices.answering import PATH, AnyRequest, desk_of, how_asked, network_problem
+from edgeflex_services.devices.answering import PATH, RETRY_S, AnyRequest, desk_of, how_asked, network_problem
 from edgeflex_services.devices.api_devices import DeviceApi, LinkApi, QosApi
 from edgeflex_services.devices.api_groups import GroupApi
 from edgeflex_services.devices.api_operations import CallbackApi, OperationApi, RecordApi
@@ -32,8 +33,9 @@ from edgeflex_services.devices.store import StoreError
 from edgeflex_services.devices.upkeep import Upkeep
 from edgeflex_services.devices.who import Door
 
-RETRY_S = 5
 PROBE_S = 5.0
+BODY_LIMIT_BYTES = 1024 * 1024
+"""A thousand devices with the longest names."""
 
 
 def make_app(desk: Desk, door: Door, compare_s: float) -> Litestar:
@@ -58,7 +60,7 @@ def make_app(desk: Desk, door: Door, compare_s: float) -> Litestar:
         lifespan=[working],
         state=State({"desk": desk, "door": door, "health": _Health(desk)}),
         dependencies={"how": Provide(how_asked)},
-        middleware=[BodyGuard],
+        middleware=[DefineMiddleware(BodyGuard, limit_bytes=BODY_LIMIT_BYTES)],
         exception_handlers={**PROBLEMS, **ANSWERS},
         logging_config=None,  # else it would put handlers of its own in place of the program's
         openapi_config=OpenAPIConfig(

@@ -16,8 +16,8 @@ FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 10.0
 
 _T = TypeVar("_T")
-TOLD_WHY: ContextVar[Callable[[Reason], None]] = ContextVar("told_why", default=lambda _: None)
-"""Is told why a network has not done yet what it was asked for."""
+TOLD_WHY: ContextVar[Callable[[Reason | None], None]] = ContextVar("told_why", default=lambda _: None)
+"""Is told why a network has not done yet what it was asked for; None once it has answered."""
 
 
 class Asking:
@@ -48,9 +48,12 @@ class Asking:
                 if in_doubt and find is not None:
                     found = await self.once(find)
                     if found is not None:
+                        TOLD_WHY.get()(None)
                         return found
                     in_doubt = False
-                return await self.once(request)
+                answer = await self.once(request)
+                TOLD_WHY.get()(None)
+                return answer
             except NetworkAwayError as error:
                 TOLD_WHY.get()(error.reason)
                 in_doubt = in_doubt or error.may_be_done

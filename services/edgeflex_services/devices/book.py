@@ -68,10 +68,11 @@ class Book:
         self._store = store
         self._secret = store.secret()
         self._waiting: dict[tuple[type[Entry], str], set[asyncio.Future[None]]] = {}
-        for entry in sorted(store.read(), key=_since_ns):
+        for entry in sorted(store.read(), key=_since):
             self._see(entry)
         # Nobody who followed links before a restart takes an old one for a new one.
-        self.seq = 1000 * clock.now_ns() // NS_PER_S
+        newest = max((each.number for each in self.operations.values()), default=0)
+        self.seq = max(1000 * clock.now_ns() // NS_PER_S, newest)
 
     # Reading --------------------------------------------------------------------------------------------------------
 
@@ -138,6 +139,11 @@ class Book:
             outcome=outcome,
             detail=detail[:400],
         )
+
+    def not_before(self, gpsi: str, time_ns: int) -> int:
+        """The time of what is told of a link: now at most, and never before what was told of it last."""
+        before = self.links.get(gpsi)
+        return max(min(time_ns, self.clock.now_ns()), 0 if before is None else before.time_ns)
 
     def next_seq(self) -> int:
         self.seq += 1
@@ -214,12 +220,12 @@ def _let_go(waiting: Iterable[asyncio.Future[None]]) -> None:
             future.set_result(None)
 
 
-def _since_ns(entry: Entry) -> int:
+def _since(entry: Entry) -> tuple[int, int]:
     """What came first stands first, as it did before a restart."""
     match entry:
         case Operation():
-            return entry.created_ns
+            return entry.number, entry.created_ns
         case Remembered():
-            return entry.time_ns
+            return 0, entry.time_ns
         case _:
-            return 0
+            return 0, 0

@@ -87,6 +87,7 @@ class CamaraNetwork:
 
     def __init__(self, config: CamaraConfig, clock: Clock | None = None) -> None:
         """Raises FatalError if the file of `config.api.ca` cannot be used."""
+        self.identity = f"CAMARA, network_id {config.network_id}"
         own_clock = clock or SystemClock()
         self._http = NetworkHttp(config.api, camara_reason, own_clock)
         apis = {name: CamaraApi(self._http, config.paths.get(name, path)) for name, path in PATHS.items()}
@@ -166,6 +167,9 @@ class CamaraNetwork:
         callback_token: str,
     ) -> Watch:
         return await self._watches.begin(device, parameters, traffic, profile, expires_ns, callback_url, callback_token)
+
+    async def has_watch(self, watch: Watch) -> bool:
+        return await self._watches.has(watch)
 
     async def end_watch(self, watch: Watch) -> None:
         await self._watches.end(watch)

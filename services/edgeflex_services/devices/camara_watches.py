@@ -113,6 +113,16 @@ class Watches:
         told: list[Parameter] = [name for name in parameters if _api_of(name) in apis]
         return Watch(refs=tuple(refs), parameters=tuple(told), expires_ns=min(ends_ns))
 
+    async def has(self, watch: Watch) -> bool:
+        """By its first part: of single parts that end the network tells."""
+        for ref in watch.refs[:1]:
+            api, _, subscription_id = ref.partition(":")
+            try:
+                await self._apis[api].request("GET", f"/subscriptions/{quote(subscription_id, safe='')}")
+            except NetworkMissingError:
+                return False
+        return True
+
     async def end(self, watch: Watch) -> None:
         """Every part is tried, whatever becomes of the others."""
         failed: list[NetworkError] = []

@@ -69,6 +69,16 @@ KNOWN_NOTIFICATIONS: Final = 100_000
 CANNOT_WRITE: Final = "CANNOT_WRITE"
 DEFECT: Final = "DEFECT"
 NOT_OF_GROUP: Final = "NOT_OF_GROUP"
+NAME_TAKEN: Final = "NAME_TAKEN"
+
+
+def _not_of_groups(device: DeviceEntry, profile: str, groups: Iterable[GroupEntry]) -> Reason | None:
+    """Why a link may not have a quality: groups that name qualities allow their members these, any of them."""
+    allowed = {name for each in groups for name in each.profiles}
+    if not allowed or profile in allowed:
+        return None
+    text = f"groups of '{device.name}' have {', '.join(sorted(allowed))}; got {profile}"
+    return Reason(code=NOT_OF_GROUP, text=text)
 
 
 class Desk:
@@ -89,6 +99,8 @@ class Desk:
         self._seen: dict[str, None] = {}
         self._over: dict[str, tuple[Operation, AuditEntry]] = {}
         """Operations that ended, and are not written down yet."""
+        self._staying: set[str] = set()
+        """Devices that could not be removed, of which that is still to be written down."""
 
     # Operations -----------------------------------------------------------------------------------------------------
 
@@ -104,14 +116,16 @@ class Desk:
         key: Remembered | None = None,
     ) -> Operation:
         """Write a request down, and begin to carry it out. Raises StoreError."""
+        entries = list(entries)
         operation = Operation(
             id=uuid.uuid4().hex,
             kind=kind,
             target=target,
             owner=owner,
             requested_by=user,
-            asked=dict(asked),
+            asked={**asked, "owners": self._owners(asked, entries)},
             created_ns=self.book.clock.now_ns(),
+            number=self.book.next_seq(),
         )
         keys = [] if key is None else [replace(key, operation=operation.id)]
         told = {name: each for name, each in asked.items() if name != "new"}
@@ -119,6 +133,13 @@ class Desk:
         self.book.change([*entries, operation, *keys], audit=[note])
         self._start(operation)
         return operation
+
+    def _owners(self, asked: Mapping[str, Any], entries: Iterable[Entry]) -> dict[str, str]:
+        """Of the devices of a request: whoever asks may do so for them, and not for who has the GPSI later."""
+        change = asked.get("change", {})
+        gpsis = [*asked.get("gpsis", ()), *change.get("add", ()), *change.get("remove", ())]
+        known = {gpsi: self.book.devices[gpsi].owner for gpsi in gpsis if gpsi in self.book.devices}
+        return known | {each.gpsi: each.owner for each in entries if isinstance(each, DeviceEntry)}
 
     def resume(self) -> None:
         """Go on with what was under way when the service ended."""
@@ -147,7 +168,7 @@ class Desk:
             await self.book.wait(Operation, operation.id, left_s)
 
     async def _carry_out(self, operation: Operation, *, again: bool) -> None:
-        TOLD_WHY.set(partial(self.waits.__setitem__, operation.id))  # in this task, and those that it begins
+        TOLD_WHY.set(partial(self._wait_for, operation.id))  # in this task, and those that it begins
         try:
             self._finish(operation, await self._work(operation, again=again))
         except NetworkError as error:
@@ -159,6 +180,12 @@ class Desk:
             self._finish(operation, (), Reason(code=DEFECT, text=type(error).__name__))
         finally:
             self.waits.pop(operation.id, None)
+
+    def _wait_for(self, operation_id: str, reason: Reason | None) -> None:
+        if reason is None:
+            self.waits.pop(operation_id, None)
+        else:
+            self.waits[operation_id] = reason
 
     def turn(self, what: Literal["device", "group"], key: str) -> asyncio.Lock:
         """Held by whoever changes a device or group: changes of one come one after the other. Devices come before
@@ -199,8 +226,21 @@ class Desk:
         self._over[done.id] = (done, self.book.noted(done.requested_by, done.kind, done.target, state, text))
         self.write_down()
 
+    def _stay(self) -> None:
+        """Devices that were to be removed, and could not be, are what they are in the network."""
+        for gpsi in list(self._staying):
+            device = self.book.devices.get(gpsi)
+            try:
+                if device is not None and device.state == "removing":
+                    self.groups.stays(device)
+            except StoreError as error:
+                LOG.error("device '%s' is not removed, which cannot be written down: %s", gpsi, error)
+                return
+            self._staying.discard(gpsi)
+
     def write_down(self) -> None:
         """Keep how operations ended; while the file takes nothing, at the next time."""
+        self._stay()
         for operation, note in list(self._over.values()):
             try:
                 self.book.change([operation], audit=[note])
@@ -224,15 +264,16 @@ class Desk:
         }
         return work[operation.kind](operation)
 
-    async def _each(self, gpsis: Sequence[str], work: Callable[[DeviceEntry], Awaitable[Result]]) -> tuple[Result, ...]:
+    async def _each(self, operation: Operation, work: Callable[[DeviceEntry], Awaitable[Result]]) -> tuple[Result, ...]:
         """The same for each device in its turn, beside each other. What goes wrong for one of several is its result;
         for a single one it is raised."""
+        gpsis, owners = operation.asked["gpsis"], operation.asked.get("owners", {})
 
         async def one(gpsi: str) -> Result:
             try:
                 async with self.turn("device", gpsi):
                     device = self.book.devices.get(gpsi)  # whoever had the turn before may have removed it
-                    if device is None:
+                    if device is None or device.owner != owners.get(gpsi, device.owner):
                         return Result(gpsi=gpsi, state="missing", reason=NOT_THERE)
                     return await work(device)
             except NetworkError as error:
@@ -240,13 +281,21 @@ class Desk:
                     raise
                 state = "unknown" if isinstance(error, NetworkAwayError) else "refused"
                 return Result(gpsi=gpsi, state=state, reason=error.reason)
+            except StoreError as error:
+                if len(gpsis) == 1:
+                    raise
+                return Result(gpsi=gpsi, state="unknown", reason=Reason(code=CANNOT_WRITE, text=str(error)))
 
         if len(gpsis) == 1:
             return (await one(gpsis[0]),)
-        return tuple(await asyncio.gather(*(one(gpsi) for gpsi in gpsis)))
+        done = await asyncio.gather(*(one(gpsi) for gpsi in gpsis), return_exceptions=True)
+        for each in done:  # only now: nothing goes on unknown to whoever waits for all of it
+            if isinstance(each, BaseException):
+                raise each
+        return tuple(each for each in done if isinstance(each, Result))
 
     async def _of_onboarded(
-        self, gpsis: Sequence[str], work: Callable[[DeviceEntry], Awaitable[Result]]
+        self, operation: Operation, work: Callable[[DeviceEntry], Awaitable[Result]]
     ) -> tuple[Result, ...]:
         """The same for each device that is in the network: others have no link, and may be somebody else's."""
 
@@ -255,12 +304,14 @@ class Desk:
                 return Result(gpsi=device.gpsi, state="refused", reason=NOT_ONBOARDED)
             return await work(device)
 
-        return await self._each(gpsis, one)
+        return await self._each(operation, one)
 
-    def _split(self, gpsis: Sequence[str]) -> tuple[list[DeviceEntry], list[Result]]:
-        """Devices that are there and stay, and results for those that do not."""
+    def _split(self, operation: Operation, gpsis: Sequence[str]) -> tuple[list[DeviceEntry], list[Result]]:
+        """Devices that are there and stay, and results for those that do not, or are somebody else's now."""
+        owners = operation.asked.get("owners", {})
         there = [self.book.devices[gpsi] for gpsi in gpsis if gpsi in self.book.devices]
-        staying = [each for each in there if each.state != "removing"]
+        own = [each for each in there if each.owner == owners.get(each.gpsi, each.owner)]
+        staying = [each for each in own if each.state != "removing"]
         known = {each.gpsi for each in staying}
         return staying, [Result(gpsi=each, state="missing", reason=NOT_THERE) for each in gpsis if each not in known]
 
@@ -269,8 +320,12 @@ class Desk:
         async with self._turns_of(gpsis):
             async with self.turn("group", BASE):
                 await self._base(operation)
-            devices, missing = self._split(gpsis)
-            return (*await self._added(BASE, devices), *missing)
+            devices, missing = self._split(operation, gpsis)
+            try:
+                return (*await self._added(BASE, devices), *missing)
+            except NetworkError as error:
+                self.groups.wait_for(gpsis, error.reason)
+                raise
 
     async def _base(self, operation: Operation) -> None:
         """Make the group in which all devices are, if it is not there; without it no device can be."""
@@ -294,8 +349,8 @@ class Desk:
         async def remove(device: DeviceEntry) -> Result:
             try:
                 result = await self._removed(device)
-            except NetworkError:
-                self.groups.stays(device)
+            except Exception:
+                self._staying.add(device.gpsi)
                 raise
             if result.state == "gone":
                 self._forget(device)
@@ -303,7 +358,10 @@ class Desk:
                 self.groups.stays(device)
             return result
 
-        return await self._each(operation.asked["gpsis"], remove)
+        try:
+            return await self._each(operation, remove)
+        finally:
+            self._stay()
 
     async def _removed(self, device: DeviceEntry) -> Result:
         await self.qualities.end(device)
@@ -319,47 +377,67 @@ class Desk:
         return result
 
     def _forget(self, device: DeviceEntry) -> None:
-        tables: tuple[Mapping[str, Entry], ...] = (self.book.qos, self.book.watches, self.book.links)
+        # A watch stays: what its network may still tell of it is to be ended.
+        tables: tuple[Mapping[str, Entry], ...] = (self.book.qos, self.book.links)
         self.book.change(gone=[device, *(table[device.gpsi] for table in tables if device.gpsi in table)])
 
     async def _set_qos(self, operation: Operation, *, again: bool) -> tuple[Result, ...]:
         wanted = msgspec.convert(operation.asked["wanted"], type=WantedQos)
 
         async def give(device: DeviceEntry) -> Result:
-            groups = [each for each in self.book.groups_of(device.gpsi) if each.profiles]
-            if groups and not any(wanted.profile in each.profiles for each in groups):
-                allowed = ", ".join(sorted({name for each in groups for name in each.profiles}))
-                text = f"groups of '{device.name}' have {allowed}; got {wanted.profile}"
-                raise NetworkRefusedError(Reason(code=NOT_OF_GROUP, text=text))
+            groups = self.book.groups_of(device.gpsi)
+            among = [each for each in groups if each.members[device.gpsi].state in ("member", "pending")]
+            reason = _not_of_groups(device, wanted.profile, among)
+            if reason is not None:
+                raise NetworkRefusedError(reason)
             done = await self.qualities.go_on(device, wanted, operation.created_ns) if again else None
             return done or await self.qualities.set(device, wanted)
 
-        return await self._of_onboarded(operation.asked["gpsis"], give)
+        return await self._of_onboarded(operation, give)
 
     async def _end_qos(self, operation: Operation) -> tuple[Result, ...]:
-        return await self._each(operation.asked["gpsis"], self.qualities.end)
+        return await self._each(operation, self.qualities.end)
 
     async def _watch(self, operation: Operation) -> tuple[Result, ...]:
         wanted = msgspec.convert(operation.asked["wanted"], type=WantedWatch)
-        return await self._of_onboarded(operation.asked["gpsis"], lambda device: self.watches.watch(device, wanted))
+        return await self._of_onboarded(operation, lambda device: self.watches.watch(device, wanted))
 
     async def _end_watch(self, operation: Operation) -> tuple[Result, ...]:
-        return await self._each(operation.asked["gpsis"], self.watches.end)
+        return await self._each(operation, self.watches.end)
 
     async def _create_group(self, operation: Operation) -> tuple[Result, ...]:
+        profiles = tuple(operation.asked["profiles"])
         async with self.turn("group", operation.target):
-            await self.groups.ensure(operation.target, operation.owner, operation.asked["profiles"])
+            there = self.book.groups.get(operation.target)
+            if there is not None and (there.owner, there.profiles) != (operation.owner, profiles):
+                raise NetworkRefusedError(Reason(code=NAME_TAKEN, text=f"another group is called '{there.name}'"))
+            await self.groups.ensure(operation.target, operation.owner, profiles)
         return ()
 
     async def _change_group(self, operation: Operation) -> tuple[Result, ...]:
         name, wanted = operation.target, msgspec.convert(operation.asked["change"], type=MembersChange)
         async with self._turns_of((*wanted.remove, *wanted.add), name):
-            if name not in self.book.groups:
+            group = self.book.groups.get(name)
+            if group is None or group.owner != operation.owner:
                 raise NetworkRefusedError(NO_GROUP)
-            leaving, _ = self._split(wanted.remove)
-            gone = await self.groups.remove(name, leaving)
-            coming, missing = self._split(wanted.add)
-            return (*gone, *await self._added(name, coming), *missing)
+            leaving, _ = self._split(operation, wanted.remove)
+            # Also those of which nothing but the membership is left.
+            ghosts = [gpsi for gpsi in wanted.remove if gpsi not in self.book.devices]
+            left = [DeviceEntry(gpsi=gpsi, name="", owner="", updated_ns=0) for gpsi in ghosts]
+            gone = await self.groups.remove(name, [*leaving, *left])
+            coming, missing = self._split(operation, wanted.add)
+            refused = [each for device in coming if (each := self._refused_by(group, device)) is not None]
+            kept = {each.gpsi for each in refused}
+            added = await self._added(name, [device for device in coming if device.gpsi not in kept])
+            return (*gone, *added, *refused, *missing)
+
+    def _refused_by(self, group: GroupEntry, device: DeviceEntry) -> Result | None:
+        """A device whose link has a quality that it could not have in a group does not come into it."""
+        qos = self.book.qos.get(device.gpsi)
+        if qos is None or qos.state == "ended":
+            return None
+        reason = _not_of_groups(device, qos.wanted.profile, [*self.book.groups_of(device.gpsi), group])
+        return None if reason is None else Result(gpsi=device.gpsi, state="refused", reason=reason)
 
     async def _delete_group(self, operation: Operation) -> tuple[Result, ...]:
         async with self.turn("group", operation.target):

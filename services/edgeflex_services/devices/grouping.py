@@ -6,7 +6,7 @@ To bring a device into the network is to make it a member of the group `BASE`, w
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final, TypeAlias
@@ -53,7 +53,10 @@ class Groups:
         """Members, by group and GPSI, of which a request is on its way."""
         self._turn = 0
         self._touched: dict[tuple[str, str], int] = {}
-        """When something was last learned of them, counted in turns: what was asked before is older."""
+        """When something was last learned of them, counted in turns: what was asked before is older. Only while the
+        network is asked."""
+        self._polls = 0
+        """How many times it is asked now."""
 
     def url_of(self, callback: str) -> str:
         """Where the network tells of a group, session or watch."""
@@ -109,19 +112,26 @@ class Groups:
     async def renew(self, name: str) -> None:
         """Make a group again that the network lost, with all who were in it. Raises NetworkError."""
         group = self._book.groups[name]
-        note = self._book.noted("network", "lose_group", name, "gone")
-        self._book.change([replace(group, ref=None, callback=uuid.uuid4().hex)], audit=[note])
-        await self.ensure(name)
-        devices = [self._book.devices[gpsi] for gpsi in group.members if gpsi in self._book.devices]
-        await self.add(name, devices)
+        if group.ref is not None:
+            note = self._book.noted("network", "lose_group", name, "gone")
+            members = {
+                gpsi: Membership(state="pending") if each.state == "member" else each
+                for gpsi, each in group.members.items()
+            }
+            lost = replace(group, ref=None, callback=uuid.uuid4().hex, members=members, told_ns={})
+            self._book.change([lost], audit=[note])
+        await self.add(name, ())
 
     # Members --------------------------------------------------------------------------------------------------------
 
     async def add(self, name: str, devices: Sequence[DeviceEntry]) -> tuple[Result, ...]:
-        """Put devices into a group, and wait for what becomes of each: `member`, `pending` or `refused`.
+        """Put devices into a group, and wait for what becomes of each: `member`, `pending` or `refused`. Into one that
+        the network had lost all come that were in it.
 
         Raises NetworkError; NetworkMissingError if the network has no such group.
         """
+        wanted = devices
+        devices = [*devices, *self._lost(name, {each.gpsi for each in devices})]
         ref = await self.ensure(name)
         keys, refused = self._keys(devices)
         members = self._book.groups[name].members
@@ -134,14 +144,26 @@ class Groups:
                 told = await self._told_of(partial(self._network.add_members, ref, asked), asked)
                 self._apply(name, {keys[key]: each for key, each in told.items() if key in keys}, is_answer=True)
         await self._settled(name, [each.gpsi for each in can])
-        return self._results(name, [each.gpsi for each in devices])
+        return self._results(name, [each.gpsi for each in wanted])
+
+    def _lost(self, name: str, others: Collection[str]) -> list[DeviceEntry]:
+        """Who was in a group that the network lost, and has to come in again, beside these others."""
+        group = self._book.groups.get(name)
+        if group is None or group.ref is not None:
+            return []
+        again = [gpsi for gpsi, each in group.members.items() if each.state == "pending" and gpsi not in others]
+        devices = [self._book.devices[gpsi] for gpsi in again if gpsi in self._book.devices]
+        return [each for each in devices if each.state != "removing"]
 
     async def remove(self, name: str, devices: Sequence[DeviceEntry]) -> tuple[Result, ...]:
         """Take devices out of a group: each is `gone` or `refused`. Raises NetworkError."""
         group = self._book.groups.get(name)
         keys, _ = self._keys(devices)
         results = {each.gpsi: Result(gpsi=each.gpsi, state="gone") for each in devices}
-        if group is None or group.ref is None:
+        if group is None:
+            return tuple(results.values())
+        if group.ref is None:
+            self._apply(name, dict.fromkeys(results, Membership(state="gone")))
             return tuple(results.values())
         ref = group.ref
         there = [each for each in devices if each.gpsi in keys.values()]
@@ -179,8 +201,13 @@ class Groups:
             ]
         )
 
+    def wait_for(self, gpsis: Iterable[str], reason: Reason) -> None:
+        """Say of devices that are still to come in why they are not."""
+        devices = [self._book.devices[gpsi] for gpsi in gpsis if gpsi in self._book.devices]
+        self._book.change([replace(each, reason=reason) for each in devices if each.state == "onboarding"])
+
     def stays(self, device: DeviceEntry) -> None:
-        """A device that was to be removed is what it is in the network."""
+        """A device that was to be removed is what it is in the network. Raises StoreError."""
         state: DeviceState = "onboarded" if self._is_in(device) else "refused"
         self._book.change([replace(device, state=state, updated_ns=self._book.clock.now_ns())])
 
@@ -191,6 +218,8 @@ class Groups:
 
     def _touch(self, name: str, gpsis: Iterable[str]) -> None:
         self._turn += 1
+        if not self._polls:
+            return
         self._touched.update(dict.fromkeys(((name, gpsi) for gpsi in gpsis), self._turn))
 
     async def _told_of(self, request: _Request, asked: Sequence[Device]) -> Mapping[str, Membership]:
@@ -234,7 +263,17 @@ class Groups:
         if group.ref is None:
             return
         ref, asked = group.ref, self._turn
-        told = await self._asking.once(lambda: self._network.members(ref))
+        self._polls += 1
+        try:
+            told = await self._asking.once(lambda: self._network.members(ref))
+            self._compare(name, told, asked)
+        finally:
+            self._polls -= 1
+            if not self._polls:
+                self._touched.clear()
+
+    def _compare(self, name: str, told: Mapping[str, Membership], asked: int) -> None:
+        """Take over what the network has, but of those of which something was learned since it was asked."""
         now = self._book.groups.get(name)
         if now is None:
             return
@@ -254,6 +293,8 @@ class Groups:
         """Take over what a notification says; whether any of it was news."""
         members = [self._book.devices[gpsi] for gpsi in group.members if gpsi in self._book.devices]
         keys, _ = self._keys(members)
+        if time_ns is not None:
+            time_ns = min(time_ns, self._book.clock.now_ns())  # a clock that is ahead must not make later news too late
         newer = {
             keys[key]: each
             for key, each in change.members.items()

@@ -22,9 +22,10 @@ MOST_AT_ONCE: Final = 1000
 """Devices in a request."""
 LONGEST_DURATION_S: Final = 30 * 86_400
 
-_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
-_PROFILE: Final = r"^[A-Za-z0-9_.-]{3,256}$"
-_IPV4: Final = r"^((25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])$"
+_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$(?!\n)"
+_PROFILE: Final = r"^[A-Za-z0-9_.-]{3,256}$(?!\n)"
+_OCTET: Final = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4: Final = rf"^({_OCTET}\.){{3}}{_OCTET}$(?!\n)"
 WORDS: Final = {
     GPSI_PATTERN: "a GPSI, such as msisdn-491701234567 or extid-pmu7@grid.example",
     _NAME: "a name of at most 64 letters, digits and ._:- that begins with a letter or digit",
@@ -152,6 +153,11 @@ class QosEntry(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in ("available", "not_guaranteed")
 
     @property
+    def is_there(self) -> bool:
+        """Whether the network has the session, as far as is known."""
+        return self.ref is not None and self.state != "ended"
+
+    @property
     def is_in_doubt(self) -> bool:
         """Whether it was asked for, and nobody knows whether the network made it."""
         return self.state == "requested" and self.ref is None
@@ -180,7 +186,12 @@ class WatchEntry(msgspec.Struct, frozen=True, kw_only=True):
     """What it really tells."""
     leftover: tuple[str, ...] = ()
     """What the network may tell of beside it, and need not any more."""
+    since_ns: int = 0
+    """When the network granted it last."""
     expires_ns: int
+    is_over: bool = False
+    """Nobody wants it any more. Its callback stays until its time is over: what else the network tells there comes of a
+    request whose answer was lost, and is ended."""
 
 
 class LinkEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,6 +246,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """What it was asked with, to go on with after a restart."""
     state: OperationState = "running"
     created_ns: int
+    number: int = 0
+    """Grows with each: the order in which they were asked for, whatever the clock does."""
     ended_ns: int | None = None
     reason: Reason | None = None
     results: tuple[Result, ...] = ()

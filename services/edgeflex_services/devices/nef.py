@@ -79,6 +79,7 @@ class NefNetwork:
 
     def __init__(self, config: NefConfig, clock: Clock | None = None) -> None:
         """Raises FatalError if the file of `config.api.ca` cannot be used."""
+        self.identity = f"NEF, af_id {config.af_id}, domain {config.lan.domain}"
         own_clock = clock or SystemClock()
         self._http = NetworkHttp(config.api, problem_reason, own_clock)
         apis = {
@@ -165,6 +166,9 @@ class NefNetwork:
     ) -> Watch:
         del traffic, profile, callback_token
         return await self._links.begin(device, parameters, expires_ns, callback_url)
+
+    async def has_watch(self, watch: Watch) -> bool:
+        return await self._links.has(watch)
 
     async def end_watch(self, watch: Watch) -> None:
         await self._links.end(watch)

@@ -57,6 +57,13 @@ class NefApi:
         except NetworkMissingError:
             return
 
+    async def has(self, ref: str) -> bool:
+        try:
+            await self._http.request("GET", self._one(ref))
+        except NetworkMissingError:
+            return False
+        return True
+
     def _one(self, ref: str) -> str:
         return f"{self._path}/{quote(ref, safe='')}"
 
@@ -92,6 +99,6 @@ def problem_reason(status: int, body: Mapping[str, Any] | None) -> Reason:
     texts = [str(told[name]) for name in ("detail", "title") if told.get(name)][:1]
     invalid = told.get("invalidParams")
     for each in invalid if isinstance(invalid, list) else []:
-        if isinstance(each, dict):
+        if isinstance(each, dict) and not (each.get("reason") and str(each["reason"]) in "; ".join(texts)):
             texts.append(": ".join(str(each[name]) for name in ("param", "reason") if each.get(name)))
     return Reason(code=str(told.get("cause") or f"HTTP_{status}"), text="; ".join(texts)[:400], status=status)

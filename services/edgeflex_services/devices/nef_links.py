@@ -154,6 +154,10 @@ class Reachability:
             raise
         return Watch(refs=tuple(refs), parameters=("reachability",), expires_ns=min(ends_ns))
 
+    async def has(self, watch: Watch) -> bool:
+        """By its first part: of single parts that end the network tells."""
+        return all([await self._api.has(ref) for ref in watch.refs[:1]])
+
     async def end(self, watch: Watch) -> None:
         """Every part is tried, whatever becomes of the others."""
         failed: list[NetworkError] = []

@@ -16,7 +16,7 @@ _MSISDN: Final = re.compile(r"msisdn-([0-9]{5,15})")
 _SECRET: Final = re.compile(r"[0-9a-f]{64}")
 """What callbacks are told apart by."""
 _EXTERNAL: Final = re.compile(r"extid-([^@]+@[^@]+)")
-GPSI_PATTERN: Final = r"^(msisdn-[0-9]{5,15}|extid-[A-Za-z0-9._-]{1,64}@[A-Za-z0-9.-]{1,120})$"
+GPSI_PATTERN: Final = r"^(msisdn-[0-9]{5,15}|extid-[A-Za-z0-9._-]{1,64}@[A-Za-z0-9.-]{1,120})$(?!\n)"
 """A Generic Public Subscription Identifier as TS 29.571 writes it, without the forms that nobody can read."""
 UUID_PATTERN: Final = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 
@@ -203,6 +203,8 @@ class Network(Protocol):
     """
 
     standard: str
+    identity: str
+    """Which network it is, for people: its standard, where it is, and what the service is called there."""
     most_members: int
     """Devices in one request."""
     has_durations: bool
@@ -282,6 +284,10 @@ class Network(Protocol):
         callback_token: str,
     ) -> Watch:
         """Have the network tell when a link changes."""
+        ...
+
+    async def has_watch(self, watch: Watch) -> bool:
+        """Whether the network still has a watch: it may have lost it without a word."""
         ...
 
     async def end_watch(self, watch: Watch) -> None:

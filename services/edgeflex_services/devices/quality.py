@@ -28,6 +28,8 @@ POLL_S: Final = 2.0
 EXPIRED: Final = Reason(code="DURATION_EXPIRED", text="its time was over")
 VANISHED: Final = Reason(code="GONE", text="the network does not have it any more")
 NOT_MADE: Final = Reason(code="NO_ANSWER", text="the network did not answer, and has not made it")
+TOLD_NS: Final = 1
+"""In place of the time of a notification that tells none: only that it came."""
 SERVICE: Final = "service"
 """Who does what nobody asked for, in the audit log."""
 GIVEN_BACK: Final = Reason(code="DELETE_REQUESTED", text="it was given back")
@@ -47,19 +49,30 @@ class Qualities:
 
         Raises NetworkError.
         """
-        await self.look_for(device)
+        await self._asking.patiently(lambda: self.look_for(device))
         entry = self._book.qos.get(device.gpsi)
-        before = None if entry is None else entry.before
-        if entry is not None and entry.ref is not None and entry.state != "ended":
-            if _is_same(entry.wanted, wanted):
+        if entry is not None and entry.is_there and _is_same(entry.wanted, wanted):
+            try:
                 return await self._longer(entry, wanted)
+            except NetworkMissingError:  # it ended without a word
+                self._over(entry.callback, VANISHED)
+                entry = self._book.qos.get(device.gpsi)
+        before = None if entry is None else entry.before
+        if entry is not None and entry.is_there:
             before = Before(wanted=entry.wanted, expires_ns=entry.expires_ns) if entry.is_in_force else before
             await self._give_back(entry, GIVEN_BACK, before)
         try:
             return await self._new(device, wanted, before)
-        except NetworkRefusedError:
-            await self.restore(device)
-            raise
+        except NetworkRefusedError as error:
+            raise NetworkRefusedError(await self._refused(device, error.reason)) from error
+
+    async def _refused(self, device: DeviceEntry, reason: Reason) -> Reason:
+        """Why a change came to nothing, and what became of the quality from before."""
+        had = self._book.qos[device.gpsi].before if device.gpsi in self._book.qos else None
+        lost = await self.restore(device)
+        if had is None or not lost:
+            return reason
+        return replace(reason, text=f"{reason.text}; {had.wanted.profile} cannot be had again: {lost}".lstrip("; "))
 
     async def go_on(self, device: DeviceEntry, wanted: WantedQos, since_ns: int) -> Result | None:
         """After a restart: what became of a session that was being asked for; None if it was not asked for yet.
@@ -75,24 +88,23 @@ class Qualities:
             if entry.is_in_doubt:
                 return await self._made(device, entry, may_be_there=True)
             return await self._outcome(device.gpsi, entry.callback)
-        except NetworkRefusedError:
-            await self.restore(device)
-            raise
+        except NetworkRefusedError as error:
+            raise NetworkRefusedError(await self._refused(device, error.reason)) from error
 
-    async def restore(self, device: DeviceEntry) -> None:
-        """Ask for what a link had before a change that came to nothing, for the time that was left.
+    async def restore(self, device: DeviceEntry) -> str:
+        """Ask for what a link had before a change that came to nothing, for the time that was left; why not, or empty.
 
         While the network is away upkeep tries it again.
         """
         entry = self._book.qos.get(device.gpsi)
         if entry is None or not needs_restoring(entry) or entry.before is None:
-            return
+            return ""
         before, left_s = entry.before, entry.before.wanted.duration_s
         if before.expires_ns is not None:
             left_s = (before.expires_ns - self._book.clock.now_ns()) // NS_PER_S
         if left_s < 1:
             self._save(replace(entry, before=None))
-            return
+            return "its time is over"
         try:
             await self._new(device, replace(before.wanted, duration_s=left_s), before)
             outcome, why = "succeeded", ""
@@ -103,6 +115,7 @@ class Qualities:
             outcome, why = "put off", str(error)
         text = f"{before.wanted.profile} {why}".strip()
         self._book.change(audit=[self._book.noted(SERVICE, "restore_qos", device.gpsi, outcome, text)])
+        return why
 
     async def _new(self, device: DeviceEntry, wanted: WantedQos, before: Before | None) -> Result:
         now_ns = self._book.clock.now_ns()
@@ -188,25 +201,31 @@ class Qualities:
         assert entry.ref is not None
         ref, until_ns = entry.ref, self._book.clock.now_ns() + wanted.duration_s * NS_PER_S
         if not self._network.has_durations:
-            self._save(replace(entry, wanted=wanted, expires_ns=until_ns))
+            there = await self._asking.patiently(lambda: self._network.session(ref))
+            if there is None or there.state == "ended":
+                raise NetworkMissingError(VANISHED)
+            self._save(replace(self._book.qos[entry.gpsi], wanted=wanted, expires_ns=until_ns))
             return self._result(entry.gpsi)
 
         async def extend() -> Session:
             """Look first, each time: an earlier request may have had no answer."""
             session = await self._network.session(ref)
-            if session is None:
+            if session is None or session.state == "ended":
                 raise NetworkMissingError(VANISHED)
             more_ns = until_ns - (session.expires_ns or self._book.clock.now_ns())
             return session if more_ns <= 0 else await self._network.extend_session(ref, -(-more_ns // NS_PER_S))
 
         session = await self._asking.patiently(extend)
         now = self._book.qos[entry.gpsi]
-        self._save(replace(now.after(session, self._book.clock.now_ns()), wanted=wanted))
+        after = replace(now.after(session, self._book.clock.now_ns()), wanted=wanted)
+        if now.told_ns != entry.told_ns or now.state != entry.state:  # a notification that came meanwhile is newer
+            after = replace(after, state=now.state, reason=now.reason, ref=now.ref)
+        self._save(after)
         return self._result(entry.gpsi)
 
     async def end(self, device: DeviceEntry, reason: Reason = GIVEN_BACK) -> Result:
         """Give a quality back. Raises NetworkError."""
-        await self.look_for(device)
+        await self._asking.patiently(lambda: self.look_for(device))
         entry = self._book.qos.get(device.gpsi)
         if entry is not None:
             await self._give_back(entry, reason, None)
@@ -268,18 +287,20 @@ class Qualities:
 
     def told(self, entry: QosEntry, change: SessionChanged, time_ns: int | None) -> bool:
         """Take over what a notification says; whether it was news."""
-        if time_ns is not None and time_ns < entry.told_ns:
-            return False
+        now_ns = self._book.clock.now_ns()
+        if time_ns is not None:
+            time_ns = min(time_ns, now_ns)  # a clock that is ahead must not make all later news too late
+            if time_ns < entry.told_ns:
+                return False
         if entry.state == "ended" or (entry.ref is not None and change.session_ref not in ("", entry.ref)):
             return False
-        now_ns = self._book.clock.now_ns()
         state = change.state or entry.state
         after = replace(
             entry,
             state=state,
             reason=entry.reason if change.state is None else change.reason,
             confirmed_ns=now_ns,
-            told_ns=time_ns if time_ns is not None else now_ns,
+            told_ns=max(entry.told_ns, TOLD_NS if time_ns is None else time_ns),
             ref=entry.ref or change.session_ref or None,
         )
         if state == "available" and after.started_ns is None:
@@ -305,9 +326,12 @@ class Qualities:
         link = self._book.links.get(entry.gpsi)
         now_ns = self._book.clock.now_ns()
         seq = self._book.next_seq()
-        link = LinkEntry(gpsi=entry.gpsi, seq=seq, time_ns=now_ns) if link is None else replace(link, seq=seq)
+        time_ns = self._book.not_before(entry.gpsi, now_ns)
+        link = replace(
+            LinkEntry(gpsi=entry.gpsi, seq=seq, time_ns=0) if link is None else link, seq=seq, time_ns=time_ns
+        )
         if change is not None and change.readings:
-            link = replace(link, readings={**link.readings, **change.readings}, time_ns=now_ns)
+            link = replace(link, readings={**link.readings, **change.readings})
         if change is not None and change.state is None:
             self._book.see([entry, link])
         else:

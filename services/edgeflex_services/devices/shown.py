@@ -276,6 +276,6 @@ CHANGING: Final[Answers] = {
         ShownOperation, generate_examples=False, description="Under way: `Location` tells where to look for its end."
     ),
     409: _problem("It does not go together with what is there, or the Idempotency-Key was used for something else."),
-    503: _problem("The service cannot write now, and nothing was done; `Retry-After` tells when to come again."),
+    503: _problem("The service cannot write now; `Retry-After` tells when to come again."),
 }
 """What else than its result a request may be answered with."""

@@ -106,6 +106,15 @@ class Store:
         found: tuple[bytes] = self._database.execute("SELECT value FROM secrets WHERE name = 'callbacks'").fetchone()
         return found[0]
 
+    def of_network(self, network: str) -> None:
+        """Raises FatalError where it is the file of a service in another network: nothing in it would be true here."""
+        with self._database:
+            self._database.execute("INSERT OR IGNORE INTO secrets VALUES ('network', ?)", (network.encode(),))
+        (found,) = self._database.execute("SELECT value FROM secrets WHERE name = 'network'").fetchone()
+        if found.decode() != network:
+            text = f"--data is the file of a service in another network: {found.decode()}"
+            raise FatalError(f"{text}; this one: {network}; give each a file of its own")
+
     def read(self) -> Iterator[Entry]:
         """All entries."""
         with closing(self._database.execute("SELECT kind, entry FROM entries")) as rows:
@@ -145,9 +154,12 @@ class Store:
         return [AuditEntry(**dict(zip(names, row, strict=True))) for row in rows]
 
     def forget_audit(self) -> None:
-        """Keep the newest entries alone, so that the disk does not fill."""
-        with self._database:
-            self._database.execute("DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ?", (KEPT_AUDIT,))
+        """Keep the newest entries alone, so that the disk does not fill. Raises StoreError."""
+        try:
+            with self._database:
+                self._database.execute("DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ?", (KEPT_AUDIT,))
+        except sqlite3.Error as error:
+            raise StoreError(f"the file of the service cannot be written: {error}") from error
 
     def can_write(self) -> bool:
         try:

@@ -44,54 +44,70 @@ class Watches:
     ) -> LinkEntry:
         """What the network says now. Raises NetworkError."""
         traffic = _traffic(server_ipv4)
+        before = self._book.links.get(device.gpsi)
         told = await self._asking.once(lambda: self._network.read_link(device_of(device), parameters, traffic, profile))
-        return self._seen(device.gpsi, told)
+        return self._seen(device.gpsi, told, 0 if before is None else before.told_ns)
 
-    def _seen(self, gpsi: str, told: LinkReadings) -> LinkEntry:
+    def _seen(self, gpsi: str, told: LinkReadings, told_ns: int) -> LinkEntry:
+        """Take over an answer. What a notification told since `told_ns` is newer."""
         before = self._book.links.get(gpsi)
-        readings = {} if before is None else before.readings
-        missing = {} if before is None else before.not_told
+        known: Mapping[Parameter, Reading] = {} if before is None else before.readings
+        is_newer = before is not None and before.told_ns > told_ns
+        readings: dict[Parameter, Reading] = {}
+        for each in (told.readings, known) if is_newer else (known, told.readings):
+            readings.update(each)
         link = LinkEntry(
             gpsi=gpsi,
             seq=self._book.next_seq(),
-            time_ns=told.time_ns,
-            readings={**{name: each for name, each in readings.items() if name not in told.not_told}, **told.readings},
-            not_told={**{name: each for name, each in missing.items() if name not in told.readings}, **told.not_told},
+            time_ns=self._book.not_before(gpsi, told.time_ns),
+            readings=readings,
+            not_told={name: each for name, each in told.not_told.items() if name not in readings},
             told_ns=0 if before is None else before.told_ns,
         )
-        self._book.see([link])
+        if gpsi in self._book.devices:  # else it was removed meanwhile, and whoever has it next is another
+            self._book.see([link])
         return link
 
     async def watch(self, device: DeviceEntry, wanted: WantedWatch) -> Result:
-        """Have the network tell of a link, in place of what it was to tell before. Raises NetworkError."""
-        before = self._book.watches.get(device.gpsi)
-        now_ns = self._book.clock.now_ns()
-        expires_ns = now_ns + wanted.lasts_s * NS_PER_S
-        callback = uuid.uuid4().hex
-        url, token = self._groups.url_of(callback), self._book.callback_token(callback)
-        leftover = () if before is None else (*before.refs, *before.leftover)
-        entry = WatchEntry(gpsi=device.gpsi, wanted=wanted, callback=callback, leftover=leftover, expires_ns=expires_ns)
-        # Known before it is asked for: the network may tell at once.
-        self._book.change([entry])
-        try:
-            watch = await self._asking.patiently(
-                lambda: self._network.watch_link(
-                    device_of(device),
-                    wanted.parameters,
-                    _traffic(wanted.server_ipv4),
-                    wanted.profile,
-                    expires_ns,
-                    url,
-                    token,
-                )
+        """Have the network tell of a link, in place of what it was to tell before. Raises NetworkError.
+
+        A device's watch keeps its callback, whatever it is asked for anew: so the old one is heard until the new one
+        stands, and what requests made whose answers were lost is known once it tells something.
+        """
+        entry = self._book.watches.get(device.gpsi)
+        begun_ns = self._book.clock.now_ns()
+        expires_ns = begun_ns + wanted.lasts_s * NS_PER_S
+        if entry is None:
+            callback = uuid.uuid4().hex
+            entry = WatchEntry(gpsi=device.gpsi, wanted=wanted, callback=callback, expires_ns=expires_ns, is_over=True)
+            self._book.change([entry])  # known before it is asked for: the network may tell at once
+        url, token = self._groups.url_of(entry.callback), self._book.callback_token(entry.callback)
+        watch = await self._asking.patiently(
+            lambda: self._network.watch_link(
+                device_of(device),
+                wanted.parameters,
+                _traffic(wanted.server_ipv4),
+                wanted.profile,
+                expires_ns,
+                url,
+                token,
             )
-        except NetworkError:
-            self._book.change([] if before is None else [before], gone=[entry] if before is None else [])
-            raise
-        now = self._book.watches[device.gpsi]  # what the network told meanwhile may have ended it
-        ends_ns = min(now.expires_ns, watch.expires_ns or expires_ns)
-        self._book.change([replace(now, refs=watch.refs, parameters=watch.parameters, expires_ns=ends_ns)])
-        with suppress(NetworkError):
+        )
+        now = self._book.watches[device.gpsi]
+        left = [ref for ref in dict.fromkeys((*now.refs, *now.leftover)) if ref not in watch.refs]
+        granted_ns = watch.expires_ns or expires_ns
+        after = replace(
+            now,
+            wanted=wanted,
+            refs=watch.refs,
+            parameters=watch.parameters,
+            leftover=tuple(left),
+            since_ns=begun_ns,
+            expires_ns=granted_ns,
+            is_over=False,
+        )
+        self._book.change([after])
+        with suppress(NetworkError):  # upkeep tries it again
             await self.tidy(device.gpsi)
         not_told = [name for name in wanted.parameters if name not in watch.parameters]
         reason = Reason(code="NOT_ALL", text=f"not told by this network: {', '.join(not_told)}") if not_told else None
@@ -103,7 +119,8 @@ class Watches:
         if entry is not None:
             refs = (*entry.refs, *entry.leftover)
             await self._asking.patiently(lambda: self._network.end_watch(Watch(refs=refs, parameters=())))
-            self._book.change(gone=[self._book.watches[device.gpsi]])
+            now = self._book.watches[device.gpsi]
+            self._book.change([replace(now, refs=(), leftover=(), parameters=(), is_over=True)])
         return Result(gpsi=device.gpsi, state="not_watched")
 
     async def tidy(self, gpsi: str) -> None:
@@ -121,36 +138,53 @@ class Watches:
         Raises NetworkError.
         """
         entry, device = self._book.watches.get(gpsi), self._book.devices.get(gpsi)
-        if entry is None or device is None:
+        if entry is None or entry.is_over or device is None:
             return
         await self.watch(device, entry.wanted)
-        await self.read(device, entry.wanted.parameters, entry.wanted.server_ipv4, entry.wanted.profile)
+        with suppress(NetworkError):
+            await self.read(device, entry.wanted.parameters, entry.wanted.server_ipv4, entry.wanted.profile)
+
+    async def compare(self, gpsi: str) -> None:
+        """Ask for a watch anew that the network lost without a word. Raises NetworkError."""
+        entry = self._book.watches.get(gpsi)
+        if entry is None or entry.is_over:
+            return
+        watch = Watch(refs=entry.refs, parameters=entry.parameters)
+        if await self._asking.once(lambda: self._network.has_watch(watch)):
+            return
+        self._book.change(audit=[self._book.noted("network", "lose_watch", gpsi, "gone")])
+        await self.renew(gpsi)
 
     def told(self, entry: WatchEntry, change: LinkChanged, time_ns: int | None) -> bool:
         """Take over what a notification says; whether it was news."""
         now_ns = self._book.clock.now_ns()
+        self._look_at_part(entry, change, now_ns)
         before = self._book.links.get(entry.gpsi)
-        told_ns = time_ns if time_ns is not None else now_ns
-        if before is not None and told_ns < before.told_ns:
+        # Nothing is told of what is still to come: a clock that is ahead must not make all later news too late.
+        told_ns = 0 if time_ns is None else min(time_ns, now_ns)
+        if before is not None and time_ns is not None and told_ns < before.told_ns:
             return False
         readings: Mapping[Parameter, Reading] = {} if before is None else before.readings
         link = LinkEntry(
             gpsi=entry.gpsi,
             seq=self._book.next_seq(),
-            time_ns=told_ns,
+            time_ns=self._book.not_before(entry.gpsi, told_ns or now_ns),
             readings={**readings, **change.readings},
             not_told={} if before is None else before.not_told,
-            told_ns=told_ns,
+            told_ns=max(told_ns, 0 if before is None else before.told_ns),
         )
-        # Made by a request whose answer was lost, beside what took its place.
-        is_stray = bool(entry.refs) and change.watch_ref is not None and change.watch_ref not in entry.refs
-        if is_stray and not change.ends_watch and change.watch_ref not in entry.leftover:
-            self._book.change([replace(entry, leftover=(*entry.leftover, str(change.watch_ref)))])
-        # What the network ends before its time, even in part, upkeep asks for anew.
-        if change.ends_watch and not is_stray:
-            self._book.change([replace(entry, expires_ns=now_ns)])
-        self._book.see([link])
+        if entry.gpsi in self._book.devices:
+            self._book.see([link])
         return True
+
+    def _look_at_part(self, entry: WatchEntry, change: LinkChanged, now_ns: int) -> None:
+        """Which subscription tells: one that nobody wants is to be ended; one that ends, to be asked for anew."""
+        ref = change.watch_ref
+        if ref is not None and ref not in entry.refs:
+            if not change.ends_watch and ref not in entry.leftover:
+                self._book.change([replace(entry, leftover=(*entry.leftover, ref))])
+        elif change.ends_watch:
+            self._book.change([replace(entry, expires_ns=now_ns)])
 
 
 def _traffic(server_ipv4: str | None) -> Traffic | None:

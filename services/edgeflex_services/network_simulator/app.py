@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from litestar import Litestar, get
 from litestar.datastructures import State
+from litestar.middleware import DefineMiddleware
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
@@ -36,7 +37,7 @@ def make_app(simulation: Simulation) -> Litestar:
         [live, control_api.make_router(), camara_api.make_router(), nef_api.make_router()],
         lifespan=[living],
         state=State({"simulation": simulation}),
-        middleware=[BodyGuard],
+        middleware=[DefineMiddleware(BodyGuard, reads_text=False)],  # its standards say how that is refused
         exception_handlers=PROBLEMS,
         logging_config=None,  # else it would put handlers of its own in place of the program's
         openapi_config=OpenAPIConfig(

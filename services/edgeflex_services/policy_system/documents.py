@@ -233,13 +233,22 @@ class Document(_Part, frozen=True, kw_only=True, tag_field="kind"):
 
 class _Bounded(Document, frozen=True, kw_only=True):
     fields: Annotated[dict[Name, Quantity], Meta(max_length=100, description="By name: `0.02 Hz/s`, or a number.")] = {}
+    choices: Annotated[
+        dict[Name, Annotated[str, Meta(pattern=NAME, examples=["QOS_M"])]],
+        Meta(max_length=100, description="By name: a word that flows choose by, such as the best profile of a link."),
+    ] = {}
 
     def field_values(self) -> dict[str, Any]:
-        return dict(self.fields)
+        return {**self.fields, **self.choices}
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
-        yield from told(quantity_problems("fields", self.fields), self._order_problems())
+        yield from told(quantity_problems("fields", self.fields), self._order_problems(), self._twice())
+
+    def _twice(self) -> Iterator[Problem]:
+        for name in self.choices:
+            if name in self.fields:
+                yield f"choices.{name}", f"'{name}' is among the fields already"
 
     def _order_problems(self) -> Iterator[Problem]:
         """Of what is called `voltage_min` and `voltage_max`, or `lowest_power` and `highest_power`."""
@@ -257,7 +266,7 @@ class OperationalBounds(_Bounded, frozen=True, kw_only=True, tag="operational_bo
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
-        if not self.fields:
+        if not self.fields and not self.choices:
             yield "fields", "without a field it bounds nothing"
 
 
@@ -268,7 +277,7 @@ class Trigger(_Bounded, frozen=True, kw_only=True, tag="trigger"):
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
-        if not self.fields and not self.rules:
+        if not self.fields and not self.choices and not self.rules:
             yield "rules", "a trigger has thresholds in `fields`, or rules"
 
 

@@ -166,8 +166,9 @@ def place_in_words(place: str) -> str:
     if place in PLACES:
         return PLACES[place]
     head, _, rest = place.partition(".")
-    if head == "fields":
-        return f"Field {rest}" if rest else "Fields"
+    if head in ("fields", "choices"):
+        named = label_of(head.removesuffix("s"))
+        return f"{named} {rest}" if rest else f"{named}s"
     if head == "rules":
         name, _, inner = rest.rpartition(".when.") if ".when." in rest else rest.partition(".")
         if not name:
@@ -232,7 +233,7 @@ def changed_parts(found: Iterable[Change]) -> list[Difference]:
 
 def fields_in_words(document: AnyDocument) -> list[tuple[str, str]]:
     """Fields and their values as they were written, those that say something."""
-    said = msgspec.to_builtins(document.fields)
+    said = msgspec.to_builtins(document.fields) | getattr(document, "choices", {})
     return [(name, value_in_words(value)) for name, value in said.items() if value not in (None, "", [], {})]
 
 

@@ -397,6 +397,17 @@ def test_what_was_done_stands_in_the_audit_log(site: DeviceSite, names: list[str
     assert [(each["action"], each["outcome"]) for each in told[:2]] == [("onboard", "succeeded"), ("onboard", "asked")]
 
 
+def test_a_body_that_is_no_text_is_refused(site: DeviceSite) -> None:
+    answer = site.api.post("/devices", content=b'{"name": "\xff"}', headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["detail"]) == (400, "the body is not UTF-8")
+
+
+@pytest.mark.parametrize("wrong", [{"name": "pmu0\n"}, {"ipv4_address": "10.64.0.01"}, {"gpsi": "msisdn-4917012345\n"}])
+def test_names_and_addresses_have_one_way_to_be_written(site: DeviceSite, wrong: dict[str, str]) -> None:
+    new = {"gpsi": "msisdn-4917012345", "name": "x", "owner": OWNER, "ipv4_address": "10.64.0.250", **wrong}
+    assert site.api.post("/devices", json=new).status_code == 400
+
+
 def test_bad_requests_are_refused_with_what_is_wrong(site: DeviceSite) -> None:
     wrong: list[tuple[str, str, Any]] = [
         ("POST", "/devices", {"gpsi": "pmu7", "name": "x", "owner": OWNER}),
