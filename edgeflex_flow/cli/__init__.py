@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": "edgeflex_flow.cli.demo",
     "init": "edgeflex_flow.cli.init",
     "check": "edgeflex_flow.cli.check",
+    "test": "edgeflex_flow.cli.test",
     "run": "edgeflex_flow.cli.run",
     "up": "edgeflex_flow.cli.up",
     "studio-user": "edgeflex_flow.cli.studio_user",

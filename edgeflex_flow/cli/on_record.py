@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
@@ -23,7 +23,7 @@ from edgeflex_flow.cli.preview_files import Timed
 from edgeflex_flow.clock import Clock, VirtualClock
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Quality, Samples
-from edgeflex_flow.node import Context, NodeConfig, OperatorNode, SinkNode, SourceNode, WireMessage
+from edgeflex_flow.node import Context, NodeConfig, OperatorNode, Sink, SinkNode, SourceNode, WireMessage
 
 LONGEST_BATCH_NS: Final = 1_000_000_000
 APART_NS: Final = 100_000_000
@@ -69,7 +69,7 @@ def plan_on_record(
     ends where a tick of the flow or something of another source comes between, after 1 s, and at every gap of 100 ms:
     nodes see rows, messages and ticks in the order in which they saw them live, had nothing come late.
     """
-    return plan_on_stream(plan, _stream(plan, records), on_time=on_time, sends=sends)
+    return plan_on_stream(plan, stream_of_records(plan, records), on_time=on_time, sink=None if sends else nowhere)
 
 
 def plan_on_recording(
@@ -82,19 +82,29 @@ def plan_on_recording(
     in `plan_on_record`, and not at all where an operator looks at when rows arrived. Raises BadRecordingError while it
     runs.
     """
-    return plan_on_stream(plan, _recorded_stream(plan, files, span), on_time=on_time, sends=sends)
+    stream = stream_of_recording(plan, files, span)
+    return plan_on_stream(plan, stream, on_time=on_time, sink=None if sends else nowhere)
 
 
-def plan_on_stream(plan: Plan, stream: Iterator[Due], *, on_time: OnTime = _ignore, sends: bool = False) -> Plan:
-    """The plan with its sources giving what comes on a stream, in order of time, and sinks that take everything to
-    nowhere, unless it `sends`."""
+OpenSink = Callable[[NodeConfig, Context], Sink]
+
+
+def nowhere(_config: NodeConfig, _context: Context) -> Sink:
+    """A sink that takes everything to nowhere."""
+    return _Nowhere()
+
+
+def plan_on_stream(
+    plan: Plan, stream: Iterator[Due], *, on_time: OnTime = _ignore, sink: OpenSink | None = nowhere
+) -> Plan:
+    """The plan with its sources giving what comes on a stream, in order of time, and other sinks; None: its own."""
     shared = _Stream(stream, periods_of(plan), on_time)
 
     def replaced(planned: PlannedNode) -> PlannedNode:
         if isinstance(planned.node, SinkNode):
-            if sends:
+            if sink is None:
                 return planned
-            return dataclasses.replace(planned, node=dataclasses.replace(planned.node, open=_Nowhere), connections={})
+            return dataclasses.replace(planned, node=dataclasses.replace(planned.node, open=sink), connections={})
         if not isinstance(planned.node, SourceNode):
             return planned
 
@@ -117,8 +127,11 @@ def periods_of(plan: Plan) -> list[int]:
     ]
 
 
-def _stream(plan: Plan, records: Mapping[str, Record]) -> Iterator[Due]:
-    periods_ns = periods_of(plan)
+def stream_of_records(
+    plan: Plan, records: Mapping[str, Record], *, longest_ns: int = LONGEST_BATCH_NS
+) -> Iterator[Due]:
+    """What sources give of records that are in memory, in order of time, in batches of at most so long."""
+    periods_ns = [longest_ns, *periods_of(plan)]
     times = {node: record.times_ns for node, record in records.items()}
     sources = [node.id for node in plan.nodes if isinstance(node.node, SourceNode) and node.id in records]
     made = []
@@ -129,13 +142,25 @@ def _stream(plan: Plan, records: Mapping[str, Record]) -> Iterator[Due]:
     return heapq.merge(*made, key=lambda due: due.due_ns)
 
 
-def _recorded_stream(plan: Plan, files: Sequence[Path], span: tuple[int, int]) -> Iterator[Due]:
-    sources = {node.id: node for node in plan.nodes if isinstance(node.node, SourceNode)}
-    types = {each for node in sources.values() for each in _messages_of(node)}
-    given = recording.read(files, nodes=sources, types=types | set(BUILT_IN_MESSAGES), begins=_begins_of(plan))
+def stream_of_recording(
+    plan: Plan,
+    files: Sequence[Path],
+    span: tuple[int, int],
+    *,
+    sources: Collection[str] | None = None,
+    as_given: bool = False,
+) -> Iterator[Due]:
+    """What sources give of a recording of their wires, or these sources alone, in the order in which they did.
+    `as_given`: no batches are joined."""
+    known = {node.id: node for node in plan.nodes if isinstance(node.node, SourceNode)}
+    wanted = {name: node for name, node in known.items() if sources is None or name in sources}
+    types = {each for node in wanted.values() for each in _messages_of(node)}
+    given = recording.read(
+        files, nodes=wanted, types=types | set(BUILT_IN_MESSAGES), begins=None if as_given else _begins_of(plan)
+    )
     for each in given:
         if span[0] <= each.at_ns < span[1]:
-            yield Due(each.at_ns, each.node, partial(_replayed, each.message, sources[each.node]))
+            yield Due(each.at_ns, each.node, partial(_replayed, each.message, wanted[each.node]))
 
 
 def _messages_of(node: PlannedNode) -> set[type[Message]]:
@@ -208,7 +233,7 @@ def _cuts(
     if not len(time_ns):
         return np.empty(0, dtype=np.int64)
     cut = np.diff(time_ns) >= APART_NS
-    for period_ns in (LONGEST_BATCH_NS, *periods_ns):
+    for period_ns in periods_ns:
         cut |= np.diff(time_ns // period_ns) != 0
     for other_ns in others:
         cut |= np.diff(np.searchsorted(other_ns, time_ns, side="left")) != 0
@@ -303,9 +328,6 @@ class _Recorded:
 
 class _Nowhere:
     """A sink in place of one that would write or send."""
-
-    def __init__(self, _config: Any, _context: Context) -> None:
-        """Acquires nothing."""
 
     def open(self) -> None:
         return None

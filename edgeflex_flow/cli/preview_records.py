@@ -98,9 +98,15 @@ def _in_folder(given: GivenRecord, sources: Sequence[str]) -> list[GivenRecord]:
     return [GivenRecord(given.source or (file.stem if file.stem in sources else ""), str(file)) for file in files]
 
 
-def read_records(plan: Plan, given: Sequence[GivenRecord], span: Span = Span()) -> Records:  # noqa: B008 - immutable
-    """What each source of the flow gave. Raises NoRecordError when a source that is needed has no record, and
-    RecordingError for a file that cannot be read."""
+def read_records(
+    plan: Plan,
+    given: Sequence[GivenRecord],
+    span: Span = Span(),  # noqa: B008 - immutable
+    *,
+    partly: bool = False,
+) -> Records:
+    """What each source of the flow gave. Raises NoRecordError when a source that is needed has no record, unless it is
+    asked for `partly`, and RecordingError for a file that cannot be read."""
     reader = _Reader(plan, span)
     for each in given:
         if each.source:
@@ -109,7 +115,8 @@ def read_records(plan: Plan, given: Sequence[GivenRecord], span: Span = Span()) 
         if not each.source:
             reader.read_for_all(each)
     records = reader.records()
-    _refuse_missing(plan, records)
+    if not partly:
+        _refuse_missing(plan, records)
     return records
 
 

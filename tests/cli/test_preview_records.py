@@ -190,7 +190,7 @@ def test_unknown_store_is_told_with_those_that_the_flow_has() -> None:
 
 
 def test_empty_folder_holds_no_recording(tmp_path: Path) -> None:
-    with pytest.raises(NoRecordError, match=r"there is no recording in it; known endings: \.jsonl, \.npz"):
+    with pytest.raises(NoRecordError, match=r"there is no recording in it; known endings: \.jsonl, \.rec, \.npz"):
         read("frequency_events", tmp_path)
 
 

@@ -270,7 +270,7 @@ def test_secret_that_is_rotated_is_taken_up_and_a_wrong_one_is_not(tmp_path: Pat
         site.start()
         site.running()
         site.replace(secret, wrong)
-        site.wait_for(r"flow 'one' has changed \(connection 'databus': password\)")
+        site.wait_for(r"flow 'one' has changed \(connection databus\.password: \*\*\* → \*\*\*\)")
         site.wait_for(r"flow 'one': the new version does not reach 'databus': .*; the old one runs on")
         site.gets("one", 1)
         site.replace(secret, second)

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
 import msgspec
 from litestar import Request, Response
+from litestar.di import NamedDependency
 from litestar.exceptions import HTTPException
-from litestar.params import Dependency, HeaderParameter, QueryParameter
+from litestar.params import HeaderParameter, QueryParameter
 from litestar.status_codes import (
     HTTP_200_OK,
     HTTP_202_ACCEPTED,
@@ -84,7 +85,7 @@ async def how_asked(wait_s: WaitS = USUAL_WAIT_S, key: Key = None) -> HowAsked:
     return HowAsked(wait_s, key)
 
 
-How = Annotated[HowAsked, Dependency()]
+How = NamedDependency[HowAsked]
 """How a change is asked for."""
 
 
