@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -38,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def lines(rows: list[tuple[float, float]]) -> list[dict[str, Any]]:
+def lines(rows: Sequence[tuple[float, float]]) -> list[dict[str, Any]]:
     return [{"at": f"{at}s", "device": "m1", "active_power_w": value} for at, value in rows]
 
 
