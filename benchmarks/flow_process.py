@@ -1,17 +1,18 @@
 """The flow under test in a process of its own; says twenty times a second how far it is.
 
-`python -m benchmarks.flow_process PORT MQTT_PORT [FOLDER NODES]` prints JSON lines: time, frames whose ROCOF is done,
-events, drops. With FOLDER the wires of these nodes (by commas; none: all) are recorded there.
+`python -m benchmarks.flow_process PORT MQTT_PORT [FOLDER]` prints JSON lines: time, frames whose ROCOF is done, events,
+drops. With FOLDER each SIGUSR1 changes what is recorded there: nothing, the source's wire, all wires, nothing, …
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import signal
 import sys
 import threading
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 from edgeflex_flow.cli.kinds import shipped_registry
@@ -58,7 +59,29 @@ def tell(run: FlowRun, progress: Progress) -> None:
         time.sleep(PERIOD_S)
 
 
-def main(port: int, mqtt_port: int, folder: str = "", nodes: str = "") -> None:
+class Switch:
+    """Records another thing at each turn, from a thread of its own: a signal must not wait for a disk."""
+
+    def __init__(self, run: FlowRun, folder: Path) -> None:
+        self._run = run
+        self._folder = folder
+        self._ways = itertools.cycle([["pmu"], [], None])
+        self._recorder: Recorder | None = None
+        self._turns = 0
+
+    def turn(self, *_: object) -> None:
+        threading.Thread(target=self._turn).start()
+
+    def _turn(self) -> None:
+        if self._recorder is not None:
+            self._recorder.__exit__(None, None, None)
+        nodes = next(self._ways)
+        self._turns += 1
+        name = f"turn-{self._turns}"
+        self._recorder = None if nodes is None else Recorder(self._run, self._folder, name, nodes=nodes).__enter__()
+
+
+def main(port: int, mqtt_port: int, folder: str = "") -> None:
     logging.getLogger("edgeflex").setLevel(logging.ERROR)
     plan = load_flow(
         FLOWS / "throughput.yaml",
@@ -69,8 +92,9 @@ def main(port: int, mqtt_port: int, folder: str = "", nodes: str = "") -> None:
     progress = Progress()
     run = FlowRun(plan, taps={"rocof": progress})
     threading.Thread(target=tell, args=(run, progress), daemon=True).start()
-    recorder = Recorder(run, Path(folder), "run", nodes=nodes.split(",") if nodes else ()) if folder else nullcontext()
-    with stop_on_signals(run), recorder:
+    if folder:
+        signal.signal(signal.SIGUSR1, Switch(run, Path(folder)).turn)
+    with stop_on_signals(run):
         run_bytewax(run)
 
 

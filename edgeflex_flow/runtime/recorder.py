@@ -6,10 +6,12 @@ The thread that passes messages puts them into a queue. The arrays in them are n
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +24,7 @@ from edgeflex_flow.recording import About, Given, Keep, NodeAbout, RecordingWrit
 from edgeflex_flow.runtime.run import FlowRun, rows_of
 
 TURN_S: Final = 0.5
+LOWER_PRIORITY: Final = 10
 TURN_ROWS: Final = 100_000
 MOST_WAITING_ROWS: Final = 4_000_000
 COMPLAIN_S: Final = 30.0
@@ -140,6 +143,9 @@ class Recorder:
                 self._due.set()
 
     def _loop(self) -> None:
+        with suppress(OSError, AttributeError):  # not on every system
+            # Of this thread alone: where processors are few, the flow goes first.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWER_PRIORITY)
         while not self._over:
             self._due.wait(TURN_S)
             self._due.clear()
