@@ -67,6 +67,7 @@ class _Document(Struct):
 
     kind: PolicyKind
     fields: dict[str, Any] = {}
+    choices: dict[str, str] = {}
     valid_from: _Moment | None = None
     valid_until: _Moment | None = None
 
@@ -77,7 +78,7 @@ class _Document(Struct):
             policy_group="",
             policy_kind=self.kind,
             version=1,
-            fields=field_values(self.kind, self.fields),
+            fields=field_values(self.kind, {**self.fields, **self.choices}),
             valid_from_ns=moment_ns(self.valid_from),
             valid_until_ns=moment_ns(self.valid_until),
         )

@@ -22,4 +22,4 @@ def test_the_flow_makes_of_its_recording_what_is_expected(file: Path) -> None:
 
 
 def test_there_are_some() -> None:
-    assert len(TESTS) >= 9
+    assert len(TESTS) >= 13

@@ -42,6 +42,8 @@ class Pmus(_Part, frozen=True, kw_only=True):
     noise_hz: Annotated[float, Meta(ge=0, le=1)] = 0.0
     delay: str = "20ms"
     """From the time tag to the reception."""
+    devices: tuple[str, ...] = ()
+    """These alone, `GENROU_1` to `GENROU_10`; none: all."""
 
     @property
     def event_at_s(self) -> float:

@@ -106,7 +106,7 @@ def _pmus(source: PlannedNode, wanted: Pmus) -> Samples:
     rows = measured.frequency_hz.size
     time_ns = BEGIN_NS + (frames * NS_PER_S + rate // 2) // rate
     count = len(made.generators)
-    return Samples(
+    every = Samples(
         time_ns=np.repeat(time_ns, count),
         device=np.tile(np.arange(count, dtype=np.int32), len(frames)),
         devices=tuple(made.generators),
@@ -118,6 +118,12 @@ def _pmus(source: PlannedNode, wanted: Pmus) -> Samples:
         quality=np.zeros(rows, dtype=np.uint16),
         received_ns=0,
     )
+    if not wanted.devices:
+        return every
+    codes = [code for code, name in enumerate(every.devices) if name in wanted.devices]
+    if len(codes) < len(wanted.devices):
+        raise InputError(f"`pmus.devices`: got {', '.join(wanted.devices)}; known: {', '.join(every.devices)}")
+    return every.take(np.isin(every.device, codes))
 
 
 def _wrapped(angle_rad: NDArray[np.float64]) -> NDArray[np.float64]:

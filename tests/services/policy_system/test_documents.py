@@ -173,6 +173,19 @@ def test_fields_are_what_parameters_of_flows_bind_to() -> None:
     assert "endpoint" not in read_document(GOOD["flexibility"]).field_values()
 
 
+def test_choices_reach_flows_beside_fields() -> None:
+    fields, choices = {"latency_budget": "100 ms"}, {"best_profile": "QOS_L"}
+    document = read_document({"kind": "operational_bounds", "fields": fields, "choices": choices})
+    assert document.field_values() == {**fields, **choices}
+    assert read_document({"kind": "operational_bounds", "choices": choices}).field_values() == choices
+
+
+def test_a_name_among_fields_and_choices_or_a_choice_that_is_no_word_is_told_at_its_place() -> None:
+    both = {"kind": "operational_bounds", "fields": {"a": "1 s"}, "choices": {"a": "QOS_L"}}
+    assert problems_of(both) == {"choices.a": "'a' is among the fields already"}
+    assert "choices.a" in problems_of({"kind": "operational_bounds", "choices": {"a": "two words"}})
+
+
 def test_times_of_day_reach_flows_as_the_time_since_midnight() -> None:
     values = read_document(GOOD["flexibility"]).field_values()
     assert (values["window_begin"], values["window_end"]) == ("6 h", "1350 min")
