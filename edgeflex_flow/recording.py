@@ -223,8 +223,6 @@ class Decoder:
         self._tag = msgspec.json.Decoder(_Tagged)
         self._devices: dict[tuple[str, ...], tuple[str, ...]] = {}
         """So that equal names are the same object."""
-        self.unknown: dict[str, int] = {}
-        """Messages by type of which this version knows none."""
 
     def arrays(self, block: Block, columns: Iterable[str] | None = None) -> Arrays:
         """The arrays of a block, of columns only these, or all."""
@@ -270,8 +268,6 @@ class Decoder:
             name = self._tag.decode(line).type
             if name in self._types:
                 yield Given(seq, at_ns, head.node, self._types[name].decode(line))
-            else:
-                self.unknown[name] = self.unknown.get(name, 0) + 1
 
     def _unpack_all(self, heads: Sequence[Packed], body: bytes, left_out: frozenset[str]) -> dict[str, _Array]:
         arrays: dict[str, _Array] = {}
@@ -354,7 +350,8 @@ def recordings_in(place: Path) -> list[Path]:
 
 
 def span(files: Sequence[Path], nodes: Iterable[str]) -> tuple[int, int]:
-    """When the first and the last of these nodes were given, UTC nanoseconds. Reads no more than their times.
+    """When the first and the last of these nodes were given, UTC nanoseconds. Reads the files to their ends, so that
+    damage is found before anything is made of them.
 
     Raises BadRecordingError, also where there is nothing of them.
     """

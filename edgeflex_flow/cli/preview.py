@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from edgeflex_connectors.recording_table import RecordingError
 from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS
 from edgeflex_flow.cli.on_record import OnTime, behind, span_of
-from edgeflex_flow.cli.places import Definition, find_site
+from edgeflex_flow.cli.places import find_site
 from edgeflex_flow.cli.preview_compare import compare
 from edgeflex_flow.cli.preview_policies import (
     Change,
@@ -33,7 +33,7 @@ from edgeflex_flow.cli.preview_run import Outcome, prepare, run_through
 from edgeflex_flow.cli.preview_show import OPEN_LOOP, Preview, RecordFacts, show
 from edgeflex_flow.cli.preview_words import summary, within_a_day
 from edgeflex_flow.cli.problems import WIDTH_OF_FILES, console, show_problems
-from edgeflex_flow.cli.times import Time
+from edgeflex_flow.cli.record_options import on_records
 from edgeflex_flow.errors import FatalError, FlowFileError, how_to_install
 from edgeflex_flow.flowfile import Plan, load_flow
 from edgeflex_flow.messages import Setpoints, ShadowSetpoints
@@ -49,17 +49,7 @@ DRAWN_AS: Final = (".png", ".svg", ".pdf")
 @click.command()
 @click.argument("policy", type=click.Path(path_type=Path, dir_okay=False), metavar="POLICY")
 @click.option("--flow", "flow_file", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Flow file.")
-@click.option("--site", help="Site file, or the name of one in sites/ beside the flow file.")
-@click.option("-D", "definitions", type=Definition(), multiple=True, help="Set a parameter: -D pmu_port=4713.")
-@click.option(
-    "--record",
-    "records",
-    required=True,
-    multiple=True,
-    help="What sources gave: FILE, FOLDER or store:NAME; of one source, SOURCE=FILE.",
-)
-@click.option("--begin", type=Time(), default=None, help="Use what was recorded from this time on.")
-@click.option("--end", type=Time(), default=None, help="Use what was recorded before this time: 2026-05-01T10:00:00Z.")
+@on_records
 @click.option(
     "--today",
     metavar="FILE|defaults",

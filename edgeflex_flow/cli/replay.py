@@ -20,12 +20,12 @@ from edgeflex_connectors.recording_table import RecordingError
 from edgeflex_connectors.store import EARLIEST_NS, LATEST_NS
 from edgeflex_flow import recording
 from edgeflex_flow.cli.on_record import OnTime, clock_of, plan_on_record, plan_on_recording, span_of
-from edgeflex_flow.cli.places import Definition, find_site
+from edgeflex_flow.cli.places import find_site
 from edgeflex_flow.cli.preview_policies import PolicyFileError, read_policy_file
 from edgeflex_flow.cli.preview_records import NoRecordError, Span, find_records, read_records
 from edgeflex_flow.cli.problems import WIDTH_OF_FILES, console, show_problems
+from edgeflex_flow.cli.record_options import on_records
 from edgeflex_flow.cli.run import EXIT_BAD_FILE, EXIT_FATAL
-from edgeflex_flow.cli.times import Time
 from edgeflex_flow.clock import PacedClock, VirtualClock
 from edgeflex_flow.errors import FatalError, FlowFileError
 from edgeflex_flow.flowfile import Plan, load_flow
@@ -69,17 +69,7 @@ class Recorded(NamedTuple):
 
 @click.command()
 @click.argument("flow_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FLOW")
-@click.option("--site", help="Site file, or the name of one in sites/ beside the flow file.")
-@click.option("-D", "definitions", type=Definition(), multiple=True, help="Set a parameter: -D pmu_port=4713.")
-@click.option(
-    "--record",
-    "records",
-    required=True,
-    multiple=True,
-    help="What sources gave: FILE, FOLDER or store:NAME; of one source, SOURCE=FILE.",
-)
-@click.option("--begin", type=Time(), default=None, help="Use what was recorded from this time on.")
-@click.option("--end", type=Time(), default=None, help="Use what was recorded before: 2026-05-01T10:00:00Z.")
+@on_records
 @click.option("--speed", type=Speed(), default="max", show_default=True, help="How fast, beside how it was.")
 @click.option("--policies", type=click.Path(path_type=Path, dir_okay=False), help="Policies that hold, as a file.")
 @click.option(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from flow_versions import version_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeflex_flow.cli.kinds import shipped_registry
-from edgeflex_flow.flowfile import Plan, load_flow, to_svg
+from edgeflex_flow.flowfile import Plan, to_svg
 from edgeflex_flow.flowfile.difference import both_of, difference, marks_of, renamed
 
 TELL = "  tell: {kind: mqtt_publish, from: event, bus: databus, topic: event}"
@@ -24,21 +24,10 @@ nodes:
     onset: {policy: trigger, field: onset, default: 0.02 Hz/s, min: 0.005 Hz/s, max: 1 Hz/s}
   tell: {kind: mqtt_publish, from: event, bus: databus, topic: event}
 """
-SITE = """\
-site: yard
-connections:
-  databus: {kind: mqtt, url: "mqtt://127.0.0.1:1883", username: grid, password: hush}
-"""
 
 
 def plan(folder: Path, *changes: tuple[str, str]) -> Plan:
-    flow, site = FLOW, SITE
-    for old, new in changes:
-        assert old in flow + site
-        flow, site = flow.replace(old, new), site.replace(old, new)
-    (folder / "grid.yaml").write_text(flow)
-    (folder / "yard.yaml").write_text(site)
-    return load_flow(folder / "grid.yaml", shipped_registry(), site=folder / "yard.yaml")
+    return version_of(FLOW, folder, *changes)
 
 
 CASES = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from flow_versions import version_of
 
-from edgeflex_flow.cli.kinds import shipped_registry
-from edgeflex_flow.flowfile import Plan, load_flow
+from edgeflex_flow.flowfile import Plan
 from edgeflex_flow.flowfile.revision import Call, digest_of, identity_of, new_calls
 
 FLOW = """\
@@ -18,21 +18,10 @@ nodes:
   event: {kind: frequency_event, from: rocof}
   tell: {kind: mqtt_publish, from: event, bus: databus, topic: event}
 """
-SITE = """\
-site: yard
-connections:
-  databus: {kind: mqtt, url: "mqtt://127.0.0.1:1883", username: grid, password: hush}
-"""
 
 
 def plan(folder: Path, *changes: tuple[str, str]) -> Plan:
-    flow, site = FLOW, SITE
-    for old, new in changes:
-        assert old in flow + site
-        flow, site = flow.replace(old, new), site.replace(old, new)
-    (folder / "grid.yaml").write_text(flow)
-    (folder / "yard.yaml").write_text(site)
-    return load_flow(folder / "grid.yaml", shipped_registry(), site=folder / "yard.yaml")
+    return version_of(FLOW, folder, *changes)
 
 
 CASES: dict[tuple[str, str], tuple[Call, ...]] = {
