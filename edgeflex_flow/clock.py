@@ -47,8 +47,15 @@ class VirtualClock:
         self._now_ns = max(self._now_ns, time_ns)
 
 
-class PacedClock(VirtualClock):
-    """A virtual clock that moves no faster than `speed` times real time. `wait` waits so many seconds, or less."""
+class RecordedClock(VirtualClock):
+    """A virtual clock for what was recorded: it goes from what is due to what is due next and never beyond. Rows do not
+    move it: they may be of the time to come, as prices of the next day are.
+    """
+
+
+class PacedClock(RecordedClock):
+    """A clock for what was recorded that moves no faster than `speed` times real time. `wait` waits so many seconds, or
+    less."""
 
     def __init__(self, start_ns: int, speed: float, wait: Callable[[float], object]) -> None:
         super().__init__(start_ns)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgeflex_flow import recording
 from edgeflex_flow.cli.preview_files import Timed
-from edgeflex_flow.clock import Clock, VirtualClock
+from edgeflex_flow.clock import Clock, RecordedClock
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
 from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Quality, Samples
 from edgeflex_flow.node import Context, NodeConfig, OperatorNode, Sink, SinkNode, SourceNode, WireMessage
@@ -209,9 +209,9 @@ def span_of(records: Mapping[str, Record]) -> tuple[int, int]:
     return min(first for first, _ in ends), max(last for _, last in ends)
 
 
-def clock_of(records: Mapping[str, Record]) -> VirtualClock:
+def clock_of(records: Mapping[str, Record]) -> RecordedClock:
     """A clock that stands right before the records begin, so that a tick of their first moment comes first, too."""
-    return VirtualClock(span_of(records)[0] - 1)
+    return RecordedClock(span_of(records)[0] - 1)
 
 
 def _batches(record: Record, periods_ns: Sequence[int], others: Sequence[NDArray[np.int64]]) -> list[_Batch]:

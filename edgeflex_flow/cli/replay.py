@@ -26,7 +26,7 @@ from edgeflex_flow.cli.preview_records import NoRecordError, Span, find_records,
 from edgeflex_flow.cli.problems import WIDTH_OF_FILES, console, show_problems
 from edgeflex_flow.cli.record_options import on_records
 from edgeflex_flow.cli.run import EXIT_BAD_FILE, EXIT_FATAL
-from edgeflex_flow.clock import PacedClock, VirtualClock
+from edgeflex_flow.clock import PacedClock, RecordedClock
 from edgeflex_flow.errors import FatalError, FlowFileError
 from edgeflex_flow.flowfile import Plan, load_flow
 from edgeflex_flow.messages import Message, encode_message
@@ -186,7 +186,7 @@ def _of_wires(plan: Plan, files: Sequence[Path], span: Span, *, sends: bool) -> 
 
 def prepared(recorded: Recorded, on_time: OnTime, speed: float = math.inf) -> FlowRun:
     """A run on what was recorded that has not begun."""
-    clock = VirtualClock(recorded.begin_ns)
+    clock = RecordedClock(recorded.begin_ns)
     run = FlowRun(recorded.plan(on_time), clock=clock)
     if speed < math.inf:
         run.clock = PacedClock(recorded.begin_ns, speed, run.wait_for_stop)

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import click
 import msgspec
@@ -33,6 +33,10 @@ _Advance: TypeAlias = Callable[[GoldenResult], None]
 )
 @click.option("--junit", "junit_file", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML to it.")
 @click.option("--pictures", type=click.Path(path_type=Path, file_okay=False), help="Draw what failed, to this folder.")
+@click.option(
+    "--record", type=click.Path(path_type=Path, file_okay=False),
+    help="Keep what crossed the wires of each, in this folder: `edgeflex explain` tells where it comes from.",
+)  # fmt: skip
 @click.option("--update", is_flag=True, help="Write the files of `same_as` anew, as the flows are now.")
 @click.option("--json", "as_json", is_flag=True, help="Print results as JSON.")
 @click.pass_obj
@@ -43,6 +47,7 @@ def test(
     workers: int | None,
     junit_file: Path | None,
     pictures: Path | None,
+    record: Path | None,
     update: bool,
     as_json: bool,
 ) -> None:
@@ -57,7 +62,8 @@ def test(
     files = list(find_tests(places or (Path("flows") if Path("flows").is_dir() else Path(),)))
     if not files:
         raise click.UsageError("there is no test there: name its file, or a folder with tests/*.yaml")
-    results = _run_all(files, registry, min(workers or os.cpu_count() or 1, len(files)), update=update, quiet=as_json)
+    how = _How(update=update, record=_new_folder(record))
+    results = _run_all(files, registry, min(workers or os.cpu_count() or 1, len(files)), how, quiet=as_json)
     if junit_file is not None:
         junit_file.write_bytes(junit(results))
     if pictures is not None:
@@ -69,19 +75,30 @@ def test(
     sys.exit(0 if all(each.good for each in results) else EXIT_FAILED)
 
 
-def _run_all(
-    files: Sequence[Path], registry: Registry, workers: int, *, update: bool, quiet: bool
-) -> list[GoldenResult]:
+class _How(NamedTuple):
+    """How tests are run."""
+
+    update: bool
+    record: Path | None
+
+
+def _new_folder(folder: Path | None) -> Path | None:
+    if folder is not None and folder.exists() and any(folder.iterdir()):
+        raise click.BadParameter(f"{folder} is not empty", param_hint="--record")
+    return folder
+
+
+def _run_all(files: Sequence[Path], registry: Registry, workers: int, how: _How, *, quiet: bool) -> list[GoldenResult]:
     """In the order of the files, whichever ends first."""
     with _progress(len(files), quiet=quiet) as advance:
         if workers == 1:
             found = []
             for file in files:
-                found.append(run_test(file, registry, update=update))
+                found.append(run_test(file, registry, **how._asdict()))
                 advance(found[-1])
             return found
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin) as pool:
-            waiting = {pool.submit(_in_process, file, update): file for file in files}
+            waiting = {pool.submit(_in_process, file, how): file for file in files}
             done = {}
             for each in as_completed(waiting):
                 done[waiting[each]] = each.result()
@@ -99,8 +116,8 @@ def _begin() -> None:
     _registry.append(full_registry()[0])
 
 
-def _in_process(file: Path, update: bool) -> GoldenResult:
-    return run_test(file, _registry[0], update=update)
+def _in_process(file: Path, how: _How) -> GoldenResult:
+    return run_test(file, _registry[0], **how._asdict())
 
 
 @contextmanager

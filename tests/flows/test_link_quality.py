@@ -1,4 +1,4 @@
-"""`link_quality.yaml`: on time of its own, and with real frames over a link that loses them and a real service."""
+"""`link_quality.yaml` with real frames over a link that loses them and a real service."""
 
 from __future__ import annotations
 
@@ -14,93 +14,16 @@ from typing import Any, Self
 import pytest
 from broker import Amqtt, Listener, wait_until
 from device_services import DeviceSite
-from link_cases import RATE, START_S, row, status
 from link_services import LinkService, gpsi_of
-from shipped import FLOWS, LOCAL, RUNTIMES, flow_run, running
+from shipped import RUNTIMES, flow_run, running
 
-from edgeflex_flow.cli.kinds import shipped_registry
-from edgeflex_flow.clock import VirtualClock
-from edgeflex_flow.flowfile import load_flow
-from edgeflex_flow.messages import Alarm, LinkQosRequest
-from edgeflex_flow.node import WireMessage
-from edgeflex_flow.runtime.policies import apply_policies
 from edgeflex_flow.runtime.run import FlowRun
-from edgeflex_flow.runtime.runners import Tick
-from edgeflex_flow.runtime.stage import Stage, whole
 from edgeflex_services.broker import free_udp_port
 from edgeflex_services.pmu_recording import Recording
 from edgeflex_services.pmu_simulator import PmuSimulator
 
-S = 1_000_000_000
 HOST = "127.0.0.1"
 each_runtime = pytest.mark.parametrize("execute", RUNTIMES.values(), ids=RUNTIMES)
-
-
-class FlowOnItsOwnTime:
-    """The operators of the shipped flow, second by second. The network gives what is asked for two seconds later."""
-
-    def __init__(self) -> None:
-        plan = load_flow(FLOWS / "link_quality.yaml", shipped_registry(), site=LOCAL)
-        self._clock = VirtualClock(START_S * S)
-        self._given: list[WireMessage] = []
-        self.run = FlowRun(plan, clock=self._clock, taps={"guard": self._given.append})
-        self._stage = Stage(self.run, whole(plan), {})
-        self._answers: list[tuple[int, LinkQosRequest]] = []
-        self._now_s = 0
-        self.told: list[tuple[int, str, str]] = []
-        """Second, what (an alarm's severity, or what is asked for), and the text."""
-
-    def go_on(self, seconds: int, *, latency_s: float = 0.05, lose_every: int = 0) -> None:
-        for _ in range(seconds):
-            for number in range(RATE):
-                if not lose_every or number % lose_every:
-                    time_s = self._now_s + number / RATE
-                    self._stage.begin("pmu", row(time_s, time_s + latency_s))
-            self._now_s += 1
-            self._clock.advance_to((START_S + self._now_s) * S)
-            for _, request in [each for each in self._answers if each[0] == self._now_s]:
-                profile = request.profile or "QOS_S"
-                state = "available" if request.profile else "ended"
-                self._stage.begin("network", status(self._now_s, profile, state))  # type: ignore[arg-type]
-            self._stage.begin("guard", Tick((START_S + self._now_s) * S))
-            self._hear()
-
-    def _hear(self) -> None:
-        for each in self._given:
-            if isinstance(each, LinkQosRequest):
-                self._answers.append((self._now_s + 2, each))
-                self.told.append((self._now_s, f"{each.action} {each.profile}", each.reason))
-            elif isinstance(each, Alarm):
-                self.told.append((self._now_s, each.severity, each.text))
-        self._given.clear()
-
-    def close(self) -> None:
-        self.run.wakeup.close()
-
-
-def test_a_bad_link_gets_better_step_by_step_as_far_as_the_policy_goes_and_gives_it_back() -> None:
-    with closing(FlowOnItsOwnTime()) as flow:
-        flow.go_on(30)
-        flow.go_on(60, lose_every=5)
-        apply_policies(flow.run, {"link_quality": {"best_profile": "QOS_S", "version": "2"}})
-        flow.go_on(60, lose_every=5)
-        flow.go_on(700)
-    link = "link of 'PMU7': "
-    lost = "of its rows are missing, budget 1.0%"
-    assert [(what, text.replace(link, "")[-len(lost) :]) for _, what, text in flow.told if "raise" in what] == [
-        ("raise QOS_S", lost),
-        ("raise QOS_M", lost),
-        ("raise QOS_S", lost),
-    ]
-    assert [(second, what) for second, what, _ in flow.told] == [
-        (36, "warning"),
-        (36, "raise QOS_S"),
-        (53, "raise QOS_M"),
-        (91, "release None"),
-        (98, "raise QOS_S"),
-        (165, "info"),
-        (760, "release None"),
-    ]
 
 
 class LossyLink:

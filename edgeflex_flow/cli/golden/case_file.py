@@ -58,18 +58,32 @@ class Pmus(_Part, frozen=True, kw_only=True):
         _seconds(self.delay, "delay")
 
 
+class Ambient(_Part, frozen=True, kw_only=True):
+    """PMUs of four units in two areas, `G1` to `G4`, while nothing happens but that loads wander. Their inertia
+    constants are 6.5 s in one area and 6.175 s in the other."""
+
+    seconds: Annotated[float, Meta(gt=0, le=3600)]
+    load_share: Annotated[float, Meta(ge=0, le=0.1)] = 0.01
+    """How far loads wander, as a share of each."""
+    seed: int = 1
+
+
 class Input(_Part, frozen=True, kw_only=True):
     """What a source gives: one of these."""
 
     file: str | None = None
     """Of any form that `edgeflex replay` reads, beside the file of the test."""
     pmus: Pmus | None = None
+    ambient: Ambient | None = None
     lines: tuple[dict[str, Any], ...] | None = None
-    """Rows and messages as they stand in a recording of JSON lines, with `at` in place of `time_ns`."""
+    """Rows and messages as they stand in a recording of JSON lines, with `at` in place of `time_ns`. One with `every`
+    is given again and again, from `at` to before `until`; a column of it that is `50 to 49.9` goes evenly from the one
+    to the other. `device` may be a list. Times in it (`begin_ns`) may be since the begin, as `90s`. A row with a
+    `time_ns` of its own is given at `at` all the same: prices that are known before, a clock that is wrong."""
 
     def __post_init__(self) -> None:
-        if sum(each is not None for each in (self.file, self.pmus, self.lines)) != 1:
-            raise ValueError("a source gives a `file`, `pmus` or `lines`")
+        if sum(each is not None for each in (self.file, self.pmus, self.ambient, self.lines)) != 1:
+            raise ValueError("a source gives a `file`, `pmus`, `ambient` or `lines`")
 
 
 class PoliciesAt(_Part, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeflex_flow.cli.differing import differing, shown
 from edgeflex_flow.cli.golden.bounds import Bound
 from edgeflex_flow.cli.golden.case_file import Expectation, Scalar
 from edgeflex_flow.messages import Message, Samples, encode_message
@@ -135,11 +136,10 @@ def _matches(told: Any, path: str, wanted: Scalar) -> bool:
 
 
 def _unit(path: str, message: Message | None) -> str | None:
-    named = path.rpartition(".")[2]
-    if named == "*" or column_unit(named) is None:
-        named = str(getattr(message, "quantity", "") or getattr(message, "column", ""))
-    unit = column_unit(named)
-    return None if unit is None else unit.symbol
+    """Of the last part of a path whose name ends in one, as of `exchange_w.0`, else of what the message is about."""
+    about = str(getattr(message, "quantity", "") or getattr(message, "column", ""))
+    units = (column_unit(each) for each in (*reversed(path.split(".")), about))
+    return next((unit.symbol for unit in units if unit is not None), None)
 
 
 def _rows(expected: Expectation, given: Sequence[Collected], begin_ns: int) -> _Items:
@@ -188,7 +188,7 @@ def _in_time(expected: Expectation, items: _Items) -> Iterator[Difference]:
 
 
 def _values(expected: Expectation, items: _Items) -> Iterator[Difference]:
-    for path, wanted in expected.values.items():
+    for path, wanted in expected.values.items() if len(items) else ():  # without any, no unit is known
         bound = Bound.parse(str(wanted), items.units[path])
         for at_s, found in zip(items.at_s.tolist(), items.values[path], strict=True):
             place = f"{path} at {at_s:.3f} s"
@@ -218,7 +218,7 @@ def _summary(items: _Items) -> str:
 
 
 def _points(expected: Expectation, items: _Items) -> Iterator[Points]:
-    for path, wanted in expected.values.items():
+    for path, wanted in expected.values.items() if len(items) else ():
         bound = Bound.parse(str(wanted), items.units[path])
         pairs = [
             (at_s, float(each))
@@ -257,18 +257,5 @@ def _same(expected: Expectation, given: Sequence[Collected], file: Path, *, upda
     for number in range(max(len(wanted), len(found))):
         one = wanted[number] if number < len(wanted) else None
         other = found[number] if number < len(found) else None
-        yield from _differing(f"{file.name}:{number + 1}", one, other, expected.tolerance)
-
-
-def _differing(place: str, one: Any, other: Any, tolerance: float) -> Iterator[Difference]:
-    if isinstance(one, dict) and isinstance(other, dict):
-        for name in {**one, **other}:
-            yield from _differing(f"{place} {name}", one.get(name), other.get(name), tolerance)
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        for number, (a, b) in enumerate(zip(one, other, strict=True)):
-            yield from _differing(f"{place}[{number}]", a, b, tolerance)
-    elif isinstance(one, float) and isinstance(other, int | float):
-        if not math.isclose(one, other, rel_tol=tolerance, abs_tol=tolerance * 1e-3):
-            yield Difference(place=place, expected=f"{one:.9g}", got=f"{other:.9g}")
-    elif one != other:
-        yield Difference(place=place, expected=json.dumps(one)[:200], got=json.dumps(other)[:200])
+        for each in differing(one, other, expected.tolerance, f"{file.name}:{number + 1}"):
+            yield Difference(place=each.place, expected=shown(each.one), got=shown(each.other))

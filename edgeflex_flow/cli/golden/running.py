@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from edgeflex_flow.cli.golden.judge import Collected, Difference, Verdict, judge
 from edgeflex_flow.cli.golden.stream import InputError, inputs_of, with_faults
 from edgeflex_flow.cli.on_record import Due, plan_on_stream
 from edgeflex_flow.cli.preview_records import NoRecordError
-from edgeflex_flow.clock import Clock, VirtualClock
+from edgeflex_flow.clock import Clock, RecordedClock
 from edgeflex_flow.errors import FatalError, FlowFileError
 from edgeflex_flow.flowfile import load_flow
 from edgeflex_flow.messages import DeadLetter, Samples, validity_s
@@ -26,6 +27,7 @@ from edgeflex_flow.registry import Registry
 from edgeflex_flow.runtime.inline import run_inline
 from edgeflex_flow.runtime.letters import Letters, Refused
 from edgeflex_flow.runtime.policies import apply_policies
+from edgeflex_flow.runtime.recorder import Recorder
 from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_flow.units import NS_PER_S
 
@@ -48,14 +50,14 @@ class GoldenResult(msgspec.Struct, frozen=True, kw_only=True):
         return not self.error and all(each.good for each in self.verdicts)
 
 
-def run_test(file: Path, registry: Registry, *, update: bool = False) -> GoldenResult:
-    """Run the test in a file; whatever is wrong is in the result."""
+def run_test(file: Path, registry: Registry, *, update: bool = False, record: Path | None = None) -> GoldenResult:
+    """Run the test in a file; whatever is wrong is in the result. `record`: a folder for a recording of all wires."""
     began_s = time.monotonic()
     name = file.stem
     try:
         test = read_test(file)
         name = test.test
-        verdicts = _Run(test, file.parent, registry, update=update).verdicts()
+        verdicts = _Run(test, file, registry, update=update, record=record).verdicts()
     except FlowFileError as error:
         return GoldenResult(file=str(file), name=name, error="\n".join(str(each) for each in error.problems))
     except (InputError, NoRecordError, RecordingError, BadRecordingError, FatalError, OSError, ValueError) as error:
@@ -66,9 +68,12 @@ def run_test(file: Path, registry: Registry, *, update: bool = False) -> GoldenR
 
 
 class _Run:
-    def __init__(self, test: GoldenTest, folder: Path, registry: Registry, *, update: bool) -> None:
+    def __init__(self, test: GoldenTest, file: Path, registry: Registry, *, update: bool, record: Path | None) -> None:
+        folder = file.parent
         self._test = test
+        self._file = file
         self._folder = folder
+        self._record = record
         self._update = update
         self._plan = load_flow(
             folder / test.flow,
@@ -113,14 +118,17 @@ class _Run:
 
         lost = _Lost()
         plan = plan_on_stream(self._plan, iter(stream), on_time=on_time, sink=self._sink(begin_ns))
-        run = FlowRun(plan, clock=VirtualClock(begin_ns - 1))
+        run = FlowRun(plan, clock=RecordedClock(begin_ns - 1))
         run.people.letters = lost
         run.log.setLevel(SILENT)
         on_time(begin_ns)
         for node in plan.nodes:
             if node.id in self._collected and not isinstance(node.node, SinkNode):
                 run.taps[node.id] = _tap(run.clock, self._collected[node.id])
-        run_inline(run)
+        with ExitStack() as stack:
+            if self._record is not None:
+                stack.enter_context(Recorder(run, self._record, self._file.stem, at_once=True))
+            run_inline(run)
         found = [
             judge(each, self._collected[each.of], begin_ns, self._folder, update=self._update) for each in test.expect
         ]
@@ -179,8 +187,9 @@ class _Lost(Letters):
 
 
 class _Sink:
-    """A sink that keeps what it gets. While its far side is away it holds it: what is not valid any more then is
-    `expired`, as in `mqtt_publish`; what is still held at the end is `lost`."""
+    """A sink that keeps what it gets. While its far side is away it holds it, and brings it out in the moment in which
+    that is back: what is not valid any more then is `expired`, as in `mqtt_publish`; what is still held at the end is
+    `lost`."""
 
     def __init__(self, context: Context, collected: list[Collected], away: Sequence[Fault], begin_ns: int) -> None:
         self._context = context
@@ -190,26 +199,37 @@ class _Sink:
             for each in away
         ]
         self._held: list[WireMessage] = []
+        self._back_ns = 0
+        """When what is held goes out."""
 
     def open(self) -> None:
         return None
 
     def write(self, messages: Sequence[WireMessage]) -> None:
         now_ns = self._context.clock.now_ns()
-        self._held += messages
-        if any(first_ns <= now_ns < last_ns for first_ns, last_ns in self._away):
+        self._bring_out(now_ns)
+        for first_ns, last_ns in self._away:
+            if first_ns <= now_ns < last_ns:
+                self._held += messages
+                self._back_ns = last_ns
+                return
+        self._collected += [Collected(now_ns, message) for message in messages]
+
+    def _bring_out(self, now_ns: int) -> None:
+        if now_ns < self._back_ns:
             return
         held, self._held = self._held, []
         for message in held:
-            if self._away and validity_s(message, now_ns, None) <= 0.0:
+            if validity_s(message, self._back_ns, None) <= 0.0:
                 self._context.counters.add("expired")
             else:
-                self._collected.append(Collected(now_ns, message))
+                self._collected.append(Collected(self._back_ns, message))
 
     def flush(self, timeout_s: float) -> bool:
         del timeout_s
         return True
 
     def close(self) -> None:
+        self._bring_out(self._context.clock.now_ns())
         if self._held:
             self._context.counters.add("lost", len(self._held))

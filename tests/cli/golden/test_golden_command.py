@@ -86,6 +86,7 @@ def test_what_is_as_expected_passes(folder: Path) -> None:
         ),
         ({"of": "out", "until": "2s", "count": 0}, "count", "1"),
         ({"of": "limit", "values": {"nothing": "1"}}, "nothing at 1.000 s", "nothing"),
+        ({"of": "limit", "where": {"state": "below"}, "values": {"value": "< 140 W"}}, "count", "0"),
     ],
 )
 def test_what_is_not_as_expected_is_told_with_place_and_values(
@@ -128,6 +129,12 @@ def test_faults_of_sources_lose_change_delay_and_double_rows(
 def test_a_sink_whose_far_side_is_away_gets_what_waited_when_it_is_back(folder: Path) -> None:
     away = {"what": "away", "of": "out", "at": "500ms", "lasts": "1s"}
     expect = [{"of": "out", "until": "1500ms", "count": 0}, {"of": "out", "count": 4}]
+    assert result_of(folder, faults=[away], expect=expect).good
+
+
+def test_what_a_sink_held_goes_out_in_the_moment_in_which_its_far_side_is_back(folder: Path) -> None:
+    away = {"what": "away", "of": "out", "at": "2500ms", "lasts": "1200ms"}
+    expect = [{"of": "out", "after": "2500ms", "count": 2}, {"of": "out", "after": "3700ms", "within": "1ms"}]
     assert result_of(folder, faults=[away], expect=expect).good
 
 
@@ -192,9 +199,80 @@ def test_several_run_at_once_and_what_failed_is_drawn(folder: Path) -> None:
     assert [file.name for file in (folder / "drawn").iterdir()] == ["t0.png"]
 
 
+def test_a_line_is_given_again_and_again_on_the_way_from_one_value_to_another(folder: Path) -> None:
+    many = {"at": "1s", "until": "2s", "every": "250ms", "device": ["m1", "m2"], "active_power_w": "100 to 200"}
+    expect = [
+        {"of": "meters", "type": "samples", "count": 11},
+        {"of": "meters", "type": "samples", "where": {"device": "m2"}, "count": 4},
+        {"of": "meters", "type": "samples", "where": {"active_power_w": 175}, "count": 2, "after": "1750ms"},
+        {"of": "meters", "type": "samples", "where": {"device": "m2"}, "values": {"active_power_w": "100 to 175"}},
+        {"of": "meters", "type": "samples", "where": {"active_power_w": 1}, "count": 3},
+    ]  # fmt: skip
+    once = lines([(0.0, 1.0), (2.0, 1.0), (3.0, 1.0)])
+    result = result_of(folder, record={"meters": {"lines": [*once, many]}}, expect=expect)
+    assert result.error == ""
+    assert [each.differences for each in result.verdicts if not each.good] == []
+
+
+def test_a_row_of_the_time_to_come_does_not_move_the_clock(folder: Path) -> None:
+    ahead = {"at": "1s", "time_ns": "1h", "device": "m2", "active_power_w": 7}
+    expect = [
+        {"of": "meters", "type": "samples", "where": {"device": "m2"}, "after": "3600s", "count": 1},
+        {"of": "limit", "where": {"device": "m1", "state": "above"}, "until": "3100ms", "count": 2},
+    ]
+    result = result_of(folder, record={"meters": {"lines": [*lines(ROWS), ahead]}}, expect=expect)
+    assert result.error == ""
+    assert [each.differences for each in result.verdicts if not each.good] == []
+
+
+PLANS = """\
+flow: plans
+nodes:
+  plans: {kind: mqtt_subscribe, bus: bus, topics: [a], messages: [dispatch_plan], format: json.edgeflex}
+  out: {kind: mqtt_publish, from: plans, bus: bus, topic: b}
+"""
+
+
+def test_times_within_messages_count_from_the_begin_and_lists_have_the_unit_of_their_name(folder: Path) -> None:
+    (folder / "plans.yaml").write_text(PLANS)
+    plan = {
+        "type": "dispatch_plan", "controller": "vpp", "begin_ns": "90s", "step_s": 900, "status": "ok", "powers_w": {},
+        "exchange_w": [2e6], "prices_eur_per_mwh": [1], "profit_eur": 0, "solver": "lp", "solver_status": "optimal",
+        "gap": 0, "solver_s": 0,
+    }  # fmt: skip
+    expect = {"of": "out", "values": {"begin_ns": "1700000090000000000", "exchange_w.0": "2 MW +- 1 W"}}
+    result = result_of(folder, flow="../plans.yaml", record={"plans": {"lines": [plan]}}, expect=[expect])
+    assert result.error == ""
+    assert result.good
+
+
+PMUS = """\
+flow: pmus
+nodes:
+  pmu: {kind: pmu_udp, port: 4713, channels: {P: active_power_w}}
+  rocof: {kind: rocof, from: pmu}
+  out: {kind: mqtt_publish, from: rocof, bus: bus, topic: b}
+"""
+
+
+def test_four_pmus_measure_loads_that_wander(folder: Path) -> None:
+    (folder / "pmus.yaml").write_text(PMUS)
+    every = {"of": "pmu", "type": "samples", "values": {"frequency_hz": "49.9 Hz to 50.1 Hz", "active_power_w": "> 0"}}
+    expect = [{**every, "count": 396}, {**every, "where": {"device": "G4"}, "count": 99}]
+    record = {"pmu": {"ambient": {"seconds": 2}}}
+    result = result_of(folder, flow="../pmus.yaml", record=record, expect=expect)
+    assert result.error == ""
+    assert [each.differences for each in result.verdicts if not each.good] == []
+
+
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
+        ({"record": {"meters": {"lines": [{"every": "1s", "device": "m", "active_power_w": 1}]}}}, "stand together"),
+        (
+            {"record": {"meters": {"lines": [{"every": "0s", "until": "1s", "device": "m", "active_power_w": 1}]}}},
+            "`every` is longer than 0 s",
+        ),
         ({"expect": [{"of": "limt"}]}, "no node 'limt'; known: meters, limit, out"),
         ({"record": {"meter": {"lines": []}}}, "no source 'meter'; known: meters"),
         ({"record": {"meters": "none.rec"}}, "there is no such recording"),
