@@ -212,6 +212,37 @@ def message_wire(*messages: type[Message]) -> Wire:
 ANY: tuple[type[WireMessage], ...] = (Samples, Message)
 """For an input that accepts every type of message."""
 
+
+class Delays(NamedTuple):
+    """How long a kind holds things up at worst by its own settings, in seconds, while what it reads goes on to come.
+
+    Computing and networks play no part. All zeros: what comes in goes out at once.
+    """
+
+    window_s: float = 0.0
+    """How long a change on the grid must last until the output shows it: a window, a confirmation."""
+    lag_s: float = 0.0
+    """How long something that came in is held, for others or for late ones."""
+    period_s: float = 0.0
+    """How long it waits for the clock: until the next tick that deals with it, the next request to a far side."""
+    onset_window_s: float = 0.0
+    """So long after something began on the grid the change must last at least, windows before this node included."""
+    onset_lag_s: float = 0.0
+    """So long after something began what belongs to it is held at least, waits before this node included."""
+    age_s: float | None = None
+    """Of what carries a time that this node gives by its own clock: how old that is when it goes out. None: it carries
+    the newest time of what came in; with one of the two above, the time at which it began."""
+
+    @property
+    def tells_onset(self) -> bool:
+        return self.onset_window_s > 0.0 or self.onset_lag_s > 0.0
+
+
+def at_once(_config: NodeConfig) -> Delays:
+    """For the `delays` of a kind that holds nothing up."""
+    return Delays()
+
+
 C = TypeVar("C", bound=NodeConfig)
 S = TypeVar("S")
 
@@ -233,6 +264,8 @@ class Input:
     optional: bool = False
     decides_after: bool = False
     """Whether set-points that come in may be advice: `NodeConfig.advised_by` says of which."""
+    delays: Callable[[Any], Delays] | None = None
+    """How long the node holds up what comes in here, where that is not what its `delays` say."""
 
     def columns(self, config: NodeConfig) -> frozenset[str]:
         return frozenset(self.needs(config) if callable(self.needs) else self.needs)
@@ -254,7 +287,9 @@ class OperatorNode(Generic[C, S]):
 
     `end` gives what the operator still holds when a recording is over or the flow drains.
 
-    `by_arrival`: what it gives depends on when rows arrived, so that a recording must be given batch by batch."""
+    `by_arrival`: what it gives depends on when rows arrived, so that a recording must be given batch by batch.
+
+    `delays`: how long it holds things up, by its config; None: nobody knows."""
 
     kind: str
     config: type[C]
@@ -268,6 +303,7 @@ class OperatorNode(Generic[C, S]):
     end: Callable[[C, S], Sequence[WireMessage]] | None = None
     scope: Literal["device", "site"] = "device"
     state_version: int = 1
+    delays: Callable[[C], Delays] | None = None
 
 
 class Counters:
@@ -502,6 +538,8 @@ class SourceNode(Generic[C]):
     that fails."""
     decodes: bool = False
     """Whether its sources are `DecodingSource`s."""
+    delays: Callable[[C], Delays] | None = None
+    """How long what there is on the far side waits until it is read; None: nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -510,6 +548,8 @@ class SinkNode(Generic[C]):
     config: type[C]
     inputs: Mapping[str, Input]
     open: Callable[[C, Context], Sink]
+    delays: Callable[[C], Delays] | None = None
+    """How long what it took waits until it goes on to the far side; None: nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -528,6 +568,8 @@ class ConnectionNode(Generic[C]):
     where: tuple[str, ...] = ()
     """Fields that say what it connects to: two connections of one kind in which they mean the same are one, whatever
     they are called. If none are told, only their names tell connections apart."""
+    delays: Callable[[C], Delays] = at_once
+    """How long it holds up what nodes read or write by it, besides what these say themselves."""
 
 
 AnyNode: TypeAlias = OperatorNode[Any, Any] | SourceNode[Any] | SinkNode[Any] | ConnectionNode[Any]

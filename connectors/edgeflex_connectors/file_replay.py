@@ -16,7 +16,7 @@ from edgeflex_connectors.records import LineDecoder, part_files, read_npz
 from edgeflex_connectors.replay import Items, Replay, Speed
 from edgeflex_flow.errors import BadMessageError, FatalError, FieldError
 from edgeflex_flow.messages import Message, Quality, Samples
-from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage
+from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, at_once
 from edgeflex_flow.node import path as file_path
 
 LINES_IN_A_POLL = 10_000
@@ -172,4 +172,6 @@ def open_source(config: FileReplayConfig, context: Context) -> FileReplay:
     return FileReplay(config, context)
 
 
-NODE = SourceNode(kind="file_replay", config=FileReplayConfig, output=output, open=open_source, decodes=True)
+NODE = SourceNode(
+    kind="file_replay", config=FileReplayConfig, output=output, open=open_source, decodes=True, delays=at_once
+)

@@ -20,7 +20,18 @@ from edgeflex_connectors.writer import Target, Writer
 from edgeflex_flow.disk import sync_folder
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import DeadLetter, Message, Samples, encode_message, join_samples
-from edgeflex_flow.node import ANY, DEFAULT_PORT, Context, Counters, Input, NodeConfig, Progress, SinkNode, WireMessage
+from edgeflex_flow.node import (
+    ANY,
+    DEFAULT_PORT,
+    Context,
+    Counters,
+    Delays,
+    Input,
+    NodeConfig,
+    Progress,
+    SinkNode,
+    WireMessage,
+)
 from edgeflex_flow.node import path as file_path
 
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -345,4 +356,5 @@ NODE = SinkNode(
     config=FileWriteConfig,
     inputs={DEFAULT_PORT: Input(accepts=ANY)},
     open=open_sink,
+    delays=lambda _config: Delays(lag_s=WRITE_EVERY_S),
 )

@@ -15,7 +15,17 @@ from edgeflex_connectors.rest_retry import retry_refusals
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.flexoffer import is_later
 from edgeflex_flow.messages import FlexOffer
-from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection, message_wire, quantity
+from edgeflex_flow.node import (
+    Context,
+    Delays,
+    NodeConfig,
+    SourceNode,
+    Wire,
+    WireMessage,
+    connection,
+    message_wire,
+    quantity,
+)
 
 MOST_KNOWN = 100_000
 """Offers whose state is remembered."""
@@ -112,4 +122,10 @@ def open_source(config: FlexofferReceiveConfig, context: Context) -> RestPoll:
     return RestPoll(polling, context, reader=ChangedOffers(config.format, context))
 
 
-NODE = SourceNode(kind="flexoffer_receive", config=FlexofferReceiveConfig, output=output, open=open_source)
+NODE = SourceNode(
+    kind="flexoffer_receive",
+    config=FlexofferReceiveConfig,
+    output=output,
+    open=open_source,
+    delays=lambda config: Delays(period_s=config.period),
+)

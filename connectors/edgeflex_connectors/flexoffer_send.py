@@ -18,7 +18,17 @@ from edgeflex_connectors.rest_retry import retry_refusals
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.flexoffer import DAY_S, OfferLimits, limit_violations, send_before_ns, shown_time, violations
 from edgeflex_flow.messages import FlexOffer, encode_message
-from edgeflex_flow.node import DEFAULT_PORT, Context, Input, NodeConfig, SinkNode, WireMessage, connection, quantity
+from edgeflex_flow.node import (
+    DEFAULT_PORT,
+    Context,
+    Input,
+    NodeConfig,
+    SinkNode,
+    WireMessage,
+    at_once,
+    connection,
+    quantity,
+)
 from edgeflex_flow.policy import is_allowed
 from edgeflex_flow.units import NS_PER_S
 
@@ -170,4 +180,5 @@ NODE = SinkNode(
     config=FlexofferSendConfig,
     inputs={DEFAULT_PORT: Input(accepts=(FlexOffer,))},
     open=open_sink,
+    delays=at_once,
 )

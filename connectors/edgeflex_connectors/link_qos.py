@@ -31,7 +31,17 @@ from edgeflex_connectors.rest_retry import RETRIED_STATUSES, retry_after_s, retr
 from edgeflex_flow.errors import BadMessageError, FieldError, RetryableError, unforeseen
 from edgeflex_flow.gauges import CONNECTED
 from edgeflex_flow.messages import Alarm, LinkQosRequest, encode_message, validity_s
-from edgeflex_flow.node import DEFAULT_PORT, Context, Input, NodeConfig, SinkNode, WireMessage, connection, quantity
+from edgeflex_flow.node import (
+    DEFAULT_PORT,
+    Context,
+    Input,
+    NodeConfig,
+    SinkNode,
+    WireMessage,
+    at_once,
+    connection,
+    quantity,
+)
 
 NOT_FOUND: Final = 404
 CONFLICT: Final = 409
@@ -454,4 +464,5 @@ NODE = SinkNode(
     config=LinkQosConfig,
     inputs={DEFAULT_PORT: Input(accepts=(LinkQosRequest, Alarm))},
     open=open_sink,
+    delays=at_once,
 )

@@ -28,6 +28,7 @@ from edgeflex_flow.errors import BadMessageError, FieldError, RetryableError
 from edgeflex_flow.messages import LinkStatus, QosState, TimeNs
 from edgeflex_flow.node import (
     Context,
+    Delays,
     NodeConfig,
     SourceNode,
     Wire,
@@ -327,4 +328,10 @@ def open_source(config: LinkStatusConfig, context: Context) -> LinkPoll:
     return LinkPoll(config, context)
 
 
-NODE = SourceNode(kind="link_status", config=LinkStatusConfig, output=output, open=open_source)
+NODE = SourceNode(
+    kind="link_status",
+    config=LinkStatusConfig,
+    output=output,
+    open=open_source,
+    delays=lambda config: Delays(period_s=config.period),
+)

@@ -32,6 +32,7 @@ from edgeflex_flow.node import (
     Progress,
     SinkNode,
     WireMessage,
+    at_once,
     connection,
     quantity,
 )
@@ -590,4 +591,5 @@ NODE = SinkNode(
     config=MqttPublishConfig,
     inputs={DEFAULT_PORT: Input(accepts=ANY, needs=lambda config: config.format.columns)},
     open=open_sink,
+    delays=at_once,
 )

@@ -19,7 +19,7 @@ from edgeflex_connectors.refused_from import RefusedFrom
 from edgeflex_connectors.topics import SHARED
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import Message, Samples
-from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection, quantity
+from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, at_once, connection, quantity
 from edgeflex_flow.node import topic as bus_topics
 from edgeflex_flow.wakeup import Wakeup
 
@@ -408,4 +408,6 @@ def open_source(config: MqttSubscribeConfig, context: Context) -> MqttSubscribe:
     return MqttSubscribe(config, context)
 
 
-NODE = SourceNode(kind="mqtt_subscribe", config=MqttSubscribeConfig, output=output, open=open_source, decodes=True)
+NODE = SourceNode(
+    kind="mqtt_subscribe", config=MqttSubscribeConfig, output=output, open=open_source, decodes=True, delays=at_once
+)

@@ -32,7 +32,7 @@ from edgeflex_connectors.udp_receive import BLOCK, group_problem
 from edgeflex_flow.errors import FieldError, RetryableError
 from edgeflex_flow.gauges import CONNECTED
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import Context, NetworkPort, Probe, SourceNode, Wire, quantity, samples_wire, udp_port
+from edgeflex_flow.node import Context, NetworkPort, Probe, SourceNode, Wire, at_once, quantity, samples_wire, udp_port
 
 ASKS: Final = {"cfg1": Command.SEND_CFG1, "cfg2": Command.SEND_CFG2, "cfg3": Command.SEND_CFG3}
 RECEIVE_BUFFER_BYTES: Final = 4 * 1024 * 1024
@@ -343,4 +343,6 @@ def probe(config: PmuClientConfig, context: Context) -> Probe:
     return try_device(device, context.clock.now_ns())
 
 
-NODE = SourceNode(kind="pmu_client", config=PmuClientConfig, output=_output, open=PmuClientSource, probe=probe)
+NODE = SourceNode(
+    kind="pmu_client", config=PmuClientConfig, output=_output, open=PmuClientSource, probe=probe, delays=at_once
+)

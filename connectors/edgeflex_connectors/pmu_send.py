@@ -19,7 +19,17 @@ from edgeflex_connectors.pmu_server import LARGEST_DATAGRAM, PmuServer, ServedSt
 from edgeflex_connectors.speaker import Speaker
 from edgeflex_flow.errors import FatalError, FieldError, RetryableError
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import DEFAULT_PORT, Context, Input, NetworkPort, NodeConfig, SinkNode, WireMessage, quantity
+from edgeflex_flow.node import (
+    DEFAULT_PORT,
+    Context,
+    Input,
+    NetworkPort,
+    NodeConfig,
+    SinkNode,
+    WireMessage,
+    at_once,
+    quantity,
+)
 from edgeflex_flow.units import column_unit
 
 NS: Final = 1_000_000_000
@@ -392,4 +402,5 @@ NODE = SinkNode(
     config=PmuSendConfig,
     inputs={DEFAULT_PORT: Input(accepts=(Samples,), needs=_needs)},
     open=open_sink,
+    delays=at_once,
 )

@@ -16,7 +16,7 @@ from edgeflex_connectors.udp_drops import DropCounter
 from edgeflex_connectors.udp_receive import BLOCK, UdpReceiver, group_problem
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import Context, SourceNode, Wire, path, quantity, samples_wire, udp_port
+from edgeflex_flow.node import Context, SourceNode, Wire, at_once, path, quantity, samples_wire, udp_port
 
 
 class PmuUdpConfig(PmuSourceConfig, frozen=True, kw_only=True):
@@ -218,4 +218,4 @@ def _output(config: PmuUdpConfig, inputs: Mapping[str, Wire]) -> Wire:
     return samples_wire(*FIXED_COLUMNS, *config.channels.values(), more_columns=True)
 
 
-NODE = SourceNode(kind="pmu_udp", config=PmuUdpConfig, output=_output, open=PmuUdpSource)
+NODE = SourceNode(kind="pmu_udp", config=PmuUdpConfig, output=_output, open=PmuUdpSource, delays=at_once)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from edgeflex_connectors.handover import Handover
 from edgeflex_flow.gauges import CONNECTED
 from edgeflex_flow.messages import Policy
-from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection, message_wire
+from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, at_once, connection, message_wire
 from edgeflex_flow.policy import POLICIES, PolicySystem
 from edgeflex_flow.policy_watch import InForcePolicies, PolicyWatch, keep_of
 
@@ -136,4 +136,4 @@ def open_source(config: PolicyReadConfig, context: Context) -> PolicyRead:
     return PolicyRead(config, context)
 
 
-NODE = SourceNode(kind="policy_read", config=PolicyReadConfig, output=output, open=open_source)
+NODE = SourceNode(kind="policy_read", config=PolicyReadConfig, output=output, open=open_source, delays=at_once)

@@ -15,7 +15,7 @@ from edgeflex_connectors.rest import RestConfig, RestSession, certificate_until,
 from edgeflex_connectors.rest_retry import UNHANDLED_STATUSES, retry_after_s
 from edgeflex_flow.errors import BadMessageError, FatalError, RetryableError
 from edgeflex_flow.messages import Policy
-from edgeflex_flow.node import ConnectionNode, Context, Probe, path, quantity
+from edgeflex_flow.node import ConnectionNode, Context, Delays, Probe, path, quantity
 from edgeflex_flow.policy import (
     POLICIES,
     KeptEffects,
@@ -226,4 +226,11 @@ def probe(config: PolicySystemConfig, context: Context) -> Probe:
     return Probe(latency_s, f"{count} policies of group '{config.group}'", certificate_until(config, context))
 
 
-NODE = ConnectionNode(kind="policy_system", config=PolicySystemConfig, family=POLICIES, open=open_system, probe=probe)
+NODE = ConnectionNode(
+    kind="policy_system",
+    config=PolicySystemConfig,
+    family=POLICIES,
+    open=open_system,
+    probe=probe,
+    delays=lambda config: Delays(period_s=config.refresh),
+)

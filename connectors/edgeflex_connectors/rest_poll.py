@@ -26,6 +26,7 @@ from edgeflex_flow.gauges import CONNECTED
 from edgeflex_flow.messages import BUILT_IN_MESSAGES, decode_message
 from edgeflex_flow.node import (
     Context,
+    Delays,
     NodeConfig,
     SourceNode,
     Wire,
@@ -405,4 +406,11 @@ def open_source(config: RestPollConfig, context: Context) -> RestPoll:
     return RestPoll(config, context)
 
 
-NODE = SourceNode(kind="rest_poll", config=RestPollConfig, output=output, open=open_source, decodes=True)
+NODE = SourceNode(
+    kind="rest_poll",
+    config=RestPollConfig,
+    output=output,
+    open=open_source,
+    decodes=True,
+    delays=lambda config: Delays(period_s=config.period),
+)

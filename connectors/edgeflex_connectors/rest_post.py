@@ -34,6 +34,7 @@ from edgeflex_flow.node import (
     Progress,
     SinkNode,
     WireMessage,
+    at_once,
     connection,
     quantity,
 )
@@ -466,4 +467,5 @@ NODE = SinkNode(
     config=RestPostConfig,
     inputs={DEFAULT_PORT: Input(accepts=ANY, needs=lambda config: config.format.columns)},
     open=open_sink,
+    delays=at_once,
 )

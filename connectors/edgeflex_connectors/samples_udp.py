@@ -16,7 +16,7 @@ from edgeflex_connectors.udp_drops import DropCounter
 from edgeflex_connectors.udp_receive import BLOCK, UdpReceiver, group_problem, host_number
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, quantity, samples_wire, udp_port
+from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, at_once, quantity, samples_wire, udp_port
 
 MOST_HOSTS: Final = 4096
 """Hosts whose names are kept, where any may send."""
@@ -227,4 +227,6 @@ def _output(config: SamplesUdpConfig, inputs: Mapping[str, Wire]) -> Wire:
     return samples_wire(*subscription_columns(config.columns, config.format))
 
 
-NODE = SourceNode(kind="samples_udp", config=SamplesUdpConfig, output=_output, open=SamplesUdpSource, decodes=True)
+NODE = SourceNode(
+    kind="samples_udp", config=SamplesUdpConfig, output=_output, open=SamplesUdpSource, decodes=True, delays=at_once
+)

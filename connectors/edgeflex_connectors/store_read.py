@@ -21,7 +21,7 @@ from edgeflex_flow.clock import moment_ns
 from edgeflex_flow.errors import FieldError, RetryableError
 from edgeflex_flow.gauges import CONNECTED
 from edgeflex_flow.messages import Message, Quality, Samples, decode_message
-from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, connection, quantity
+from edgeflex_flow.node import Context, NodeConfig, SourceNode, Wire, WireMessage, at_once, connection, quantity
 from edgeflex_flow.wakeup import Wakeup
 
 AHEAD = 4
@@ -339,4 +339,4 @@ def open_source(config: StoreReadConfig, context: Context) -> StoreRead:
     return StoreRead(config, context)
 
 
-NODE = SourceNode(kind="store_read", config=StoreReadConfig, output=output, open=open_source)
+NODE = SourceNode(kind="store_read", config=StoreReadConfig, output=output, open=open_source, delays=at_once)

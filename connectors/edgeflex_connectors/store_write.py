@@ -29,6 +29,7 @@ from edgeflex_flow.node import (
     ANY,
     DEFAULT_PORT,
     Context,
+    Delays,
     Input,
     NodeConfig,
     Progress,
@@ -266,4 +267,5 @@ NODE = SinkNode(
     config=StoreWriteConfig,
     inputs={DEFAULT_PORT: Input(accepts=ANY, needs=lambda config: config.columns)},
     open=open_sink,
+    delays=lambda config: Delays(lag_s=config.commit_every),
 )

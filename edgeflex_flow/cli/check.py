@@ -12,6 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from edgeflex_flow.cli.budget_sums import budget_line, budgets_as_json
 from edgeflex_flow.cli.connect import line, reach_all
 from edgeflex_flow.cli.places import Definition, find_site
 from edgeflex_flow.cli.problems import console, show_problems
@@ -55,6 +56,9 @@ def check(
     or leave something open are warned of, and what a flow would refuse is wrong. A PMU that obeys commands is asked for
     its configuration. Ports on which a node only listens are told and not tried.
 
+    Of each budget it adds up what its worst path needs by the settings of its nodes, windows, lags, periods and epochs,
+    and tells what that leaves; a budget that is less than its path needs is an error.
+
     Exit codes: 0 all is right; 1 something is wrong; 2 wrong usage.
     """
     site_file = find_site(site, files[0])
@@ -72,6 +76,8 @@ def check(
     notes = list(dict.fromkeys(note for flow in checked for note in flow.notes))
     if as_json:
         result = {"ok": ok, "problems": msgspec.to_builtins(problems), "notes": notes}
+        flows = [each for each in checked if isinstance(each, CheckedFlow)]
+        result |= {"budgets": [each for flow in flows for each in budgets_as_json(flow)]}
         result |= {"connections": msgspec.to_builtins(reached)} if connect else {}
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
     else:
@@ -102,6 +108,8 @@ def _show_result(checked: CheckedFlow | CheckedSite, out: Console) -> None:
     text = _count(len(checked.problems), "problem") if wrong else _contents(checked)
     sign = ("✗ ", "bold red") if wrong else ("✓ ", "bold green")
     out.print(Text.assemble(sign, (str(checked.file), "bold"), f": {text}"))
+    for found in checked.budgets if isinstance(checked, CheckedFlow) else ():
+        out.print(budget_line(found))
 
 
 def _contents(checked: CheckedFlow | CheckedSite) -> str:

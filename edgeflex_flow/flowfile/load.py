@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeflex_flow.errors import FlowFileError, Problem, nearest
-from edgeflex_flow.flowfile.budgets import read_budgets
+from edgeflex_flow.flowfile.budgets import judge_budgets, read_budgets
 from edgeflex_flow.flowfile.claims import Claims
 from edgeflex_flow.flowfile.commands import Commands
 from edgeflex_flow.flowfile.decode import ConfigDecoder
+from edgeflex_flow.flowfile.delays import BudgetSum
 from edgeflex_flow.flowfile.document import Document, Scalar, Value, option_scalar, read_document
 from edgeflex_flow.flowfile.fields import secret_keys
 from edgeflex_flow.flowfile.interpolate import (
@@ -56,6 +57,8 @@ class CheckedFlow:
     notes: tuple[str, ...]
     nodes: int
     """Nodes in the file."""
+    budgets: tuple[BudgetSum, ...] = ()
+    """What the paths of its budgets need by their settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +267,7 @@ class _Check:
         self._check_options(site)
         drafts: dict[str, Draft] = {}
         plan: Plan | None = None
+        sums: tuple[BudgetSum, ...] = ()
         if self.is_site:
             place = self._document.root.keys["site"] if self._document.root else Place()
             self._report.problem(place, "this is a site file: give it with --site, and a flow file in its place")
@@ -273,16 +277,18 @@ class _Check:
             drafts = self._drafts(shape, site, interpolator)
             wired, wires = self._wire(drafts, site)
             budgets = read_budgets(shape.get("budgets"), drafts, interpolator, self._report)
+            planned = [node for draft in wired if (node := _planned(draft, wires)) is not None]
+            sums = judge_budgets(budgets, drafts, planned, self._report)
             for draft in drafts.values():
                 self._common.claims.take(draft, site.folder, self._report)
             self._common.commands.take(drafts, self._report)
-            plan = self._plan(shape, site, wired, wires, budgets)
+            plan = self._plan(shape, site, wired, wires, tuple(budget.config for budget in budgets))
         problems = self._all.problems
         if plan is not None and not problems:
             for node in plan.nodes:
                 for text in new_empty_levels(node, plan):
                     self._report.note(drafts[node.id].place, text, node=node.id)
-        return CheckedFlow(self.file, None if problems else plan, problems, self._notes(), len(drafts))
+        return CheckedFlow(self.file, None if problems else plan, problems, self._notes(), len(drafts), sums)
 
     @property
     def file(self) -> Path:

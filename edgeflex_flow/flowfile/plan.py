@@ -73,10 +73,12 @@ class BudgetConfig(NodeConfig, frozen=True, kw_only=True, rename={"from_": "from
     to: Annotated[str, Meta(min_length=1, description="The sink at which it ends.")]
     within: Annotated[float, quantity("s", "How long it may take.", gt=0, le=86_400)]
     of: Annotated[
-        Literal["age", "took"],
+        Literal["age", "took", "response"],
         Meta(
             description="`age`: from the newest time tag in a message, which the device gave, to the sink; `took`: "
-            "from the moment in which the flow read it, so that clocks and networks play no part."
+            "from the moment in which the flow read it, so that clocks and networks play no part; `response`: from the "
+            "moment in which something happens on the grid until what follows from it has left the sink, which is "
+            "checked and not measured."
         ),
     ] = "age"
 

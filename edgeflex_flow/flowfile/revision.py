@@ -36,7 +36,7 @@ def _encoded(plan: Plan, hook: Callable[[object], str]) -> bytes:
     told = (
         plan.name,
         plan.site,
-        str(plan.folder),
+        str(plan.folder.resolve()),
         [_node(each) for each in plan.nodes],
         _connection(plan.policy_system),
         sorted((name, repr(sorted(bound.items()))) for name, bound in plan.bound_connections.items()),

@@ -2,6 +2,8 @@
 
 A budget is broken when more than 1 % of what reached the sink in the last 10 s was late. It holds again once that was
 so at no moment of 20 s. Nothing is concluded from silence: a path of events is silent while all is well.
+
+A budget of a response is the check's alone: no message tells when that began on the grid which it follows from.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from edgeflex_flow.clock import Clock
+from edgeflex_flow.flowfile.delays import duration
 from edgeflex_flow.flowfile.plan import BudgetConfig, Plan
 
 NS: Final = 1_000_000_000
@@ -62,7 +65,7 @@ class Budget:
         if is_late and not self.is_broken:
             self.is_broken = True
             worst_s = max(each.worst_s for each in self._window)
-            return f"{self} is broken: {_share(too_late, came)}, the worst after {_written(worst_s)}"
+            return f"{self} is broken: {_share(too_late, came)}, the worst after {duration(worst_s)}"
         if self.is_broken and self._well_s >= HOLDS_AFTER_S:
             self.is_broken = False
             return f"{self} holds again: {_share(too_late, came)}"
@@ -71,23 +74,19 @@ class Budget:
     def __str__(self) -> str:
         config = self.config
         what = "the age of messages at" if config.of == "age" else "the time to"
-        return f"the budget of {_written(config.within)} for {what} '{config.to}', from '{config.from_}',"
+        return f"the budget of {duration(config.within)} for {what} '{config.to}', from '{config.from_}',"
 
 
 def _share(late: int, came: int) -> str:
     return f"{late} of {came} in {WINDOW_S} s were late" if came else f"nothing came in {WINDOW_S} s"
 
 
-def _written(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
-
-
 class Budgets:
-    """All budgets of a run."""
+    """All budgets of a run that can be measured."""
 
     def __init__(self, plan: Plan, clock: Clock, tell: Callable[[Budget, str], None]) -> None:
         """`tell` is called, by the thread that polls, when a budget breaks and when it holds again."""
-        self.all = tuple(Budget(config) for config in plan.budgets)
+        self.all = tuple(Budget(config) for config in plan.budgets if config.of != "response")
         self._clock = clock
         self._tell = tell
         self._due_ns: int | None = None

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Alarm, Quality, Setpoints, ShadowSetpoints
-from edgeflex_flow.node import Command, NodeConfig, Wire, WireMessage, message_wire, quantity
+from edgeflex_flow.node import Command, Delays, NodeConfig, Wire, WireMessage, message_wire, quantity
 from edgeflex_operators._devices import AcceptTest
 from edgeflex_operators._latest import Trust, View
 from edgeflex_operators._units import digest
@@ -228,3 +228,8 @@ def repeated(names: Sequence[str]) -> list[str]:
 def controller_wire(config: ControllerConfig, _inputs: Mapping[str, Wire]) -> Wire:
     """What a controller gives: the `output` of its node."""
     return message_wire(config.setpoints, Alarm)
+
+
+def controller_delays(config: ControllerConfig) -> Delays:
+    """Of a controller that decides at each `period` alone: the `delays` of its node."""
+    return Delays(period_s=config.period, age_s=0.0)

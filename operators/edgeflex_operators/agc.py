@@ -15,7 +15,7 @@ from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import Input, OperatorNode, WireMessage, quantity
 from edgeflex_operators._active_power import ActivePowerConfig, ActivePowerState, named_twice
-from edgeflex_operators._controller import controller_wire
+from edgeflex_operators._controller import controller_delays, controller_wire
 from edgeflex_operators._latest import Latest, Trust
 
 VERSION = f"{__version__}/agc-1"
@@ -161,4 +161,5 @@ NODE = OperatorNode(
     loose_ticks=True,
     end=end,
     scope="site",
+    delays=controller_delays,
 )

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import Samples
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, samples_wire
+from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, at_once, samples_wire
 from edgeflex_flow.units import conversion_factor
 
 
@@ -94,4 +94,5 @@ NODE = OperatorNode(
     inputs={"in": Input(accepts=(Samples,), needs=_needs, step=step)},
     output=_output,
     start=start,
+    delays=at_once,
 )

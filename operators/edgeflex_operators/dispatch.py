@@ -16,7 +16,14 @@ from edgeflex_flow import __version__
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import Alarm, Samples, Setpoints, ShadowSetpoints
 from edgeflex_flow.node import Command, Input, NodeConfig, OperatorNode, WireMessage, quantity, table
-from edgeflex_operators._controller import ControllerConfig, ControllerState, Decision, controller_wire, repeated
+from edgeflex_operators._controller import (
+    ControllerConfig,
+    ControllerState,
+    Decision,
+    controller_delays,
+    controller_wire,
+    repeated,
+)
 from edgeflex_operators._latest import Latest, View, is_ahead
 from edgeflex_operators._limits import UNBOUNDED, Bounds
 
@@ -450,4 +457,5 @@ NODE = OperatorNode(
     loose_ticks=True,
     end=end,
     scope="site",
+    delays=controller_delays,
 )

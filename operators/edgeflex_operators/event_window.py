@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Meta
 
 from edgeflex_flow.messages import DeadLetter, EventWindow, FrequencyEvent, Samples, join_samples, samples_from_rows
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
+from edgeflex_flow.node import Delays, Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
 from edgeflex_operators._power_steps import CLEAR_STEP, STEP_SEARCH_NS, joint_step, own_steps
 from edgeflex_operators._senders import Senders
 
@@ -215,6 +215,11 @@ def _output(_config: EventWindowConfig, _inputs: Mapping[str, Wire]) -> Wire:
     return message_wire(EventWindow)
 
 
+def _delays(config: EventWindowConfig) -> Delays:
+    """By time tags: the window is over at its end after the onset, and `wait` later for who is late."""
+    return Delays(onset_lag_s=config.after + config.wait + DETECTORS_AGREE_NS / NS)
+
+
 NODE = OperatorNode(
     kind="event_window",
     config=EventWindowConfig,
@@ -229,4 +234,5 @@ NODE = OperatorNode(
     loose_ticks=True,
     end=end,
     scope="site",
+    delays=_delays,
 )

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import Alarm, DispatchPlan, FlexRequest, Message, Node, Setpoints, ShadowSetpoints
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, message_wire
+from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, at_once, message_wire
 
 W_PER_KW = 1e3
 
@@ -86,4 +86,5 @@ NODE = OperatorNode(
     output=_output,
     start=start,
     scope="site",
+    delays=at_once,
 )

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import Alarm, FlexRequest, FlexResponse, Node
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
+from edgeflex_flow.node import Delays, Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
 from edgeflex_operators._told import MOST_TOLD, some
 
 TICK_S = 1.0
@@ -238,6 +238,11 @@ def _output(_config: FlexResponseConfig, _inputs: Mapping[str, Wire]) -> Wire:
     return message_wire(FlexResponse, Alarm)
 
 
+def _delays(config: FlexResponseConfig) -> Delays:
+    """An answer in parts waits for the rest. A turn of the clock finds the request, and one that `timeout` is over."""
+    return Delays(lag_s=config.timeout, period_s=2 * TICK_S, age_s=0.0)
+
+
 NODE = OperatorNode(
     kind="flex_response",
     config=FlexResponseConfig,
@@ -250,4 +255,5 @@ NODE = OperatorNode(
     tick=tick,
     tick_period_s=lambda _config: TICK_S,
     scope="site",
+    delays=_delays,
 )

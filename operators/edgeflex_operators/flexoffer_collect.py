@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.flexoffer import is_final, is_later, schedule_violations, start_after_ns
 from edgeflex_flow.messages import Alarm, FlexOffer, FlexRequest, FlexResponse
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
+from edgeflex_flow.node import Delays, Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
 from edgeflex_flow.units import NS_PER_S
 from edgeflex_operators._told import some
 from edgeflex_operators.flex_response import unfit
@@ -247,6 +247,11 @@ def _output(_config: FlexofferCollectConfig, _inputs: Mapping[str, Wire]) -> Wir
     return message_wire(FlexResponse, Alarm)
 
 
+def _delays(config: FlexofferCollectConfig) -> Delays:
+    """An answer waits for the others. A turn of the clock finds the request, and one that `timeout` is over."""
+    return Delays(lag_s=config.timeout, period_s=2 * TICK_S, age_s=0.0)
+
+
 NODE = OperatorNode(
     kind="flexoffer_collect",
     config=FlexofferCollectConfig,
@@ -261,4 +266,5 @@ NODE = OperatorNode(
     tick_period_s=lambda _config: TICK_S,
     loose_ticks=True,
     scope="site",
+    delays=_delays,
 )

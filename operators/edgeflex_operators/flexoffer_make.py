@@ -14,7 +14,7 @@ from msgspec import Meta
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.flexoffer import DAY_S, OfferLimits, is_within
 from edgeflex_flow.messages import FlexOffer, FlexRequest, FlexSlice, Node
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, message_wire, quantity
+from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, at_once, message_wire, quantity
 from edgeflex_flow.units import NS_PER_S
 from edgeflex_operators.flex_response import unfit
 
@@ -283,4 +283,5 @@ NODE = OperatorNode(
     tick_period_s=lambda _config: TICK_S,
     loose_ticks=True,
     scope="site",
+    delays=at_once,
 )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import DeadLetter, Forecast, Quality, Samples
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
+from edgeflex_flow.node import Delays, Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
 from edgeflex_flow.units import SUFFIXES, names_its_unit
 from edgeflex_operators._forecast_model import (
     LAGS,
@@ -459,6 +459,12 @@ def _needs_weather(config: ForecastConfig) -> tuple[str, ...]:
     return () if config.weather is None else (config.weather,)
 
 
+def _delays(config: ForecastConfig) -> Delays:
+    """A row waits for the end of its step; a forecast has the time of that end."""
+    lag_s = config.delay + TICK_S
+    return Delays(lag_s=lag_s, period_s=config.step, age_s=lag_s)
+
+
 NODE = OperatorNode(
     kind="forecast",
     config=ForecastConfig,
@@ -472,4 +478,5 @@ NODE = OperatorNode(
     tick_period_s=lambda _config: TICK_S,
     # Weather of one device counts for many assets.
     scope="site",
+    delays=_delays,
 )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeflex_flow.kernel import kernel
 from edgeflex_flow.messages import FrequencyEvent, Quality, Samples
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
+from edgeflex_flow.node import Delays, Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
 from edgeflex_operators._devices import (
     RESTARTS,
     AcceptTest,
@@ -634,6 +634,11 @@ def _output(_config: FrequencyEventConfig, _inputs: Mapping[str, Wire]) -> Wire:
     return message_wire(FrequencyEvent)
 
 
+def _delays(config: FrequencyEventConfig) -> Delays:
+    """At a ROCOF just above `onset` the frequency takes displacement / onset to move so far, and must stay there."""
+    return Delays(window_s=config.confirm, onset_window_s=config.displacement / config.onset + HELD_S)
+
+
 NODE = OperatorNode(
     kind="frequency_event",
     config=FrequencyEventConfig,
@@ -641,4 +646,5 @@ NODE = OperatorNode(
     output=_output,
     start=start,
     state_version=2,
+    delays=_delays,
 )

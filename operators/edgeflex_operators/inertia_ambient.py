@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeflex_flow import __version__
 from edgeflex_flow.kernel import kernel
 from edgeflex_flow.messages import EstimateStatus, InertiaEstimate, Quality, Samples
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
+from edgeflex_flow.node import Delays, Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
 from edgeflex_operators._devices import (
     RESTARTS,
     AcceptTest,
@@ -518,10 +518,16 @@ def _output(_config: InertiaAmbientConfig, _inputs: Mapping[str, Wire]) -> Wire:
     return message_wire(InertiaEstimate)
 
 
+def _delays(config: InertiaAmbientConfig) -> Delays:
+    """Windows end with a segment and follow on each other: only the second one holds nothing from before a change."""
+    return Delays(window_s=2 * (config.window + HOP_S))
+
+
 NODE = OperatorNode(
     kind="inertia_ambient",
     config=InertiaAmbientConfig,
     inputs={"in": Input(accepts=(Samples,), needs=("frequency_hz", "active_power_w"), step=step)},
     output=_output,
     start=start,
+    delays=_delays,
 )

@@ -12,7 +12,17 @@ from msgspec.structs import replace
 
 from edgeflex_flow import __version__
 from edgeflex_flow.messages import EventWindow, InertiaEstimate
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
+from edgeflex_flow.node import (
+    Input,
+    NodeConfig,
+    OperatorNode,
+    Wire,
+    WireMessage,
+    at_once,
+    message_wire,
+    quantity,
+    table,
+)
 from edgeflex_operators._devices import NEAR_NOMINAL_HZ, NOMINALS_HZ
 from edgeflex_operators._power_steps import CLOCKS_AGREE_NS
 from edgeflex_operators._unit_fit import METHOD_VERSION, Limits, UnitFit, fit_unit
@@ -217,4 +227,5 @@ NODE = OperatorNode(
     output=_output,
     start=start,
     scope="site",
+    delays=at_once,
 )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeflex_flow import __version__
 from edgeflex_flow.kernel import kernel
 from edgeflex_flow.messages import EstimateStatus, InertiaEstimate, Quality, Samples
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
+from edgeflex_flow.node import Delays, Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
 from edgeflex_operators._devices import (
     RESTARTS,
     AcceptTest,
@@ -582,10 +582,15 @@ def _output(_config: InertiaOnlineConfig, _inputs: Mapping[str, Wire]) -> Wire:
     return message_wire(InertiaEstimate)
 
 
+def _delays(config: InertiaOnlineConfig) -> Delays:
+    return Delays(onset_window_s=config.window)
+
+
 NODE = OperatorNode(
     kind="inertia_online",
     config=InertiaOnlineConfig,
     inputs={"in": Input(accepts=(Samples,), needs=("frequency_hz", "active_power_w"), step=step)},
     output=_output,
     start=start,
+    delays=_delays,
 )

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from edgeflex_flow.errors import BadMessageError, FieldError
 from edgeflex_flow.messages import Alarm, LinkQosRequest, LinkStatus, Samples
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
+from edgeflex_flow.node import Delays, Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
 from edgeflex_flow.units import NS_PER_S
 from edgeflex_operators._link_measure import MeasuredLink, Measuring, Sight
 from edgeflex_operators._link_wish import Need, Terms, Wish
@@ -372,10 +372,21 @@ def _output(_config: LinkGuardConfig, _inputs: Mapping[str, Wire]) -> Wire:
     return message_wire(Alarm, LinkQosRequest)
 
 
+def _delays(config: LinkGuardConfig) -> Delays:
+    return Delays(window_s=config.window + config.hold, period_s=config.period, age_s=0.0)
+
+
+def _delays_of_status(config: LinkGuardConfig) -> Delays:
+    return Delays(period_s=config.period, age_s=0.0)
+
+
 NODE = OperatorNode(
     kind="link_guard",
     config=LinkGuardConfig,
-    inputs={"in": Input(accepts=(Samples,), step=step), "status": Input(accepts=(LinkStatus,), step=take_status)},
+    inputs={
+        "in": Input(accepts=(Samples,), step=step),
+        "status": Input(accepts=(LinkStatus,), step=take_status, delays=_delays_of_status),
+    },
     output=_output,
     start=start,
     tick=tick,
@@ -383,4 +394,5 @@ NODE = OperatorNode(
     loose_ticks=True,
     by_arrival=True,
     state_version=2,
+    delays=_delays,
 )

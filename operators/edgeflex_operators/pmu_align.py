@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.kernel import kernel
 from edgeflex_flow.messages import DeadLetter, Quality, Samples, join_samples
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, quantity
+from edgeflex_flow.node import Delays, Input, NodeConfig, OperatorNode, Wire, WireMessage, quantity
 from edgeflex_operators._devices import read_only
 from edgeflex_operators._senders import STEADY_NS, Senders
 
@@ -450,6 +451,11 @@ def _output(_config: PmuAlignConfig, inputs: Mapping[str, Wire]) -> Wire:
     return wire
 
 
+def _delays(config: PmuAlignConfig) -> Delays:
+    """Its time is over with the first frame of the others that is `lag` later."""
+    return Delays(lag_s=math.ceil(config.lag * config.rate - 1e-6) / config.rate)
+
+
 NODE = OperatorNode(
     kind="pmu_align",
     config=PmuAlignConfig,
@@ -461,4 +467,5 @@ NODE = OperatorNode(
     loose_ticks=True,
     end=end,
     scope="site",
+    delays=_delays,
 )

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from edgeflex_flow.errors import BadMessageError
 from edgeflex_flow.messages import FrequencyEvent, ServiceRequest
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire
+from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, at_once, message_wire
 
 
 class RequestedEventConfig(NodeConfig, frozen=True, kw_only=True):
@@ -76,4 +76,5 @@ NODE = OperatorNode(
     output=_output,
     start=start,
     scope="site",
+    delays=at_once,
 )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.kernel import kernel
 from edgeflex_flow.messages import Quality, Samples
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, quantity, samples_wire
+from edgeflex_flow.node import Delays, Input, NodeConfig, OperatorNode, Wire, WireMessage, quantity, samples_wire
 from edgeflex_operators._devices import (
     RESTARTS,
     UNUSABLE,
@@ -344,10 +344,15 @@ def _output(_config: RocofConfig, _inputs: Mapping[str, Wire]) -> Wire:
     return samples_wire("frequency_hz", "rocof_hz_per_s", "rocof_delay_s")
 
 
+def _delays(config: RocofConfig) -> Delays:
+    return Delays(window_s=config.window)
+
+
 NODE = OperatorNode(
     kind="rocof",
     config=RocofConfig,
     inputs={"in": Input(accepts=(Samples,), needs=("frequency_hz",), step=step)},
     output=_output,
     start=start,
+    delays=_delays,
 )

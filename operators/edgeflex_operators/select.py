@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Quality, Samples
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, samples_wire
+from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, at_once, samples_wire
 
 QualityName: TypeAlias = Literal[
     "bad_data", "sync_lost", "time_uncertain", "stale", "estimated", "test", "replayed", "clipped", "late"
@@ -116,4 +116,5 @@ NODE = OperatorNode(
     inputs={"in": Input(accepts=(Samples,), needs=_needs, step=step)},
     output=_output,
     start=start,
+    delays=at_once,
 )

@@ -12,7 +12,7 @@ from msgspec import Meta
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Alarm, Setpoints
-from edgeflex_flow.node import Command, Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire
+from edgeflex_flow.node import Command, Delays, Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire
 from edgeflex_flow.node import quantity as in_unit
 from edgeflex_flow.units import names_its_unit
 from edgeflex_operators._latest import is_ahead
@@ -146,6 +146,11 @@ def _output(_config: SetpointWatchdogConfig, _inputs: Mapping[str, Wire]) -> Wir
     return message_wire(Setpoints, Alarm)
 
 
+def _delays(config: SetpointWatchdogConfig) -> Delays:
+    """What it answers to is silence."""
+    return Delays(window_s=config.timeout, period_s=config.period, age_s=0.0)
+
+
 NODE = OperatorNode(
     kind="setpoint_watchdog",
     config=SetpointWatchdogConfig,
@@ -156,4 +161,5 @@ NODE = OperatorNode(
     tick_period_s=lambda config: config.period,
     loose_ticks=True,
     scope="site",
+    delays=_delays,
 )

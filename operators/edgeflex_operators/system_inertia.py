@@ -11,7 +11,17 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from edgeflex_flow.messages import InertiaEstimate, SystemInertia
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity, table
+from edgeflex_flow.node import (
+    Input,
+    NodeConfig,
+    OperatorNode,
+    Wire,
+    WireMessage,
+    at_once,
+    message_wire,
+    quantity,
+    table,
+)
 from edgeflex_operators._unit_fit import BUS_FREQUENCY_DEVIATION, NORMAL_95, TYPICAL_REACTANCE_DEVIATION
 from edgeflex_operators._units import GeneratingUnit, UnitTable, digest
 
@@ -208,4 +218,5 @@ NODE = OperatorNode(
     output=_output,
     start=start,
     scope="site",
+    delays=at_once,
 )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.kernel import kernel
 from edgeflex_flow.messages import Crossing, Quality, Samples
-from edgeflex_flow.node import Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
+from edgeflex_flow.node import Delays, Input, NodeConfig, OperatorNode, Wire, WireMessage, message_wire, quantity
 from edgeflex_flow.units import SUFFIXES, UNITLESS_SUFFIXES, names_its_unit
 from edgeflex_operators._devices import RESTARTS, AcceptTest, DeviceClock, RowRules, grown, read_only, row_rules
 
@@ -235,6 +235,10 @@ def _output(_config: ThresholdConfig, _inputs: Mapping[str, Wire]) -> Wire:
     return message_wire(Crossing)
 
 
+def _delays(config: ThresholdConfig) -> Delays:
+    return Delays(window_s=config.hold)
+
+
 NODE = OperatorNode(
     kind="threshold",
     config=ThresholdConfig,
@@ -242,4 +246,5 @@ NODE = OperatorNode(
     output=_output,
     start=start,
     state_version=2,
+    delays=_delays,
 )

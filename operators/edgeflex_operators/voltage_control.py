@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from edgeflex_flow import __version__
 from edgeflex_flow.messages import Samples, Setpoints
-from edgeflex_flow.node import Input, OperatorNode, WireMessage, quantity
+from edgeflex_flow.node import Delays, Input, OperatorNode, WireMessage, quantity
 from edgeflex_operators._controller import controller_wire, reason_of
 from edgeflex_operators._qp import SolverFailure
 from edgeflex_operators._voltage_dual import DualAscent
@@ -260,6 +260,11 @@ def local_share(voltage_pu: float) -> float:
     return round(min(max(low, 0.0), 1.0) - min(max(high, 0.0), 1.0), 12)
 
 
+def _delays(config: VoltageControlConfig) -> Delays:
+    """A step that voltages made just after one tick puts off that of the next tick to the one after it."""
+    return Delays(period_s=2 * config.period, age_s=0.0)
+
+
 NODE = OperatorNode(
     kind="voltage_control",
     config=VoltageControlConfig,
@@ -276,4 +281,5 @@ NODE = OperatorNode(
     loose_ticks=True,
     end=end,
     scope="site",
+    delays=_delays,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Alarm, FlexRequest, FlexResponse, Forecast, Node, Samples, Setpoints
-from edgeflex_flow.node import Input, OperatorNode, Wire, WireMessage, message_wire, quantity
+from edgeflex_flow.node import Delays, Input, OperatorNode, Wire, WireMessage, message_wire, quantity
 from edgeflex_operators import flex_response
 from edgeflex_operators._controller import reason_of
 from edgeflex_operators._network import Sensitivities
@@ -365,6 +366,20 @@ def _output(config: VoltageMpcConfig, _inputs: Mapping[str, Wire]) -> Wire:
     return message_wire(config.setpoints, Alarm, *([FlexRequest] if config.asks else []))
 
 
+def _tick_period_s(config: VoltageMpcConfig) -> float:
+    return min(config.period, LONGEST_TICK_S)
+
+
+def _delays(config: VoltageMpcConfig) -> Delays:
+    """A plan is due at the first tick after `period`."""
+    tick_s = _tick_period_s(config)
+    return Delays(period_s=math.ceil(0.99 * config.period / tick_s) * tick_s, age_s=0.0)
+
+
+def _delays_of_response(config: VoltageMpcConfig) -> Delays:
+    return Delays(period_s=_tick_period_s(config), age_s=0.0)
+
+
 NODE = OperatorNode(
     kind="voltage_mpc",
     config=VoltageMpcConfig,
@@ -374,13 +389,14 @@ NODE = OperatorNode(
         "charge": Input(accepts=(Samples,), needs=(CHARGE,), step=take_charge, optional=True),
         "in_force": Input(accepts=(Setpoints,), step=take_in_force, optional=True),
         "forecast": Input(accepts=(Forecast,), step=take_forecast, optional=True),
-        "response": Input(accepts=(FlexResponse,), step=take_response, optional=True),
+        "response": Input(accepts=(FlexResponse,), step=take_response, optional=True, delays=_delays_of_response),
     },
     output=_output,
     start=start,
     tick=tick,
-    tick_period_s=lambda config: min(config.period, LONGEST_TICK_S),
+    tick_period_s=_tick_period_s,
     loose_ticks=True,
     end=end,
     scope="site",
+    delays=_delays,
 )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeflex_flow import __version__
 from edgeflex_flow.errors import FieldError
 from edgeflex_flow.messages import Alarm, DeadLetter, DispatchPlan, Forecast, Samples
-from edgeflex_flow.node import Input, OperatorNode, Wire, WireMessage, message_wire, quantity, table
+from edgeflex_flow.node import Delays, Input, OperatorNode, Wire, WireMessage, message_wire, quantity, table
 from edgeflex_operators._controller import ControllerConfig, ControllerState, Decision, repeated
 from edgeflex_operators._dispatch_program import Generator, NoPlanError, Plan, Storage, Task, dispatch
 from edgeflex_operators._highs import load_optimize
@@ -666,13 +666,22 @@ def _output(config: VppDispatchConfig, _inputs: Mapping[str, Wire]) -> Wire:
     return message_wire(config.setpoints, DispatchPlan, Alarm)
 
 
+def _delays(_config: VppDispatchConfig) -> Delays:
+    return Delays(period_s=TICK_S, age_s=0.0)
+
+
+def _delays_of_charge(config: VppDispatchConfig) -> Delays:
+    """It is looked at when a plan is made, and makes none be made."""
+    return Delays(period_s=min(config.step, config.period) + TICK_S, age_s=0.0)
+
+
 NODE = OperatorNode(
     kind="vpp_dispatch",
     config=VppDispatchConfig,
     inputs={
         "forecasts": Input(accepts=(Forecast,), step=take_forecast, optional=True),
         "prices": Input(accepts=(Samples,), needs=(PRICE,), step=take_prices, optional=True),
-        "charge": Input(accepts=(Samples,), needs=(CHARGE,), step=take_charge, optional=True),
+        "charge": Input(accepts=(Samples,), needs=(CHARGE,), step=take_charge, optional=True, delays=_delays_of_charge),
     },
     output=_output,
     start=start,
@@ -680,4 +689,5 @@ NODE = OperatorNode(
     tick_period_s=lambda _config: TICK_S,
     end=end,
     scope="site",
+    delays=_delays,
 )

@@ -20,6 +20,17 @@ from edgeflex_flow.errors import Excerpt, Problem
 
 Invoke = Callable[..., Result]
 
+EVENTS = """\
+flow: events
+nodes:
+  pmu:   {kind: pmu_udp, port: 4713}
+  rocof: {kind: rocof, from: pmu}
+  event: {kind: frequency_event, from: rocof}
+  log:   {kind: file_write, from: event, path: events.jsonl}
+budgets: [{from: pmu, to: log, within: 1.5s, of: response}]
+"""
+"""Of kinds that ship."""
+
 
 def test_a_right_flow_is_told_with_its_nodes(invoke: Invoke) -> None:
     result = invoke(check, "flow.yaml", "--site", "sites/yard.yaml")
@@ -107,7 +118,10 @@ def test_a_missing_secret_is_a_note(invoke: Invoke) -> None:
 
 def test_json_tells_that_all_is_right(invoke: Invoke) -> None:
     result = invoke(check, "flow.yaml", "--site", "yard", "--json")
-    assert (result.exit_code, json.loads(result.output)) == (0, {"ok": True, "problems": [], "notes": []})
+    assert (result.exit_code, json.loads(result.output)) == (
+        0,
+        {"ok": True, "problems": [], "notes": [], "budgets": []},
+    )
 
 
 def test_json_holds_every_part_of_a_problem(invoke: Invoke) -> None:
@@ -127,6 +141,65 @@ def test_json_holds_every_part_of_a_problem(invoke: Invoke) -> None:
         "nearest": "slope",
         "excerpt": {"line": "  slope:  {kind: slopee, from: pmu, window: 500ms}", "column": 18},
     }
+
+
+def test_budgets_are_shown_behind_their_flow_with_what_they_leave(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flow_kinds.registry", shipped_registry)
+    Path("events.yaml").write_text(EVENTS, encoding="utf-8")
+    assert invoke(check, "events.yaml").output == (
+        "✓ events.yaml: 4 nodes (1 source, 2 operators, 1 sink)\n"
+        "  pmu → log, response: window 800 ms + lag 200 ms + period 0 + epoch 0 = 1 s of 1.5 s, which leaves 500 ms "
+        "for networks and computing\n"
+    )
+
+
+def test_a_budget_that_cannot_be_kept_is_shown_with_the_sum_and_its_parts(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flow_kinds.registry", shipped_registry)
+    Path("events.yaml").write_text(EVENTS.replace("1.5s", "900ms"), encoding="utf-8")
+    result = invoke(check, "events.yaml")
+    assert result.exit_code == 1
+    assert result.output.startswith(
+        "events.yaml:7:40: error: 'within' is less than settings need from 'pmu' to 'log': 'rocof' window 500 ms + "
+        "'event' window 300 ms + 'log' lag 200 ms = 1 s of 900 ms\n"
+    )
+    assert result.output.endswith(": window 800 ms + lag 200 ms + period 0 + epoch 0 = 1 s of 900 ms\n")
+
+
+def test_json_has_the_sum_of_each_budget_and_its_parts(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flow_kinds.registry", shipped_registry)
+    Path("events.yaml").write_text(EVENTS, encoding="utf-8")
+    [found] = json.loads(invoke(check, "events.yaml", "--json").output)["budgets"]
+    assert found == {
+        "file": "events.yaml",
+        "from": "pmu",
+        "to": "log",
+        "of": "response",
+        "window_s": 0.8,
+        "lag_s": 0.2,
+        "period_s": 0.0,
+        "epoch_s": 0.0,
+        "sum_s": 1.0,
+        "within_s": 1.5,
+        "left_s": 0.5,
+        "parts": [
+            {"node": "rocof", "sort": "window", "seconds": 0.5},
+            {"node": "event", "sort": "window", "seconds": 0.3},
+            {"node": "log", "sort": "lag", "seconds": 0.2},
+        ],
+        "counted_from": None,
+        "not_told_by": [],
+    }
+
+
+def test_nodes_whose_kind_does_not_tell_its_delays_are_named(invoke: Invoke) -> None:
+    budget = "budgets: [{from: pmu, to: tell, within: 1s, of: response}]\n"
+    Path("flow.yaml").write_text(FLOW + budget, encoding="utf-8")
+    told = invoke(check, "flow.yaml", "--site", "yard").output
+    assert told.endswith("; not told by: 'pmu', 'slope', 'detect', 'watch', 'both', 'tell'\n")
 
 
 def test_a_site_file_is_checked_by_itself(invoke: Invoke) -> None:

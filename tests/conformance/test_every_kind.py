@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import typing
 from pathlib import Path
@@ -15,7 +16,7 @@ from ruamel.yaml import YAML
 from edgeflex_flow.cli.kinds import SHIPPED
 from edgeflex_flow.cli.places import shipped_flows
 from edgeflex_flow.flowfile.fields import config_fields
-from edgeflex_flow.node import AnyNode, ConnectionNode, NodeConfig, OperatorNode
+from edgeflex_flow.node import AnyNode, ConnectionNode, NodeConfig, OperatorNode, SourceNode
 
 each_kind = pytest.mark.parametrize("node", SHIPPED, ids=lambda node: f"{type(node).__name__}-{node.kind}")
 each_operator = pytest.mark.parametrize(
@@ -117,6 +118,23 @@ def test_an_url_in_a_config_says_its_ports(node: AnyNode) -> None:
     config: type[NodeConfig] = node.config
     urls = [field for field in config_fields(config) if "url" in field.name]
     assert [field.name for field in urls if not field.hint.noted("url")] == []
+
+
+@each_kind
+def test_a_kind_tells_how_long_it_holds_things_up(node: AnyNode) -> None:
+    assert node.delays is not None
+    config = msgspec.convert(minimal(node), type=node.config)
+    ports = () if isinstance(node, ConnectionNode | SourceNode) else node.inputs.values()
+    for tell in (node.delays, *(port.delays for port in ports if port.delays)):
+        assert all(math.isfinite(seconds) and seconds >= 0.0 for seconds in tell(config) if seconds is not None)
+
+
+@each_operator
+def test_an_operator_whose_ticks_must_not_overtake_rows_makes_them_wait(node: OperatorNode[Any, Any]) -> None:
+    if node.tick is None or node.tick_period_s is None or node.delays is None or node.loose_ticks:
+        return
+    config = msgspec.convert(minimal(node), type=node.config)
+    assert node.delays(config).period_s >= node.tick_period_s(config)
 
 
 def flow_files() -> list[Path]:

@@ -79,6 +79,7 @@ def test_every_setting_is_described() -> None:
         replaced("from: pmu, window", "from: {in: [pmu]}, window"),
         f"{FLOW}budgets:\n",
         f"{FLOW}budgets: [{{from: pmu, to: tell, within: 100ms, of: took}}]\n",
+        f"{FLOW}budgets: [{{from: pmu, to: tell, within: 1s, of: response}}]\n",
         "site: a\nmonitor: {port: 9464}\n",
     ],
 )

@@ -109,6 +109,12 @@ def test_the_time_in_the_flow_is_another_budget_than_the_age() -> None:
     assert str(Budget(took)) == "the budget of 30 s for the time to 'out', from 'pmu',"
 
 
+def test_a_budget_of_a_response_is_not_measured() -> None:
+    run, alarms = run_for(30, lambda _s: 5000.0, BudgetConfig(from_="pmu", to="out", within=0.1, of="response"))
+    assert vitals_of(run).budgets == ()
+    assert not alarms
+
+
 def test_other_paths_to_the_sink_do_not_count() -> None:
     made = plan(
         planned("pmu", source_node(ScriptedSource([[batch(1.5)]]))),
