@@ -74,7 +74,7 @@ def write_day(folder: Path, seconds: int) -> None:
             columns = {"frequency_hz": values[there]}
             batch = Samples(time_ns[there], device[there], devices, columns, quality[there], at_ns)
             given.append(Given(second * FRAMES_PER_S + frame + 1, at_ns, "pmu", batch))
-        writer.write(given)
+        writer.write(given, given[-1].at_ns)
     writer.close()
 
 
@@ -152,7 +152,8 @@ def measure_size(report: Report, folder: Path) -> None:
     writer = RecordingWriter(folder / "size", "size", about)
     batches = [samples.take(np.arange(first, first + 10)) for first in range(0, samples.rows, 10)]
     for first in range(0, len(batches), 30):
-        writer.write([Given(at + 1, at, "pmu", batch) for at, batch in enumerate(batches[first : first + 30], first)])
+        given = [Given(at + 1, at, "pmu", batch) for at, batch in enumerate(batches[first : first + 30], first)]
+        writer.write(given, first)
     writer.close()
     table = pa.table(
         {

@@ -739,6 +739,12 @@ def _plain(value: object) -> object:
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_plain)
+_packer = msgspec.msgpack.Encoder(enc_hook=_plain)
+
+
+def pack_messages(messages: Sequence[Message]) -> bytes:
+    """Messages as one array of MessagePack, which unlike JSON knows NaN and infinity."""
+    return _packer.encode(list(messages))
 
 
 def encode_message(message: Message) -> bytes:

@@ -1,9 +1,11 @@
 """Recordings: what crossed the wires of a flow, in compressed blocks of columns.
 
 A file begins with `MAGIC`. Blocks follow, each three unsigned 32-bit little-endian numbers, the lengths of its head and
-its body and the CRC-32 of both, then the head (JSON) and the body. The first block tells what the file is about; all
-others hold what one node gave within a short time (`turn`), rows or messages. A file that was cut off, as by a loss of
-power, is good up to its last whole block.
+its body and the CRC-32 of both, then the head (JSON) and the body. The first block tells what the file is about. All
+others hold what happened within a short time (`turn`): what one node gave, rows or messages, when its periods were
+over, or what settings it went on with; the last block of a turn tells that it is whole. So the same can be computed
+again, in the same order and with the same settings. A file that was cut off, as by a loss of power, is good up to its
+last whole block.
 
 An array of a body is packed as its head says: whole numbers as differences from one to the next, in the narrowest type
 that holds them; values as float32 where that loses nothing; then byte by byte of all values, compressed by Zstandard
@@ -17,7 +19,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -25,11 +27,13 @@ import zstandard
 from numpy.typing import NDArray
 
 from edgeflex_flow.errors import EdgeflexError
-from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Samples, encode_message, join_samples
+from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Samples, join_samples, pack_messages
 
 SUFFIX: Final = ".rec"
 MAGIC: Final = b"EFXREC1\n"
-FORMAT: Final = 1
+FORMAT: Final = 2
+OLDEST_FORMAT: Final = 1
+"""Without periods and settings."""
 LEVEL: Final = 1
 MOST_HEAD_BYTES: Final = 16 << 20
 MOST_BODY_BYTES: Final = 1 << 30
@@ -95,16 +99,54 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True, tag_field="block", tag="ro
 
 
 class Lines(msgspec.Struct, frozen=True, kw_only=True, tag_field="block", tag="messages"):
-    """Messages: the arrays `batch.seq` and `batch.at_ns`, and JSON, one a line."""
+    """Messages: the arrays `batch.seq` and `batch.at_ns`, then all as one array of MessagePack, which knows NaN,
+    as JSON does not."""
 
     node: str
     turn: int
     arrays: tuple[Packed, ...]
     size: int
-    """Bytes of the lines, packed."""
+    """Bytes of the messages, packed."""
+    form: Literal["json", "msgpack"] = "json"
+    """`json`: one a line, in format 1."""
 
 
-_Head: TypeAlias = About | Rows | Lines
+class Ticks(msgspec.Struct, frozen=True, kw_only=True, tag_field="block", tag="ticks"):
+    """Periods of an operator that were over: the arrays `batch.seq`, `batch.at_ns` and `batch.last`."""
+
+    node: str
+    turn: int
+    arrays: tuple[Packed, ...]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, tag_field="block", tag="settings"):
+    """What a node goes on with, from its place in the order on. Each file begins with those of all nodes."""
+
+    node: str
+    turn: int = 0
+    seq: int
+    at_ns: int
+    kind: str
+    version: str
+    """Of edgeflex-flow, or of the package that the kind comes from."""
+    code: str
+    """First 16 hex digits of the SHA-256 of the kind's source, with the modules of its package that it is built on."""
+    inputs: dict[str, tuple[str, ...]] = {}
+    """By port, the nodes that it reads from."""
+    config: msgspec.Raw = msgspec.Raw(b"null")
+    """Of an operator, as JSON with times and quantities in base units; null of others, which may hold secrets."""
+    policies: dict[str, str] = {}
+    """By policy and field, the version of the policy whose value is in force, `default` where the flow's own is."""
+
+
+class Reached(msgspec.Struct, frozen=True, kw_only=True, tag_field="block", tag="reached"):
+    """A turn is whole: nothing of before this time is still to come."""
+
+    turn: int
+    at_ns: int
+
+
+_Head: TypeAlias = About | Rows | Lines | Ticks | Settings | Reached
 _heads = msgspec.json.Decoder(_Head)
 
 
@@ -119,6 +161,20 @@ class Given(NamedTuple):
     message: Samples | Message
 
 
+class Ticked(NamedTuple):
+    """A period of an operator was over."""
+
+    seq: int
+    at_ns: int
+    node: str
+    last: bool
+    """Not a period was over but all: nothing came any more."""
+
+
+Entry: TypeAlias = Given | Ticked | Settings
+"""What happened in a run, in order of `seq`."""
+
+
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
@@ -131,18 +187,33 @@ class Encoder:
     def about(self, about: About) -> bytes:
         return MAGIC + _block(about, b"")
 
-    def turn(self, number: int, given: Sequence[Given]) -> bytes:
-        """What was given within a short time, as a block for each node and shape."""
+    def settings(self, settings: Settings, turn: int = 0) -> bytes:
+        return _block(msgspec.structs.replace(settings, turn=turn), b"")
+
+    def turn(self, number: int, entries: Sequence[Entry], reached_ns: int) -> bytes:
+        """What happened within a short time, as a block for each node and shape."""
         rows: dict[tuple[str, tuple[str, ...]], list[Given]] = {}
         lines: dict[str, list[Given]] = {}
-        for each in given:
-            if isinstance(each.message, Samples):
+        ticks: dict[str, list[Ticked]] = {}
+        blocks: list[bytes] = []
+        for each in entries:
+            if isinstance(each, Settings):
+                blocks.append(self.settings(each, number))
+            elif isinstance(each, Ticked):
+                ticks.setdefault(each.node, []).append(each)
+            elif isinstance(each.message, Samples):
                 rows.setdefault((each.node, tuple(each.message.columns)), []).append(each)
             else:
                 lines.setdefault(each.node, []).append(each)
-        blocks = [self._rows(number, node, columns, some) for (node, columns), some in rows.items()]
+        blocks += [self._rows(number, node, columns, some) for (node, columns), some in rows.items()]
         blocks += [self._lines(number, node, some) for node, some in lines.items()]
-        return b"".join(blocks)
+        blocks += [self._ticks(number, node, some) for node, some in ticks.items()]
+        return b"".join([*blocks, _block(Reached(turn=number, at_ns=reached_ns), b"")])
+
+    def _ticks(self, turn: int, node: str, ticks: Sequence[Ticked]) -> bytes:
+        last = np.array([each.last for each in ticks], dtype=np.int8)
+        packed, body = self._pack_all({**_batch(ticks), "batch.last": last})
+        return _block(Ticks(node=node, turn=turn, arrays=packed), body)
 
     def _rows(self, turn: int, node: str, columns: tuple[str, ...], given: Sequence[Given]) -> bytes:
         batches = [each.message for each in given if isinstance(each.message, Samples)]
@@ -161,9 +232,9 @@ class Encoder:
 
     def _lines(self, turn: int, node: str, given: Sequence[Given]) -> bytes:
         packed, body = self._pack_all(_batch(given))
-        encoded = [encode_message(each.message) for each in given if not isinstance(each.message, Samples)]
-        lines = self._compressor.compress(b"\n".join(encoded))
-        return _block(Lines(node=node, turn=turn, arrays=packed, size=len(lines)), body + lines)
+        messages = [each.message for each in given if not isinstance(each.message, Samples)]
+        lines = self._compressor.compress(pack_messages(messages))
+        return _block(Lines(node=node, turn=turn, arrays=packed, size=len(lines), form="msgpack"), body + lines)
 
     def _pack_all(self, arrays: Mapping[str, _Array]) -> tuple[tuple[Packed, ...], bytes]:
         heads, bodies = [], []
@@ -175,7 +246,7 @@ class Encoder:
         return tuple(heads), b"".join(bodies)
 
 
-def _batch(given: Sequence[Given]) -> dict[str, _Array]:
+def _batch(given: Sequence[Given | Ticked]) -> dict[str, _Array]:
     return {
         "batch.seq": np.array([each.seq for each in given], dtype=np.int64),
         "batch.at_ns": np.array([each.at_ns for each in given], dtype=np.int64),
@@ -214,20 +285,22 @@ def _block(head: _Head, body: bytes) -> bytes:
 # Reading --------------------------------------------------------------------------------------------------------------
 
 
+_UNREADABLE: Final = (ValueError, TypeError, KeyError, IndexError, zstandard.ZstdError, msgspec.MsgspecError)
+
+
 class Decoder:
     """Reads blocks again."""
 
     def __init__(self, types: Iterable[type[Message]] = BUILT_IN_MESSAGES) -> None:
         self._decompressor = zstandard.ZstdDecompressor()
-        self._types = {str(each.__struct_config__.tag): msgspec.json.Decoder(each) for each in types}
-        self._tag = msgspec.json.Decoder(_Tagged)
+        self._types = {str(each.__struct_config__.tag): each for each in types}
         self._devices: dict[tuple[str, ...], tuple[str, ...]] = {}
         """So that equal names are the same object."""
 
     def arrays(self, block: Block, columns: Iterable[str] | None = None) -> Arrays:
         """The arrays of a block, of columns only these, or all."""
         head = block.head
-        assert not isinstance(head, About)
+        assert isinstance(head, Rows | Lines | Ticks)
         left_out = frozenset[str]()
         if isinstance(head, Rows) and columns is not None:
             left_out = frozenset(head.columns).difference(columns)
@@ -235,7 +308,7 @@ class Decoder:
 
     def times(self, block: Block) -> NDArray[np.int64]:
         """When what is in a block was given."""
-        assert not isinstance(block.head, About)
+        assert isinstance(block.head, Rows | Lines)
         every = frozenset(each.name for each in block.head.arrays)
         return self._unpack_all(block.head.arrays, block.body, every - {"batch.at_ns"})["batch.at_ns"]
 
@@ -261,13 +334,14 @@ class Decoder:
             yield Given(seq[place], at_ns[place], head.node, samples)
 
     def messages(self, head: Lines, body: bytes, arrays: Arrays) -> Iterator[Given]:
-        packed = body[len(body) - head.size :]
-        lines = self._decompress(packed).split(b"\n")
-        told = zip(arrays["batch.seq"].tolist(), arrays["batch.at_ns"].tolist(), lines, strict=True)
-        for seq, at_ns, line in told:
-            name = self._tag.decode(line).type
+        packed = self._decompress(body[len(body) - head.size :])
+        module = msgspec.json if head.form == "json" else msgspec.msgpack
+        each_packed = packed.split(b"\n") if head.form == "json" else msgspec.msgpack.decode(packed, type=_RAW)
+        told = zip(arrays["batch.seq"].tolist(), arrays["batch.at_ns"].tolist(), each_packed, strict=True)
+        for seq, at_ns, one in told:
+            name = module.decode(one, type=_Tagged).type
             if name in self._types:
-                yield Given(seq, at_ns, head.node, self._types[name].decode(line))
+                yield Given(seq, at_ns, head.node, module.decode(one, type=self._types[name]))
 
     def _unpack_all(self, heads: Sequence[Packed], body: bytes, left_out: frozenset[str]) -> dict[str, _Array]:
         arrays: dict[str, _Array] = {}
@@ -297,6 +371,9 @@ class Decoder:
 
 class _Tagged(msgspec.Struct):
     type: str
+
+
+_RAW: Final = list[msgspec.Raw]
 
 
 class Block(NamedTuple):
@@ -339,8 +416,8 @@ def about(file: Path) -> About:
     first = next(blocks(file), None)
     if first is None or not isinstance(first.head, About):
         raise BadRecordingError(f"{file}: it does not tell what it is about")
-    if first.head.format != FORMAT:
-        raise BadRecordingError(f"{file}: format {first.head.format}; known: {FORMAT}")
+    if not OLDEST_FORMAT <= first.head.format <= FORMAT:
+        raise BadRecordingError(f"{file}: format {first.head.format}; known: {OLDEST_FORMAT} to {FORMAT}")
     return first.head
 
 
@@ -360,7 +437,7 @@ def span(files: Sequence[Path], nodes: Iterable[str]) -> tuple[int, int]:
     for file in files:
         about(file)
         for block in blocks(file):
-            if not isinstance(block.head, About) and block.head.node in wanted:
+            if isinstance(block.head, Rows | Lines) and block.head.node in wanted:
                 times = decoder.times(block)
                 ends += [int(times[0]), int(times[-1])]
     if not ends:
@@ -382,42 +459,98 @@ def read(
     where something of another node came between; what is joined counts as given when its last batch was. Raises
     BadRecordingError, and OSError.
     """
-    decoder = Decoder(types)
-    wanted = None if nodes is None else frozenset(nodes)
+    reader = _Reader(Decoder(types), None if nodes is None else frozenset(nodes), columns or {}, begins)
     for file in files:
-        about(file)
-        turn, held = -1, list[Block]()
-        for block in blocks(file):
-            if isinstance(block.head, About) or (wanted is not None and block.head.node not in wanted):
-                continue
-            if block.head.turn != turn:
-                yield from _turn(decoder, held, file, columns or {}, begins)
-                turn, held = block.head.turn, []
-            held.append(block)
-        yield from _turn(decoder, held, file, columns or {}, begins)
+        for turn in _turns(file):
+            yield from reader.given(turn, file)
 
 
-def _turn(
-    decoder: Decoder, turn: Sequence[Block], file: Path, columns: Mapping[str, Iterable[str]], begins: Begins | None
-) -> list[Given]:
-    """What was given in one turn, in order."""
-    given: list[Given] = []
-    node = ""
-    try:
-        opened = []
+def read_run(
+    files: Sequence[Path], *, nodes: Iterable[str] | None = None, types: Iterable[type[Message]] = BUILT_IN_MESSAGES
+) -> Iterator[Entry]:
+    """What happened, in order: what these nodes gave, or all, and all periods that were over, and settings."""
+    reader = _Reader(Decoder(types), None if nodes is None else frozenset(nodes), {}, None)
+    for file in files:
+        for turn in _turns(file):
+            yield from reader.entries(turn, file)
+
+
+def _turns(file: Path) -> Iterator[list[Block]]:
+    """The blocks of each turn."""
+    about(file)
+    held: list[Block] = []
+    for block in blocks(file):
+        if isinstance(block.head, About):
+            continue
+        if held and _turn_of(block) != _turn_of(held[0]):
+            yield held
+            held = []
+        held.append(block)
+    yield held
+
+
+def _turn_of(block: Block) -> int:
+    assert not isinstance(block.head, About)
+    return block.head.turn
+
+
+class _Reader:
+    """Reads what happened in a turn."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        nodes: frozenset[str] | None,
+        columns: Mapping[str, Iterable[str]],
+        begins: Begins | None,
+    ) -> None:
+        self._decoder = decoder
+        self._nodes = nodes
+        self._columns = columns
+        self._begins = begins
+
+    def given(self, turn: Sequence[Block], file: Path) -> list[Given]:
+        """In order. Raises BadRecordingError."""
+        given: list[Given] = []
+        node = ""
+        decoder = self._decoder
+        try:
+            opened = []
+            for block in turn:
+                if not isinstance(block.head, Rows | Lines) or not self._wants(block.head.node):
+                    continue
+                node = block.head.node
+                opened.append((block, decoder.arrays(block, self._columns.get(node))))
+            for place, (block, arrays) in enumerate(opened):
+                if isinstance(block.head, Rows):
+                    others = [each["batch.seq"] for at, (_, each) in enumerate(opened) if at != place]
+                    given += decoder.rows(block.head, arrays, _begins(arrays, others, self._begins))
+                elif isinstance(block.head, Lines):
+                    given += decoder.messages(block.head, block.body, arrays)
+        except _UNREADABLE as error:
+            raise BadRecordingError(f"{file}: a block of node '{node}' cannot be read: {error}") from error
+        return sorted(given, key=lambda each: each.seq)
+
+    def _wants(self, node: str) -> bool:
+        return self._nodes is None or node in self._nodes
+
+    def entries(self, turn: Sequence[Block], file: Path) -> list[Entry]:
+        """In order, settings and periods too. Raises BadRecordingError."""
+        found: list[Entry] = [*self.given(turn, file)]
         for block in turn:
-            assert not isinstance(block.head, About)
-            node = block.head.node
-            opened.append((block, decoder.arrays(block, columns.get(node))))
-        for place, (block, arrays) in enumerate(opened):
-            if isinstance(block.head, Rows):
-                others = [each["batch.seq"] for at, (_, each) in enumerate(opened) if at != place]
-                given += decoder.rows(block.head, arrays, _begins(arrays, others, begins))
-            elif isinstance(block.head, Lines):
-                given += decoder.messages(block.head, block.body, arrays)
-    except (ValueError, TypeError, KeyError, IndexError, zstandard.ZstdError, msgspec.MsgspecError) as error:
-        raise BadRecordingError(f"{file}: a block of node '{node}' cannot be read: {error}") from error
-    return sorted(given, key=lambda each: each.seq)
+            if isinstance(block.head, Settings):
+                found.append(block.head)
+            elif isinstance(block.head, Ticks):
+                found += self._ticks(block, block.head.node, file)
+        return sorted(found, key=lambda each: each.seq)
+
+    def _ticks(self, block: Block, node: str, file: Path) -> list[Ticked]:
+        try:
+            arrays = self._decoder.arrays(block)
+            told = [arrays[f"batch.{name}"].tolist() for name in ("seq", "at_ns", "last")]
+            return [Ticked(seq, at_ns, node, bool(last)) for seq, at_ns, last in zip(*told, strict=True)]
+        except _UNREADABLE as error:
+            raise BadRecordingError(f"{file}: a block of node '{node}' cannot be read: {error}") from error
 
 
 def _begins(arrays: Arrays, others: Sequence[_Array], begins: Begins | None) -> NDArray[np.bool_]:
@@ -430,7 +563,60 @@ def _begins(arrays: Arrays, others: Sequence[_Array], begins: Begins | None) -> 
     return found
 
 
+class Turn(NamedTuple):
+    """What happened within a short time, all of it."""
+
+    file: Path
+    about: About
+    entries: list[Entry]
+    reached_ns: int
+    """Nothing of before this time is still to come."""
+
+
+class Follower:
+    """Reads recordings in a folder while they are written, turn by turn, one file after the other."""
+
+    def __init__(self, folder: Path, types: Iterable[type[Message]] = BUILT_IN_MESSAGES) -> None:
+        self._folder = folder
+        self._reader = _Reader(Decoder(types), None, {}, None)
+        self._done: set[Path] = set()
+        self._file: Path | None = None
+        self._about: About | None = None
+        self._place = len(MAGIC)
+        self._held: list[Block] = []
+
+    def turns(self) -> Iterator[Turn]:
+        """Those that are whole by now, since the last call. Raises BadRecordingError, OSError."""
+        while True:
+            if self._file is not None:
+                yield from self._new_turns(self._file)
+            newer = [file for file in recordings_in(self._folder) if file not in self._done and file != self._file]
+            if not newer:
+                return
+            self._done |= set() if self._file is None else {self._file}
+            self._file, self._place, self._held = newer[0], len(MAGIC), []
+
+    def _new_turns(self, file: Path) -> Iterator[Turn]:
+        with file.open("rb") as opened:
+            opened.seek(self._place)
+            while (block := _next_block(opened, file)) is not None:
+                self._place = opened.tell()
+                if isinstance(block.head, About):
+                    self._about = block.head
+                elif isinstance(block.head, Reached):
+                    assert self._about is not None
+                    turn, self._held = self._held, []
+                    yield Turn(file, self._about, self._reader.entries(turn, file), block.head.at_ns)
+                else:
+                    self._held.append(block)
+
+
 # Files ----------------------------------------------------------------------------------------------------------------
+
+
+def run_of(file: Path) -> str:
+    """What the parts of one recording have in common: their name without the number."""
+    return file.name.rpartition("-")[0]
 
 
 class Keep(NamedTuple):
@@ -450,20 +636,27 @@ class RecordingWriter:
         self._keep = keep
         self._encoder = Encoder()
         self._turns = 0
+        self._in_force: dict[str, Settings] = {}
         self._part = 0
         self._opened: BinaryIO | None = None
         self._size = 0
         self.files: list[Path] = []
         self.bytes_written = 0
 
-    def write(self, given: Sequence[Given]) -> None:
-        """One turn. Raises OSError, and then has written nothing of it."""
-        if not given:
+    def write(self, entries: Sequence[Entry], reached_ns: int) -> None:
+        """One turn: what happened up to a time. Raises OSError, and then has written nothing of it.
+
+        There is no file before a node gave something, or a period was over.
+        """
+        settings = {each.node: each for each in entries if isinstance(each, Settings)}
+        if self._opened is None and not self.files and len(settings) == len(entries):
+            self._in_force |= settings
             return
         self._turns += 1
-        block = self._encoder.turn(self._turns, given)
+        block = self._encoder.turn(self._turns, entries, reached_ns)
         if self._opened is None or self._size + len(block) > self._keep.part_bytes:
-            self._begin(given[0].at_ns)
+            self.begin(entries[0].at_ns if entries else reached_ns)
+        self._in_force |= settings
         assert self._opened is not None
         before = self._size
         try:
@@ -475,11 +668,13 @@ class RecordingWriter:
         self._size += len(block)
         self.bytes_written += len(block)
 
-    def _begin(self, at_ns: int) -> None:
+    def begin(self, at_ns: int) -> None:
+        """A new file. Raises OSError."""
         self.close()
         self._folder.mkdir(parents=True, exist_ok=True)
         file = self._folder / f"{self._name}-{self._part + 1:04d}{SUFFIX}"
         head = self._encoder.about(msgspec.structs.replace(self._about, part=self._part + 1, begun_ns=at_ns))
+        head += b"".join(self._encoder.settings(each) for each in self._in_force.values())
         opened = file.open("xb")
         try:
             opened.write(head)

@@ -23,6 +23,10 @@ COMMANDS = {
     "diff": "edgeflex_flow.cli.diff",
     "record": "edgeflex_flow.cli.record",
     "replay": "edgeflex_flow.cli.replay",
+    "explain": "edgeflex_flow.cli.explain",
+    "shadow": "edgeflex_flow.cli.shadow",
+    "promote": "edgeflex_flow.cli.promote",
+    "discard": "edgeflex_flow.cli.discard",
     "estimate": "edgeflex_flow.cli.estimate",
     "policy": "edgeflex_flow.cli.policy",
     "devices": "edgeflex_flow.cli.devices",
@@ -34,7 +38,7 @@ COMMANDS = {
     "serve": "edgeflex_flow.cli.serve",
     "reference": "edgeflex_flow.cli.reference",
 }
-DRAINING = ("run", "up", "demo", "record", "replay")
+DRAINING = ("run", "up", "demo", "record", "replay", "shadow")
 """Commands that end in order on a signal; the others die by it."""
 
 WITHOUT_KINDS = ("serve", "studio-user", "devices")

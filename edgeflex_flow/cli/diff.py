@@ -97,7 +97,7 @@ def diff(
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
-        _show(found)
+        show_differences(found)
     sys.exit(EXIT_DIFFERS if tells and any(each.how != "same" for each in found) else 0)
 
 
@@ -190,7 +190,8 @@ def _picture(old: Mapping[str, Plan], new: Mapping[str, Plan]) -> str:
     return to_svg(both, nodes=nodes, wires=wires)
 
 
-def _show(found: Sequence[FlowDifference]) -> None:
+def show_differences(found: Sequence[FlowDifference]) -> None:
+    """For people."""
     out = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
     for each in found:
         if each.how != "changed":

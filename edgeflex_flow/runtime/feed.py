@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from edgeflex_flow.clock import VirtualClock
+from edgeflex_flow.clock import RecordedClock, VirtualClock
 from edgeflex_flow.errors import BadMessageError, FatalError, RetryableError
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import (
@@ -90,6 +90,7 @@ class Feed:
         """Operators that are still to be told that nothing will come any more, those that give first."""
         self._keeps_state = run.recovery is not None
         self._is_virtual = isinstance(run.clock, VirtualClock)
+        self._follows_rows = self._is_virtual and not isinstance(run.clock, RecordedClock)
         self._linger = LINGER_POLLS
         self.ended = False
 
@@ -410,11 +411,12 @@ class Feed:
             self._fall_back(item, error)
 
     def _move_clock(self, items: list[FeedItem]) -> None:
-        """A virtual clock follows the data; when none is there it jumps to what is due next."""
+        """A virtual clock follows the data, unless those are recorded; when none is there it jumps to what is due
+        next."""
         clock = self._run.clock
         assert isinstance(clock, VirtualClock)
         for _, message in items:
-            if isinstance(message, Samples) and message.rows:
+            if self._follows_rows and isinstance(message, Samples) and message.rows:
                 clock.advance_to(int(message.time_ns.max()))
         if not items:
             due = [item.source.next_poll_ns() for item in self._inputs if item.open]
@@ -427,7 +429,7 @@ class Feed:
         due: list[FeedItem] = []
         for ticker in self._tickers:
             if monotonic_ns >= ticker.due_ns:
-                due.append((ticker.node, Tick(self._run.clock.now_ns())))
+                due.append((ticker.node, Tick(self._run.ticked(ticker.node))))
                 ticker.due_ns = (monotonic_ns // ticker.period_ns + 1) * ticker.period_ns
         return due
 
@@ -445,7 +447,8 @@ class Feed:
         """
         self._linger = LINGER_POLLS if items or self.in_flight() else self._linger - 1
         if self._ends and self._linger < LINGER_POLLS and not (self._keeps_state and self._run.stopping):
-            items.append((self._ends.pop(0), Tick(self._run.clock.now_ns(), last=True)))
+            ending = self._ends.pop(0)
+            items.append((ending, Tick(self._run.ticked(ending, last=True), last=True)))
             self._linger = LINGER_POLLS
         if not items and not self._is_virtual:
             time.sleep(LINGER_WAIT_S)

@@ -174,7 +174,10 @@ def _apply(run: FlowRun, holder: _Holder, wanted: Sequence[_Wanted]) -> list[_Re
         refused.append(_Refused([each for each, _ in changes], given, f"{given}: {error}"))
         values = [each for each in values if each not in changes]
         changes, new = [], config
-    holder.entries[holder.key] = InForce(new, {**versions, **{each.binding.key: each.version for each, _ in values}})
+    now = {**versions, **{each.binding.key: each.version for each, _ in values}}
+    holder.entries[holder.key] = InForce(new, now)
+    if new is not config or now != versions:
+        run.settings_changes += 1
     for each, value in changes:
         _tell_change(run, holder, InForce(config, versions), each, value)
     if changes and holder.is_input:
@@ -211,6 +214,7 @@ def _take_back(run: FlowRun, planned: PlannedNode, last_good: MadeOf, reason: st
         if changed:
             shown = " and ".join(in_words(config, each.name, each.value) for each in changed)
             holder.entries[holder.key] = good
+            run.settings_changes += 1
             for each in changed:
                 key = holder.name, each.name
                 run.taken_back[key] = _taken_back(run.taken_back.get(key), each.version, reason)

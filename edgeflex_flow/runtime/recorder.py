@@ -20,7 +20,8 @@ from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.flowfile.revision import digest_of
 from edgeflex_flow.messages import EventWindow, Message, Samples
 from edgeflex_flow.node import FLOW_WIRES, SinkNode, Wire, WireMessage
-from edgeflex_flow.recording import About, Given, Keep, NodeAbout, RecordingWriter
+from edgeflex_flow.recording import About, Entry, Given, Keep, NodeAbout, RecordingWriter, Ticked
+from edgeflex_flow.runtime.node_settings import settings_of
 from edgeflex_flow.runtime.run import FlowRun, rows_of
 
 TURN_S: Final = 0.5
@@ -28,6 +29,8 @@ LOWER_PRIORITY: Final = 10
 TURN_ROWS: Final = 100_000
 MOST_WAITING_ROWS: Final = 4_000_000
 COMPLAIN_S: Final = 30.0
+SILENT_S: Final = 1.0
+"""How often a recording tells that nothing came."""
 
 
 def recorded_nodes(plan: Plan, wanted: Collection[str] = ()) -> dict[str, NodeAbout]:
@@ -70,8 +73,9 @@ class Recorder:
     """Records the wires of these nodes until it is closed. `at_once`: in the thread that passes messages, so that the
     same run gives the same bytes.
 
-    What comes faster than the disk takes it is left out beyond `MOST_WAITING_ROWS`, and counted in `lost_rows`; what
-    could not be written, too. Windows of samples are left out: they hold what their source's wire has.
+    Whatever wires it records: it also tells when periods of operators are over, and what all nodes go on with. What
+    comes faster than the disk takes it is left out beyond `MOST_WAITING_ROWS`, and counted in `lost_rows`; what could
+    not be written, too. Windows of samples are left out: they hold what their source's wire has.
     """
 
     def __init__(
@@ -89,17 +93,26 @@ class Recorder:
         self._writer = RecordingWriter(folder, name, about_run(run, self._nodes), keep)
         self._at_once = at_once
         self._numbers = itertools.count(1)
-        self._queue: deque[Given] = deque()
+        self._queue: deque[Entry] = deque()
+        self._settings_seen = -1
+        self._in_force_seen: dict[str, object] = {}
         self._waiting_rows = 0
         self._due = threading.Event()
         self._over = False
         self._complained_s = -COMPLAIN_S
+        self._wrote_s = 0.0
         self.rows = 0
         self.messages = 0
         self.lost_rows = 0
         self._thread = threading.Thread(target=self._loop, name="recorder", daemon=True)
 
+    def begin(self) -> None:
+        """Have a file, with what nodes go on with, before anything crosses a wire. Raises OSError."""
+        self._note_settings()
+        self._writer.begin(self._run.clock.now_ns())
+
     def __enter__(self) -> Recorder:
+        self._note_settings()
         self._run.people.recorders = (*self._run.people.recorders, self)
         if not self._at_once:
             self._thread.start()
@@ -125,6 +138,8 @@ class Recorder:
 
     def given(self, node: str, messages: list[WireMessage]) -> None:
         """A node gave something. By any thread of the runtime."""
+        if self._settings_seen != self._run.settings_changes:
+            self._note_settings()
         if node not in self._nodes:
             return
         rows = rows_of(messages)
@@ -136,6 +151,27 @@ class Recorder:
             Given(next(number), now_ns, node, message) for message in messages if not isinstance(message, EventWindow)
         )
         self._waiting_rows += rows
+        self._hurry()
+
+    def ticked(self, node: str, now_ns: int, *, last: bool) -> None:
+        """A period of an operator is over. By the thread that polls."""
+        if self._settings_seen != self._run.settings_changes:
+            self._note_settings()
+        self._queue.append(Ticked(next(self._numbers), now_ns, node, last))
+        self._hurry()
+
+    def _note_settings(self) -> None:
+        """What nodes go on with, of those where that is new."""
+        self._settings_seen = self._run.settings_changes
+        now_ns = self._run.clock.now_ns()
+        for planned in self._run.plan.nodes:
+            in_force = self._run.in_force[planned.id]
+            if self._in_force_seen.get(planned.id) != in_force:
+                self._in_force_seen[planned.id] = in_force
+                self._queue.append(settings_of(self._run, planned, seq=next(self._numbers), at_ns=now_ns))
+
+    def _hurry(self) -> None:
+        """Have a turn written that is large already."""
         if self._waiting_rows >= TURN_ROWS or (self._at_once and len(self._queue) >= TURN_ROWS):
             if self._at_once:
                 self._write()
@@ -152,10 +188,17 @@ class Recorder:
             self._write()
 
     def _write(self) -> None:
-        given = [self._queue.popleft() for _ in range(len(self._queue))]
+        # Before the queue is looked at: nothing of before this time comes later.
+        reached_ns = self._run.clock.now_ns()
+        entries = [self._queue.popleft() for _ in range(len(self._queue))]
+        given = [each for each in entries if isinstance(each, Given)]
         rows = rows_of([each.message for each in given])
+        now_s = time.monotonic()
+        if not entries and (self._at_once or now_s - self._wrote_s < SILENT_S):
+            return
+        self._wrote_s = now_s
         try:
-            self._writer.write(given)
+            self._writer.write(entries, reached_ns)
         except OSError as error:
             self.lost_rows += rows
             if time.monotonic() - self._complained_s >= COMPLAIN_S:

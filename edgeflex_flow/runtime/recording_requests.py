@@ -38,6 +38,8 @@ class RecordingRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Whose wires; none: all."""
     part_bytes: int
     total_bytes: int | None = None
+    at_once: bool = False
+    """Whether there is to be a file though nothing crosses the wires: whoever asks then sees which version runs."""
 
 
 def _pattern(flow_file: Path) -> str:
@@ -94,8 +96,10 @@ class RecordingsOnRequest:
                 return
             keep = Keep(request.part_bytes, request.total_bytes)
             folder = Path(request.folder)
-            recorder = Recorder(self._run, folder, recording_name(plan), nodes=request.nodes, keep=keep)
             folder.mkdir(parents=True, exist_ok=True)
+            recorder = Recorder(self._run, folder, recording_name(plan), nodes=request.nodes, keep=keep)
+            if request.at_once:
+                recorder.begin()
             self._running[file] = recorder.__enter__()
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             self._refused.add(file)

@@ -73,6 +73,9 @@ class Records(Protocol):
     def given(self, node: str, messages: list[WireMessage]) -> None:
         """In the runtime's thread: be quick, never change it."""
 
+    def ticked(self, node: str, now_ns: int, *, last: bool) -> None:
+        """A period of an operator is over, or all is. In the runtime's thread, before the operator is told."""
+
 
 class InForce(NamedTuple):
     """What a node is run with. An entry is replaced as a whole, by another thread than the one that reads it."""
@@ -196,6 +199,9 @@ class FlowRun:
     `stop` ends the run in an orderly way (sources end, the dataflow empties, sinks flush). `fail` does the same and
     makes the run end with that error.
     """
+
+    settings_changes = 0
+    """Counts how often a node's settings, or the versions of its policies, became others."""
 
     def __init__(
         self,
@@ -470,6 +476,13 @@ class FlowRun:
         for recorder in self.people.recorders:
             recorder.given(node, messages)
 
+    def ticked(self, node: str, *, last: bool = False) -> int:
+        """A period of an operator is over, or all is. Gives the time, UTC nanoseconds."""
+        now_ns = self.clock.now_ns()
+        for recorder in self.people.recorders:
+            recorder.ticked(node, now_ns, last=last)
+        return now_ns
+
     def _count_flags(self, node: str, quality: NDArray[np.uint16]) -> None:
         flags = np.bitwise_or.reduce(quality)
         counts = {name: int(np.count_nonzero(quality & flag)) for name, flag in FLAGS if flags & flag}
@@ -509,6 +522,7 @@ class FlowRun:
     def set_config(self, node: str, config: NodeConfig) -> None:
         """Have a node go on with this config from its next step on; policies keep their versions."""
         self.in_force[node] = self.in_force[node]._replace(config=config)
+        self.settings_changes += 1
 
     def summary(self) -> dict[str, dict[str, dict[str, int]]]:
         """All counters by node, and what each reader took from each of its wires (`pmu -> rocof.in`), those of other

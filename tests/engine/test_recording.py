@@ -6,16 +6,28 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from edgeflex_flow import recording
-from edgeflex_flow.messages import Alarm, Message, Quality, Samples, samples_from_rows
-from edgeflex_flow.recording import About, BadRecordingError, Given, Keep, NodeAbout, RecordingWriter
+from edgeflex_flow.messages import Alarm, Message, Quality, Samples, Setpoints, encode_message, samples_from_rows
+from edgeflex_flow.recording import (
+    About,
+    BadRecordingError,
+    Entry,
+    Given,
+    Keep,
+    NodeAbout,
+    RecordingWriter,
+    Settings,
+    Ticked,
+)
 
 NODES = {"pmu": NodeAbout(kind="toy"), "event": NodeAbout(kind="toy")}
 ABOUT = About(flow="f", site="s", revision="r", version="v", begun_ns=0, part=1, nodes=NODES)
@@ -39,10 +51,10 @@ def alarm(number: int) -> Alarm:
     return Alarm(source="n", severity="info", text=f"number {number}", time_ns=number)
 
 
-def written(folder: Path, *turns: Sequence[Given], keep: Keep = Keep()) -> list[Path]:  # noqa: B008 - immutable
+def written(folder: Path, *turns: Sequence[Entry], keep: Keep = Keep()) -> list[Path]:  # noqa: B008 - immutable
     writer = RecordingWriter(folder, "f", ABOUT, keep)
     for turn in turns:
-        writer.write(turn)
+        writer.write(turn, max(each.at_ns for each in turn))
     writer.close()
     return writer.files
 
@@ -137,11 +149,11 @@ def test_values_of_frames_are_small(tmp_path: Path) -> None:
     assert file.stat().st_size < 4 * rows
 
 
-@pytest.mark.parametrize("cut", [1, 5, 13, 40])
-def test_a_file_that_was_cut_off_is_good_up_to_its_last_whole_block(tmp_path: Path, cut: int) -> None:
+@pytest.mark.parametrize(("cut", "left"), [(1, [1, 2]), (40, [1, 2]), (60, [1]), (80, [1]), (140, [1])])
+def test_a_file_that_was_cut_off_is_good_up_to_its_last_whole_block(tmp_path: Path, cut: int, left: list[int]) -> None:
     [file] = written(tmp_path, [Given(1, 1, "pmu", batch(np.ones(3)))], [Given(2, 2, "pmu", batch(np.ones(3)))])
     file.write_bytes(file.read_bytes()[:-cut])
-    assert [each.seq for each in recording.read([file])] == [1]
+    assert [each.seq for each in recording.read([file])] == left
 
 
 def test_a_flipped_bit_is_told_with_file_and_place(tmp_path: Path) -> None:
@@ -201,3 +213,89 @@ def test_parts_rotate_and_the_oldest_go(tmp_path: Path) -> None:
 def test_messages_that_nobody_knows_are_left_out(tmp_path: Path) -> None:
     files = written(tmp_path, [Given(1, 1, "event", alarm(1))])
     assert list(recording.read(files, types=())) == []
+
+
+def went_on_with(seq: int, text: str) -> Settings:
+    config = msgspec.Raw(msgspec.json.encode({"window": text}))
+    return Settings(node="rocof", seq=seq, at_ns=seq, kind="rocof", version="1", code="ab", config=config)
+
+
+def test_periods_and_settings_are_read_in_their_place_among_what_was_given(tmp_path: Path) -> None:
+    turn: list[Entry] = [
+        went_on_with(1, "a"),
+        Given(2, 2, "event", alarm(2)),
+        Ticked(3, 3, "rocof", False),
+        went_on_with(4, "b"),
+    ]
+    files = written(tmp_path, turn, [Given(5, 5, "event", alarm(5)), Ticked(6, 6, "rocof", True)])
+    told = [
+        each.last if isinstance(each, Ticked) else bytes(each.config) if isinstance(each, Settings) else each.node
+        for each in recording.read_run(files)
+    ]
+    assert told == [b'{"window":"a"}', "event", False, b'{"window":"b"}', "event", True]
+
+
+def test_each_part_begins_with_what_nodes_went_on_with(tmp_path: Path) -> None:
+    turns: list[list[Entry]] = [
+        [went_on_with(1, "a"), Given(2, 2, "event", alarm(2))],
+        [went_on_with(3, "b")],
+        [Given(4, 4, "event", alarm(4))],
+    ]
+    files = written(tmp_path, *turns, keep=Keep(part_bytes=1))
+    in_force = [
+        [bytes(each.config) for each in recording.read_run([file]) if isinstance(each, Settings)] for file in files
+    ]
+    assert in_force == [[b'{"window":"a"}'], [b'{"window":"a"}', b'{"window":"b"}'], [b'{"window":"b"}']]
+
+
+def test_messages_keep_numbers_that_are_none(tmp_path: Path) -> None:
+    told = {"controller": "c", "time_ns": 1, "quantity": "x_w", "valid_for_s": 5.0, "status": "ok"}
+    setpoints = Setpoints(values={"a": float("nan"), "b": float("inf")}, **told)  # type: ignore[arg-type]
+    [back] = recording.read(written(tmp_path, [Given(1, 1, "droop", setpoints)]))
+    assert isinstance(back.message, Setpoints)
+    assert np.isnan(back.message.values["a"])
+    assert back.message.values["b"] == float("inf")
+
+
+def test_a_recording_of_the_first_format_is_read(tmp_path: Path) -> None:
+    lines = zstandard.ZstdCompressor().compress(b"\n".join(encode_message(alarm(number)) for number in (1, 2)))
+    encoder = recording.Encoder()
+    packed, body = encoder._pack_all({"batch.seq": np.array([1, 2]), "batch.at_ns": np.array([7, 8])})
+    head = recording.Lines(node="event", turn=1, arrays=packed, size=len(lines))
+    file = tmp_path / "old.rec"
+    file.write_bytes(encoder.about(msgspec.structs.replace(ABOUT, format=1)) + recording._block(head, body + lines))
+    assert [(each.seq, each.at_ns, each.message) for each in recording.read([file])] == [
+        (1, 7, alarm(1)), (2, 8, alarm(2)),
+    ]  # fmt: skip
+
+
+def test_what_is_being_written_is_followed_turn_by_turn_from_part_to_part(tmp_path: Path) -> None:
+    follower = recording.Follower(tmp_path)
+    assert list(follower.turns()) == []
+    writer = RecordingWriter(tmp_path, "f", ABOUT, Keep(part_bytes=1))
+    first: list[Entry] = [went_on_with(1, "a"), Given(2, 2, "event", alarm(2))]
+    writer.write(first, 3)
+    writer.write([Given(4, 4, "event", alarm(4))], 5)
+    told = [(turn.reached_ns, [each.seq for each in turn.entries]) for turn in follower.turns()]
+    assert told == [(3, [1, 2]), (5, [1, 4])]
+    assert list(follower.turns()) == []
+    writer.write([Given(6, 6, "event", alarm(6))], 7)
+    assert [turn.reached_ns for turn in follower.turns()] == [7]
+    writer.close()
+
+
+def test_a_turn_that_is_not_yet_whole_is_not_given(tmp_path: Path) -> None:
+    [file] = written(tmp_path / "whole", [Given(1, 1, "event", alarm(1))])
+    content = file.read_bytes()
+    growing = tmp_path / "growing" / "f-0001.rec"
+    growing.parent.mkdir()
+    follower = recording.Follower(growing.parent)
+    for size in range(0, len(content), 7):
+        growing.write_bytes(content[:size])
+        assert list(follower.turns()) == []
+    growing.write_bytes(content)
+    assert [[each.seq for each in turn.entries] for turn in follower.turns()] == [[1]]
+
+
+def test_settings_alone_make_no_file(tmp_path: Path) -> None:
+    assert written(tmp_path, [went_on_with(1, "a")]) == []

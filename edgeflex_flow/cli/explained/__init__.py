@@ -1,0 +1,1 @@
+"""Where a message that a flow gave comes from."""

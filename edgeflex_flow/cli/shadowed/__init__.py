@@ -1,0 +1,1 @@
+"""An edited flow beside the one that runs."""
