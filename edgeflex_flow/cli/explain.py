@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
+from edgeflex_connectors.recording_table import RecordingError
 from edgeflex_flow.cli.explained.again import again
 from edgeflex_flow.cli.explained.behind import (
     device_of,
@@ -23,17 +24,28 @@ from edgeflex_flow.cli.explained.behind import (
     span_of,
     told_of,
 )
-from edgeflex_flow.cli.explained.evidence import Found, NothingFoundError, find, is_computed, listed, recorded_runs
+from edgeflex_flow.cli.explained.evidence import (
+    Found,
+    NothingFoundError,
+    OnPlace,
+    Run,
+    find,
+    is_computed,
+    listed,
+    recorded_runs,
+)
 from edgeflex_flow.cli.explained.identity import identity_of, type_of
+from edgeflex_flow.cli.explained.kept import KeptRun
 from edgeflex_flow.cli.explained.show import Explanation, show, show_list
 from edgeflex_flow.cli.places import Definition, find_site
+from edgeflex_flow.cli.preview_records import STORE, NoRecordError
 from edgeflex_flow.cli.problems import console, show_problems
-from edgeflex_flow.cli.run import EXIT_BAD_FILE
+from edgeflex_flow.cli.run import EXIT_BAD_FILE, Seconds
 from edgeflex_flow.errors import FlowFileError, how_to_install
-from edgeflex_flow.flowfile import load_flow
+from edgeflex_flow.flowfile import Plan, load_flow
 from edgeflex_flow.flowfile.revision import digest_of
 from edgeflex_flow.messages import BUILT_IN_MESSAGES, EventWindow, Samples, encode_message
-from edgeflex_flow.recording import BadRecordingError
+from edgeflex_flow.recording import SUFFIX, BadRecordingError
 from edgeflex_flow.registry import Registry
 
 EXIT_NOT_FOUND: Final = 3
@@ -44,17 +56,24 @@ _KNOWN_TYPES: Final = {*(each.__struct_config__.tag for each in BUILT_IN_MESSAGE
 @click.command()
 @click.argument("wanted", required=False, metavar="[ID]")
 @click.option(
-    "--record", "places", multiple=True, type=click.Path(path_type=Path, exists=True), default=["recording"],
-    show_default=True, help="Recording, or folder with recordings, that `edgeflex record` made.",
+    "--record", "places", multiple=True, default=["recording"], show_default=True,
+    help="Recording, or folder with recordings, that `edgeflex record` made; with --flow also store:NAME or its file.",
 )  # fmt: skip
 @click.option("--replay", is_flag=True, help="Compute it again, and say whether it is the same.")
 @click.option("--which", type=click.IntRange(1), default=1, help="Of several that are called so, the first, second, …")
 @click.option("--last", type=click.IntRange(1), default=20, show_default=True, help="Without ID: how many to list.")
 @click.option(
-    "--flow", "flow_file", type=click.Path(path_type=Path, exists=True), help="Say whether this flow file gave it."
+    "--flow",
+    "flow_file",
+    type=click.Path(path_type=Path, exists=True),
+    help="The flow file; for recordings not needed: they say what ran.",
 )
 @click.option("--site", help="Site file of --flow, or the name of one in sites/ beside it.")
 @click.option("-D", "definitions", type=Definition(), multiple=True, help="Set a parameter of --flow.")
+@click.option(
+    "--back", "back_s", type=Seconds(), default="10min", show_default=True,
+    help="Of stores: how long before it samples are looked at.",
+)  # fmt: skip
 @click.option("--samples", "table", type=click.Path(path_type=Path, dir_okay=False), help="Write the samples: out.csv.")
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Draw the samples: out.png, out.svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
@@ -63,13 +82,14 @@ def explain(
     registry: Registry,
     *,
     wanted: str | None,
-    places: tuple[Path, ...],
+    places: tuple[str, ...],
     replay: bool,
     which: int,
     last: int,
     flow_file: Path | None,
     site: str | None,
     definitions: tuple[tuple[str, str], ...],
+    back_s: float,
     table: Path | None,
     picture: Path | None,
     as_json: bool,
@@ -77,8 +97,9 @@ def explain(
     """Tell what is behind a message that a flow gave: samples, policies, settings, versions.
 
     ID is the `id` of an event; EVENT/DEVICE of an estimate; WHO@TIME of all else, with the time in UTC nanoseconds and,
-    of set-points, /QUANTITY. Without ID the newest messages are listed. All is from recordings, also the settings and
-    the versions that were in force; no flow file is needed.
+    of set-points, /QUANTITY. Without ID the newest messages are listed. Recordings tell all of it, also the settings
+    and the versions that were in force. A store, or a file with what a flow gave, has messages and samples alone: with
+    --flow they do as well, as far as the flow file is the one that ran.
 
     With --replay the message is computed again: from the samples behind it alone, from more where those do not suffice,
     and in the end from all since the recording began.
@@ -88,7 +109,8 @@ def explain(
     """
     try:
         with _progress(quiet=as_json) as told:
-            runs = recorded_runs(places)
+            plan = None if flow_file is None else _plan(registry, flow_file, site, dict(definitions))
+            runs = _runs(places, plan, back_s)
             if wanted is None:
                 _list(listed(runs, told), last, as_json=as_json)
                 return
@@ -96,7 +118,7 @@ def explain(
             if which > len(found):
                 raise click.BadParameter(f"{len(found)} are called '{wanted}'", param_hint="--which")
             chosen = found[which - 1]
-            revision_now = "" if flow_file is None else _revision(registry, flow_file, site, dict(definitions))
+            revision_now = "" if plan is None else digest_of(plan)
             explanation, samples = _explained(registry, chosen, revision_now, replays=replay)
     except FlowFileError as error:
         show_problems(error.problems, console(err=True))
@@ -104,7 +126,7 @@ def explain(
     except NothingFoundError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_NOT_FOUND)
-    except (BadRecordingError, OSError) as error:
+    except (BadRecordingError, RecordingError, NoRecordError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_BAD_FILE)
     if table is not None:
@@ -124,7 +146,7 @@ def _explained(
     registry: Registry, found: Found, revision_now: str, *, replays: bool
 ) -> tuple[Explanation, dict[str, Samples]]:
     about, given = found.run.about, found.given
-    plan = found.run.plan(registry, given.seq)
+    plan = found.run.plan(registry, given)
     computed = is_computed(plan, given.node)
     span, device = (span_of(found, plan), device_of(found, plan)) if computed else (None, None)
     samples = samples_behind(found, plan, span, device) if computed else {}
@@ -139,7 +161,7 @@ def _explained(
         revision=about.revision,
         revision_now=revision_now,
         version=about.version,
-        files=tuple(str(file) for file in found.run.files),
+        places=found.run.places,
         computed=computed,
         nodes=tuple(nodes_behind(found, plan)) if computed else (),
         device=device,
@@ -153,16 +175,32 @@ def _explained(
 
 
 def _notes(found: Found) -> Iterator[str]:
+    if not found.run.is_whole:
+        yield "settings, periods and versions are those of the flow file now: a store does not keep them"
     unknown = {name for node in found.run.about.nodes.values() for name in node.messages} - _KNOWN_TYPES
     if unknown:
         yield f"messages of types that are not known here are left out: {', '.join(sorted(unknown))}"
 
 
-def _revision(registry: Registry, file: Path, site: str | None, params: dict[str, str]) -> str:
-    plan = load_flow(
+def _plan(registry: Registry, file: Path, site: str | None, params: dict[str, str]) -> Plan:
+    return load_flow(
         file, registry, site=find_site(site, file), params=params, secrets="optional", connections="optional"
     )
-    return digest_of(plan)
+
+
+def _runs(places: Sequence[str], plan: Plan | None, back_s: float) -> list[Run]:
+    """Raises NothingFoundError, BadRecordingError, OSError."""
+    kept = [place for place in places if not _is_recording(place)]
+    recorded = [Path(place).expanduser() for place in places if place not in kept]
+    if kept and plan is None:
+        raise NothingFoundError(f"{kept[0]} is no recording: --flow FILE says which flow's it is")
+    found: list[Run] = [*recorded_runs(recorded)] if recorded else []
+    return found if plan is None or not kept else [*found, KeptRun(plan, kept, back_s)]
+
+
+def _is_recording(place: str) -> bool:
+    file = Path(place).expanduser()
+    return not place.startswith(STORE) and (file.is_dir() or file.suffix == SUFFIX or not file.exists())
 
 
 def _list(found: list[tuple[str, Found]], most: int, *, as_json: bool) -> None:
@@ -182,12 +220,12 @@ def _list(found: list[tuple[str, Found]], most: int, *, as_json: bool) -> None:
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[Path], None]]:
+def _progress(*, quiet: bool) -> Iterator[OnPlace]:
     shown = console(err=True)
     columns = (TextColumn("reading {task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=shown, transient=True, disable=quiet or not shown.is_terminal) as progress:
         task = progress.add_task("")
-        yield lambda file: progress.update(task, description=file.name)
+        yield lambda place: progress.update(task, description=place)
 
 
 def write_table(samples: dict[str, Samples], file: Path) -> None:

@@ -174,17 +174,7 @@ class _Reader:
             channels |= getattr(source.config, "channels", {})
         nodes = frozenset(source.id for source in sources)
         wanted = Wanted(frozenset(columns), frozenset(messages), channels, *self._span, nodes)
-        if not place.startswith(STORE):
-            file = Path(place).expanduser()
-            if not file.exists() and file.suffix != ".npz":  # which may be the name of parts
-                raise NoRecordError(f"{place}: there is no such recording")
-            return read_file(file, wanted)
-        node, found = _store(self._plan, place.removeprefix(STORE))
-        run = FlowRun(self._plan)
-        try:
-            return read_store(place, found.node.open(found.config, run.context(node)), wanted)
-        finally:
-            run.wakeup.close()
+        return read_place(self._plan, place, wanted)
 
     def _part_of(self, source: PlannedNode, content: Content) -> Content | None:
         """What of a record is this source's; None if it lacks what readers of the source need."""
@@ -248,6 +238,21 @@ class _Reader:
             self._notes.append(f"the record of '{source.id}' has no {', '.join(absent)}")
         nothing = np.full(samples.rows, np.nan)
         return Record(samples.with_columns({**samples.columns, **dict.fromkeys(absent, nothing)}), tuple(messages))
+
+
+def read_place(plan: Plan, place: str, wanted: Wanted) -> Content:
+    """What a file, or a store of the flow (`store:NAME`), holds. Raises NoRecordError, RecordingError."""
+    if not place.startswith(STORE):
+        file = Path(place).expanduser()
+        if not file.exists() and file.suffix != ".npz":  # which may be the name of parts
+            raise NoRecordError(f"{place}: there is no such recording")
+        return read_file(file, wanted)
+    node, found = _store(plan, place.removeprefix(STORE))
+    run = FlowRun(plan)
+    try:
+        return read_store(place, found.node.open(found.config, run.context(node)), wanted)
+    finally:
+        run.wakeup.close()
 
 
 def _store(plan: Plan, name: str) -> tuple[PlannedNode, OpenConnection]:

@@ -29,6 +29,7 @@ from edgeflex_flow.cli.run import EXIT_BAD_FILE, EXIT_FATAL
 from edgeflex_flow.clock import PacedClock, RecordedClock
 from edgeflex_flow.errors import FatalError, FlowFileError
 from edgeflex_flow.flowfile import Plan, load_flow
+from edgeflex_flow.flowfile.revision import digest_of
 from edgeflex_flow.messages import Message, encode_message
 from edgeflex_flow.node import OperatorNode, SourceNode, WireMessage
 from edgeflex_flow.recording import BadRecordingError
@@ -116,6 +117,7 @@ def replay(
             secrets=needed,
             connections=needed,
         )
+        began_s = time.monotonic()
         recorded = find_recorded(
             plan, records, Span(EARLIEST_NS if begin is None else begin, LATEST_NS if end is None else end), sends=sends
         )
@@ -125,11 +127,10 @@ def replay(
             run = prepared(recorded, on_time, speed)
             apply_policies(run, given, written=True)
             if folder is not None:
-                stack.enter_context(Recorder(run, folder, plan.name, at_once=True))
+                stack.enter_context(Recorder(run, folder, plan.name, at_once=True, revision=digest_of(plan)))
             if lines is not None:
                 _write_lines(run, lines)
             stack.enter_context(stop_on_signals(run))
-            began_s = time.monotonic()
             run_inline(run)
         took_s = time.monotonic() - began_s
     except FlowFileError as error:

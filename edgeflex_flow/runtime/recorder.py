@@ -56,12 +56,12 @@ def _about_node(kind: str, wire: Wire | None) -> NodeAbout:
     return NodeAbout(kind=kind, columns=tuple(sorted(wire.columns)), messages=tuple(sorted(types)))
 
 
-def about_run(run: FlowRun, nodes: dict[str, NodeAbout]) -> About:
-    """What a recording of a run is about."""
+def about_run(run: FlowRun, nodes: dict[str, NodeAbout], revision: str | None) -> About:
+    """What a recording of a run is about. `revision`: of the flow where that is not the plan that is run."""
     return About(
         flow=run.plan.name,
         site=run.plan.site,
-        revision=digest_of(run.plan),
+        revision=revision or digest_of(run.plan),
         version=__version__,
         begun_ns=run.clock.now_ns(),
         part=1,
@@ -71,7 +71,7 @@ def about_run(run: FlowRun, nodes: dict[str, NodeAbout]) -> About:
 
 class Recorder:
     """Records the wires of these nodes until it is closed. `at_once`: in the thread that passes messages, so that the
-    same run gives the same bytes.
+    same run gives the same bytes. `revision`: of the flow, where a plan is run that was made from it.
 
     Whatever wires it records: it also tells when periods of operators are over, and what all nodes go on with. What
     comes faster than the disk takes it is left out beyond `MOST_WAITING_ROWS`, and counted in `lost_rows`; what could
@@ -87,10 +87,11 @@ class Recorder:
         nodes: Collection[str] = (),
         keep: Keep = Keep(),  # noqa: B008 - immutable
         at_once: bool = False,
+        revision: str | None = None,
     ) -> None:
         self._run = run
         self._nodes = recorded_nodes(run.plan, nodes)
-        self._writer = RecordingWriter(folder, name, about_run(run, self._nodes), keep)
+        self._writer = RecordingWriter(folder, name, about_run(run, self._nodes, revision), keep)
         self._at_once = at_once
         self._numbers = itertools.count(1)
         self._queue: deque[Entry] = deque()

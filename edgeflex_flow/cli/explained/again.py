@@ -42,7 +42,9 @@ class Again(msgspec.Struct, frozen=True, kw_only=True):
     """What came of computing a message again."""
 
     same: bool
-    """To the last bit, from all since the recording began."""
+    """From all since the recording began: to the last bit, but for rounding where periods and batches are not told."""
+    exact: bool = True
+    """To the last bit."""
     why: str = ""
     """Why not, in words."""
     differences: tuple[FieldDifference, ...] = ()
@@ -71,16 +73,17 @@ def again(found: Found, plan: Plan, span: Span | None, device: str | None) -> Ag
     made = _made(found, plan, whole.of(_entries(found, plan)))
     if made is None:
         return Again(same=False, why="nothing of this name came of it", recorded_s=recorded_s)
-    if essence(made) != essence(found.message):
-        differences = tuple(_differences(found.message, made))
+    exact = found.run.is_whole
+    if essence(made) != essence(found.message) if exact else not _is_close(made, found.message):
+        differences = tuple(_differences(found.message, made, 0.0 if exact else ROUNDING))
         return Again(same=False, why="other values came of it", differences=differences, recorded_s=recorded_s)
     for since_ns in _beginnings(span, begin_ns, device):
         part = _Part(since_ns, device)
         made = _made(found, plan, part.of(_entries(found, plan)))
-        if made is not None and not any(differing(_plain(made), _plain(found.message), ROUNDING)):
+        if made is not None and _is_close(made, found.message):
             told = Sufficient(since_ns=since_ns, device=device, rows=part.rows)
-            return Again(same=True, rows=whole.rows, suffices=told, recorded_s=recorded_s)
-    return Again(same=True, rows=whole.rows, recorded_s=recorded_s)
+            return Again(same=True, exact=exact, rows=whole.rows, suffices=told, recorded_s=recorded_s)
+    return Again(same=True, exact=exact, rows=whole.rows, recorded_s=recorded_s)
 
 
 def _beginnings(span: Span | None, begin_ns: int, device: str | None) -> Iterator[int]:
@@ -96,7 +99,7 @@ def _beginnings(span: Span | None, begin_ns: int, device: str | None) -> Iterato
 
 def _entries(found: Found, plan: Plan) -> Iterator[Entry]:
     """What happened up to the message, without what operators gave: that is made anew."""
-    return found.run.until(found.given.seq, [*sources_behind(plan, found.given.node), DEAD_LETTERS, FLOW_ALARMS])
+    return found.run.until(found.given, [*sources_behind(plan, found.given.node), DEAD_LETTERS, FLOW_ALARMS])
 
 
 class _Part:
@@ -142,8 +145,13 @@ def _made(found: Found, plan: Plan, entries: Iterator[Entry]) -> Message | None:
     return next((each for each in like if essence(each) == wanted), like[-1] if like else None)
 
 
-def _differences(recorded: Message, made: Message) -> Iterator[FieldDifference]:
-    for place, before, after in differing(_plain(recorded), _plain(made), 0.0):
+def _is_close(one: Message, other: Message) -> bool:
+    """The same but for rounding."""
+    return not any(differing(_plain(one), _plain(other), ROUNDING))
+
+
+def _differences(recorded: Message, made: Message, tolerance: float) -> Iterator[FieldDifference]:
+    for place, before, after in differing(_plain(recorded), _plain(made), tolerance):
         yield FieldDifference(name=place, recorded=json.dumps(before), again=json.dumps(after))
 
 

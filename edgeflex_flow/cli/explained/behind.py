@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgeflex_flow import recording
 from edgeflex_flow.cli.explained.evidence import Found, sources_behind, upstream
 from edgeflex_flow.cli.explained.identity import Span, identity_of, span_behind, type_of, who_of
 from edgeflex_flow.flowfile.fields import config_fields, secret_keys
@@ -16,7 +15,7 @@ from edgeflex_flow.flowfile.picture import in_file_words
 from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.messages import Message, Quality, Samples, join_samples
 from edgeflex_flow.node import NodeConfig, OperatorNode
-from edgeflex_flow.recording import Settings
+from edgeflex_flow.recording import Given, Settings
 from edgeflex_flow.runtime.node_settings import code_of
 
 
@@ -119,7 +118,7 @@ def device_of(found: Found, plan: Plan) -> str | None:
 
 def nodes_behind(found: Found, plan: Plan) -> list[NodeBehind]:
     """The nodes on the way, in order."""
-    settings = found.run.settings_before(found.given.seq)
+    settings = found.run.settings_before(found.given)
     by_id = {each.id: each for each in plan.nodes}
     return [
         NodeBehind(
@@ -150,13 +149,11 @@ def _settings(config: NodeConfig, settings: Settings) -> Iterator[Setting]:
 def samples_behind(found: Found, plan: Plan, span: Span | None, device: str | None) -> dict[str, Samples]:
     """By source, the rows that a message rests on, of those that came before it."""
     taken: dict[str, list[Samples]] = {}
-    for given in recording.read(found.run.files, nodes=sources_behind(plan, found.given.node)):
-        if given.seq > found.given.seq:
-            break
-        if isinstance(given.message, Samples):
-            rows = (span or Span(-(2**63), 2**63 - 1)).of(given.message, device)
+    for entry in found.run.until(found.given, sources_behind(plan, found.given.node)):
+        if isinstance(entry, Given) and isinstance(entry.message, Samples):
+            rows = (span or Span(-(2**63), 2**63 - 1)).of(entry.message, device)
             if rows is not None:
-                taken.setdefault(given.node, []).append(rows)
+                taken.setdefault(entry.node, []).append(rows)
     return {source: join_samples(batches) for source, batches in taken.items()}
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeAlias
 
 from edgeflex_flow import recording
 from edgeflex_flow.cli.explained.identity import identity_of, is_called
@@ -18,16 +19,49 @@ from edgeflex_flow.registry import Registry
 from edgeflex_flow.runtime.rerun import plan_of
 
 ALL_MESSAGES = frozenset(BUILT_IN_MESSAGES)
+OnPlace: TypeAlias = Callable[[str], None]
+"""Told what is being read."""
+
+
+def ignore(_place: str) -> None:
+    return None
 
 
 class NothingFoundError(EdgeflexError):
     """No recording holds what was asked for."""
 
 
+class Run(Protocol):
+    """What is known of a run of a flow."""
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The files and stores that tell it."""
+
+    @property
+    def about(self) -> About: ...
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all is told that it rests on: batches, periods and settings as they were."""
+
+    def messages(self, told: OnPlace = ...) -> Iterator[Found]:
+        """All messages, in order. Raises BadRecordingError."""
+
+    def until(self, given: Given, nodes: Iterable[str]) -> Iterator[Entry]:
+        """What these nodes gave before something else was given, with periods and settings."""
+
+    def settings_before(self, given: Given) -> dict[str, Settings]:
+        """What nodes went on with when something was given."""
+
+    def plan(self, registry: Registry, given: Given) -> Plan:
+        """The flow as it was then. Raises BadRecordingError, and NothingFoundError where it is not told."""
+
+
 class Found(NamedTuple):
     """A message that a node gave."""
 
-    run: RecordedRun
+    run: Run
     given: Given
 
     @property
@@ -36,42 +70,47 @@ class Found(NamedTuple):
         return self.given.message
 
 
-class RecordedRun(NamedTuple):
+@dataclass(frozen=True)
+class RecordedRun:
     """One run of a flow, or the part of it that was recorded."""
 
     files: tuple[Path, ...]
     about: About
 
     @property
+    def places(self) -> tuple[str, ...]:
+        return tuple(str(file) for file in self.files)
+
+    @property
+    def is_whole(self) -> bool:
+        return True
+
+    @property
     def messengers(self) -> list[str]:
         """Nodes and wires of the flow that give messages."""
         return [name for name, node in self.about.nodes.items() if node.messages]
 
-    def messages(self, told: Callable[[Path], None] = lambda _file: None) -> Iterator[Found]:
-        """All messages, in order. Raises BadRecordingError."""
+    def messages(self, told: OnPlace = ignore) -> Iterator[Found]:
         for file in self.files:
-            told(file)
+            told(file.name)
             for given in recording.read([file], nodes=self.messengers, types=ALL_MESSAGES):
                 if isinstance(given.message, Message):
                     yield Found(self, given)
 
-    def until(self, seq: int, nodes: Iterable[str]) -> Iterator[Entry]:
-        """What these nodes gave up to this place, which is left out, with periods and settings."""
+    def until(self, given: Given, nodes: Iterable[str]) -> Iterator[Entry]:
         entries = recording.read_run(self.files, nodes=nodes, types=ALL_MESSAGES)
-        return itertools.takewhile(lambda entry: entry.seq < seq or isinstance(entry, Settings), entries)
+        return itertools.takewhile(lambda entry: entry.seq < given.seq or isinstance(entry, Settings), entries)
 
-    def settings_before(self, seq: int) -> dict[str, Settings]:
-        """What nodes went on with at this place of the order."""
+    def settings_before(self, given: Given) -> dict[str, Settings]:
         found: dict[str, Settings] = {}
         for file in self.files:
             for block in recording.blocks(file):
-                if isinstance(block.head, Settings) and (block.head.seq < seq or block.head.node not in found):
+                if isinstance(block.head, Settings) and (block.head.seq < given.seq or block.head.node not in found):
                     found[block.head.node] = block.head
         return found
 
-    def plan(self, registry: Registry, seq: int) -> Plan:
-        """The flow as it was then. Raises BadRecordingError, and NothingFoundError where it is not told."""
-        settings = self.settings_before(seq)
+    def plan(self, registry: Registry, given: Given) -> Plan:
+        settings = self.settings_before(given)
         if not settings:
             raise NothingFoundError(f"{self.files[0]}: it was recorded before recordings told the settings of nodes")
         return plan_of(self.about, settings.values(), registry)
@@ -87,7 +126,7 @@ def recorded_runs(places: Sequence[Path]) -> list[RecordedRun]:
     return [RecordedRun(tuple(parts), recording.about(parts[0])) for parts in (list(group) for _, group in by_run)]
 
 
-def find(runs: Sequence[RecordedRun], wanted: str, told: Callable[[Path], None]) -> list[Found]:
+def find(runs: Sequence[Run], wanted: str, told: OnPlace) -> list[Found]:
     """All messages that are called so, else those whose name goes on behind a `/`. Raises NothingFoundError."""
     found = [each for run in runs for each in run.messages(told) if is_called(each.message, wanted)]
     found = [each for each in found if identity_of(each.message) == wanted] or found
@@ -96,7 +135,7 @@ def find(runs: Sequence[RecordedRun], wanted: str, told: Callable[[Path], None])
     return found
 
 
-def listed(runs: Sequence[RecordedRun], told: Callable[[Path], None]) -> list[tuple[str, Found]]:
+def listed(runs: Sequence[Run], told: OnPlace) -> list[tuple[str, Found]]:
     """All messages in order of time, with what they are called."""
     found = [(identity_of(each.message), each) for run in runs for each in run.messages(told)]
     return sorted(found, key=lambda item: item[1].given.at_ns)

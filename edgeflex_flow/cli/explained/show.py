@@ -38,7 +38,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """Digest of the flow file that was named; empty if none was."""
     version: str
     """Of edgeflex-flow."""
-    files: tuple[str, ...]
+    places: tuple[str, ...]
+    """Files and stores that tell it."""
     computed: bool
     """Whether an operator gave it: else it came from outside, or of the run itself."""
     nodes: tuple[NodeBehind, ...]
@@ -145,7 +146,8 @@ def _show_again(console: Console, again: Again) -> None:
                 table.add_row(each.name, each.recorded, each.again)
             console.print(table)
         return
-    text = f"the same to the last bit, from the {_rows(again.rows)} of the {again.recorded_s:.1f} s before it"
+    how = "to the last bit" if again.exact else "but for rounding"
+    text = f"the same {how}, from the {_rows(again.rows)} of the {again.recorded_s:.1f} s before it"
     console.print(Text(f"✓ computed again: {text}", "green"))
     least = again.suffices
     if least is not None:

@@ -20,6 +20,7 @@ from edgeflex_flow.cli.preview_records import NoRecordError
 from edgeflex_flow.clock import Clock, RecordedClock
 from edgeflex_flow.errors import FatalError, FlowFileError
 from edgeflex_flow.flowfile import load_flow
+from edgeflex_flow.flowfile.revision import digest_of
 from edgeflex_flow.messages import DeadLetter, Samples, validity_s
 from edgeflex_flow.node import Context, NodeConfig, SinkNode, WireMessage
 from edgeflex_flow.recording import BadRecordingError
@@ -127,7 +128,9 @@ class _Run:
                 run.taps[node.id] = _tap(run.clock, self._collected[node.id])
         with ExitStack() as stack:
             if self._record is not None:
-                stack.enter_context(Recorder(run, self._record, self._file.stem, at_once=True))
+                stack.enter_context(
+                    Recorder(run, self._record, self._file.stem, at_once=True, revision=digest_of(self._plan))
+                )
             run_inline(run)
         found = [
             judge(each, self._collected[each.of], begin_ns, self._folder, update=self._update) for each in test.expect
