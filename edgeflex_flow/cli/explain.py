@@ -195,7 +195,9 @@ def _runs(places: Sequence[str], plan: Plan | None, back_s: float) -> list[Run]:
     if kept and plan is None:
         raise NothingFoundError(f"{kept[0]} is no recording: --flow FILE says which flow's it is")
     found: list[Run] = [*recorded_runs(recorded)] if recorded else []
-    return found if plan is None or not kept else [*found, KeptRun(plan, kept, back_s)]
+    if plan is not None and kept:
+        found.append(KeptRun(plan, kept, back_s))
+    return found
 
 
 def _is_recording(place: str) -> bool:

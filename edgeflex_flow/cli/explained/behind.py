@@ -103,7 +103,10 @@ def window_s(plan: Plan, node: str) -> float | None:
 def _window_s(node: Any, config: NodeConfig) -> float | None:
     if not isinstance(node, OperatorNode):
         return 0.0
-    return None if node.delays is None else node.delays(config).window_s
+    if node.delays is None:
+        return None
+    delays = node.delays(config)
+    return max(delays.window_s, delays.onset_window_s + delays.onset_lag_s) + delays.lag_s
 
 
 def device_of(found: Found, plan: Plan) -> str | None:

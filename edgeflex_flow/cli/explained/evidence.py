@@ -37,6 +37,7 @@ class Run(Protocol):
     @property
     def places(self) -> tuple[str, ...]:
         """The files and stores that tell it."""
+        ...
 
     @property
     def about(self) -> About: ...
@@ -44,18 +45,23 @@ class Run(Protocol):
     @property
     def is_whole(self) -> bool:
         """Whether all is told that it rests on: batches, periods and settings as they were."""
+        ...
 
     def messages(self, told: OnPlace = ...) -> Iterator[Found]:
         """All messages, in order. Raises BadRecordingError."""
+        ...
 
     def until(self, given: Given, nodes: Iterable[str]) -> Iterator[Entry]:
         """What these nodes gave before something else was given, with periods and settings."""
+        ...
 
     def settings_before(self, given: Given) -> dict[str, Settings]:
         """What nodes went on with when something was given."""
+        ...
 
     def plan(self, registry: Registry, given: Given) -> Plan:
         """The flow as it was then. Raises BadRecordingError, and NothingFoundError where it is not told."""
+        ...
 
 
 class Found(NamedTuple):

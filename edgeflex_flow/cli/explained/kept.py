@@ -7,7 +7,6 @@ ran; periods are taken to be over when the message says that it was made.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -44,17 +43,14 @@ class KeptRun:
         self._plan = plan
         self.places = tuple(places)
         self._back_ns = round(back_s * 1e9)
-
-    @cached_property
-    def about(self) -> About:
-        return About(
-            flow=self._plan.name,
-            site=self._plan.site,
-            revision=digest_of(self._plan),
+        self.about = About(
+            flow=plan.name,
+            site=plan.site,
+            revision=digest_of(plan),
             version=__version__,
             begun_ns=0,
             part=1,
-            nodes=recorded_nodes(self._plan),
+            nodes=recorded_nodes(plan),
         )
 
     def messages(self, told: OnPlace = ignore) -> Iterator[Found]:

@@ -83,6 +83,7 @@ class Trial:
         """What happened in the running flow; what deviates by now. Raises BadRecordingError."""
         if run_of(turn.file) != self._run:
             self._begin(turn)
+        self._look_whether_settled()
         for entry in turn.entries:
             if isinstance(entry, Settings):
                 self._bind(entry)
@@ -102,7 +103,7 @@ class Trial:
         settings = {each.node: each for each in turn.entries if isinstance(each, Settings)}
         running = plan_of(turn.about, settings.values(), self._registry)
         self._run, self.revision, self.settled = run_of(turn.file), turn.about.revision, False
-        self.begun_ns = turn.about.begun_ns
+        self.begun_ns = self.reached_ns = turn.about.begun_ns
         self._reruns = {
             "running": Rerun(running, self.begun_ns - 1),
             "new": Rerun(self.new, self.begun_ns - 1, with_settings=False, own_ticks=_other_periods(running, self.new)),
@@ -165,14 +166,16 @@ class Trial:
         found = [each for comparison in self._edit.values() for each in comparison.settle(self.reached_ns)]
         for comparison in self._live.values():
             comparison.settle(self.reached_ns)
-        if self.settled:
-            return found
-        if self.reached_ns - self.begun_ns >= self._settle_ns:
-            self.settled = True
-            for comparisons, counts in ((self._edit, self.counts), (self._live, self.live_counts)):
-                for node, comparison in comparisons.items():
-                    comparison.counts = counts.setdefault(node, Counts())
-        return []
+        return found if self.settled else []
+
+    def _look_whether_settled(self) -> None:
+        """From then on what deviates counts."""
+        if self.settled or self.reached_ns - self.begun_ns < self._settle_ns:
+            return
+        self.settled = True
+        for comparisons, counts in ((self._edit, self.counts), (self._live, self.live_counts)):
+            for node, comparison in comparisons.items():
+                comparison.counts = counts.setdefault(node, Counts())
 
     @property
     def compared(self) -> int:
