@@ -240,7 +240,7 @@ class Encoder:
         heads, bodies = [], []
         for name, values in arrays.items():
             narrowed, base = _narrowed(values)
-            body = self._compressor.compress(_by_bytes(narrowed))
+            body = self._compressor.compress(_by_bytes(narrowed)) if len(narrowed) else b""
             heads.append(Packed(name, values.dtype.str, narrowed.dtype.str, base, len(values), len(body)))
             bodies.append(body)
         return tuple(heads), b"".join(bodies)
@@ -254,7 +254,9 @@ def _batch(given: Sequence[Given | Ticked]) -> dict[str, _Array]:
 
 
 def _narrowed(values: _Array) -> tuple[_Array, int]:
-    """The values in a narrower type, without loss, and the first of whole numbers."""
+    """The values in a narrower type, without loss, and the first of whole numbers; none are left of those that are all
+    the same.
+    """
     if values.dtype.kind == "f":
         with np.errstate(over="ignore", invalid="ignore"):
             short = values.astype(np.float32)
@@ -263,18 +265,24 @@ def _narrowed(values: _Array) -> tuple[_Array, int]:
         return (short if same.all() else values), 0
     if not len(values):
         return values.astype(np.int8), 0
-    differences = np.diff(values.astype(np.int64), prepend=np.int64(values[0]))
+    first = int(values[0])
+    if not (values != values[0]).any():
+        return np.empty(0, dtype=np.int8), first
+    wide = values.astype(np.int64, copy=False)
+    differences = np.empty_like(wide)
+    differences[0] = 0
+    np.subtract(wide[1:], wide[:-1], out=differences[1:])
     least, most = int(differences.min()), int(differences.max())
     for dtype in (np.int8, np.int16, np.int32):
         if np.iinfo(dtype).min <= least and most <= np.iinfo(dtype).max:
-            return differences.astype(dtype), int(values[0])
-    return differences, int(values[0])
+            return differences.astype(dtype), first
+    return differences, first
 
 
-def _by_bytes(values: _Array) -> bytes:
+def _by_bytes(values: _Array) -> _Array:
     """The first bytes of all values, then the second ones …"""
     octets = np.ascontiguousarray(values).view(np.uint8).reshape(-1, values.itemsize)
-    return np.ascontiguousarray(octets.T).tobytes()
+    return np.ascontiguousarray(octets.T)
 
 
 def _block(head: _Head, body: bytes) -> bytes:
@@ -356,6 +364,8 @@ class Decoder:
         narrow = np.dtype(head.packed)
         if head.length * max(narrow.itemsize, np.dtype(head.dtype).itemsize) > MOST_ARRAY_BYTES:
             raise ValueError(f"array '{head.name}' claims {head.length} values")
+        if not packed:  # all are the same
+            return np.full(head.length, head.base, dtype=head.dtype)
         octets = np.frombuffer(self._decompress(packed, head.length * narrow.itemsize), dtype=np.uint8)
         values = np.ascontiguousarray(octets.reshape(narrow.itemsize, head.length).T).view(narrow).reshape(-1)
         if narrow.kind == "f":
