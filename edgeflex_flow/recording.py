@@ -240,7 +240,7 @@ class Encoder:
         heads, bodies = [], []
         for name, values in arrays.items():
             narrowed, base = _narrowed(values)
-            body = self._compressor.compress(_by_bytes(narrowed)) if len(narrowed) else b""
+            body = self._compressor.compress(_by_bytes(narrowed).data) if len(narrowed) else b""
             heads.append(Packed(name, values.dtype.str, narrowed.dtype.str, base, len(values), len(body)))
             bodies.append(body)
         return tuple(heads), b"".join(bodies)
