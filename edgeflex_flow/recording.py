@@ -584,41 +584,54 @@ class Turn(NamedTuple):
 
 
 class Follower:
-    """Reads recordings in a folder while they are written, turn by turn, one file after the other."""
+    """Reads recordings in a folder while they are written, turn by turn."""
 
     def __init__(self, folder: Path, types: Iterable[type[Message]] = BUILT_IN_MESSAGES) -> None:
         self._folder = folder
         self._reader = _Reader(Decoder(types), None, {}, None)
-        self._done: set[Path] = set()
-        self._file: Path | None = None
-        self._about: About | None = None
-        self._place = len(MAGIC)
-        self._held: list[Block] = []
+        self._followed: dict[Path, _Followed] = {}
 
     def turns(self) -> Iterator[Turn]:
         """Those that are whole by now, since the last call. Raises BadRecordingError, OSError."""
-        while True:
-            if self._file is not None:
-                yield from self._new_turns(self._file)
-            newer = [file for file in recordings_in(self._folder) if file not in self._done and file != self._file]
-            if not newer:
-                return
-            self._done |= set() if self._file is None else {self._file}
-            self._file, self._place, self._held = newer[0], len(MAGIC), []
+        there = recordings_in(self._folder)
+        for file in self._followed.keys() - set(there):
+            if not self._followed.pop(file).is_read:
+                raise BadRecordingError(
+                    f"{file} was dropped before it was read: reading is slower than what is recorded"
+                )
+        for file in there:
+            yield from self._new_turns(file, self._followed.setdefault(file, _Followed()))
 
-    def _new_turns(self, file: Path) -> Iterator[Turn]:
+    def _new_turns(self, file: Path, followed: _Followed) -> Iterator[Turn]:
         with file.open("rb") as opened:
-            opened.seek(self._place)
+            opened.seek(followed.place)
             while (block := _next_block(opened, file)) is not None:
-                self._place = opened.tell()
+                followed.place = opened.tell()
                 if isinstance(block.head, About):
-                    self._about = block.head
+                    followed.about = block.head
                 elif isinstance(block.head, Reached):
-                    assert self._about is not None
-                    turn, self._held = self._held, []
-                    yield Turn(file, self._about, self._reader.entries(turn, file), block.head.at_ns)
+                    if followed.about is None:
+                        raise BadRecordingError(f"{file}: it does not tell what it is about")
+                    turn, followed.held = followed.held, []
+                    yield Turn(file, followed.about, self._reader.entries(turn, file), block.head.at_ns)
                 else:
-                    self._held.append(block)
+                    followed.held.append(block)
+            followed.size = opened.seek(0, os.SEEK_END)
+
+
+class _Followed:
+    """How far a file has been read."""
+
+    def __init__(self) -> None:
+        self.about: About | None = None
+        self.place = len(MAGIC)
+        self.held: list[Block] = []
+        self.size = 0
+
+    @property
+    def is_read(self) -> bool:
+        """All that was in it when it was read last; what came later and is gone by now nobody knows."""
+        return self.place >= self.size
 
 
 # Files ----------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 import tempfile
 import threading
@@ -135,7 +137,7 @@ def shadow(
     session = _Session(trial, new, before, duration_s, settling_s, as_json=as_json)
     try:
         result = session.run()
-    except (BadRecordingError, OSError) as error:
+    except (BadRecordingError, verdict.NoShadowError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_BAD_FILE)
     if result is None:
@@ -169,6 +171,8 @@ class _Session:
             running_content=verdict.content_of(running.file),
             site=running.site,
             began_ns=time.time_ns(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
         )
 
     def run(self) -> Result | None:
@@ -184,6 +188,7 @@ class _Session:
                 total_bytes=TOTAL_BYTES,
                 at_once=True,
             )
+            verdict.refuse_twin(self._running.file)
             verdict.write(self._running.file, self._verdict)
             stack.enter_context(asked_to_record(self._running, request))
             stack.enter_context(signals.heed(lambda _number: self._over.set()))
@@ -191,7 +196,8 @@ class _Session:
         if not self._trial.revision:
             text = f"nothing came of '{self._running.name}': does it run on this machine, and does anything come in?"
             click.echo(text, err=True)
-            verdict.take_away(self._running.file)
+            if verdict.is_ours(self._running.file, self._verdict):
+                verdict.take_away(self._running.file)
             return None
         self._write(ended=True)
         return self._result()
@@ -206,7 +212,7 @@ class _Session:
             progress.update(task, description=self._standing())
             if now_s - told_s >= TELL_S:
                 told_s = now_s
-                if not verdict.is_there(self._running.file):
+                if not verdict.is_ours(self._running.file, self._verdict):
                     return  # promoted or discarded
                 self._write(ended=False)
             if self._duration_s is not None and self._seconds >= self._duration_s:
@@ -242,7 +248,7 @@ class _Session:
                 out.print(Text(f"  more of {each.node}, {sort[1]}, are counted only", "dim"))
 
     def _write(self, *, ended: bool) -> None:
-        if ended and not verdict.is_there(self._running.file):
+        if ended and not verdict.is_ours(self._running.file, self._verdict):
             return
         trial = self._trial
         self._verdict = msgspec.structs.replace(

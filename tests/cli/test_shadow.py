@@ -99,6 +99,9 @@ def test_discard_ends_a_shadow(site: Up) -> None:
     with subprocess.Popen([str(each) for each in command], stdout=subprocess.PIPE, text=True) as process:
         site.wait(lambda: site.folder.joinpath(".watch.yaml.shadow").exists(), "the shadow did not begin")
         time.sleep(3.0)
+        twin = edgeflex("shadow", edited(site, name="twin.yaml"), *beside(site))
+        assert twin.returncode == 1
+        assert f"runs beside {site.flow('watch')} already, in process {process.pid}" in twin.stderr
         done = edgeflex("discard", new, "--beside", site.flow("watch"))
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("discarded: ")

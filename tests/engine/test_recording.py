@@ -297,5 +297,16 @@ def test_a_turn_that_is_not_yet_whole_is_not_given(tmp_path: Path) -> None:
     assert [[each.seq for each in turn.entries] for turn in follower.turns()] == [[1]]
 
 
+def test_a_part_that_is_dropped_before_it_was_read_is_told(tmp_path: Path) -> None:
+    [file] = written(tmp_path, [Given(1, 1, "event", alarm(1))])
+    follower = recording.Follower(tmp_path)
+    content = file.read_bytes()
+    file.write_bytes(content[:-10])
+    assert list(follower.turns()) == []
+    file.unlink()
+    with pytest.raises(BadRecordingError, match=r"f-0001\.rec was dropped before it was read"):
+        list(follower.turns())
+
+
 def test_settings_alone_make_no_file(tmp_path: Path) -> None:
     assert written(tmp_path, [went_on_with(1, "a")]) == []

@@ -21,6 +21,8 @@ from edgeflex_flow.runtime.rerun import Rerun, config_of, plan_of
 from edgeflex_flow.runtime.run import NO_POLICY, InForce
 
 SETTLE_S: Final = 5.0
+LEFT_NS: Final = 5_000_000_000
+"""A process that goes on so long after another one had begun is the running one again: the other was rolled back."""
 
 
 def outputs_of(plan: Plan) -> list[str]:
@@ -61,7 +63,9 @@ class Trial:
         self._apart_ns = apart_ns
         self._settle_ns = settle_ns
         self._run = ""
-        self._settings: dict[str, Settings] = {}
+        self._settings: dict[str, dict[str, Settings]] = {}
+        """By process of the running flow and node, the last that were told."""
+        self._left: set[str] = set()
         self._reruns: dict[Side, Rerun] = {}
         self._edit: dict[str, Comparison] = {}
         self._live: dict[str, Comparison] = {}
@@ -81,8 +85,13 @@ class Trial:
 
     def take(self, turn: Turn) -> list[Deviation]:
         """What happened in the running flow; what deviates by now. Raises BadRecordingError."""
-        if run_of(turn.file) != self._run:
-            self._begin(turn)
+        run = run_of(turn.file)
+        settings = self._settings.setdefault(run, {})
+        settings |= {each.node: each for each in turn.entries if isinstance(each, Settings)}
+        if run != self._run:
+            if run in self._left and turn.reached_ns < self.reached_ns + LEFT_NS:
+                return []  # the last of what is not the running process any more
+            self._begin(turn, settings.values())
         self._look_whether_settled()
         for entry in turn.entries:
             if isinstance(entry, Settings):
@@ -96,12 +105,12 @@ class Trial:
         self.reached_ns = turn.reached_ns
         return self._settle()
 
-    def _begin(self, turn: Turn) -> None:
+    def _begin(self, turn: Turn, settings: Iterable[Settings]) -> None:
         """The running flow begins, or begins anew as it was or as another version."""
         if self._run:
+            self._left.add(self._run)
             self.notes[f"the running flow began anew at {when(turn.reached_ns)}: so did this"] = None
-        settings = {each.node: each for each in turn.entries if isinstance(each, Settings)}
-        running = plan_of(turn.about, settings.values(), self._registry)
+        running = plan_of(turn.about, settings, self._registry)
         self._run, self.revision, self.settled = run_of(turn.file), turn.about.revision, False
         self.begun_ns = self.reached_ns = turn.about.begun_ns
         self._reruns = {

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
 from pathlib import Path
 
 import msgspec
@@ -29,6 +31,9 @@ class Shadowed(msgspec.Struct, frozen=True, kw_only=True):
     site: str
     began_ns: int
     """When the shadow began, UTC nanoseconds."""
+    host: str
+    pid: int
+    """Whose shadow it is."""
     seconds: float = 0.0
     """How long it has compared, the time to settle left out."""
     compared: int = 0
@@ -68,8 +73,33 @@ def read(new: Path, running: Path) -> Shadowed:
     return told
 
 
-def is_there(running: Path) -> bool:
-    return place_of(running).exists()
+def is_ours(running: Path, told: Shadowed) -> bool:
+    """Whether nobody has promoted or discarded it, or begun another one."""
+    try:
+        there = msgspec.json.decode(place_of(running).read_bytes(), type=Shadowed)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return False
+    return (there.host, there.pid, there.began_ns) == (told.host, told.pid, told.began_ns)
+
+
+def refuse_twin(running: Path) -> None:
+    """Raises NoShadowError if a shadow runs beside that flow already, OSError."""
+    try:
+        there = msgspec.json.decode(place_of(running).read_bytes(), type=Shadowed)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return
+    if not there.ended and there.host == socket.gethostname() and _is_alive(there.pid):
+        raise NoShadowError(f"{there.new} runs beside {running} already, in process {there.pid}")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def take_away(running: Path) -> None:
@@ -79,7 +109,8 @@ def take_away(running: Path) -> None:
 def in_words(told: Shadowed) -> str:
     """For people.
 
-    >>> in_words(Shadowed(new="n", new_content="", running_content="", site="s", began_ns=0, seconds=60.0, compared=9))
+    >>> told = {"new": "n", "new_content": "", "running_content": "", "site": "s", "began_ns": 0, "host": "h", "pid": 1}
+    >>> in_words(Shadowed(seconds=60.0, compared=9, **told))
     'in 60 s nothing of 9 deviates'
     """
     if not told.compared:

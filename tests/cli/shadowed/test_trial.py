@@ -112,6 +112,20 @@ def test_when_the_running_flow_begins_anew_so_do_both(recorded: Path, tmp_path: 
     assert "the running flow began anew" in next(iter(trial.notes))
 
 
+def test_a_process_that_was_left_and_goes_on_alone_is_the_running_one_again(recorded: Path, tmp_path: Path) -> None:
+    [turn] = Follower(recorded).turns()
+    old, new = tmp_path / "old-0001.rec", tmp_path / "new-0001.rec"
+    trial = trial_of(plan(tmp_path))
+    trial.take(turn._replace(file=old))
+    trial.take(turn._replace(file=new))
+    assert len(trial.notes) == 1
+    last = turn._replace(file=old, entries=[], reached_ns=turn.reached_ns + 10**9)
+    trial.take(last)  # the last of the process that was left
+    assert len(trial.notes) == 1
+    trial.take(last._replace(reached_ns=turn.reached_ns + 10**10))
+    assert len(trial.notes) == 2
+
+
 def test_it_settles_for_twice_the_longest_window(tmp_path: Path) -> None:
     flow = load_flow(FLOWS / "inertia_estimation.yaml", shipped_registry(), site=LOCAL, connections="optional")
     assert settle_s([flow]) > settle_s([plan(tmp_path)]) == 5.0
