@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 import time
@@ -14,10 +15,11 @@ import click
 import msgspec
 
 from edgeflex_flow.cli.diff import compare, show_differences
-from edgeflex_flow.cli.places import Definition, find_site
+from edgeflex_flow.cli.places import find_site
 from edgeflex_flow.cli.problems import console, show_problems
 from edgeflex_flow.cli.run import EXIT_BAD_FILE
 from edgeflex_flow.cli.shadowed import verdict
+from edgeflex_flow.cli.shadowed.options import beside_running
 from edgeflex_flow.disk import replace_durably
 from edgeflex_flow.errors import FlowFileError
 from edgeflex_flow.flowfile import Plan, load_flow
@@ -29,18 +31,13 @@ from edgeflex_flow.runtime.recording_requests import RecordingRequest, asked_to_
 EXIT_REFUSED: Final = 3
 EXIT_NOT_SEEN: Final = 4
 SEEN_WITHIN_S: Final = 60.0
+AFTER_TRIAL_S: Final = 3.0
 LOOK_S: Final = 0.5
 PART_BYTES: Final = 16 << 20
 
 
 @click.command()
-@click.argument("new", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option(
-    "--beside", "running", required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="The flow file that runs.",
-)  # fmt: skip
-@click.option("--site", help="Site file, or the name of one in sites/ beside the flow file that runs.")
-@click.option("-D", "definitions", type=Definition(), multiple=True, help="Set a parameter: -D pmu_port=4713.")
+@beside_running
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until it is seen to run.")
 @click.pass_obj
@@ -60,8 +57,8 @@ def promote(
     beside it as `.FILE.before`. `edgeflex up` moves over to it, on trial, and back if it fails; then this says so. A
     flow that `edgeflex run` has running goes on as it is until it is started again.
 
-    Exit codes: 0 promoted, and seen to run; 1 a file is wrong; 2 wrong usage; 3 refused: it was not shadowed as it is
-    now, or not wanted; 4 promoted, but not seen to run within a minute.
+    Exit codes: 0 promoted, and seen to run beyond its trial; 1 a file is wrong; 2 wrong usage; 3 refused: it was not
+    shadowed as it is now, or not wanted; 4 promoted, but not seen to run within a minute, or gone back from.
     """
     try:
         told = verdict.read(new, running)
@@ -89,13 +86,28 @@ def promote(
         click.echo(f"error: {error.filename}: {error.strerror}", err=True)
         sys.exit(EXIT_BAD_FILE)
     click.echo(f"{running} is {new} now; what it said before is in {kept}")
-    if not no_wait and not _seen(plan):
-        text = (
-            "not seen to run yet: `edgeflex up` says why in its log; a flow that `edgeflex run` has running has to be "
-            "started again"
-        )
-        click.echo(text, err=True)
-        sys.exit(EXIT_NOT_SEEN)
+    if not no_wait:
+        try:
+            _tell(plan, _went(plan))
+        except (BadRecordingError, OSError) as error:
+            click.echo(f"it is in place, and nobody knows whether it runs: {error}", err=True)
+            sys.exit(EXIT_NOT_SEEN)
+
+
+def _tell(plan: Plan, what: str) -> None:
+    match what:
+        case "runs":
+            click.echo(f"'{plan.name}' runs as revision {digest_of(plan)}")
+        case "back":
+            click.echo("it ran, and what ran before runs again: `edgeflex up` says why in its log", err=True)
+            sys.exit(EXIT_NOT_SEEN)
+        case _:
+            click.echo(
+                "not seen to run yet: `edgeflex up` says why in its log; what `edgeflex run` has running goes on as "
+                "it is",
+                err=True,
+            )
+            sys.exit(EXIT_NOT_SEEN)
 
 
 def _refuse_others(told: verdict.Shadowed, new: Path, running: Path) -> None:
@@ -132,20 +144,29 @@ def _put(content: bytes, running: Path) -> Path:
     return kept
 
 
-def _seen(plan: Plan) -> bool:
-    """Whether the new version is seen to run: its recording names it."""
+def _went(plan: Plan) -> str:
+    """What becomes of the new version, as recordings of the running flow name it: `runs`, `back`, or `unseen`. Raises
+    BadRecordingError, OSError.
+    """
+    wanted = digest_of(plan)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeflex-promote-")))
         request = RecordingRequest(site=plan.site, folder=str(folder), part_bytes=PART_BYTES, at_once=True)
         stack.enter_context(asked_to_record(plan, request))
         follower = Follower(folder)
         end_s = time.monotonic() + SEEN_WITHIN_S
+        seen_s = math.inf
+        revision, reached_ns = "", 0
         while time.monotonic() < end_s:
-            try:
-                if any(turn.about.revision == digest_of(plan) for turn in follower.turns()):
-                    click.echo(f"'{plan.name}' runs as revision {digest_of(plan)}")
-                    return True
-            except (BadRecordingError, OSError):
-                return False
+            for turn in follower.turns():
+                if turn.reached_ns >= reached_ns:
+                    revision, reached_ns = turn.about.revision, turn.reached_ns
+            now_s = time.monotonic()
+            if revision == wanted:
+                seen_s = min(seen_s, now_s)
+            elif seen_s < math.inf:
+                return "back"
+            if now_s >= seen_s + plan.limits.settle + AFTER_TRIAL_S:
+                return "runs"
             time.sleep(LOOK_S)
-    return False
+    return "unseen"

@@ -23,11 +23,12 @@ from rich.text import Text
 from edgeflex_flow import signals
 from edgeflex_flow.cli.diff import compare, show_differences
 from edgeflex_flow.cli.explained.show import when
-from edgeflex_flow.cli.places import Definition, find_site
+from edgeflex_flow.cli.places import find_site
 from edgeflex_flow.cli.problems import WIDTH_OF_FILES, console
 from edgeflex_flow.cli.run import EXIT_BAD_FILE, Seconds, tell_problems
 from edgeflex_flow.cli.shadowed import verdict
 from edgeflex_flow.cli.shadowed.compare import Counts, Deviation
+from edgeflex_flow.cli.shadowed.options import beside_running
 from edgeflex_flow.cli.shadowed.trial import Trial, outputs_of, settle_s, sources_of
 from edgeflex_flow.errors import FlowFileError
 from edgeflex_flow.flowfile import Plan, load_flow
@@ -72,13 +73,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @click.command()
-@click.argument("new", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option(
-    "--beside", "running", required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="The flow file that runs.",
-)  # fmt: skip
-@click.option("--site", help="Site file, or the name of one in sites/ beside the flow file that runs.")
-@click.option("-D", "definitions", type=Definition(), multiple=True, help="Set a parameter: -D pmu_port=4713.")
+@beside_running
 @click.option("--for", "duration_s", type=Seconds(), help="End after this time, for example 1h; else at Ctrl-C.")
 @click.option("--settle", "settling_s", type=Seconds(), help="What deviates before counts not; else as windows need.")
 @click.option(
