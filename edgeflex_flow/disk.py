@@ -43,16 +43,22 @@ def lock_file(file: Path, mode: int = 0o600, *, shared: bool = False) -> int:
     return descriptor
 
 
-def replace_durably(file: Path, content: bytes, *, keep: Path | None = None) -> None:
+def replace_durably(file: Path, content: bytes, *, keep: Path | None = None, like: Path | None = None) -> None:
     """Return when the file holds this content and will after a power failure. Raises OSError, the file as it was.
 
     A reader, or a process that is killed at any moment, finds the old content or the new one, whole. `keep`: the name
-    that the old file then has; for a moment only that one is there.
+    that the old file then has; for a moment only that one is there. `like`: the file whose owner and mode it gets; else
+    it is this user's alone.
     """
     # A name of its own: two processes may write at once, and each rename must put a whole file in place.
     new = file.with_name(f"{file.name}.{os.getpid()}{NEW}")
     try:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as opened:
+            if like is not None:
+                told = like.stat()
+                if (told.st_uid, told.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(opened.fileno(), told.st_uid, told.st_gid)
+                os.fchmod(opened.fileno(), told.st_mode & 0o7777)
             opened.write(content)
             opened.flush()
             os.fsync(opened.fileno())

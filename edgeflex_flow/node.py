@@ -229,6 +229,8 @@ class Delays(NamedTuple):
     """So long after something began on the grid the change must last at least, windows before this node included."""
     onset_lag_s: float = 0.0
     """So long after something began what belongs to it is held at least, waits before this node included."""
+    end_lag_s: float = 0.0
+    """So long after something was over that is told at most: the age of what tells the end, which carries its time."""
     age_s: float | None = None
     """Of what carries a time that this node gives by its own clock: how old that is when it goes out. None: it carries
     the newest time of what came in; with one of the two above, the time at which it began."""

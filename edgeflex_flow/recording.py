@@ -32,12 +32,15 @@ from edgeflex_flow.messages import BUILT_IN_MESSAGES, Message, Samples, join_sam
 SUFFIX: Final = ".rec"
 MAGIC: Final = b"EFXREC1\n"
 FORMAT: Final = 2
+NO_POLICY: Final = "default"
+"""In place of a policy's version: the flow file's own value is in force."""
 OLDEST_FORMAT: Final = 1
 """Without periods and settings."""
 LEVEL: Final = 1
 MOST_HEAD_BYTES: Final = 16 << 20
 MOST_BODY_BYTES: Final = 1 << 30
-MOST_ARRAY_BYTES: Final = 1 << 31
+MOST_ARRAY_BYTES: Final = 1 << 30
+MOST_BLOCK_BYTES: Final = 1 << 31
 _LENGTHS: Final = struct.Struct("<III")
 _Array: TypeAlias = NDArray[Any]
 Arrays: TypeAlias = dict[str, NDArray[Any]]
@@ -71,6 +74,10 @@ class About(msgspec.Struct, frozen=True, kw_only=True, tag_field="block", tag="a
     """When this file was begun, UTC nanoseconds on the flow's clock."""
     part: int
     nodes: dict[str, NodeAbout]
+    shared: bool = False
+    """Of a flow on several processes: what operators gave is not in it."""
+    supervised: bool = False
+    """Whether somebody watches the flow's process, and moves over to other versions."""
 
 
 class Packed(msgspec.Struct, frozen=True, array_like=True):
@@ -144,6 +151,8 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True, tag_field="block", tag=
 
     turn: int
     at_ns: int
+    lost_rows: int = 0
+    """Rows (or messages) that were given since the recording began and are not in it."""
 
 
 _Head: TypeAlias = About | Rows | Lines | Ticks | Settings | Reached
@@ -190,7 +199,7 @@ class Encoder:
     def settings(self, settings: Settings, turn: int = 0) -> bytes:
         return _block(msgspec.structs.replace(settings, turn=turn), b"")
 
-    def turn(self, number: int, entries: Sequence[Entry], reached_ns: int) -> bytes:
+    def turn(self, number: int, entries: Sequence[Entry], reached_ns: int, lost_rows: int = 0) -> bytes:
         """What happened within a short time, as a block for each node and shape."""
         rows: dict[tuple[str, tuple[str, ...]], list[Given]] = {}
         lines: dict[str, list[Given]] = {}
@@ -208,7 +217,7 @@ class Encoder:
         blocks += [self._rows(number, node, columns, some) for (node, columns), some in rows.items()]
         blocks += [self._lines(number, node, some) for node, some in lines.items()]
         blocks += [self._ticks(number, node, some) for node, some in ticks.items()]
-        return b"".join([*blocks, _block(Reached(turn=number, at_ns=reached_ns), b"")])
+        return b"".join([*blocks, _block(Reached(turn=number, at_ns=reached_ns, lost_rows=lost_rows), b"")])
 
     def _ticks(self, turn: int, node: str, ticks: Sequence[Ticked]) -> bytes:
         last = np.array([each.last for each in ticks], dtype=np.int8)
@@ -293,7 +302,62 @@ def _block(head: _Head, body: bytes) -> bytes:
 # Reading --------------------------------------------------------------------------------------------------------------
 
 
-_UNREADABLE: Final = (ValueError, TypeError, KeyError, IndexError, zstandard.ZstdError, msgspec.MsgspecError)
+_UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    MemoryError,
+    zstandard.ZstdError,
+    msgspec.MsgspecError,
+)
+_DTYPES: Final = {
+    "batch.seq": "<i8",
+    "batch.at_ns": "<i8",
+    "batch.rows": "<i8",
+    "batch.received_ns": "<i8",
+    "batch.last": "|i1",
+    "time_ns": "<i8",
+    "device": "<i4",
+    "quality": "<u2",
+}
+"""By array; those of columns are `<f8`."""
+_PACKED: Final = frozenset(("|i1", "<i2", "<i4", "<i8", "<f4", "<f8"))
+
+
+def _refuse_shapes(head: Rows | Lines | Ticks) -> None:
+    """Raises ValueError for arrays that no recording has, before room is taken for any."""
+    names = [each.name for each in head.arrays]
+    lengths: dict[bool, set[int]] = {True: set(), False: set()}
+    for each in head.arrays:
+        if each.dtype != _DTYPES.get(each.name, "<f8") or each.packed not in _PACKED:
+            raise ValueError(f"array '{each.name}' is of type {each.dtype}, packed as {each.packed}")
+        if each.length < 0 or not -(2**63) <= each.base < 2**63:
+            raise ValueError(f"array '{each.name}' claims {each.length} values from {each.base} on")
+        lengths[each.name.startswith("batch.")].add(each.length)
+    if sorted(names) != sorted(_arrays_of(head)) or any(len(found) > 1 for found in lengths.values()):
+        raise ValueError("its arrays do not go together")
+    if sum(8 * each.length for each in head.arrays) > MOST_BLOCK_BYTES:
+        raise ValueError("its arrays claim more than a block holds")
+    if not lengths[True] or 0 in lengths[True]:
+        raise ValueError("nothing is in it")
+
+
+def _arrays_of(head: Rows | Lines | Ticks) -> list[str]:
+    given = ["batch.seq", "batch.at_ns"]
+    if isinstance(head, Rows):
+        return [*given, "batch.rows", "batch.received_ns", "time_ns", "device", "quality", *head.columns]
+    return given if isinstance(head, Lines) else [*given, "batch.last"]
+
+
+def _refuse_rows(head: Rows, arrays: Arrays) -> None:
+    """Raises ValueError where rows are not what their batches and devices say."""
+    rows, device = arrays["batch.rows"], arrays["device"]
+    if (rows < 0).any() or int(rows.sum()) != len(device):
+        raise ValueError("batches and rows do not go together")
+    if len(device) and not 0 <= int(device.min()) <= int(device.max()) < len(head.devices):
+        raise ValueError("rows are of devices that it does not name")
 
 
 class Decoder:
@@ -306,17 +370,22 @@ class Decoder:
         """So that equal names are the same object."""
 
     def arrays(self, block: Block, columns: Iterable[str] | None = None) -> Arrays:
-        """The arrays of a block, of columns only these, or all."""
+        """The arrays of a block, of columns only these, or all. Raises one of `_UNREADABLE` for what cannot be."""
         head = block.head
         assert isinstance(head, Rows | Lines | Ticks)
         left_out = frozenset[str]()
         if isinstance(head, Rows) and columns is not None:
             left_out = frozenset(head.columns).difference(columns)
-        return self._unpack_all(head.arrays, block.body, left_out)
+        _refuse_shapes(head)
+        arrays = self._unpack_all(head.arrays, block.body, left_out)
+        if isinstance(head, Rows):
+            _refuse_rows(head, arrays)
+        return arrays
 
     def times(self, block: Block) -> NDArray[np.int64]:
         """When what is in a block was given."""
         assert isinstance(block.head, Rows | Lines)
+        _refuse_shapes(block.head)
         every = frozenset(each.name for each in block.head.arrays)
         return self._unpack_all(block.head.arrays, block.body, every - {"batch.at_ns"})["batch.at_ns"]
 
@@ -362,8 +431,6 @@ class Decoder:
 
     def _unpack(self, head: Packed, packed: bytes) -> _Array:
         narrow = np.dtype(head.packed)
-        if head.length * max(narrow.itemsize, np.dtype(head.dtype).itemsize) > MOST_ARRAY_BYTES:
-            raise ValueError(f"array '{head.name}' claims {head.length} values")
         if not packed:  # all are the same
             return np.full(head.length, head.base, dtype=head.dtype)
         octets = np.frombuffer(self._decompress(packed, head.length * narrow.itemsize), dtype=np.uint8)
@@ -432,27 +499,86 @@ def about(file: Path) -> About:
 
 
 def recordings_in(place: Path) -> list[Path]:
-    """The files of a recording, which is one or a folder of them, in order of their names."""
-    return sorted(place.glob(f"*{SUFFIX}")) if place.is_dir() else [place]
+    """The files of a recording, which is one or a folder of them, in order of their names and numbers."""
+    return sorted(place.glob(f"*{SUFFIX}"), key=_name_and_part) if place.is_dir() else [place]
 
 
-def span(files: Sequence[Path], nodes: Iterable[str]) -> tuple[int, int]:
-    """When the first and the last of these nodes were given, UTC nanoseconds. Reads the files to their ends, so that
-    damage is found before anything is made of them.
+def _name_and_part(file: Path) -> tuple[str, int, str]:
+    part = file.stem.rpartition("-")[2]
+    return run_of(file), int(part) if part.isdecimal() else 0, file.name
 
-    Raises BadRecordingError, also where there is nothing of them.
+
+def run_of(file: Path) -> str:
+    """What the parts of one recording have in common: their name without the number."""
+    return file.name.rpartition("-")[0]
+
+
+def runs_in(files: Iterable[Path]) -> list[list[Path]]:
+    """The parts of each recording in order, the one that began first first. Raises BadRecordingError, OSError."""
+    by_run: dict[tuple[Path, str], list[Path]] = {}
+    for file in sorted(files, key=_name_and_part):
+        by_run.setdefault((file.parent, run_of(file)), []).append(file)
+    return sorted(by_run.values(), key=lambda parts: about(parts[0]).begun_ns)
+
+
+class Overview(NamedTuple):
+    """What is in recordings, and what is known to be missing."""
+
+    first_ns: int
+    last_ns: int
+    """When the first and the last of the wanted nodes were given, UTC nanoseconds."""
+    gaps: tuple[str, ...]
+    """Parts and rows that are missing, in words."""
+    policies: frozenset[str]
+    """Policies, fields and versions that were in force, `rocof_trigger.onset 3`; defaults are left out."""
+
+
+def overview(files: Sequence[Path], nodes: Iterable[str]) -> Overview:
+    """Reads the files to their ends, so that damage is found before anything is made of them.
+
+    Raises BadRecordingError, also where there is nothing of these nodes, and OSError.
     """
     decoder, wanted = Decoder(()), frozenset(nodes)
     ends: list[int] = []
-    for file in files:
-        about(file)
-        for block in blocks(file):
-            if isinstance(block.head, Rows | Lines) and block.head.node in wanted:
-                times = decoder.times(block)
-                ends += [int(times[0]), int(times[-1])]
+    gaps: list[str] = []
+    policies: set[str] = set()
+    for parts in runs_in(files):
+        lost = 0
+        for file in parts:
+            for block in blocks(file):
+                match block.head:
+                    case Rows(node=node) | Lines(node=node) if node in wanted:
+                        ends += _ends(decoder, block, file)
+                    case Settings(policies=told):
+                        policies |= {f"{key} {version}" for key, version in told.items() if version != NO_POLICY}
+                    case Reached(lost_rows=lost_rows):
+                        lost = max(lost, lost_rows)
+                    case _:
+                        pass
+        gaps += gaps_of(parts, lost)
     if not ends:
         raise BadRecordingError(f"{files[0]}: nothing is in it of {', '.join(sorted(wanted))}")
-    return min(ends), max(ends)
+    return Overview(min(ends), max(ends), tuple(gaps), frozenset(policies))
+
+
+def _ends(decoder: Decoder, block: Block, file: Path) -> tuple[int, int]:
+    assert isinstance(block.head, Rows | Lines)
+    try:
+        times = decoder.times(block)
+    except _UNREADABLE as error:
+        raise BadRecordingError(f"{file}: a block of node '{block.head.node}' cannot be read: {error}") from error
+    return int(times.min()), int(times.max())
+
+
+def gaps_of(parts: Sequence[Path], lost_rows: int) -> list[str]:
+    """What is missing of a recording, in words. Raises BadRecordingError, OSError."""
+    numbers = [about(file).part for file in parts]
+    missing = sorted(set(range(numbers[0], numbers[-1])) - set(numbers))
+    found = [f"{parts[0].name} and on: part {', '.join(map(str, missing))} is missing"] if missing else []
+    return [
+        *found,
+        *([f"{parts[0].name} and on: {lost_rows:,} rows were lost as it was recorded"] if lost_rows else []),
+    ]
 
 
 def read(
@@ -486,8 +612,8 @@ def read_run(
 
 
 def _turns(file: Path) -> Iterator[list[Block]]:
-    """The blocks of each turn."""
-    about(file)
+    """The blocks of each turn that is whole."""
+    tells_whole = about(file).format > OLDEST_FORMAT
     held: list[Block] = []
     for block in blocks(file):
         if isinstance(block.head, About):
@@ -496,7 +622,8 @@ def _turns(file: Path) -> Iterator[list[Block]]:
             yield held
             held = []
         held.append(block)
-    yield held
+    if held and (isinstance(held[-1].head, Reached) or not tells_whole):
+        yield held
 
 
 def _turn_of(block: Block) -> int:
@@ -637,11 +764,6 @@ class _Followed:
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def run_of(file: Path) -> str:
-    """What the parts of one recording have in common: their name without the number."""
-    return file.name.rpartition("-")[0]
-
-
 class Keep(NamedTuple):
     """How a recording is kept: a new file after so many bytes; the oldest go beyond `total_bytes`."""
 
@@ -666,7 +788,7 @@ class RecordingWriter:
         self.files: list[Path] = []
         self.bytes_written = 0
 
-    def write(self, entries: Sequence[Entry], reached_ns: int) -> None:
+    def write(self, entries: Sequence[Entry], reached_ns: int, lost_rows: int = 0) -> None:
         """One turn: what happened up to a time. Raises OSError, and then has written nothing of it.
 
         There is no file before a node gave something, or a period was over.
@@ -676,7 +798,7 @@ class RecordingWriter:
             self._in_force |= settings
             return
         self._turns += 1
-        block = self._encoder.turn(self._turns, entries, reached_ns)
+        block = self._encoder.turn(self._turns, entries, reached_ns, lost_rows)
         if self._opened is None or self._size + len(block) > self._keep.part_bytes:
             self.begin(entries[0].at_ns if entries else reached_ns)
         self._in_force |= settings

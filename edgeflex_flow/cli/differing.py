@@ -32,7 +32,8 @@ def differing(one: Any, other: Any, tolerance: float, place: str = "") -> Iterat
         for number, (a, b) in enumerate(zip(one, other, strict=True)):
             yield from differing(a, b, tolerance, f"{place}[{number}]")
     elif isinstance(one, float) and isinstance(other, int | float):
-        if not math.isclose(one, other, rel_tol=tolerance, abs_tol=tolerance * 1e-3):
+        is_nan = math.isnan(one) and math.isnan(other)
+        if not is_nan and not math.isclose(one, other, rel_tol=tolerance, abs_tol=tolerance * 1e-3):
             yield Differing(place, one, other)
     elif one != other:
         yield Differing(place, one, other)

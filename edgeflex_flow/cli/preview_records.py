@@ -85,16 +85,31 @@ def find_records(texts: Iterable[str], plan: Plan) -> list[GivenRecord]:
             raise NoRecordError(f"--record {text}: no source '{name}'; known: {', '.join(sources)}{hint}")
         else:
             found.append(GivenRecord("", text))
-    return [each for given in found for each in _in_folder(given, sources)]
+    return [each for given in found for each in _in_folder(given, sources, plan)]
 
 
-def _in_folder(given: GivenRecord, sources: Sequence[str]) -> list[GivenRecord]:
+def of_flow(files: Sequence[Path], plan: Plan) -> list[Path]:
+    """Recordings of this flow at this site, else of this flow, else all: sources of other flows may be called the same.
+
+    Raises BadRecordingError, OSError.
+    """
+    told = {file: recording.about(file) for file in files}
+    for wanted in ((plan.name, plan.site), (plan.name,)):
+        found = [file for file, about in told.items() if (about.flow, about.site)[: len(wanted)] == wanted]
+        if found:
+            return found
+    return list(files)
+
+
+def _in_folder(given: GivenRecord, sources: Sequence[str], plan: Plan) -> list[GivenRecord]:
     folder = Path(given.place)
     if not folder.is_dir():
         return [given]
     files = readable_in(folder)
     if not files:
         raise NoRecordError(f"{folder}: there is no recording in it; known endings: {', '.join(SUFFIXES)}")
+    wires = [file for file in files if file.suffix == recording.SUFFIX]
+    files = [file for file in files if file not in wires] + of_flow(wires, plan)
     return [GivenRecord(given.source or (file.stem if file.stem in sources else ""), str(file)) for file in files]
 
 

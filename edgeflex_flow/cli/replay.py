@@ -22,7 +22,7 @@ from edgeflex_flow import recording
 from edgeflex_flow.cli.on_record import OnTime, clock_of, plan_on_record, plan_on_recording, span_of
 from edgeflex_flow.cli.places import find_site
 from edgeflex_flow.cli.preview_policies import PolicyFileError, read_policy_file
-from edgeflex_flow.cli.preview_records import NoRecordError, Span, find_records, read_records
+from edgeflex_flow.cli.preview_records import NoRecordError, Span, find_records, of_flow, read_records
 from edgeflex_flow.cli.problems import WIDTH_OF_FILES, console, show_problems
 from edgeflex_flow.cli.record_options import on_records
 from edgeflex_flow.cli.run import EXIT_BAD_FILE, EXIT_FATAL
@@ -147,7 +147,7 @@ def replay(
 
 def find_recorded(plan: Plan, texts: Sequence[str], span: Span, *, sends: bool = False) -> Recorded:
     """What is given to the flow's sources. Raises NoRecordError, RecordingError, BadRecordingError, and OSError."""
-    files = _recordings(texts)
+    files = _recordings(texts, plan)
     if files:
         return _of_wires(plan, files, span, sends=sends)
     found = read_records(plan, find_records(texts, plan), span)
@@ -159,10 +159,12 @@ def find_recorded(plan: Plan, texts: Sequence[str], span: Span, *, sends: bool =
     return Recorded(made, clock_of(found.by_source).now_ns(), last_ns, found.notes)
 
 
-def _recordings(texts: Sequence[str]) -> list[Path]:
-    """The files if all that is given are recordings of wires."""
+def _recordings(texts: Sequence[str], plan: Plan) -> list[Path]:
+    """The files if all that is given are recordings of wires; of several flows those of this one."""
     files = [file for text in texts for file in recording.recordings_in(Path(text).expanduser())]
-    return files if files and all(file.suffix == recording.SUFFIX and file.is_file() for file in files) else []
+    if not files or not all(file.suffix == recording.SUFFIX and file.is_file() for file in files):
+        return []
+    return of_flow(files, plan)
 
 
 def _of_wires(plan: Plan, files: Sequence[Path], span: Span, *, sends: bool) -> Recorded:
@@ -175,9 +177,15 @@ def _of_wires(plan: Plan, files: Sequence[Path], span: Span, *, sends: bool) -> 
             f"{files[0]}: no source of '{plan.name}' is in it: {', '.join(sources)}; it has {', '.join(sorted(nodes))}"
         )
     notes = [f"source '{name}' is not in the recording: it gives nothing" for name in missing]
-    first_ns, last_ns = recording.span(files, sources)
-    first_ns, last_ns = max(first_ns, span.begin_ns), min(last_ns, span.end_ns)
-    ordered = sorted(files, key=lambda file: recording.about(file).begun_ns)
+    found = recording.overview(files, sources)
+    first_ns, last_ns = max(found.first_ns, span.begin_ns), min(found.last_ns, span.end_ns)
+    if first_ns > last_ns:
+        raise NoRecordError(f"{files[0]}: nothing of it is from --begin to --end")
+    notes += found.gaps
+    if found.policies:
+        versions = ", ".join(sorted(found.policies))
+        notes.append(f"policies were in force ({versions}): a replay goes by the flow's defaults, or by --policies")
+    ordered = [file for parts in recording.runs_in(files) for file in parts]
 
     def made(on_time: OnTime) -> Plan:
         return plan_on_recording(plan, ordered, span=(span.begin_ns, span.end_ns), on_time=on_time, sends=sends)

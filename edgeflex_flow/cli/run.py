@@ -202,9 +202,10 @@ def errors_of(
         with (
             monitored.flow_monitored(flow_run, monitor),
             _policies(flow_run, policies, part),
-            recordings_on_request(flow_run),
+            recordings_on_request(flow_run) if part is None or part.process == 0 else nullcontext(),
         ):
             if part is not None:
+                flow_run.is_shared = True
                 _start_in_cluster(flow_run, part)
             else:
                 start(flow_run, runtime, workers)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -23,15 +22,16 @@ from rich.text import Text
 from edgeflex_flow import signals
 from edgeflex_flow.cli.diff import compare, show_differences
 from edgeflex_flow.cli.explained.show import when
-from edgeflex_flow.cli.places import find_site
-from edgeflex_flow.cli.problems import WIDTH_OF_FILES, console
-from edgeflex_flow.cli.run import EXIT_BAD_FILE, Seconds, tell_problems
+from edgeflex_flow.cli.problems import WIDTH_OF_FILES, console, show_problems
+from edgeflex_flow.cli.run import EXIT_BAD_FILE, Seconds
 from edgeflex_flow.cli.shadowed import verdict
 from edgeflex_flow.cli.shadowed.compare import Counts, Deviation
+from edgeflex_flow.cli.shadowed.in_place import Running, meeting_folder, plan_in_its_place, running_plan
 from edgeflex_flow.cli.shadowed.options import beside_running
 from edgeflex_flow.cli.shadowed.trial import Trial, outputs_of, settle_s, sources_of
 from edgeflex_flow.errors import FlowFileError
-from edgeflex_flow.flowfile import Plan, load_flow
+from edgeflex_flow.flowfile import Plan
+from edgeflex_flow.flowfile.difference import difference
 from edgeflex_flow.flowfile.revision import digest_of
 from edgeflex_flow.recording import BadRecordingError, Follower
 from edgeflex_flow.registry import Registry
@@ -65,6 +65,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     live: dict[str, Counts]
     """By node, what the running flow itself gave, against what was computed of it here."""
     dead_letters: dict[str, int]
+    would_end: bool
+    """Whether the edited flow met something that ends it."""
+    changes: tuple[str, ...]
+    """What the edit is, as `edgeflex diff` tells it."""
     worst: tuple[Deviation, ...]
     """Of each node and place that deviates, where it does most."""
     notes: tuple[str, ...]
@@ -109,25 +113,27 @@ def shadow(
 
     Then `edgeflex promote NEW --beside RUNNING` puts NEW in its place, and `edgeflex discard` ends it.
 
-    Exit codes: 0 nothing deviates; 1 a file is wrong; 2 wrong usage; 3 nothing came of the running flow; 5 some
-    deviates.
+    Exit codes: 0 nothing deviates; 1 a file is wrong; 2 wrong usage; 3 nothing came of the running flow, or nothing
+    could be compared; 5 some deviates.
     """
-    site_file = find_site(site, running)
-    if site_file is not None and new.resolve().parent == running.resolve().parent:
+    beside = Running.of(running, site, definitions)
+    if beside.site is not None and new.resolve().parent == running.resolve().parent:
         raise click.UsageError(f"{new} lies beside {running}: the site would find two files of one flow; move it away")
     try:
-        plans = [_plan(registry, file, site_file, dict(definitions)) for file in (running, new)]
+        before, after = running_plan(registry, beside), plan_in_its_place(registry, new, beside)
     except FlowFileError as error:
-        tell_problems(error)
+        show_problems(error.problems, console(err=True))
         sys.exit(EXIT_BAD_FILE)
-    before, after = plans
+    except OSError as error:
+        click.echo(f"error: {error.filename}: {error.strerror}", err=True)
+        sys.exit(EXIT_BAD_FILE)
     if before.name != after.name:
         raise click.UsageError(f"{new} is flow '{after.name}', and what runs is '{before.name}': they have one name")
     if not as_json:
         show_differences(compare({before.name: before}, {after.name: after}))
     settling_s = settle_s([before, after]) if settling_s is None else settling_s
     trial = Trial(
-        after, registry, tolerance=tolerance, apart_ns=round(apart_s * 1e9), settle_ns=round(settling_s * 1e9)
+        before, after, registry, tolerance=tolerance, apart_ns=round(apart_s * 1e9), settle_ns=round(settling_s * 1e9)
     )
     session = _Session(trial, new, before, duration_s, settling_s, as_json=as_json)
     try:
@@ -137,12 +143,11 @@ def shadow(
         sys.exit(EXIT_BAD_FILE)
     if result is None:
         sys.exit(EXIT_NOTHING)
-    _show(result, new, running, as_json=as_json)
-    sys.exit(EXIT_DIFFERS if result.deviating else 0)
-
-
-def _plan(registry: Registry, file: Path, site: Path | None, params: dict[str, str]) -> Plan:
-    return load_flow(file, registry, site=site, params=params, secrets="optional", connections="optional")
+    options = [*([f"--site {site}"] if site else []), *(f"-D {name}={value}" for name, value in definitions)]
+    _show(result, " ".join([str(new), "--beside", str(running), *options]), as_json=as_json)
+    if not result.compared:
+        sys.exit(EXIT_NOTHING)
+    sys.exit(EXIT_DIFFERS if result.deviating or result.would_end else 0)
 
 
 class _Session:
@@ -165,6 +170,7 @@ class _Session:
             new_content=verdict.content_of(new),
             running_content=verdict.content_of(running.file),
             site=running.site,
+            revision=digest_of(trial.new),
             began_ns=time.time_ns(),
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -174,7 +180,7 @@ class _Session:
         """None: nothing came of the running flow. Raises BadRecordingError, OSError."""
         nodes = tuple(dict.fromkeys([*sources_of(self._running), *outputs_of(self._running)]))
         with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeflex-shadow-")))
+            folder = stack.enter_context(meeting_folder(self._running))
             request = RecordingRequest(
                 site=self._running.site,
                 folder=str(folder),
@@ -198,12 +204,13 @@ class _Session:
         return self._result()
 
     def _follow(self, follower: Follower, progress: Progress) -> None:
-        began_s = told_s = time.monotonic()
+        heard_s = told_s = time.monotonic()
         task = progress.add_task("waiting for the running flow")
         while not self._over.wait(LOOK_S):
+            now_s = time.monotonic()
             for turn in follower.turns():
                 self._tell(self._trial.take(turn), progress.console)
-            now_s = time.monotonic()
+                heard_s = now_s
             progress.update(task, description=self._standing())
             if now_s - told_s >= TELL_S:
                 told_s = now_s
@@ -212,7 +219,9 @@ class _Session:
                 self._write(ended=False)
             if self._duration_s is not None and self._seconds >= self._duration_s:
                 return
-            if not self._trial.revision and now_s - began_s >= NOBODY_AFTER_S:
+            if now_s - heard_s >= NOBODY_AFTER_S:  # a flow at which nothing happens tells so each second
+                if self._trial.revision:
+                    self._trial.notes["the running flow has said nothing any more: it has ended, or hangs"] = None
                 return
 
     @property
@@ -266,6 +275,11 @@ class _Session:
         notes = list(trial.notes)
         if trial.revision != digest_of(running):
             notes.append("what runs is not what the file says: it is another version, or was started with other -D")
+        if trial.agrees is not None and trial.agrees < 1.0:
+            notes.append(
+                "the running flow gave other things than what is computed of it here: it has a past that this lacks, "
+                "such as an integral; what deviates comes of the edit all the same"
+            )
         if not trial.settled:
             notes.append(f"it ended before all had settled, which takes {self._settling_s:g} s: nothing was compared")
         return Result(
@@ -280,6 +294,8 @@ class _Session:
             nodes=trial.counts,
             live=trial.live_counts,
             dead_letters=dict(trial.dead_letters.items()),
+            would_end=trial.would_end,
+            changes=tuple(change.text for change in difference(running, trial.new)),
             worst=tuple(self._worst.values()),
             notes=tuple(notes),
             deviating=trial.deviating,
@@ -295,12 +311,14 @@ def _line(each: Deviation) -> Text:
     return Text.assemble((f"{when(each.time_ns)} ", "dim"), f"{each.node}: {each.about}: ", (words, style))
 
 
-def _show(result: Result, new: Path, running: Path, *, as_json: bool) -> None:
+def _show(result: Result, arguments: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode(result))
         return
     out = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
-    title = f"{result.flow}: what {new.name} would do otherwise, {result.seconds:.0f} s, {result.rows:,} rows"
+    title = (
+        f"{result.flow}: what {Path(result.new).name} would do otherwise, {result.seconds:.0f} s, {result.rows:,} rows"
+    )
     table = Table("node", "alike", "differs", "only running", "only new", "live as computed", title=title)
     for node, counts in result.nodes.items():
         live = result.live.get(node)
@@ -318,4 +336,5 @@ def _show(result: Result, new: Path, running: Path, *, as_json: bool) -> None:
         out.print(Text(f"note: {note}", "yellow"))
     if result.compared and not result.deviating:
         out.print(Text(f"✓ nothing of {result.compared:,} deviates", "green"))
-    out.print(f"next: edgeflex promote {new} --beside {running}, or edgeflex discard {new} --beside {running}")
+    click.echo(f"next: edgeflex promote {arguments}")
+    click.echo(f"or:   edgeflex discard {arguments}")

@@ -169,7 +169,7 @@ def _passed(before: _Ways, node: PlannedNode, delays: Delays) -> _Ways:
     if delays.age_s is not None:
         return _Ways(response, took, (Part(node.id, "lag", delays.age_s),), node.id)
     if delays.tells_onset:
-        return _Ways(response, took, response)
+        return _Ways(response, took, _at_least(response, Part(node.id, "lag", delays.end_lag_s)))
     return _Ways(response, took, (*before.age, *held), before.since)
 
 

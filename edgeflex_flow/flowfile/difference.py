@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from edgeflex_flow.flowfile.fields import ConfigField, config_fields, secret_keys
+from edgeflex_flow.flowfile.fields import ConfigField, config_fields, secret_keys, tag_field
 from edgeflex_flow.flowfile.graph import output_wires
 from edgeflex_flow.flowfile.picture import hides, in_file_words
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
@@ -17,7 +17,7 @@ from edgeflex_flow.flowfile.revision import connections_of
 from edgeflex_flow.flowfile.secrecy import HIDDEN, SecretKeys
 from edgeflex_flow.flowfile.svg import wire_name
 from edgeflex_flow.flowfile.wires import describe
-from edgeflex_flow.node import NodeConfig, OpenConnection
+from edgeflex_flow.node import OpenConnection
 from edgeflex_flow.policy import Binding, PolicyBinding
 
 Kind: TypeAlias = Literal["added", "removed", "changed", "renamed"]
@@ -60,7 +60,9 @@ def difference(old: Plan, new: Plan) -> list[Change]:
     names = renamed(old, new)
     before = {names.get(node.id, node.id): node for node in old.nodes}
     now = {node.id: node for node in new.nodes}
-    secrets = secret_keys([type(node.config) for node in (*old.nodes, *new.nodes)])
+    connections = [each for plan in (old, new) for each in connections_of(plan).values()]
+    nodes = (*old.nodes, *new.nodes)
+    secrets = secret_keys([*(type(node.config) for node in nodes), *(type(each.config) for each in connections)])
     return [
         *(Change(what="node", how="renamed", name=after, before=name, after=after) for name, after in names.items()),
         *_nodes(before, now),
@@ -149,23 +151,60 @@ def _settings(name: str, old: PlannedNode, new: PlannedNode, secrets: SecretKeys
         return  # its settings are others
     fields = {field.name: field for field in config_fields(type(new.config))}
     for field in fields.values():
-        change = _value(f"{name}.{field.key}", field, old.config, new.config, secrets)
-        if change is not None and field.name not in old.policies.keys() | new.policies.keys():
-            yield change
+        if field.name not in old.policies.keys() | new.policies.keys():
+            yield from _value(f"{name}.{field.key}", field, old.config, new.config, secrets)
         yield from _binding(
             f"{name}.{field.key}", field, old.policies.get(field.name), new.policies.get(field.name), secrets
         )
 
 
-def _value(name: str, field: ConfigField, old: NodeConfig, new: NodeConfig, secrets: SecretKeys) -> Change | None:
-    values = [getattr(config, field.name) for config in (old, new)]
-    if values[0] == values[1]:
-        return None
-    texts = [
-        HIDDEN if hides(config, field) else in_file_words(value, field.hint.unit, secrets)
-        for config, value in zip((old, new), values, strict=True)
-    ]
-    return Change(what="setting", how="changed", name=name, before=texts[0], after=texts[1])
+class _Valued(NamedTuple):
+    """What a setting, or a part of one, is."""
+
+    value: Any = None
+    unit: str | None = None
+    hidden: bool = False
+
+    def text(self, secrets: SecretKeys) -> str:
+        return HIDDEN if self.hidden else in_file_words(self.value, self.unit, secrets)
+
+
+def _value(
+    name: str, field: ConfigField, old: msgspec.Struct, new: msgspec.Struct, secrets: SecretKeys
+) -> Iterator[Change]:
+    yield from _changed(name, _valued(old, field), _valued(new, field), secrets)
+
+
+def _valued(config: msgspec.Struct, field: ConfigField) -> _Valued:
+    return _Valued(getattr(config, field.name), field.hint.unit, hides(config, field))
+
+
+def _changed(name: str, old: _Valued, new: _Valued, secrets: SecretKeys) -> Iterator[Change]:
+    """What differs in a setting; in one that is a mapping, key by key."""
+    if old.value == new.value:
+        return
+    both = [each.value for each in (old, new)]
+    if old.hidden or new.hidden or not all(isinstance(each, Mapping | msgspec.Struct) for each in both):
+        before, after = old.text(secrets), new.text(secrets)
+        yield Change(what="setting", how="changed", name=name, before=before, after=after)
+        return
+    whole = type(old.value) is type(new.value)
+    before_parts, now_parts = (_parts(each, secrets, whole=whole) for each in both)
+    for key in {**before_parts, **now_parts}:
+        one, other = before_parts.get(key, _Valued()), now_parts.get(key, _Valued())
+        yield from _changed(f"{name}.{key}", one, other, secrets)
+
+
+def _parts(value: Mapping[Any, Any] | msgspec.Struct, secrets: SecretKeys, *, whole: bool) -> dict[str, _Valued]:
+    """By key. `whole`: with what is as it is by default, which tells nothing beside a form that has other keys."""
+    if isinstance(value, Mapping):
+        return {str(key): _Valued(each, hidden=secrets.name_secret(str(key))) for key, each in value.items()}
+    tag = tag_field(type(value))
+    told = {} if tag is None else {tag: _Valued(value.__struct_config__.tag)}
+    for field in config_fields(type(value)):
+        if whole or field.required or getattr(value, field.name) != field.default:
+            told[field.key] = _valued(value, field)
+    return told
 
 
 def _binding(
@@ -222,9 +261,7 @@ def _connection(name: str, old: OpenConnection, new: OpenConnection, secrets: Se
         yield Change(what="connection", how="changed", name=name, before=old.node.kind, after=new.node.kind)
         return
     for field in config_fields(type(new.config)):
-        change = _value(f"connection {name}.{field.key}", field, old.config, new.config, secrets)
-        if change is not None:
-            yield change
+        yield from _value(f"connection {name}.{field.key}", field, old.config, new.config, secrets)
 
 
 def _flow(old: Plan, new: Plan) -> Iterator[Change]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -384,7 +385,7 @@ class _Check:
             find_connection=(
                 (lambda *found: site.find_connection(*found, node=node_id, report=self._report)) if looks_up else None
             ),
-            read_table=lambda path, kind: load_table(site.folder / Path(path).expanduser(), kind) if looks_up else {},
+            read_table=partial(self._read_table, site.folder),
             bindable="nothing of a sink" if isinstance(draft.node, SinkNode) else "settings",
             other_keys=("kind",) if isinstance(draft.node, SourceNode) else NODE_KEYS,
         )
@@ -394,6 +395,11 @@ class _Check:
         if isinstance(draft.node, SinkNode):
             self._refuse_bound(draft, site)
         return draft
+
+    def _read_table(self, folder: Path, path: str, kind: type[Any]) -> dict[str, Any]:
+        """A flow that is only looked at, without its site, may lack what stands beside that."""
+        file = folder / Path(path).expanduser()
+        return load_table(file, kind) if self._common.looks_up or file.exists() else {}
 
     def _refuse_bound(self, draft: Draft, site: Site) -> None:
         """A sink holds what was handed over to it, for the far side that it was meant for."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
-from edgeflex_flow.flowfile.fields import ConfigField, config_fields, secret_keys
+from edgeflex_flow.flowfile.fields import ConfigField, config_fields, secret_keys, tag_field
 from edgeflex_flow.flowfile.graph import kind_words, output_wires, role
 from edgeflex_flow.flowfile.layout import lay_out
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
@@ -17,7 +17,7 @@ from edgeflex_flow.flowfile.secrecy import HIDDEN, SecretKeys, without_user
 from edgeflex_flow.flowfile.svg import curve, upstream
 from edgeflex_flow.flowfile.wires import describe
 from edgeflex_flow.flowfile.wording import format_quantity
-from edgeflex_flow.node import DEFAULT_PORT, NodeConfig, OpenConnection
+from edgeflex_flow.node import DEFAULT_PORT, OpenConnection
 
 ROW_PITCH = 96.0
 BOX_HEIGHT = 60.0
@@ -257,7 +257,7 @@ def _connection(connection: OpenConnection, secrets: SecretKeys) -> str:
     return words if url is None else f"{words}, {in_file_words(url.partition('?')[0], None, secrets)}"
 
 
-def hides(config: NodeConfig, field: ConfigField) -> bool:
+def hides(config: msgspec.Struct, field: ConfigField) -> bool:
     """Whether a setting is a secret."""
     value = getattr(config, field.name)
     return value is not None and (field.hint.noted("secret") or isinstance(value, Secret))
@@ -281,17 +281,27 @@ def in_file_words(value: Any, unit: str | None, secrets: SecretKeys) -> str:
         return "none"
     if unit is not None and isinstance(value, int | float) and not isinstance(value, bool):
         return format_quantity(value, unit)
-    plain = _without_secrets(msgspec.to_builtins(value, enc_hook=str), secrets)
+    plain = _plain(value, secrets)
     text = plain if isinstance(plain, str) and plain else msgspec.json.encode(plain).decode()
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
 
 
-def _without_secrets(plain: Any, secrets: SecretKeys) -> Any:
-    if isinstance(plain, dict):
-        return {
-            key: HIDDEN if isinstance(key, str) and secrets.name_secret(key) else _without_secrets(each, secrets)
-            for key, each in plain.items()
+def _plain(value: Any, secrets: SecretKeys) -> Any:
+    """As JSON has it, without what its type, where it comes from or its key tells to be a secret."""
+    if isinstance(value, Secret):
+        return HIDDEN
+    if isinstance(value, msgspec.Struct):
+        fields = config_fields(type(value))
+        told = {
+            each.key: HIDDEN if hides(value, each) else _plain(getattr(value, each.name), secrets) for each in fields
         }
-    if isinstance(plain, list | tuple):
-        return [_without_secrets(each, secrets) for each in plain]
+        tag = tag_field(type(value))
+        return told if tag is None else {tag: value.__struct_config__.tag, **told}
+    if isinstance(value, Mapping):
+        return {
+            str(key): HIDDEN if secrets.name_secret(str(key)) else _plain(each, secrets) for key, each in value.items()
+        }
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(each, secrets) for each in value]
+    plain = msgspec.to_builtins(value, enc_hook=str)
     return without_user(plain) if isinstance(plain, str) else plain

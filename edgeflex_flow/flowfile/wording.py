@@ -17,7 +17,7 @@ from edgeflex_flow.flowfile.fields import (
     item_hint,
     words,
 )
-from edgeflex_flow.units import UNITS
+from edgeflex_flow.units import UNITS, parse_quantity
 
 _DURATIONS = (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
 
@@ -27,6 +27,8 @@ def format_quantity(value: float, unit: str) -> str:
 
     >>> format_quantity(0.5, "s"), format_quantity(0.02, "Hz/s"), format_quantity(90, "s"), format_quantity(65536, "B")
     ('500ms', '0.02 Hz/s', '90s', '64 KiB')
+    >>> format_quantity(40e6, "W"), format_quantity(1500, "V"), format_quantity(40e6, "W/Hz"), format_quantity(0, "W")
+    ('40 MW', '1.5 kV', '40 MW/Hz', '0 W')
     """
     dimension = UNITS[unit].dimension
     if dimension == "time":
@@ -35,6 +37,11 @@ def format_quantity(value: float, unit: str) -> str:
         for symbol in ("GiB", "MiB", "KiB"):
             if value * UNITS[unit].factor % UNITS[symbol].factor == 0:
                 return f"{value * UNITS[unit].factor / UNITS[symbol].factor:.15g} {symbol}"
+    for symbol in (f"{prefix}{unit}" for prefix in "GMk"):
+        if symbol in UNITS and UNITS[symbol].dimension == dimension:
+            number = value * UNITS[unit].factor / UNITS[symbol].factor
+            if abs(number) >= 1 and parse_quantity(text := f"{number:.15g} {symbol}", unit) == value:
+                return text
     return f"{value:.15g}{'' if unit == '%' else ' '}{unit}"
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from edgeflex_flow.flowfile.plan import PlannedNode
 from edgeflex_flow.node import AcknowledgingSource, Source, SourceNode
-from edgeflex_flow.runtime.run import NO_POLICY, FlowRun, InForce
+from edgeflex_flow.recording import NO_POLICY
+from edgeflex_flow.runtime.run import FlowRun, InForce
 
 FIRST_RETRY_S = 0.5
 PROVEN_AFTER_S = 2.0

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from edgeflex_flow.messages import Samples, message_time_ns
+from edgeflex_flow.messages import FrequencyEvent, Samples, message_time_ns
 from edgeflex_flow.node import WireMessage
 
 BOUNDS_S = tuple(float(f"{step}e{power}") for power in range(-4, 3) for step in (1, 2, 5))
@@ -73,7 +73,8 @@ def newest_time_ns(messages: Sequence[WireMessage]) -> int | None:
         if isinstance(message, Samples):
             time_ns = int(message.time_ns.max()) if message.rows else None
         else:
-            time_ns = message_time_ns(message)
+            ended_ns = message.end_time_ns if isinstance(message, FrequencyEvent) else None
+            time_ns = message_time_ns(message) if ended_ns is None else ended_ns
         if time_ns is not None and (newest is None or time_ns > newest):
             newest = time_ns
     return newest

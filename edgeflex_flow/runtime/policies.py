@@ -16,10 +16,11 @@ from edgeflex_flow.flowfile.document import read_document
 from edgeflex_flow.flowfile.plan import PlannedNode
 from edgeflex_flow.node import NodeConfig, SourceNode
 from edgeflex_flow.policy import Binding, PolicyEffect, TextBinding
+from edgeflex_flow.recording import NO_POLICY
 from edgeflex_flow.runtime.every import every
 from edgeflex_flow.runtime.inputs import MadeOf
 from edgeflex_flow.runtime.policy_values import in_words, interface_problem, value_of
-from edgeflex_flow.runtime.run import NO_POLICY, FlowRun, InForce, Refusal, TakenBack
+from edgeflex_flow.runtime.run import FlowRun, InForce, Refusal, TakenBack
 
 PERIOD_S = 0.5
 """How often a policy file is looked at."""

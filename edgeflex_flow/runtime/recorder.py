@@ -19,7 +19,7 @@ from edgeflex_flow import __version__
 from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.flowfile.revision import digest_of
 from edgeflex_flow.messages import EventWindow, Message, Samples
-from edgeflex_flow.node import FLOW_WIRES, SinkNode, Wire, WireMessage
+from edgeflex_flow.node import FLOW_WIRES, OperatorNode, SinkNode, Wire, WireMessage
 from edgeflex_flow.recording import About, Entry, Given, Keep, NodeAbout, RecordingWriter, Ticked
 from edgeflex_flow.runtime.node_settings import settings_of
 from edgeflex_flow.runtime.run import FlowRun, rows_of
@@ -66,6 +66,8 @@ def about_run(run: FlowRun, nodes: dict[str, NodeAbout], revision: str | None) -
         begun_ns=run.clock.now_ns(),
         part=1,
         nodes=nodes,
+        shared=run.is_shared,
+        supervised=run.is_supervised,
     )
 
 
@@ -91,6 +93,9 @@ class Recorder:
     ) -> None:
         self._run = run
         self._nodes = recorded_nodes(run.plan, nodes)
+        if run.is_shared:  # operators work in other processes, too
+            operators = {node.id for node in run.plan.nodes if isinstance(node.node, OperatorNode)}
+            self._nodes = {name: node for name, node in self._nodes.items() if name not in operators}
         self._writer = RecordingWriter(folder, name, about_run(run, self._nodes, revision), keep)
         self._at_once = at_once
         self._numbers = itertools.count(1)
@@ -199,7 +204,7 @@ class Recorder:
             return
         self._wrote_s = now_s
         try:
-            self._writer.write(entries, reached_ns)
+            self._writer.write(entries, reached_ns, self.lost_rows)
         except OSError as error:
             self.lost_rows += rows
             if time.monotonic() - self._complained_s >= COMPLAIN_S:

@@ -5,15 +5,17 @@ So whoever may change a flow may record it, and nobody else; a request whose wri
 
 from __future__ import annotations
 
+import glob
 import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from edgeflex_flow.errors import nearest
 from edgeflex_flow.flowfile.plan import Plan
@@ -26,6 +28,8 @@ LOOK_S: Final = 1.0
 FRESH_S: Final = 2.0
 """How often a request is refreshed."""
 STALE_S: Final = 10.0
+LEFT_S: Final = 60.0
+"""What is so old is taken away."""
 
 
 class RecordingRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,14 +40,14 @@ class RecordingRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Absolute: the flow's process writes there."""
     nodes: tuple[str, ...] = ()
     """Whose wires; none: all."""
-    part_bytes: int
+    part_bytes: Annotated[int, Meta(ge=4096)]
     total_bytes: int | None = None
     at_once: bool = False
     """Whether there is to be a file though nothing crosses the wires: whoever asks then sees which version runs."""
 
 
 def _pattern(flow_file: Path) -> str:
-    return f".{flow_file.name}.record-*"
+    return f".{glob.escape(flow_file.name)}.record-*"
 
 
 @contextmanager
@@ -69,6 +73,7 @@ class RecordingsOnRequest:
         self._file = run.plan.file.absolute()
         self._running: dict[Path, Recorder] = {}
         self._refused: set[Path] = set()
+        self._strangers: set[Path] = set()
 
     def look(self) -> None:
         there = set(self._fresh())
@@ -81,11 +86,25 @@ class RecordingsOnRequest:
     def _fresh(self) -> Iterator[Path]:
         for file in self._file.parent.glob(_pattern(self._file)):
             try:
-                age_s = time.time() - file.stat().st_mtime
+                told = file.stat()
+                whose = self._file if self._file.exists() else self._file.parent
+                owners = {whose.stat().st_uid, os.geteuid(), 0}
             except OSError:
                 continue
-            if age_s < STALE_S and file.suffix != ".new":
+            if told.st_uid not in owners:
+                self._refuse_stranger(file)
+                continue
+            age_s = time.time() - told.st_mtime
+            if abs(age_s) < STALE_S and file.suffix != ".new":  # by a clock that was set back it may be of the future
                 yield file
+            elif age_s > LEFT_S:
+                file.unlink(missing_ok=True)  # whoever wrote it was killed
+
+    def _refuse_stranger(self, file: Path) -> None:
+        """In a folder for everybody, others than the flow's owner may leave files."""
+        if file not in self._strangers:
+            self._strangers.add(file)
+            self._run.log.warning("%s is not of who owns the flow file: nothing is recorded for it", file.name)
 
     def _begin(self, file: Path) -> None:
         plan, log = self._run.plan, self._run.log
@@ -109,7 +128,10 @@ class RecordingsOnRequest:
 
     def _end(self, file: Path) -> None:
         recorder = self._running.pop(file)
-        recorder.__exit__(None, None, None)
+        try:
+            recorder.__exit__(None, None, None)
+        except OSError as error:
+            self._run.log.warning("recording: %s: the end of it may be missing", error)
         told = f"{recorder.rows} rows and {recorder.messages} messages, {recorder.bytes_written} bytes"
         lost = f"; {recorder.lost_rows} rows are lost" if recorder.lost_rows else ""
         self._run.log.info("recorded %s%s", told, lost)

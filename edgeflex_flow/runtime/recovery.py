@@ -28,7 +28,7 @@ from edgeflex_flow.gauges import Gauges
 from edgeflex_flow.messages import Samples
 from edgeflex_flow.node import Counters, NodeConfig, OperatorNode, SourceNode
 from edgeflex_flow.runtime.run import FlowRun
-from edgeflex_flow.runtime.state_folder import FlowState, NodeState, StateFolder, StateUse, written
+from edgeflex_flow.runtime.state_folder import GO_ON, FlowState, NodeState, StateFolder, StateUse, written
 
 STATE = "state of the flow"
 """Among the counters: what is about no node. No node is called that, for it holds spaces."""
@@ -166,11 +166,11 @@ class Recovery(HeldStates):
     All methods but `save`'s thread are called by the thread that passes messages, while none are on their way.
     """
 
-    def __init__(self, run: FlowRun, folder: StateFolder, *, every_s: float, use: StateUse = "go_on") -> None:
+    def __init__(self, run: FlowRun, folder: StateFolder, *, every_s: float, use: StateUse = GO_ON) -> None:
         super().__init__(run)
         self.elsewhere: Callable[[], tuple[NodeState, ...]] = _nothing_elsewhere
         """The states of operators in other processes; may raise FatalError."""
-        self._use: StateUse = use
+        self._use = use
         self._folder = folder
         self._every_s = every_s
         self._id = uuid.uuid4().hex
@@ -196,9 +196,8 @@ class Recovery(HeldStates):
         self._layout, self._gives_again = layout, gives_again
         self._due_s = time.monotonic() + self._every_s
         try:
-            self._folder.open()
-            self._folder.use(self._use)
-            found = self._folder.load()
+            self._folder.open(self._use)
+            found = self._folder.take_up()
             for text in self._folder.messages:
                 self._run.log.error("%s", text)
                 self._run.counters[STATE].add("set_aside")
@@ -442,7 +441,7 @@ def _structural(config: NodeConfig) -> Iterator[str]:
             yield each.key
 
 
-def keep_state(run: FlowRun, use: StateUse = "go_on") -> None:
+def keep_state(run: FlowRun, use: StateUse = GO_ON) -> None:
     """Have a run keep its operators' states, if its site file says where."""
     folder, state = run.plan.state_folder, run.plan.state
     if folder is not None and state is not None:

@@ -33,6 +33,7 @@ from edgeflex_flow.node import (
     WireMessage,
 )
 from edgeflex_flow.policy import PolicyEffect
+from edgeflex_flow.recording import NO_POLICY
 from edgeflex_flow.runtime.budgets import Budget, Budgets
 from edgeflex_flow.runtime.latency import Origin, PathTimes, newest_time_ns
 from edgeflex_flow.runtime.letters import Letter, Letters, Refused
@@ -55,8 +56,6 @@ LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.
 """Of alarms, in the log."""
 FLAGS = tuple((flag.name.lower(), np.uint16(flag)) for flag in Quality if flag.name)
 """Of rows, by name: going through the enumeration for each batch would cost more than counting."""
-NO_POLICY = "default"
-"""In place of a version: the flow file's own value is in force."""
 POLICY_SYSTEM = "policy system"
 """Among the counters: what is about no node. No node is called that, for it holds a space."""
 UNFLUSHED = "unflushed"
@@ -200,6 +199,8 @@ class FlowRun:
     makes the run end with that error.
     """
 
+    is_shared = False
+    """Whether this is one of several processes of a flow, whose operators work in all of them."""
     settings_changes = 0
     """Counts how often a node's settings, or the versions of its policies, became others."""
 
@@ -279,6 +280,10 @@ class FlowRun:
     @cached_property
     def cluster(self) -> InCluster:
         return InCluster()
+
+    @property
+    def is_supervised(self) -> bool:
+        return self._sockets is not NO_SOCKET_KEEPER
 
     @property
     def stopping(self) -> bool:

@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import msgspec
 
@@ -24,11 +24,21 @@ STATE, BEFORE, LOCK = "state", "state.before", "lock"
 ASIDE = ".aside"
 MOST_ASIDE = 5
 MOVED = "state.moved"
-"""As it was when another version of the flow took over, which has still to show that it runs."""
+"""Begins the name of the state as it was when another version took over, which has still to show that it runs. The rest
+says whose it is (`StateUse.of`)."""
 
-StateUse: TypeAlias = Literal["go_on", "anew", "on_trial", "back"]
-"""What a run does with the state that is there: go on with it; set it aside, since the flow broke down with it; go on,
-but keep it for the version before; go on with what was kept."""
+
+class StateUse(msgspec.Struct, frozen=True):
+    """What a run does with the state that is there."""
+
+    do: Literal["go_on", "anew", "on_trial"] = "go_on"
+    """Go on with it; set it aside, since the flow broke down with it; go on, but keep it for the version before."""
+    of: str = ""
+    """Whose state it is, by a name that no other version ever has: the version's that runs, for one on trial that of the
+    one before. What was kept under that name is put back first; what was kept under others is out of date."""
+
+
+GO_ON = StateUse()
 
 
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,9 +83,13 @@ class StateFolder:
         self.folder = folder
         self.messages: list[str] = []
         self._lock: int | None = None
+        self._use = GO_ON
+        self._is_settled = True
+        """Whether what is kept for the version before is as `_use` wants it. Nothing may be saved sooner."""
 
-    def open(self) -> None:
+    def open(self, use: StateUse = GO_ON) -> None:
         """Take the folder for this process. Raises FatalError when another has it, OSError when it cannot be used."""
+        self._use, self._is_settled = use, False
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._refuse_others_files()
         try:
@@ -94,6 +108,47 @@ class StateFolder:
                 f"{found.st_mode & 0o777:o}; own it and take the right away (chmod go-w)"
             )
 
+    def take_up(self) -> FlowState | None:
+        """What the run goes on with; None if it begins anew. Raises OSError."""
+        self._put_back()
+        if self._use.do == "anew":
+            self.set_aside("the flow broke down with it again and again")
+        found = self.load()  # what is damaged is out of the way after that
+        self._settle()
+        return found
+
+    @property
+    def _moved(self) -> Path:
+        return self.folder / f"{MOVED}.{self._use.of}"
+
+    def _put_back(self) -> None:
+        """What was kept for the version that is to go on, if another one has been on trial meanwhile. If that one has
+        saved nothing, both names are of one file, and both stay until `_settle`."""
+        state, before = self._kept()
+        moved = self._moved
+        if self._use.of and moved.exists():
+            before.unlink(missing_ok=True)
+            moved.replace(state)
+            sync_folder(self.folder)
+
+    def _settle(self) -> None:
+        """Keep nothing that is out of date; on trial, keep what the version before would go on with."""
+        self._put_back()
+        for left in self.folder.glob(f"{MOVED}*"):
+            left.unlink(missing_ok=True)
+        if self._use.do == "on_trial":
+            newest = next((each for each in self._kept() if each.exists()), None)
+            if newest is not None:
+                self._keep(newest)
+        sync_folder(self.folder)
+        self._is_settled = True
+
+    def _keep(self, file: Path) -> None:
+        try:
+            self._moved.hardlink_to(file)
+        except OSError:  # there are file systems that know no such links
+            replace_durably(self._moved, file.read_bytes())
+
     def load(self) -> FlowState | None:
         """The newest state that is whole; None if there is none. Raises OSError."""
         for file in self._kept():
@@ -110,21 +165,6 @@ class StateFolder:
     def _kept(self) -> Iterator[Path]:
         yield self.folder / STATE
         yield self.folder / BEFORE
-
-    def use(self, use: StateUse) -> None:
-        """Prepare what `load` finds. Raises OSError."""
-        state, before = self._kept()
-        moved = self.folder / MOVED
-        if use == "anew":
-            self.set_aside("the flow broke down with it again and again")
-        elif use == "on_trial":
-            moved.unlink(missing_ok=True)
-            if state.exists():
-                moved.hardlink_to(state)
-        elif use == "back" and moved.exists():
-            before.unlink(missing_ok=True)
-            moved.replace(state)
-        sync_folder(self.folder)
 
     def set_aside(self, why: str) -> None:
         """Begin anew. Raises OSError."""
@@ -143,11 +183,15 @@ class StateFolder:
 
     def save(self, content: bytes) -> None:
         """Return when it is durable. Raises OSError."""
+        if not self._is_settled:  # a disk that could not be written then
+            self._settle()
         state, before = self._kept()
         replace_durably(state, content, keep=before)
 
     def forget(self) -> None:
         """There is nothing to go on with. Raises OSError."""
+        if not self._is_settled:
+            self._settle()
         for file in self._kept():
             file.unlink(missing_ok=True)
         sync_folder(self.folder)

@@ -11,7 +11,7 @@ import msgspec
 
 from edgeflex_flow.flowfile.revision import Call
 from edgeflex_flow.runtime.showing import Shown
-from edgeflex_flow.runtime.state_folder import StateUse
+from edgeflex_flow.runtime.state_folder import GO_ON, StateUse
 from edgeflex_flow.runtime.vitals import Vitals
 
 MOST_LINE_BYTES = 16 * 1024 * 1024
@@ -71,7 +71,7 @@ class Order(msgspec.Struct, frozen=True, tag="order"):
     do: Literal["open", "stand_by"]
     sockets: int = 0
     """How many were sent over the line for sockets before."""
-    state: StateUse = "go_on"
+    state: StateUse = GO_ON
 
 
 class Reach(msgspec.Struct, frozen=True, tag="reach"):

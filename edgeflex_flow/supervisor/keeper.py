@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
+from uuid import uuid4
 
 from msgspec.structs import asdict
 
@@ -20,6 +21,7 @@ from edgeflex_flow.flowfile.difference import difference
 from edgeflex_flow.flowfile.plan import Limits
 from edgeflex_flow.flowfile.revision import new_calls
 from edgeflex_flow.monitor.status import FlowStatus, Move, Word
+from edgeflex_flow.runtime.state_folder import StateUse
 from edgeflex_flow.supervisor.channel import Answer, Show
 from edgeflex_flow.supervisor.nursery import Launch, Nursery
 from edgeflex_flow.supervisor.process import KILL_AFTER_S, FlowProcess
@@ -88,6 +90,8 @@ class Keeper:
         """When that is tried once more."""
         self._sockets: dict[str, int] = {}
         """Of the process that runs, or ran last: what comes to them waits for the next."""
+        self._state_of = uuid4().hex
+        """Tells the state of the version that runs from what was kept for those before: another one after each move."""
         self._broke_down = 0
         """How often in a row it broke down within `PROVEN_AFTER_S`, not counting errors that it told itself."""
         self._began_anew = False
@@ -281,7 +285,8 @@ class Keeper:
         anew = self._broke_down >= TRIES_WITH_STATE and not self._began_anew
         if anew:  # once: if it breaks down without its state, too, the state was not to blame
             self._broke_down, self._began_anew = 0, True
-        process.order("open", {**self._sockets, **process.sockets}, state="anew" if anew else "go_on")
+        state = StateUse("anew" if anew else "go_on", self._state_of)
+        process.order("open", {**self._sockets, **process.sockets}, state=state)
 
     async def _life(self, process: FlowProcess) -> str:
         """Have a process, or the one that takes over from it, run until it ends or has to be ended; why."""
@@ -379,12 +384,12 @@ class Keeper:
             return old
         await self._stand_by(old)
         sockets = {**self._sockets, **old.sockets}
-        new.order("open", sockets, state="on_trial")
+        new.order("open", sockets, state=StateUse("on_trial", self._state_of))
         why = await self._becomes(new, "running", version.plan.limits.open) or await self._settles(new, version)
         if why and not self._stopping:
             await self._drop(new)
             if old.phase == "standing_by" and not self._wish:
-                old.order("open", sockets, state="back")
+                old.order("open", sockets, state=StateUse("go_on", self._state_of))
             return self._stay(old, version, why)
         await old.end()
         close_all(old.forget_sockets())
@@ -494,7 +499,7 @@ class Keeper:
         return old
 
     def _go_over(self, new: FlowProcess, version: Version) -> FlowProcess:
-        self.version, self.process = version, new
+        self.version, self.process, self._state_of = version, new, uuid4().hex
         self._hold(new.forget_sockets())
         self._moved(version, "")
         self._log.info("flow '%s' runs its new version", self.name)

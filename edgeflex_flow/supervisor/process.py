@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 
 from edgeflex_flow.flowfile.revision import Call
-from edgeflex_flow.runtime.state_folder import StateUse
+from edgeflex_flow.runtime.state_folder import GO_ON, StateUse
 from edgeflex_flow.runtime.vitals import Vitals
 from edgeflex_flow.signals import blocked
 from edgeflex_flow.sockets import receive_socket, send_socket
@@ -188,7 +188,7 @@ class FlowProcess:
         do: Literal["open", "stand_by"],
         sockets: Mapping[str, int] | None = None,
         *,
-        state: StateUse = "go_on",
+        state: StateUse = GO_ON,
     ) -> None:
         """`open`: with the sockets that the process before kept, by name, and with the state that it left."""
         if self._writer is None or self.phase == "ended":

@@ -636,7 +636,11 @@ def _output(_config: FrequencyEventConfig, _inputs: Mapping[str, Wire]) -> Wire:
 
 def _delays(config: FrequencyEventConfig) -> Delays:
     """At a ROCOF just above `onset` the frequency takes displacement / onset to move so far, and must stay there."""
-    return Delays(window_s=config.confirm, onset_window_s=config.displacement / config.onset + HELD_S)
+    return Delays(
+        window_s=config.confirm,
+        onset_window_s=config.displacement / config.onset + HELD_S,
+        end_lag_s=config.clear_time,
+    )
 
 
 NODE = OperatorNode(

@@ -110,3 +110,21 @@ def test_a_file_that_is_wrong_or_missing_is_said(folder: Path) -> None:
     wrong = run(folder / "grid.yaml", folder / "new.yaml")
     assert (wrong.exit_code, "did you mean 'window'" in wrong.output) == (1, True)
     assert "there is no file" in run(folder / "grid.yaml", folder / "none.yaml").output
+
+
+def test_a_token_from_a_file_is_shown_nowhere(folder: Path) -> None:
+    """Neither in the text, nor as JSON, nor in the picture."""
+    poll = "  load: {kind: rest_poll, api: market, path: /load, period: 60s, columns: [active_power_w]}\n"
+    (folder / "grid.yaml").write_text(FLOW + poll)
+    (folder / "new.yaml").unlink()
+    (folder / "token").write_text("filesecret")
+    market = 'connections: {market: {kind: rest, url: "https://m.example", auth: AUTH}}\n'
+    sites = [folder / "sites" / "yard.yaml", folder / "sites" / "edited.yaml"]
+    for site, token in zip(sites, ("plainsecret", f"${{file:{folder / 'token'}}}"), strict=True):
+        site.write_text(SITE + market.replace("AUTH", f'{{kind: bearer, token: "{token}"}}'))
+    picture = folder / "out.svg"
+    shown = run(*sites, "--picture", picture)
+    assert "connection market.auth.token: *** → ***" in shown.stdout, shown.output
+    for text in (shown.stdout, run(*sites, "--json").stdout, picture.read_text()):
+        assert "filesecret" not in text
+        assert "plainsecret" not in text

@@ -92,7 +92,7 @@ def test_settings_are_those_of_the_moment(recordings: Path) -> None:
         [node] = [each for each in found["nodes"] if each["node"] == "droop"]
         assert node["policies"] == setpoints.policies
         reserves.append(next(each["value"] for each in node["settings"] if each["name"] == "fcr_power"))
-    assert reserves == ["40000000 W", "20000000 W"]
+    assert reserves == ["40 MW", "20 MW"]
 
 
 @pytest.mark.parametrize("name", RECORDED)

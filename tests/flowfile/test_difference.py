@@ -95,3 +95,47 @@ def test_a_picture_shows_what_is_gone_what_is_new_and_what_changed(tmp_path: Pat
     picture = to_svg(both_of(old, new, renamed(old, new)), nodes=nodes, wires=wires)
     for words in ('class="sink removed"', 'class="sink added"', 'class="operator changed"', 'class="wire removed"'):
         assert words in picture
+
+
+POLL = "  load: {kind: rest_poll, api: market, path: /load, period: 60s, columns: [active_power_w]}\n"
+BEARER = "{kind: bearer, token: first-token}"
+JWT = "{kind: jwt, key: key.pem, issuer: grid, audience: market}"
+OAUTH = '{kind: oauth2, token_url: "https://login.example/token", client_id: grid, client_secret: first-secret}'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (BEARER, BEARER.replace("first", "other"), ["auth.token: *** → ***"]),
+        (
+            JWT,
+            BEARER,
+            [
+                "auth.kind: jwt → bearer",
+                "auth.key: key.pem → none",
+                "auth.issuer: grid → none",
+                "auth.audience: market → none",
+                "auth.token: none → ***",
+            ],
+        ),
+        (OAUTH, OAUTH.replace("first-secret", "other-secret"), ["auth.client_secret: *** → ***"]),
+        (OAUTH, OAUTH.replace("id: grid", "id: yard"), ["auth.client_id: grid → yard"]),
+        (JWT, JWT.replace("}", ", lifetime: 60s}"), ["auth.lifetime: 5min → 60s"]),
+        ("null", BEARER, ['auth: none → {"kind":"bearer","token":"***"}']),
+        (BEARER, "null", ['auth: {"kind":"bearer","token":"***"} → none']),
+    ],
+)
+def test_secrets_within_settings_are_not_shown_and_nested_settings_are_told_key_by_key(
+    tmp_path: Path, old: str, new: str, told: list[str]
+) -> None:
+    (tmp_path / "key.pem").write_text("")
+    both = [
+        version_of(
+            FLOW + POLL,
+            tmp_path,
+            ("connections:\n", f'connections:\n  market: {{kind: rest, url: "https://m.example", auth: {auth}}}\n'),
+        )
+        for auth in (old, new)
+    ]
+    found = [each.text.replace(f"{tmp_path}/", "") for each in difference(*both)]
+    assert found == [f"connection market.{each}" for each in told]

@@ -12,12 +12,15 @@ import pytest
 from msgspec import Meta
 from shipped import FLOWS, LOCAL
 
+from edgeflex_connectors.rest_auth import Bearer
 from edgeflex_flow.cli.kinds import shipped_registry
 from edgeflex_flow.errors import ConfigError
 from edgeflex_flow.flowfile import CheckedFlow, check_flows
 from edgeflex_flow.flowfile.fields import secret_keys
 from edgeflex_flow.flowfile.picture import LEAD_IN, WIRE_PITCH, Picture, PictureNode, in_file_words, picture_of
 from edgeflex_flow.flowfile.plan import StudioConfig
+from edgeflex_flow.flowfile.report import Secret
+from edgeflex_flow.flowfile.secrecy import SecretKeys
 from edgeflex_flow.node import NodeConfig
 
 Check = Callable[..., CheckedFlow]
@@ -74,6 +77,8 @@ def test_values_are_shown_as_they_stand_in_files_and_without_secrets() -> None:
     assert in_file_words(("a", 1), None, secrets) == '["a",1]'
     assert in_file_words({"user": "u", "password": "hunter2"}, None, secrets) == '{"user":"u","password":"***"}'
     assert in_file_words("mqtt://me:hunter2@bus", None, secrets) == "mqtt://***@bus"
+    assert in_file_words({"auth": Bearer(token="t")}, None, SecretKeys()) == '{"auth":{"kind":"bearer","token":"***"}}'
+    assert in_file_words([Secret("hunter2")], None, SecretKeys()) == '["***"]'
     assert len(in_file_words("x" * 5000, None, secrets)) < 500
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,11 +23,12 @@ from edgeflex_flow.errors import FatalError, RetryableError
 from edgeflex_flow.flowfile.plan import PlannedNode
 from edgeflex_flow.messages import Alarm, samples_from_rows
 from edgeflex_flow.node import NodeConfig, OperatorNode
+from edgeflex_flow.runtime import state_folder
 from edgeflex_flow.runtime.bytewax import run_bytewax
 from edgeflex_flow.runtime.inline import run_inline
 from edgeflex_flow.runtime.recovery import STATE, Recovery
 from edgeflex_flow.runtime.run import FlowRun
-from edgeflex_flow.runtime.state_folder import StateFolder, StateUse, written
+from edgeflex_flow.runtime.state_folder import GO_ON, MOVED, StateFolder, StateUse, written
 
 Counting = OperatorNode[Any, Any]
 COUNTING: Counting = operator(count_by_device)
@@ -55,7 +57,7 @@ class Flow:
         node: Counting = COUNTING,
         config: NodeConfig | None = None,
         endless: bool = True,
-        use: StateUse = "go_on",
+        use: StateUse = GO_ON,
     ) -> None:
         count = PlannedNode("count", node, config or ToyConfig(), {"in": ("in",)})
         self.source = ScriptedSource([[batch(each)] for each in frequencies], endless=endless)
@@ -349,17 +351,102 @@ def test_run_that_is_stopped_while_it_waits_for_a_sink_leaves_the_state_as_it_is
     assert Flow(tmp_path / "s", 1).to_its_end(run_inline) == [3]
 
 
+OTHER: Counting = replace(COUNTING, state_version=7)
+FIRST, SECOND = StateUse(of="first"), StateUse(of="second")
+"""One version after the other."""
+TRIAL_OF_SECOND, TRIAL_OF_THIRD = StateUse("on_trial", "first"), StateUse("on_trial", "second")
+
+
+def killed_at_once(folder: Path, use: StateUse) -> None:
+    """Leave what a run leaves that is killed before it has saved anything."""
+    opened = StateFolder(folder)
+    opened.open(use)
+    opened.take_up()
+    opened.close()
+
+
 def test_version_that_is_given_up_leaves_the_state_of_the_one_before(tmp_path: Path) -> None:
-    Flow(tmp_path / "s", 1, 1).to_its_end(run_inline)
-    on_trial = Flow(tmp_path / "s", 1, 1, node=replace(COUNTING, state_version=7), use="on_trial")
+    Flow(tmp_path / "s", 1, 1, use=FIRST).to_its_end(run_inline)
+    on_trial = Flow(tmp_path / "s", 1, 1, node=OTHER, use=TRIAL_OF_SECOND)
     assert on_trial.to_its_end(run_inline) == [1, 2]
-    back = Flow(tmp_path / "s", 1, use="back")
-    assert back.to_its_end(run_inline) == [3]
+    assert Flow(tmp_path / "s", 1, use=FIRST).to_its_end(run_inline) == [3]
+    killed_at_once(tmp_path / "s", FIRST)  # and it is not put back once more
+    assert Flow(tmp_path / "s", 1, use=FIRST).to_its_end(run_inline) == [4]
+
+
+@pytest.mark.parametrize("dies", ["before it looks", "before it saves", "later"])
+def test_what_was_kept_at_an_earlier_move_is_never_gone_back_to(tmp_path: Path, dies: str) -> None:
+    folder = tmp_path / "s"
+    Flow(folder, 1, 1, use=FIRST).to_its_end(run_inline)
+    assert Flow(folder, 1, use=TRIAL_OF_SECOND).to_its_end(run_inline) == [3]  # and is the one that runs from then on
+    assert (folder / f"{MOVED}.first").exists()
+    if dies == "before it saves":
+        killed_at_once(folder, TRIAL_OF_THIRD)
+    elif dies == "later":
+        Flow(folder, 1, 1, node=OTHER, use=TRIAL_OF_THIRD).to_its_end(run_inline)
+    assert Flow(folder, 1, use=SECOND).to_its_end(run_inline) == [4]
+    assert list(folder.glob(f"{MOVED}*")) == []
+
+
+def test_next_version_on_trial_goes_on_with_what_was_kept_if_the_one_before_has_not_run_meanwhile(
+    tmp_path: Path,
+) -> None:
+    Flow(tmp_path / "s", 1, 1, use=FIRST).to_its_end(run_inline)
+    for _ in range(2):
+        assert Flow(tmp_path / "s", 1, use=TRIAL_OF_SECOND).to_its_end(run_inline) == [3]
+    assert Flow(tmp_path / "s", 1, use=FIRST).to_its_end(run_inline) == [3]
+
+
+def test_what_is_kept_is_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    for _ in range(2):
+        Flow(folder, 1, use=FIRST).to_its_end(run_inline)
+    (folder / "state.before").write_bytes((folder / "state").read_bytes())
+    (folder / "state").write_bytes(b"damaged")
+    Flow(folder, 1, 1, node=OTHER, use=TRIAL_OF_SECOND).to_its_end(run_inline)
+    assert Flow(folder, 1, use=FIRST).to_its_end(run_inline) == [3]
+
+
+@pytest.mark.parametrize("copies", [True, False], ids=["no links", "cannot be written"])
+def test_version_on_trial_saves_nothing_before_what_it_goes_on_with_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    Flow(tmp_path / "s", 1, 1, use=FIRST).to_its_end(run_inline)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "hardlink_to", refuse)
+        if not copies:
+            patched.setattr(state_folder, "replace_durably", refuse)
+        on_trial = Flow(tmp_path / "s", 1, use=TRIAL_OF_SECOND)
+        assert on_trial.to_its_end(run_inline) == [3 if copies else 1]
+        assert (on_trial.run.counters[STATE].get("not_saved") == 0) is copies
+    assert Flow(tmp_path / "s", 1, use=FIRST).to_its_end(run_inline) == [3]
+
+
+def test_what_could_not_be_put_back_is_not_put_back_over_what_was_saved_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "s"
+    Flow(folder, 1, 1, use=FIRST).to_its_end(run_inline)
+    Flow(folder, 1, use=TRIAL_OF_SECOND).to_its_end(run_inline)
+    put_back = StateFolder._put_back
+    fails = iter([True])
+
+    def put_back_later(self: StateFolder) -> None:
+        if next(fails, False):
+            raise OSError(errno.EIO, "Input/output error")
+        put_back(self)
+
+    monkeypatch.setattr(StateFolder, "_put_back", put_back_later)
+    assert Flow(folder, 1, use=FIRST).to_its_end(run_inline) == [1]
+    assert Flow(folder, 1, use=FIRST).to_its_end(run_inline) == [2]
 
 
 def test_state_with_which_a_flow_breaks_down_is_set_aside(tmp_path: Path) -> None:
     Flow(tmp_path / "s", 1, 1).to_its_end(run_inline)
-    anew = Flow(tmp_path / "s", 1, use="anew")
+    anew = Flow(tmp_path / "s", 1, use=StateUse("anew"))
     assert anew.to_its_end(run_inline) == [1]
     assert (tmp_path / "s" / "state.aside").exists()
 

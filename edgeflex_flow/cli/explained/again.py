@@ -156,5 +156,5 @@ def _differences(recorded: Message, made: Message, tolerance: float) -> Iterator
 
 
 def _plain(message: Message) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.json.decode(essence(message))
+    found: dict[str, Any] = msgspec.msgpack.decode(essence(message))
     return found

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from msgspec.structs import replace
 
-from edgeflex_flow.messages import DispatchPlan, FrequencyEvent, Message, Samples, encode_message, message_time_ns
+from edgeflex_flow.messages import DispatchPlan, FrequencyEvent, Message, Samples, message_time_ns, pack_messages
 
 WHO = ("device", "controller", "source", "node", "offered_by", "name")
 """Fields that say whom a message is about, or who gave it; the first that a message has counts."""
@@ -51,10 +51,10 @@ def is_called(message: Message, wanted: str) -> bool:
 
 
 def essence(message: Message) -> bytes:
-    """A message as JSON, without what no computation gives twice."""
+    """A message as MessagePack, in which NaN is not infinity, without what no computation gives twice."""
     if isinstance(message, DispatchPlan):
         message = replace(message, solver_s=0.0)
-    return encode_message(message)
+    return pack_messages([message])[1:]  # the one in a list of one, whose head is a byte
 
 
 class Span(NamedTuple):

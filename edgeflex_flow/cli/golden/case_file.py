@@ -11,12 +11,13 @@ import msgspec
 from msgspec import Meta
 
 from edgeflex_flow.cli.golden.bounds import Bound
-from edgeflex_flow.errors import FlowFileError, Problem
+from edgeflex_flow.errors import FlowFileError, Problem, nearest
 from edgeflex_flow.flowfile.document import Value, read_document
 from edgeflex_flow.units import parse_quantity
 
 _PLACE: Final = re.compile(r" - at `\$(.*)`$")
 _STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+_UNKNOWN: Final = re.compile(r"unknown field `(.*?)`")
 Scalar: TypeAlias = str | int | float | bool
 
 
@@ -149,7 +150,7 @@ class Expectation(_Part, frozen=True, kw_only=True):
     after: str | None = None
     """Since the begin of the recording: what comes before does not count."""
     within: str | None = None
-    """So long after that the first one must be there."""
+    """So long after that as many as `count` asks for must be there: all ten of `count: 10`, else the first."""
     until: str | None = None
     """Since the begin: what comes later does not count."""
     values: dict[str, Scalar] = {}
@@ -212,6 +213,12 @@ class GoldenTest(_Part, frozen=True, kw_only=True):
             raise ValueError("`record` names at least one source")
 
 
+_PARTS: Final[dict[str, type[_Part]]] = {
+    "record": Input, "pmus": Pmus, "ambient": Ambient, "policies": PoliciesAt, "faults": Fault, "expect": Expectation,
+}  # fmt: skip
+"""What stands under a key."""
+
+
 def read_test(file: Path) -> GoldenTest:
     """Raises FlowFileError with the place of what is wrong."""
     document = read_document(file)
@@ -225,12 +232,19 @@ def read_test(file: Path) -> GoldenTest:
 
 def _problem(file: Path, root: Value, text: str) -> Problem:
     found = _PLACE.search(text)
-    place = root.place
     at = root
+    part: type[_Part] = GoldenTest
     for name, number in _STEP.findall(found[1]) if found else ():
         at = _within(at, name, number)
-        place = at.place
-    return Problem(file=str(file), line=place.line, column=place.column, message=_PLACE.sub("", text))
+        part = _PARTS.get(name, part)
+    unknown = _UNKNOWN.search(text)
+    if unknown is None:
+        line, column = at.place
+        return Problem(file=str(file), line=line, column=column, message=_PLACE.sub("", text))
+    key, known = unknown[1], tuple(field.encode_name for field in msgspec.structs.fields(part))
+    line, column = at.keys.get(key, at.place)
+    message = f"unknown key '{key}'"
+    return Problem(file=str(file), line=line, column=column, message=message, known=known, nearest=nearest(key, known))
 
 
 def _within(value: Value, name: str, number: str) -> Value:

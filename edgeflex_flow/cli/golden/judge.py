@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,10 +18,12 @@ from edgeflex_flow.cli.golden.bounds import Bound
 from edgeflex_flow.cli.golden.case_file import Expectation, Scalar
 from edgeflex_flow.messages import Message, Samples, encode_message
 from edgeflex_flow.node import WireMessage
-from edgeflex_flow.units import NS_PER_S, column_unit
+from edgeflex_flow.units import NS_PER_S, UNITS, column_unit
 
 MOST_SHOWN = 10
-"""Differences from a file that are told."""
+"""Differences that are told of an expectation."""
+_UNIT: Final = re.compile(r"(?<=\d)\s*([^\s\d+±.-][^\s+±]*)")
+"""What follows a number."""
 
 
 class Collected(NamedTuple):
@@ -56,6 +59,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     good: bool
     got: str
     differences: tuple[Difference, ...] = ()
+    more: int = 0
+    """How many differences there are beside those."""
     points: tuple[Points, ...] = ()
 
 
@@ -83,6 +88,7 @@ def judge(expected: Expectation, given: Sequence[Collected], begin_ns: int, fold
         good=not differences,
         got=_summary(items),
         differences=tuple(differences[:MOST_SHOWN]),
+        more=max(len(differences) - MOST_SHOWN, 0),
         points=tuple(_points(expected, items)),
     )
 
@@ -181,10 +187,13 @@ def _count(expected: Expectation, items: _Items) -> Iterator[Difference]:
 def _in_time(expected: Expectation, items: _Items) -> Iterator[Difference]:
     if expected.within_s is None or expected.after_s is None:
         return
+    asked = Bound.parse(str(expected.count), None)
+    last = next((number for number in range(1, len(items) + 1) if asked.holds(number)), max(len(items), 1))
+    place = "first" if last == 1 else f"number {last}"
     if not len(items):
-        yield Difference(place="first", expected=f"within {expected.within}", got="none")
-    elif (late_s := float(items.at_s[0]) - expected.after_s) > expected.within_s:
-        yield Difference(place="first", expected=f"within {expected.within}", got=f"after {late_s * 1e3:.0f} ms")
+        yield Difference(place=place, expected=f"within {expected.within}", got="none")
+    elif (late_s := float(items.at_s[last - 1]) - expected.after_s) > expected.within_s:
+        yield Difference(place=place, expected=f"within {expected.within}", got=f"after {late_s * 1e3:.0f} ms")
 
 
 def _values(expected: Expectation, items: _Items) -> Iterator[Difference]:
@@ -196,11 +205,29 @@ def _values(expected: Expectation, items: _Items) -> Iterator[Difference]:
                 yield Difference(place=place, expected=bound.text, got="nothing")
             for each in found:
                 if not bound.holds(each):
-                    yield Difference(place=place, expected=bound.text, got=_shown(each, items.units[path]))
+                    yield Difference(
+                        place=place, expected=bound.text, got=_shown_as(bound.text, each, items.units[path])
+                    )
 
 
 def _shown(value: Any, unit: str | None) -> str:
     return f"{value:.6g} {unit or ''}".strip() if isinstance(value, float) else str(value)
+
+
+def _shown_as(expected: str, value: Any, unit: str | None) -> str:
+    """In the unit in which the expectation is written.
+
+    >>> _shown_as("20 MW +- 1 kW", 2.84193e7, "W"), _shown_as("<= 3", 4.0, "W"), _shown_as("started", "ended", None)
+    ('28.4193 MW', '4 W', 'ended')
+    """
+    found = next((word for word in _UNIT.findall(expected) if word in UNITS), unit)
+    if unit is None or found is None or found == unit or UNITS[found].dimension != UNITS[unit].dimension:
+        return _shown(value, unit)
+    return _shown(value * UNITS[unit].factor / UNITS[found].factor, found) if _is_number(value) else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _summary(items: _Items) -> str:
@@ -208,9 +235,7 @@ def _summary(items: _Items) -> str:
     if len(items):
         parts.append(f"the first at {items.at_s[0]:.3f} s")
     for path, found in items.values.items():
-        numbers = [
-            each for some in found for each in some if isinstance(each, int | float) and not isinstance(each, bool)
-        ]
+        numbers = [each for some in found for each in some if _is_number(each)]
         if numbers:
             low, high = (_shown(float(each), items.units[path]) for each in (min(numbers), max(numbers)))
             parts.append(f"{path} {low}" if low == high else f"{path} {low} to {high}")
@@ -224,7 +249,7 @@ def _points(expected: Expectation, items: _Items) -> Iterator[Points]:
             (at_s, float(each))
             for at_s, some in zip(items.at_s.tolist(), items.values[path], strict=True)
             for each in some
-            if isinstance(each, int | float) and not isinstance(each, bool)
+            if _is_number(each)
         ]
         if pairs:
             times, values = zip(*pairs, strict=True)

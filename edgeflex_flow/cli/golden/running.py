@@ -14,6 +14,7 @@ import msgspec
 from edgeflex_connectors.recording_table import RecordingError
 from edgeflex_flow.cli.golden.case_file import Fault, GoldenTest, read_test
 from edgeflex_flow.cli.golden.judge import Collected, Difference, Verdict, judge
+from edgeflex_flow.cli.golden.names import check_moments, check_names
 from edgeflex_flow.cli.golden.stream import InputError, inputs_of, with_faults
 from edgeflex_flow.cli.on_record import Due, plan_on_stream
 from edgeflex_flow.cli.preview_records import NoRecordError
@@ -33,6 +34,7 @@ from edgeflex_flow.runtime.run import FlowRun
 from edgeflex_flow.units import NS_PER_S
 
 SILENT: Final = logging.CRITICAL + 1
+POLICY_REFUSED: Final = "policy_refused"
 
 
 class GoldenResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,22 +87,9 @@ class _Run:
             connections="optional",
         )
         self._collected: dict[str, list[Collected]] = {each.of: [] for each in test.expect}
-        self._check_names()
-
-    def _check_names(self) -> None:
-        """Raises InputError."""
-        nodes = {node.id: node for node in self._plan.nodes}
-        for what, name in [
-            *(("expect", each.of) for each in self._test.expect),
-            *(("allow", name) for name in self._test.allow),
-        ]:
-            if name not in nodes:
-                raise InputError(f"`{what}`: no node '{name}'; known: {', '.join(nodes)}")
-        for fault in self._test.faults:
-            is_sink = fault.of in nodes and isinstance(nodes[fault.of].node, SinkNode)
-            if is_sink != (fault.what == "away") or fault.of not in (*self._test.record, *(nodes if is_sink else ())):
-                what = "a sink" if fault.what == "away" else "a source of `record`"
-                raise InputError(f"`faults`: '{fault.what}' is of {what}; got '{fault.of}'")
+        check_names(test, self._plan)
+        self._refused: dict[tuple[str, str], str] = {}
+        """What a node said to a value of a policy, by node and setting."""
 
     def verdicts(self) -> list[Verdict]:
         test = self._test
@@ -108,6 +97,7 @@ class _Run:
         if not inputs:
             raise InputError("the sources of the test give nothing")
         begin_ns = min(_begin_ns(due) for due in inputs)
+        check_moments(test, inputs, begin_ns)
         policies = sorted(test.policies, key=lambda each: each.at_s)
         moments = [begin_ns + round(each.at_s * NS_PER_S) for each in policies]
         stream = with_faults(inputs, test.faults, begin_ns, moments)
@@ -116,6 +106,7 @@ class _Run:
         def on_time(time_ns: int) -> None:
             while waiting and waiting[0][0] <= time_ns:
                 apply_policies(run, waiting.pop(0)[1].values, written=True)
+                self._refused |= _refusals(run)
 
         lost = _Lost()
         plan = plan_on_stream(self._plan, iter(stream), on_time=on_time, sink=self._sink(begin_ns))
@@ -135,7 +126,7 @@ class _Run:
         found = [
             judge(each, self._collected[each.of], begin_ns, self._folder, update=self._update) for each in test.expect
         ]
-        return [*found, self._nothing_lost(run, lost)]
+        return [*found, *self._policies_taken(), self._nothing_lost(run, lost)]
 
     def _sink(self, begin_ns: int) -> Callable[[NodeConfig, Context], Any]:
         def opened(_config: NodeConfig, context: Context) -> _Sink:
@@ -143,6 +134,15 @@ class _Run:
             return _Sink(context, self._collected.get(context.node, []), away, begin_ns)
 
         return opened
+
+    def _policies_taken(self) -> list[Verdict]:
+        found = [
+            Difference(place=f"{node}.{setting}", expected="what `policies` says", got=text)
+            for (node, setting), text in self._refused.items()
+            if POLICY_REFUSED not in self._test.allow.get(node, ())
+        ]
+        told = f"{len(self._refused)} refused"
+        return [Verdict(text="policies are taken", good=False, got=told, differences=tuple(found))] if found else []
 
     def _nothing_lost(self, run: FlowRun, lost: _Lost) -> Verdict:
         counts = dict(lost.counts)
@@ -158,6 +158,10 @@ class _Run:
         return Verdict(
             text="nothing is lost", good=not found, got=f"{sum(counts.values())} lost", differences=tuple(found)
         )
+
+
+def _refusals(run: FlowRun) -> dict[tuple[str, str], str]:
+    return {(holder, name): each.text for holder, told in run.refusals.items() for name, each in told.items()}
 
 
 def _text(value: object) -> str:

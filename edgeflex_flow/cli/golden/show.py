@@ -27,7 +27,8 @@ def show(results: Sequence[GoldenResult]) -> None:
         elif not each.good:
             out.print(_differences(each))
     failed = sum(not each.good for each in results)
-    out.print(Text(f"{len(results)} tests, {failed} failed" if failed else f"{len(results)} tests passed", "bold"))
+    tests = f"{len(results)} test{'' if len(results) == 1 else 's'}"
+    out.print(Text(f"{tests}, {failed} failed" if failed else f"{tests} passed", "bold"))
 
 
 def _differences(result: GoldenResult) -> Table:
@@ -36,6 +37,8 @@ def _differences(result: GoldenResult) -> Table:
         for at, each in enumerate(verdict.differences):
             told = Text(f"{verdict.text}\n({verdict.got})" if at == 0 else "")
             table.add_row(told, each.place, Text(each.expected, "green"), Text(each.got, "red"))
+        if verdict.more:
+            table.add_row("", f"and {verdict.more} more", "", "")
     return table
 
 
@@ -61,6 +64,7 @@ def junit(results: Sequence[GoldenResult]) -> bytes:
                 for verdict in each.verdicts
                 for at in verdict.differences
             ]
+            lines += [f"{verdict.text}: and {verdict.more} more" for verdict in each.verdicts if verdict.more]
             ElementTree.SubElement(case, "failure", message=lines[0]).text = "\n".join(lines)
     suites = ElementTree.Element("testsuites")
     suites.append(suite)

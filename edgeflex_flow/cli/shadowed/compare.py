@@ -80,7 +80,8 @@ class Comparison:
         self._tolerance = tolerance
         self._apart_ns = apart_ns
         self._batches: dict[Side, deque[tuple[int, Samples]]] = {side: deque() for side in SIDES}
-        self._rows: dict[Side, dict[tuple[str, int], tuple[int, dict[str, float]]]] = {side: {} for side in SIDES}
+        self._rows: dict[Side, dict[tuple[str, int, int], tuple[int, dict[str, float]]]] = {side: {} for side in SIDES}
+        """By device, time tag, and how often both were there before."""
         self._messages: dict[Side, dict[tuple[str, ...], list[_Waiting]]] = {side: {} for side in SIDES}
         self.counts = Counts()
 
@@ -120,7 +121,7 @@ class Comparison:
             yield self._rows_differ(one, row, "quality", int(one.quality[row]), int(other.quality[row]), deviating)
         for name in dict.fromkeys([*one.columns, *other.columns]):
             before, after = (_column(each, name) for each in (one, other))
-            far = ~_close(before, after, self._tolerance)
+            far = ~_close(before, after, self._tolerance) | (name not in one.columns) | (name not in other.columns)
             if far.any():
                 row = int(np.argmax(np.where(far, np.nan_to_num(np.abs(before - after), nan=np.inf), -1.0)))
                 yield self._rows_differ(one, row, name, float(before[row]), float(after[row]), far)
@@ -148,7 +149,10 @@ class Comparison:
         columns["quality"] = samples.quality.tolist()
         for row, (time_ns, code) in enumerate(zip(samples.time_ns.tolist(), samples.device.tolist(), strict=True)):
             values = {name: each[row] for name, each in columns.items()}
-            self._rows[side][samples.devices[code], time_ns] = (at_ns, values)
+            device, rows, times = samples.devices[code], self._rows[side], 0
+            while (device, time_ns, times) in rows:
+                times += 1
+            rows[device, time_ns, times] = (at_ns, values)
 
     def _settle_rows(self, reached_ns: int) -> Iterator[Deviation]:
         running, new = (self._rows[side] for side in SIDES)
@@ -158,9 +162,9 @@ class Comparison:
         for side in SIDES:
             rows = self._rows[side]
             late = [key for key, (at_ns, _) in rows.items() if at_ns + self._apart_ns < reached_ns]
-            for device, time_ns in late:
-                del rows[device, time_ns]
-                yield self._only(side, device, time_ns)
+            for key in late:
+                del rows[key]
+                yield self._only(side, key[0], key[1])
 
     def _settle_messages(self, reached_ns: int) -> Iterator[Deviation]:
         running, new = (self._messages[side] for side in SIDES)
@@ -244,7 +248,7 @@ def _told(waiting: _Waiting) -> dict[str, Any]:
 
 def _told_of(message: Message, *, short: bool = False) -> dict[str, Any]:
     """`short`: without what its key says."""
-    plain: dict[str, Any] = msgspec.json.decode(essence(message))
+    plain: dict[str, Any] = msgspec.msgpack.decode(essence(message))
     left_out = LEFT_OUT.union(("type", *WHO, *ABOUT)) if short else LEFT_OUT
     return {name: value for name, value in plain.items() if name not in left_out}
 

@@ -29,6 +29,8 @@ class Shadowed(msgspec.Struct, frozen=True, kw_only=True):
     running_content: str
     """SHA-256 of what both files said."""
     site: str
+    revision: str
+    """Digest of the edited flow in the place of the running one."""
     began_ns: int
     """When the shadow began, UTC nanoseconds."""
     host: str
@@ -109,7 +111,8 @@ def take_away(running: Path) -> None:
 def in_words(told: Shadowed) -> str:
     """For people.
 
-    >>> told = {"new": "n", "new_content": "", "running_content": "", "site": "s", "began_ns": 0, "host": "h", "pid": 1}
+    >>> texts = dict.fromkeys(("new", "new_content", "running_content", "site", "revision", "host"), "")
+    >>> told = {**texts, "began_ns": 0, "pid": 1}
     >>> in_words(Shadowed(seconds=60.0, compared=9, **told))
     'in 60 s nothing of 9 deviates'
     """

@@ -38,8 +38,12 @@ def plan(folder: Path, *changes: tuple[str, str]) -> Plan:
     return load_flow(file, shipped_registry(), site=LOCAL, connections="optional")
 
 
+def shipped() -> Plan:
+    return load_flow(FLOWS / "frequency_control.yaml", shipped_registry(), site=LOCAL, connections="optional")
+
+
 def trial_of(new: Plan) -> Trial:
-    return Trial(new, shipped_registry(), tolerance=1e-9, apart_ns=10**9, settle_ns=0)
+    return Trial(shipped(), new, shipped_registry(), tolerance=1e-9, apart_ns=10**9, settle_ns=0)
 
 
 def taken(trial: Trial, folder: Path) -> list[Deviation]:
@@ -129,3 +133,24 @@ def test_a_process_that_was_left_and_goes_on_alone_is_the_running_one_again(reco
 def test_it_settles_for_twice_the_longest_window(tmp_path: Path) -> None:
     flow = load_flow(FLOWS / "inertia_estimation.yaml", shipped_registry(), site=LOCAL, connections="optional")
     assert settle_s([flow]) > settle_s([plan(tmp_path)]) == 5.0
+
+
+def test_what_only_one_flow_gives_to_a_sink_is_told(recorded: Path, tmp_path: Path) -> None:
+    without = plan(tmp_path, ("from: [pmu, droop, inertia, agc, dispatch]", "from: [droop, inertia, agc, dispatch]"))
+    found = taken(trial_of(without), recorded)
+    assert {(each.node, each.what) for each in found} == {("pmu → archive", "only running")}
+
+
+def test_a_setting_that_only_the_edited_flow_binds_to_a_policy_is_noted(recorded: Path, tmp_path: Path) -> None:
+    bound = "hold_for: {policy: frequency_hold, field: hold_for, default: 5s, min: 1s, max: 10s}"
+    trial = trial_of(plan(tmp_path, ("kind: frequency_droop\n", f"kind: frequency_droop\n    {bound}\n")))
+    taken(trial, recorded)
+    note = "policy frequency_hold.hold_for at droop.hold_for: only the edited flow has it; its default holds here"
+    assert note in trial.notes
+
+
+def test_settings_of_sources_and_sinks_are_said_not_to_be_judged(recorded: Path, tmp_path: Path) -> None:
+    trial = trial_of(plan(tmp_path, ("qos: 1", "qos: 0")))
+    assert taken(trial, recorded) == []
+    assert all(note.startswith("not judged, since sources and sinks are not opened: ") for note in trial.notes)
+    assert any("qos: 1 → 0" in note for note in trial.notes)
