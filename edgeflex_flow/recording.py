@@ -570,6 +570,25 @@ def _ends(decoder: Decoder, block: Block, file: Path) -> tuple[int, int]:
     return int(times.min()), int(times.max())
 
 
+def lost_rows_of(file: Path) -> int:
+    """How many rows were lost until the end of a file, by its last whole block. Raises BadRecordingError, OSError."""
+    place = len(MAGIC)
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        while True:
+            opened.seek(place)
+            lengths = opened.read(_LENGTHS.size)
+            if len(lengths) < _LENGTHS.size:
+                return 0
+            head_bytes, body_bytes, _ = _LENGTHS.unpack(lengths)
+            following = place + _LENGTHS.size + head_bytes + body_bytes
+            if following + _LENGTHS.size > size:
+                opened.seek(place)
+                last = _next_block(opened, file)
+                return last.head.lost_rows if last is not None and isinstance(last.head, Reached) else 0
+            place = following
+
+
 def gaps_of(parts: Sequence[Path], lost_rows: int) -> list[str]:
     """What is missing of a recording, in words. Raises BadRecordingError, OSError."""
     numbers = [about(file).part for file in parts]

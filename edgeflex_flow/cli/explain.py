@@ -17,7 +17,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from edgeflex_connectors.recording_table import RecordingError
 from edgeflex_flow.cli.explained.again import again
 from edgeflex_flow.cli.explained.behind import (
-    device_of,
+    devices_of,
     messages_behind,
     nodes_behind,
     samples_behind,
@@ -61,6 +61,8 @@ _KNOWN_TYPES: Final = {*(each.__struct_config__.tag for each in BUILT_IN_MESSAGE
 )  # fmt: skip
 @click.option("--replay", is_flag=True, help="Compute it again, and say whether it is the same.")
 @click.option("--which", type=click.IntRange(1), default=1, help="Of several that are called so, the first, second, …")
+@click.option("--node", "node", help="Without ID: only what this node gave.")
+@click.option("--type", "kind", help="Without ID: only messages of this type, such as frequency_event.")
 @click.option("--last", type=click.IntRange(1), default=20, show_default=True, help="Without ID: how many to list.")
 @click.option(
     "--flow",
@@ -85,6 +87,8 @@ def explain(
     places: tuple[str, ...],
     replay: bool,
     which: int,
+    node: str | None,
+    kind: str | None,
     last: int,
     flow_file: Path | None,
     site: str | None,
@@ -112,7 +116,12 @@ def explain(
             plan = None if flow_file is None else _plan(registry, flow_file, site, dict(definitions))
             runs = _runs(places, plan, back_s)
             if wanted is None:
-                _list(listed(runs, told), last, as_json=as_json)
+                chosen_ones = [
+                    (name, each)
+                    for name, each in listed(runs, told)
+                    if node in (None, each.given.node) and kind in (None, type_of(each.message))
+                ]
+                _list(chosen_ones, last, as_json=as_json)
                 return
             found = find(runs, wanted, told)
             if which > len(found):
@@ -148,8 +157,8 @@ def _explained(
     about, given = found.run.about, found.given
     plan = found.run.plan(registry, given)
     computed = is_computed(plan, given.node)
-    span, device = (span_of(found, plan), device_of(found, plan)) if computed else (None, None)
-    samples = samples_behind(found, plan, span, device) if computed else {}
+    span, devices = (span_of(found, plan), devices_of(found, plan)) if computed else (None, ())
+    samples = samples_behind(found, plan, span, devices) if computed else {}
     explanation = Explanation(
         id=identity_of(found.message),
         type=type_of(found.message),
@@ -164,17 +173,20 @@ def _explained(
         places=found.run.places,
         computed=computed,
         nodes=tuple(nodes_behind(found, plan)) if computed else (),
-        device=device,
+        devices=tuple(devices),
         samples=tuple(told_of(samples)),
         window_known=span is not None,
         messages=tuple(messages_behind(found, plan)) if computed else (),
         notes=tuple(_notes(found)),
-        again=again(found, plan, span, device) if replays else None,
+        again=again(found, plan, span, devices) if replays else None,
     )
     return explanation, samples
 
 
 def _notes(found: Found) -> Iterator[str]:
+    yield from found.run.gaps()
+    if found.run.about.shared:
+        yield "the flow worked in several processes: what its operators gave is not in the recording"
     if not found.run.is_whole:
         yield "settings, periods and versions are those of the flow file now: a store does not keep them"
     unknown = {name for node in found.run.about.nodes.values() for name in node.messages} - _KNOWN_TYPES
@@ -192,6 +204,9 @@ def _runs(places: Sequence[str], plan: Plan | None, back_s: float) -> list[Run]:
     """Raises NothingFoundError, BadRecordingError, OSError."""
     kept = [place for place in places if not _is_recording(place)]
     recorded = [Path(place).expanduser() for place in places if place not in kept]
+    missing = [place for place in recorded if not place.exists()]
+    if missing:
+        raise NothingFoundError(f"there is no {missing[0]}: `edgeflex record` makes recordings, --record names them")
     if kept and plan is None:
         raise NothingFoundError(f"{kept[0]} is no recording: --flow FILE says which flow's it is")
     found: list[Run] = [*recorded_runs(recorded)] if recorded else []

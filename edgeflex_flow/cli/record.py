@@ -21,12 +21,13 @@ from edgeflex_flow.cli.run import EXIT_BAD_FILE, Seconds, tell_problems
 from edgeflex_flow.cli.selection import work_to_run
 from edgeflex_flow.errors import FlowFileError
 from edgeflex_flow.flowfile import Plan, load_flows
-from edgeflex_flow.recording import SUFFIX
+from edgeflex_flow.recording import SUFFIX, lost_rows_of
 from edgeflex_flow.runtime.recorder import recorded_nodes
-from edgeflex_flow.runtime.recording_requests import RecordingRequest, asked_to_record, nodes_of
+from edgeflex_flow.runtime.recording_requests import RecordingRequest, asked_to_record, nodes_by_flow
 from edgeflex_flow.units import parse_quantity
 
 EXIT_NOTHING: Final = 3
+EXIT_LOST: Final = 4
 NOBODY_AFTER_S: Final = 8.0
 LOOK_S: Final = 0.25
 PART_BYTES: Final = 64 << 20
@@ -91,7 +92,8 @@ def record(
     processes write the recording: rows with both times, quality and all columns, and messages, compressed, each file
     telling what it is about. `edgeflex replay` and the records of `edgeflex policy preview` read it.
 
-    Exit codes: 0 recorded; 1 a file is wrong; 2 wrong usage; 3 nothing was recorded, since the flows do not run.
+    Exit codes: 0 recorded; 1 a file is wrong; 2 wrong usage; 3 nothing was recorded, since the flows do not run; 4
+    rows are lost, which the disk did not take.
     """
     try:
         work = work_to_run(files, find_site(site, files[0]), dict(wanted))
@@ -107,7 +109,7 @@ def record(
         tell_problems(error)
         sys.exit(EXIT_BAD_FILE)
     asked = _asked(plans, tuple(name for text in wires for name in text.split(",") if name))
-    folder = folder.absolute()
+    folder = folder.resolve()
     before = _sizes(folder)
     try:
         with ExitStack() as stack:
@@ -128,19 +130,11 @@ def record(
 
 
 def _asked(plans: Sequence[Plan], wires: tuple[str, ...]) -> list[_Asked]:
-    flows = tuple(plan.name for plan in plans)
-    found, errors = [], []
-    for plan in plans:
-        try:
-            nodes = nodes_of(plan, wires, flows)
-            if nodes is not None:
-                recorded_nodes(plan, nodes)
-                found.append(_Asked(plan, nodes))
-        except ValueError as error:
-            errors.append(str(error))
-    if errors and (not found or len(plans) == 1):
-        raise click.BadParameter("; ".join(errors), param_hint="--wires")
-    return found
+    try:
+        nodes = nodes_by_flow({plan.name: tuple(recorded_nodes(plan)) for plan in plans}, wires)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--wires") from error
+    return [_Asked(plan, nodes[plan.name]) for plan in plans if plan.name in nodes]
 
 
 def _sizes(folder: Path) -> dict[Path, int]:
@@ -193,13 +187,20 @@ def _wait_for_end(folder: Path) -> None:
 
 def _tell(asked: Sequence[_Asked], folder: Path, before: dict[Path, int], *, as_json: bool) -> None:
     found = _new_sizes(folder, before)
+    lost = {str(file): count for file in found if (count := lost_rows_of(file))}
     if as_json:
-        click.echo(json.dumps({"folder": str(folder), "files": {str(file): size for file, size in found.items()}}))
+        files = {str(file): size for file, size in found.items()}
+        click.echo(json.dumps({"folder": str(folder), "files": files, "lost_rows": lost}))
     elif found:
-        click.echo(f"{sum(found.values())} bytes in {len(found)} files in {folder}")
+        files_ = "1 file" if len(found) == 1 else f"{len(found)} files"
+        click.echo(f"{sum(found.values()):,} bytes in {files_} in {folder}")
+    for name, count in lost.items():
+        click.echo(f"{name}: {count:,} rows are lost: the disk did not take them", err=True)
     silent = [each.plan.name for each in asked if not any(file.name.startswith(f"{each.plan.name}-") for file in found)]
     if silent:
         text = f"nothing came of {', '.join(silent)}: does it run on this machine, and does anything cross its wires?"
         click.echo(text, err=True)
     if not found:
         sys.exit(EXIT_NOTHING)
+    if lost:
+        sys.exit(EXIT_LOST)

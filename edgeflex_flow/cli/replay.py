@@ -236,12 +236,16 @@ def _tell(run: FlowRun, recorded: Recorded, took_s: float, *, as_json: bool) -> 
     length_s = (recorded.end_ns - recorded.begin_ns) / 1e9
     if as_json:
         told = {"flow": run.plan.name, "site": run.plan.site, "recorded_s": length_s, "took_s": took_s}
+        told["whole"] = not run.stopping
         click.echo(json.dumps({**told, "notes": list(recorded.notes), **summary}))
         return
     for note in recorded.notes:
         click.echo(f"note: {note}", err=True)
     out = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
     out.print(_table(run, summary["nodes"]))
+    if run.stopping:
+        out.print(f"stopped after {took_s:.2f} s: this is not all of the {length_s:,.1f} s")
+        return
     out.print(f"{length_s:,.1f} s in {took_s:.2f} s: {length_s / max(took_s, 1e-9):,.0f} times as fast as it was")
 
 

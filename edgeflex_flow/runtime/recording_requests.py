@@ -9,7 +9,7 @@ import glob
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
@@ -159,17 +159,24 @@ def recordings_on_request(run: FlowRun) -> Iterator[None]:
         recordings.end_all()
 
 
-def nodes_of(plan: Plan, wires: tuple[str, ...], flows: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The nodes of a flow among `NODE` or `FLOW/NODE`; None if the others are meant. Raises ValueError."""
-    if not wires:
-        return ()
-    found = []
+def nodes_by_flow(known: Mapping[str, Collection[str]], wires: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """By flow, the nodes that `NODE` (of all flows that have it) and `FLOW/NODE` mean; without any, none of each flow.
+
+    `known`: by flow, the nodes whose wires can be recorded. Raises ValueError for what is not there.
+    """
+    found: dict[str, tuple[str, ...]] = {} if wires else dict.fromkeys(known, ())
     for text in wires:
         flow, slash, node = text.rpartition("/")
-        if slash and flow not in flows:
-            close = nearest(flow, flows)
+        if slash and flow not in known:
+            close = nearest(flow, known)
             hint = f"; did you mean '{close}'?" if close else ""
-            raise ValueError(f"no flow '{flow}'; known: {', '.join(flows)}{hint}")
-        if not slash or flow == plan.name:
-            found.append(node)
-    return tuple(found) or None
+            raise ValueError(f"no flow '{flow}'; known: {', '.join(known)}{hint}")
+        having = [name for name, nodes in known.items() if node in nodes and flow in ("", name)]
+        if not having:
+            where = [flow] if slash else list(known)
+            there = ", ".join(dict.fromkeys(each for name in where for each in known[name]))
+            whose = f"flow '{where[0]}' has no" if len(where) == 1 else "no flow has a"
+            raise ValueError(f"{whose} wire of '{node}'; known: {there}")
+        for name in having:
+            found[name] = (*found.get(name, ()), node)
+    return found

@@ -34,8 +34,8 @@ class StateUse(msgspec.Struct, frozen=True):
     do: Literal["go_on", "anew", "on_trial"] = "go_on"
     """Go on with it; set it aside, since the flow broke down with it; go on, but keep it for the version before."""
     of: str = ""
-    """Whose state it is, by a name that no other version ever has: the version's that runs, for one on trial that of the
-    one before. What was kept under that name is put back first; what was kept under others is out of date."""
+    """Whose state it is, by a name that no other version ever has: that of the one that runs, or, on trial, of the one
+    before. What was kept under that name is put back first; what was kept under others is out of date."""
 
 
 GO_ON = StateUse()

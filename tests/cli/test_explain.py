@@ -137,7 +137,7 @@ def test_a_message_that_was_changed_does_not_come_out_the_same(recordings: Path,
         return entry
 
     found = explained(event.id, "--record", rewritten(file, tmp_path, forged), "--replay", code=5)
-    assert found["again"]["why"] == "other values came of it"
+    assert found["again"]["why"].startswith("other values came of it")
     [difference] = found["again"]["differences"]
     assert (difference["name"], difference["recorded"]) == ("rocof_hz_per_s", "-9.0")
 
@@ -251,7 +251,7 @@ def test_started_and_ended_are_told_apart(recordings: Path) -> None:
     ("arguments", "code", "text"),
     [
         (["nobody@1"], 3, "nothing in the recordings is called 'nobody@1'"),
-        (["x", "--record", "none.rec"], 1, "none.rec"),
+        (["x", "--record", "none.rec"], 3, "there is no none.rec: `edgeflex record` makes recordings"),
         (["x", "--record", "."], 3, ".: no recordings (*.rec) are there; `edgeflex record` makes them"),
         (["x", "--record", "store:history"], 3, "store:history is no recording: --flow FILE says which flow's it is"),
     ],

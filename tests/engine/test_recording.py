@@ -373,7 +373,7 @@ def test_an_overview_tells_what_is_in_recordings_and_what_is_not(tmp_path: Path)
     writer.write([told, Given(2, 20, "pmu", batch(np.ones(3))), Given(3, 90, "event", alarm(3))], 91, 5)
     writer.close()
     found = recording.overview(writer.files, ["pmu"])
-    assert (found.first_ns, found.last_ns, found.policies) == (20, 20, {"trigger.onset 3"})
+    assert (found.first_ns, found.last_ns, found.policies) == (20, 20, frozenset({"trigger.onset 3"}))
     assert found.gaps == ("f-0001.rec and on: 5 rows were lost as it was recorded",)
     with pytest.raises(BadRecordingError, match="nothing is in it of other"):
         recording.overview(writer.files, ["other"])

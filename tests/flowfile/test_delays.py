@@ -86,7 +86,7 @@ def test_an_event_tells_its_onset_so_that_windows_count_for_its_age(look: Look) 
     [problem] = look(EVENTS, "from: pmu, to: alarm, within: 100ms").problems
     assert problem.message == (
         "'within' is less than settings need from 'pmu' to 'alarm': "
-        "'rocof' window 500 ms + 'event' window 300 ms = 800 ms of 100 ms"
+        "'rocof' window 500 ms + 'event' window 300 ms + 'event' lag 200 ms = 1 s of 100 ms"
     )
 
 

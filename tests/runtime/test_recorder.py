@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from edgeflex_flow.runtime.recorder import Recorder
 from edgeflex_flow.runtime.recording_requests import (
     RecordingRequest,
     asked_to_record,
-    nodes_of,
+    nodes_by_flow,
     recordings_on_request,
 )
 from edgeflex_flow.runtime.run import FlowRun
@@ -130,13 +133,63 @@ def test_a_request_for_another_site_or_one_that_is_stale_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("wires", "found"), [((), ()), (("pmu",), ("pmu",)), (("a/pmu", "b/event"), ("pmu",)), (("b/event",), None)]
+    ("wires", "found"),
+    [
+        ((), {"a": (), "b": ()}),
+        (("pmu",), {"a": ("pmu",), "b": ("pmu",)}),
+        (("event",), {"a": ("event",)}),
+        (("pmu", "b/droop"), {"a": ("pmu",), "b": ("pmu", "droop")}),
+        (("b/pmu",), {"b": ("pmu",)}),
+    ],
 )
-def test_wires_are_named_by_node_or_by_flow_and_node(wires: tuple[str, ...], found: tuple[str, ...] | None) -> None:
-    made = dataclasses.replace(plan(toy_nodes.ScriptedSource([])), name="a")
-    assert nodes_of(made, wires, ("a", "b")) == found
+def test_wires_are_named_by_node_or_by_flow_and_node(wires: tuple[str, ...], found: dict[str, tuple[str, ...]]) -> None:
+    assert nodes_by_flow({"a": ("pmu", "event"), "b": ("pmu", "droop")}, wires) == found
 
 
-def test_a_flow_that_there_is_not_is_told_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match="no flow 'toi'; known: toy; did you mean 'toy'"):
-        nodes_of(plan(toy_nodes.ScriptedSource([])), ("toi/pmu",), ("toy",))
+@pytest.mark.parametrize(
+    ("wire", "text"),
+    [
+        ("toi/pmu", "no flow 'toi'; known: toy, other; did you mean 'toy'?"),
+        ("toy/droop", "flow 'toy' has no wire of 'droop'; known: pmu"),
+        ("agc", "no flow has a wire of 'agc'; known: pmu, droop"),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_is(wire: str, text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(text)):
+        nodes_by_flow({"toy": ("pmu",), "other": ("droop",)}, (wire,))
+
+
+def test_a_request_of_a_stranger_or_from_the_future_is_not_obeyed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = dataclasses.replace(plan(toy_nodes.ScriptedSource([])), file=tmp_path / "flow.yaml")
+    run = FlowRun(made)
+    requests = recording_requests.RecordingsOnRequest(run)
+    with asked_to_record(made, asked(run, tmp_path / "rec")):
+        [file] = tmp_path.glob(".flow.yaml.record-*")
+        ahead_s = time.time() + 3600.0
+        os.utime(file, (ahead_s, ahead_s))
+        requests.look()
+        assert run.people.recorders == ()
+        os.utime(file)
+        real = Path.stat
+
+        def of_a_stranger(path: Path, **how: bool) -> os.stat_result:
+            told = real(path, **how)
+            return os.stat_result((*told[:4], 4711, *told[5:])) if path == file else told
+
+        monkeypatch.setattr(Path, "stat", of_a_stranger)
+        requests.look()
+    assert run.people.recorders == ()
+    run.wakeup.close()
+
+
+def test_flow_files_may_have_any_name(tmp_path: Path) -> None:
+    made = dataclasses.replace(plan(toy_nodes.ScriptedSource([])), file=tmp_path / "flow[2].yaml")
+    run = FlowRun(made)
+    requests = recording_requests.RecordingsOnRequest(run)
+    with asked_to_record(made, asked(run, tmp_path / "rec")):
+        requests.look()
+        assert len(run.people.recorders) == 1
+    requests.end_all()
+    run.wakeup.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -109,14 +109,18 @@ def _window_s(node: Any, config: NodeConfig) -> float | None:
     return max(delays.window_s, delays.onset_window_s + delays.onset_lag_s) + delays.lag_s
 
 
-def device_of(found: Found, plan: Plan) -> str | None:
-    """The one device on whose samples a message rests; None for all."""
+def devices_of(found: Found, plan: Plan) -> tuple[str, ...]:
+    """The devices on whose samples a message rests; none: all. A controller's settings name those that it uses."""
+    giver = next(each for each in plan.nodes if each.id == found.given.node)
+    named: tuple[str, ...] = getattr(giver.config, "devices", ())
+    if isinstance(named, tuple) and named:
+        return named
     device: str = getattr(found.message, "device", "")
     names = upstream(plan, found.given.node)
     by_device = all(
         each.node.scope == "device" for each in plan.nodes if each.id in names and isinstance(each.node, OperatorNode)
     )
-    return device if device and by_device else None
+    return (device,) if device and by_device else ()
 
 
 def nodes_behind(found: Found, plan: Plan) -> list[NodeBehind]:
@@ -149,12 +153,12 @@ def _settings(config: NodeConfig, settings: Settings) -> Iterator[Setting]:
         yield Setting(name=field.key, value=shown, is_default=not field.required and value == field.default)
 
 
-def samples_behind(found: Found, plan: Plan, span: Span | None, device: str | None) -> dict[str, Samples]:
+def samples_behind(found: Found, plan: Plan, span: Span | None, devices: Sequence[str]) -> dict[str, Samples]:
     """By source, the rows that a message rests on, of those that came before it."""
     taken: dict[str, list[Samples]] = {}
     for entry in found.run.until(found.given, sources_behind(plan, found.given.node)):
         if isinstance(entry, Given) and isinstance(entry.message, Samples):
-            rows = (span or Span(-(2**63), 2**63 - 1)).of(entry.message, device)
+            rows = (span or Span(-(2**63), 2**63 - 1)).of(entry.message, devices)
             if rows is not None:
                 taken.setdefault(entry.node, []).append(rows)
     return {source: join_samples(batches) for source, batches in taken.items()}

@@ -47,6 +47,10 @@ class Run(Protocol):
         """Whether all is told that it rests on: batches, periods and settings as they were."""
         ...
 
+    def gaps(self) -> Sequence[str]:
+        """What is known to be missing, in words."""
+        ...
+
     def messages(self, told: OnPlace = ...) -> Iterator[Found]:
         """All messages, in order. Raises BadRecordingError."""
         ...
@@ -96,6 +100,15 @@ class RecordedRun:
         """Nodes and wires of the flow that give messages."""
         return [name for name, node in self.about.nodes.items() if node.messages]
 
+    def gaps(self) -> Sequence[str]:
+        lost = [
+            block.head.lost_rows
+            for file in self.files
+            for block in recording.blocks(file)
+            if isinstance(block.head, recording.Reached)
+        ]
+        return recording.gaps_of(self.files, max(lost, default=0))
+
     def messages(self, told: OnPlace = ignore) -> Iterator[Found]:
         for file in self.files:
             told(file.name)
@@ -128,14 +141,14 @@ def recorded_runs(places: Sequence[Path]) -> list[RecordedRun]:
     if not files:
         told = ", ".join(str(place) for place in places)
         raise NothingFoundError(f"{told}: no recordings (*{recording.SUFFIX}) are there; `edgeflex record` makes them")
-    by_run = itertools.groupby(sorted(files), key=lambda file: (file.parent, recording.run_of(file)))
-    return [RecordedRun(tuple(parts), recording.about(parts[0])) for parts in (list(group) for _, group in by_run)]
+    return [RecordedRun(tuple(parts), recording.about(parts[0])) for parts in recording.runs_in(files)]
 
 
 def find(runs: Sequence[Run], wanted: str, told: OnPlace) -> list[Found]:
     """All messages that are called so, else those whose name goes on behind a `/`. Raises NothingFoundError."""
     found = [each for run in runs for each in run.messages(told) if is_called(each.message, wanted)]
     found = [each for each in found if identity_of(each.message) == wanted] or found
+    found.sort(key=lambda each: each.given.at_ns)
     if not found:
         raise NothingFoundError(f"nothing in the recordings is called '{wanted}'; without ID all is listed that is")
     return found

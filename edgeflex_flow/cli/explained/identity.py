@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,13 +64,12 @@ class Span(NamedTuple):
     begin_ns: int
     end_ns: int
 
-    def of(self, samples: Samples, device: str | None) -> Samples | None:
-        """The rows within it, of this device or of all; None if there are none."""
+    def of(self, samples: Samples, devices: Collection[str]) -> Samples | None:
+        """The rows within it, of these devices or, without any, of all; None if there are none."""
         chosen = (samples.time_ns >= self.begin_ns) & (samples.time_ns <= self.end_ns)
-        if device is not None:
-            if device not in samples.devices:
-                return None
-            chosen &= samples.device == samples.devices.index(device)
+        if devices:
+            codes = [code for code, name in enumerate(samples.devices) if name in devices]
+            chosen &= np.isin(samples.device, codes)
         there = np.flatnonzero(chosen)
         return samples.take(there) if len(there) else None
 

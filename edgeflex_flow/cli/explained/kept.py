@@ -19,7 +19,7 @@ from edgeflex_flow.cli.preview_files import Wanted
 from edgeflex_flow.cli.preview_records import Span, find_records, read_place, read_records
 from edgeflex_flow.flowfile.plan import Plan
 from edgeflex_flow.flowfile.revision import digest_of
-from edgeflex_flow.messages import Message, Quality, Samples, message_time_ns
+from edgeflex_flow.messages import Alarm, Message, Quality, Samples, message_time_ns
 from edgeflex_flow.node import OperatorNode, WireMessage
 from edgeflex_flow.recording import About, Entry, Given, Settings, Ticked
 from edgeflex_flow.registry import Registry
@@ -53,6 +53,9 @@ class KeptRun:
             nodes=recorded_nodes(plan),
         )
 
+    def gaps(self) -> Sequence[str]:
+        return ()
+
     def messages(self, told: OnPlace = ignore) -> Iterator[Found]:
         """Those that an operator of the flow gives. Raises RecordingError, NoRecordError."""
         for place in self.places:
@@ -70,9 +73,11 @@ class KeptRun:
             for node in self._plan.nodes
             if isinstance(node.node, OperatorNode) and node.wire is not None and type(message) in node.wire.messages
         ]
-        controller = getattr(message, "controller", None)
+        controller = getattr(message, "controller", None) or getattr(message, "source", None)
         named = [node for node in givers if controller in (node.id, getattr(node.config, "name", None))]
-        chosen = (named or givers if controller is not None else givers)[:1]
+        if isinstance(message, Alarm):  # any node behind it may have told of it
+            return next((node.id for node in named), None)
+        chosen = (named or givers)[:1]
         return chosen[0].id if chosen else None
 
     def until(self, given: Given, nodes: Iterable[str]) -> Iterator[Entry]:

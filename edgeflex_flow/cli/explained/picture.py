@@ -23,7 +23,7 @@ def draw(told: Explanation, samples: Mapping[str, Samples], file: Path) -> None:
     figure = Figure(figsize=(8.0, 1.2 + 2.2 * max(len(panels), 1)), layout="constrained")
     axes = figure.subplots(max(len(panels), 1), 1, squeeze=False, sharex=True)[:, 0]
     figure.suptitle(f"{told.id}: {told.type} of {told.node}", fontsize=10)
-    for panel, (source, each, name) in zip(axes, panels, strict=True):
+    for panel, (source, each, name) in zip(axes, panels, strict=False):  # without any there is one panel, empty
         for code in np.unique(each.device)[:MOST_DEVICES]:
             chosen = each.device == code
             seconds = (each.time_ns[chosen] - told.given_ns) / 1e9

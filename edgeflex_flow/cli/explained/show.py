@@ -43,8 +43,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     computed: bool
     """Whether an operator gave it: else it came from outside, or of the run itself."""
     nodes: tuple[NodeBehind, ...]
-    device: str | None = None
-    """The one device on whose samples it rests; None: all."""
+    devices: tuple[str, ...] = ()
+    """Those on whose samples it rests; none: all."""
     samples: tuple[SamplesBehind, ...]
     window_known: bool
     """Whether the message or the nodes on the way tell which samples are behind it; else these are all before it."""
@@ -104,10 +104,10 @@ def _nodes(nodes: Sequence[NodeBehind]) -> Table:
 
 
 def _settings(nodes: Sequence[NodeBehind]) -> Table:
-    table = Table("node", "setting", "value", "", title="settings then")
+    table = Table("node", "setting", "value", "as the kind has it", title="settings then")
     for node in nodes:
         for each in node.settings:
-            mark = "default" if each.is_default else ""
+            mark = "yes" if each.is_default else ""
             table.add_row(node.node, each.name, each.value, mark, style="dim" if each.is_default else None)
     return table
 
@@ -151,7 +151,7 @@ def _show_again(console: Console, again: Again) -> None:
     console.print(Text(f"✓ computed again: {text}", "green"))
     least = again.suffices
     if least is not None:
-        whose = f" of {least.device}" if least.device else ""
+        whose = f" of {', '.join(least.devices)}" if least.devices else ""
         text = f"the same but for rounding, from the {_rows(least.rows)}{whose} since {when(least.since_ns)} alone"
         console.print(Text(f"✓ and {text}", "green"))
 

@@ -182,8 +182,9 @@ class Trial:
             self._edit[node] = comparison = self._comparison(node)
             for side in SIDES:
                 self._fed.setdefault((side, node), []).append(comparison)
-        for side, sinks in ((SIDES[0], running - new), (SIDES[1], new - running)):
-            for sink in sorted(sinks):
+        alone: dict[Side, set[str]] = {"running": running - new, "new": new - running}
+        for side in SIDES:
+            for sink in sorted(alone[side]):
                 wire = f"{node} → {sink}"
                 self._edit[wire] = comparison = self._comparison(wire)
                 self._fed.setdefault((side, node), []).append(comparison)
