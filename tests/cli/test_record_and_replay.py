@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from broker import wait_until
 from click.testing import CliRunner, Result
@@ -19,6 +21,7 @@ from edgeflex_flow.cli.kinds import shipped_registry
 from edgeflex_flow.cli.record import record
 from edgeflex_flow.cli.replay import replay
 from edgeflex_flow.messages import FrequencyEvent, Quality, Samples
+from edgeflex_flow.recording import RecordingWriter
 from edgeflex_services.broker import free_udp_port
 from edgeflex_services.pmu_simulator import PmuSimulator
 
@@ -114,6 +117,21 @@ def test_a_replay_may_be_paced_sent_and_of_a_part_alone(folder: Path, tmp_path: 
     assert told.exit_code == 1
     assert "nothing of it is from --begin to --end" in told.stderr
     assert whole > 4000
+
+
+def test_of_several_flows_in_a_folder_this_one_is_replayed(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "rec", tmp_path / "rec")
+    [own] = recording.recordings_in(folder / "rec")
+    about = msgspec.structs.replace(recording.about(own), flow="another")
+    writer = RecordingWriter(tmp_path / "rec", "another", about)
+    writer.write(list(recording.read([own], nodes=["pmu"]))[:50], about.begun_ns)
+    writer.close()
+    rows = []
+    for place in (folder / "rec", tmp_path / "rec"):
+        told = run(replay, folder / "watch.yaml", "--record", place, "--json")
+        assert told.exit_code == 0, told.output
+        rows.append(json.loads(told.stdout)["nodes"]["pmu"]["rows_out"])
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,18 @@ def config(flow: Path) -> InertiaEventConfig:
     return node.config
 
 
+def test_a_flow_that_is_only_looked_at_has_its_table_where_it_is_there(tmp_path: Path) -> None:
+    """As a replay or a comparison looks at it, which open no connections."""
+    table = "G1: {rated_power: 100 MVA, rated_voltage: 10 kV, transient_reactance_pu: 0.3}\n"
+    found = []
+    for there in (None, table):
+        flow = write(tmp_path, "units.yaml", there)
+        [node] = [n for n in load_flow(flow, shipped_registry(), connections="optional").nodes if n.id == "inertia"]
+        assert isinstance(node.config, InertiaEventConfig)
+        found.append(sorted(node.config.units))
+    assert found == [[], ["G1"]]
+
+
 def problems(flow: Path) -> list[str]:
     with pytest.raises(FlowFileError) as caught:
         load_flow(flow, shipped_registry())

@@ -68,6 +68,39 @@ def test_only_the_wires_that_are_wanted_are_recorded(tmp_path: Path) -> None:
     assert len(values(tmp_path, "pass")) == BATCHES
 
 
+def test_of_a_flow_on_several_processes_sources_alone_are_recorded(tmp_path: Path) -> None:
+    """Its operators work in the others, too: what they give here is a part that nobody could make sense of."""
+    run = FlowRun(plan(toy_nodes.ScriptedSource(script())))
+    run.is_shared = True
+    with Recorder(run, tmp_path, "toy", at_once=True):
+        RUNTIMES["inline"](run)
+    told = recording.about(recording.recordings_in(tmp_path)[0])
+    assert (told.shared, list(told.nodes)) == (True, ["pmu"])
+
+
+def test_rows_that_the_disk_did_not_take_are_told_in_the_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = FlowRun(plan(toy_nodes.ScriptedSource([])))
+    recorder = Recorder(run, tmp_path, "toy", at_once=True)
+    with recorder:
+        recorder.begin()
+        for number, full in enumerate((False, True, False)):
+            with monkeypatch.context() as disk:
+                if full:
+                    disk.setattr(recorder._writer, "write", _full)
+                recorder.given("pmu", [samples_from_rows([(number, "G1", {"frequency_hz": 50.0})])])
+                recorder._write()
+    [file] = recording.recordings_in(tmp_path)
+    assert recording.lost_rows_of(file) == 1
+    assert recording.overview([file], ["pmu"]).gaps == (f"{file.name} and on: 1 rows were lost as it was recorded",)
+    run.wakeup.close()
+
+
+def _full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
 def test_a_sink_has_no_wire_to_record(tmp_path: Path) -> None:
     run = FlowRun(plan(toy_nodes.ScriptedSource([])))
     try:
