@@ -571,22 +571,19 @@ def _ends(decoder: Decoder, block: Block, file: Path) -> tuple[int, int]:
 
 
 def lost_rows_of(file: Path) -> int:
-    """How many rows were lost until the end of a file, by its last whole block. Raises BadRecordingError, OSError."""
-    place = len(MAGIC)
-    size = file.stat().st_size
+    """How many rows were lost by the end of a file. Reads no bodies. Raises BadRecordingError, OSError."""
+    lost, place, size = 0, len(MAGIC), file.stat().st_size
     with file.open("rb") as opened:
-        while True:
+        while place + _LENGTHS.size <= size:
             opened.seek(place)
-            lengths = opened.read(_LENGTHS.size)
-            if len(lengths) < _LENGTHS.size:
-                return 0
-            head_bytes, body_bytes, _ = _LENGTHS.unpack(lengths)
-            following = place + _LENGTHS.size + head_bytes + body_bytes
-            if following + _LENGTHS.size > size:
+            head_bytes, body_bytes, _ = _LENGTHS.unpack(opened.read(_LENGTHS.size))
+            if not body_bytes:  # what tells it has none
                 opened.seek(place)
-                last = _next_block(opened, file)
-                return last.head.lost_rows if last is not None and isinstance(last.head, Reached) else 0
-            place = following
+                block = _next_block(opened, file)
+                if block is not None and isinstance(block.head, Reached):
+                    lost = block.head.lost_rows
+            place += _LENGTHS.size + head_bytes + body_bytes
+    return lost
 
 
 def gaps_of(parts: Sequence[Path], lost_rows: int) -> list[str]:

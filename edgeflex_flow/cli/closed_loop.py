@@ -30,16 +30,8 @@ class FlowInLoop:
         self._stage = Stage(self.run, whole(plan), {})
         self._measuring = measuring
         self._setpoints: list[Setpoints] = []
-        self._due_ns = {
-            planned.id: 0
-            for planned in plan.nodes
-            if isinstance(planned.node, OperatorNode) and planned.node.tick_period_s is not None
-        }
-        self._period_ns = {
-            planned.id: round(planned.node.tick_period_s(planned.config) * 1e9)
-            for planned in plan.nodes
-            if isinstance(planned.node, OperatorNode) and planned.node.tick_period_s is not None
-        }
+        self._period_ns = plan.periods_ns
+        self._due_ns = dict.fromkeys(self._period_ns, 0)
 
     def _alarmed(self, message: WireMessage) -> None:
         if isinstance(message, Alarm):

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from edgeflex_flow.cli.graph import write
 from edgeflex_flow.cli.places import Definition, find_site
-from edgeflex_flow.cli.problems import WIDTH_OF_FILES, console, show_problems
+from edgeflex_flow.cli.problems import console, show_problems, table_console
 from edgeflex_flow.cli.run import EXIT_BAD_FILE
 from edgeflex_flow.cli.selection import work_to_run
 from edgeflex_flow.errors import FlowFileError
@@ -192,7 +192,7 @@ def _picture(old: Mapping[str, Plan], new: Mapping[str, Plan]) -> str:
 
 def show_differences(found: Sequence[FlowDifference]) -> None:
     """For people."""
-    out = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
+    out = table_console()
     for each in found:
         if each.how != "changed":
             words = {"added": "is new", "removed": "is gone", "same": "is the same"}[each.how]

@@ -105,8 +105,8 @@ def explain(
     and the versions that were in force. A store, or a file with what a flow gave, has messages and samples alone: with
     --flow they do as well, as far as the flow file is the one that ran.
 
-    With --replay the message is computed again: from the samples behind it alone, from more where those do not suffice,
-    and in the end from all since the recording began.
+    With --replay the message is computed again from all since the recording began; then from the samples behind it
+    alone, or from more where those do not suffice.
 
     Exit codes: 0 told, and with --replay the same; 1 a file is wrong; 2 wrong usage; 3 nothing is called so; 5 with
     --replay, when something else, or nothing, comes of it.
@@ -227,7 +227,7 @@ def _list(found: list[tuple[str, Found]], most: int, *, as_json: bool) -> None:
     told = [
         {
             "id": name,
-            "type": str(each.message.__struct_config__.tag),
+            "type": type_of(each.message),
             "node": each.given.node,
             "at_ns": each.given.at_ns,
         }

@@ -98,7 +98,7 @@ def plan_on_stream(
     plan: Plan, stream: Iterator[Due], *, on_time: OnTime = _ignore, sink: OpenSink | None = nowhere
 ) -> Plan:
     """The plan with its sources giving what comes on a stream, in order of time, and other sinks; None: its own."""
-    shared = _Stream(stream, periods_of(plan), on_time)
+    shared = _Stream(stream, list(plan.periods_ns.values()), on_time)
 
     def replaced(planned: PlannedNode) -> PlannedNode:
         if isinstance(planned.node, SinkNode):
@@ -118,20 +118,11 @@ def plan_on_stream(
     return dataclasses.replace(plan, nodes=nodes, bound_connections={})
 
 
-def periods_of(plan: Plan) -> list[int]:
-    """Periods of the ticks of a flow, nanoseconds."""
-    return [
-        round(planned.node.tick_period_s(planned.config) * 1e9)
-        for planned in plan.nodes
-        if isinstance(planned.node, OperatorNode) and planned.node.tick_period_s is not None
-    ]
-
-
 def stream_of_records(
     plan: Plan, records: Mapping[str, Record], *, longest_ns: int = LONGEST_BATCH_NS
 ) -> Iterator[Due]:
     """What sources give of records that are in memory, in order of time, in batches of at most so long."""
-    periods_ns = [longest_ns, *periods_of(plan)]
+    periods_ns = [longest_ns, *plan.periods_ns.values()]
     times = {node: record.times_ns for node, record in records.items()}
     sources = [node.id for node in plan.nodes if isinstance(node.node, SourceNode) and node.id in records]
     made = []
@@ -182,7 +173,7 @@ def _begins_of(plan: Plan) -> recording.Begins | None:
     """Where a batch must begin; None: they stay as they were given."""
     if any(isinstance(node.node, OperatorNode) and node.node.by_arrival for node in plan.nodes):
         return None
-    periods_ns = (LONGEST_BATCH_NS, *periods_of(plan))
+    periods_ns = (LONGEST_BATCH_NS, *plan.periods_ns.values())
 
     def begins(at_ns: NDArray[np.int64]) -> NDArray[np.bool_]:
         found = np.ones(len(at_ns), dtype=np.bool_)

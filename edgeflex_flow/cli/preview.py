@@ -10,7 +10,6 @@ from typing import Final, NoReturn
 
 import click
 import msgspec
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from edgeflex_connectors.recording_table import RecordingError
@@ -32,7 +31,7 @@ from edgeflex_flow.cli.preview_records import NoRecordError, Records, Span, find
 from edgeflex_flow.cli.preview_run import Outcome, prepare, run_through
 from edgeflex_flow.cli.preview_show import OPEN_LOOP, Preview, RecordFacts, show
 from edgeflex_flow.cli.preview_words import summary, within_a_day
-from edgeflex_flow.cli.problems import WIDTH_OF_FILES, console, show_problems
+from edgeflex_flow.cli.problems import console, show_problems, table_console
 from edgeflex_flow.cli.record_options import on_records
 from edgeflex_flow.errors import FatalError, FlowFileError, how_to_install
 from edgeflex_flow.flowfile import Plan, load_flow
@@ -112,7 +111,7 @@ def preview(
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
-        show(found, Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False))
+        show(found, table_console())
     sys.exit(EXIT_DIFFERS if tells and found.differs else 0)
 
 

@@ -20,6 +20,11 @@ def console(*, err: bool = False) -> Console:
     return Console(file=sys.stderr if err else sys.stdout, soft_wrap=True, highlight=False)
 
 
+def table_console() -> Console:
+    """A console on standard output for tables, which need a width where it is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
+
+
 def show_problems(problems: Iterable[Problem], out: Console) -> None:
     """Print problems with the lines they stand on."""
     for problem in problems:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -23,7 +22,7 @@ from edgeflex_flow.cli.on_record import OnTime, clock_of, plan_on_record, plan_o
 from edgeflex_flow.cli.places import find_site
 from edgeflex_flow.cli.preview_policies import PolicyFileError, read_policy_file
 from edgeflex_flow.cli.preview_records import NoRecordError, Span, find_records, of_flow, read_records
-from edgeflex_flow.cli.problems import WIDTH_OF_FILES, console, show_problems
+from edgeflex_flow.cli.problems import console, show_problems, table_console
 from edgeflex_flow.cli.record_options import on_records
 from edgeflex_flow.cli.run import EXIT_BAD_FILE, EXIT_FATAL
 from edgeflex_flow.clock import PacedClock, RecordedClock
@@ -241,7 +240,7 @@ def _tell(run: FlowRun, recorded: Recorded, took_s: float, *, as_json: bool) -> 
         return
     for note in recorded.notes:
         click.echo(f"note: {note}", err=True)
-    out = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
+    out = table_console()
     out.print(_table(run, summary["nodes"]))
     if run.stopping:
         out.print(f"stopped after {took_s:.2f} s: this is not all of the {length_s:,.1f} s")

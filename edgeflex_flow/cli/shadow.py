@@ -22,13 +22,14 @@ from rich.text import Text
 from edgeflex_flow import signals
 from edgeflex_flow.cli.diff import compare, show_differences
 from edgeflex_flow.cli.explained.show import when
-from edgeflex_flow.cli.problems import WIDTH_OF_FILES, console, show_problems
+from edgeflex_flow.cli.preview_run import told_nodes
+from edgeflex_flow.cli.problems import console, show_problems, table_console
 from edgeflex_flow.cli.run import EXIT_BAD_FILE, Seconds
 from edgeflex_flow.cli.shadowed import verdict
-from edgeflex_flow.cli.shadowed.compare import Counts, Deviation
+from edgeflex_flow.cli.shadowed.compare import Counts, Deviation, Side
 from edgeflex_flow.cli.shadowed.in_place import Running, meeting_folder, plan_in_its_place, running_plan
 from edgeflex_flow.cli.shadowed.options import beside_running
-from edgeflex_flow.cli.shadowed.trial import Trial, outputs_of, settle_s, sources_of
+from edgeflex_flow.cli.shadowed.trial import Trial, settle_s, sources_of
 from edgeflex_flow.errors import FlowFileError
 from edgeflex_flow.flowfile import Plan
 from edgeflex_flow.flowfile.difference import difference
@@ -64,7 +65,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     nodes: dict[str, Counts]
     live: dict[str, Counts]
     """By node, what the running flow itself gave, against what was computed of it here."""
-    dead_letters: dict[str, int]
+    dead_letters: dict[Side, int]
     would_end: bool
     """Whether the edited flow met something that ends it."""
     changes: tuple[str, ...]
@@ -178,7 +179,7 @@ class _Session:
 
     def run(self) -> Result | None:
         """None: nothing came of the running flow. Raises BadRecordingError, OSError."""
-        nodes = tuple(dict.fromkeys([*sources_of(self._running), *outputs_of(self._running)]))
+        nodes = tuple(dict.fromkeys([*sources_of(self._running), *told_nodes(self._running)]))
         with ExitStack() as stack:
             folder = stack.enter_context(meeting_folder(self._running))
             request = RecordingRequest(
@@ -293,7 +294,7 @@ class _Session:
             rows=trial.rows,
             nodes=trial.counts,
             live=trial.live_counts,
-            dead_letters=dict(trial.dead_letters.items()),
+            dead_letters=trial.dead_letters,
             would_end=trial.would_end,
             changes=tuple(change.text for change in difference(running, trial.new)),
             worst=tuple(self._worst.values()),
@@ -304,8 +305,10 @@ class _Session:
 
 
 def _line(each: Deviation) -> Text:
-    place = {"differs": f"{each.place}: {each.running} → {each.new}" if each.running else f"{each.place} {each.new}"}
-    words = place.get(each.what, f"{each.what} {each.running or each.new}".rstrip())
+    if each.what == "differs":
+        words = f"{each.place}: {each.running} → {each.new}" if each.running else f"{each.place} {each.new}"
+    else:
+        words = f"{each.what} {each.running or each.new}".rstrip()
     words += f" (the most of {each.rows} rows)" if each.rows > 1 else ""
     style = {"differs": "yellow", "only running": "red", "only new": "green"}[each.what]
     return Text.assemble((f"{when(each.time_ns)} ", "dim"), f"{each.node}: {each.about}: ", (words, style))
@@ -315,7 +318,7 @@ def _show(result: Result, arguments: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode(result))
         return
-    out = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
+    out = table_console()
     title = (
         f"{result.flow}: what {Path(result.new).name} would do otherwise, {result.seconds:.0f} s, {result.rows:,} rows"
     )

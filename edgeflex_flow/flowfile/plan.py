@@ -179,6 +179,15 @@ class Plan:
         return tuple((reader, port) for reader in self.nodes for port, ids in reader.inputs.items() if node_id in ids)
 
     @property
+    def periods_ns(self) -> dict[str, int]:
+        """By operator that works by the clock, how often it is told that a period is over."""
+        return {
+            planned.id: round(planned.node.tick_period_s(planned.config) * 1e9)
+            for planned in self.nodes
+            if isinstance(planned.node, OperatorNode) and planned.node.tick_period_s is not None
+        }
+
+    @property
     def state_folder(self) -> Path | None:
         """The folder that holds this flow's state, if it is kept."""
         if self.state is None:

@@ -77,11 +77,7 @@ class Feed:
             for item in self._inputs
             if isinstance(item.source, AcknowledgingSource)
         }
-        self._tickers = [
-            _Ticker(planned.id, round(planned.node.tick_period_s(planned.config) * 1e9))
-            for planned in run.plan.nodes
-            if isinstance(planned.node, OperatorNode) and planned.node.tick_period_s is not None
-        ]
+        self._tickers = [_Ticker(node, period_ns) for node, period_ns in run.plan.periods_ns.items()]
         self._ends = [
             planned.id
             for planned in run.plan.nodes

@@ -199,6 +199,7 @@ class Recorder:
         entries = [self._queue.popleft() for _ in range(len(self._queue))]
         given = [each for each in entries if isinstance(each, Given)]
         rows = rows_of([each.message for each in given])
+        messages = sum(not isinstance(each.message, Samples) for each in given)
         now_s = time.monotonic()
         if not entries and (self._at_once or now_s - self._wrote_s < SILENT_S):
             return
@@ -206,11 +207,11 @@ class Recorder:
         try:
             self._writer.write(entries, reached_ns, self.lost_rows)
         except OSError as error:
-            self.lost_rows += rows
+            self.lost_rows += rows + messages
             if time.monotonic() - self._complained_s >= COMPLAIN_S:
                 self._complained_s = time.monotonic()
                 self._run.log.warning("recording: %s: %d rows are not in it", error, rows)
         else:
             self.rows += rows
-            self.messages += sum(not isinstance(each.message, Samples) for each in given)
+            self.messages += messages
         self._waiting_rows -= rows

@@ -69,19 +69,16 @@ class Rerun:
         self, plan: Plan, begin_ns: int, *, with_settings: bool = True, own_ticks: Collection[str] = ()
     ) -> None:
         warm_up_plan(plan, lambda: False)
-        operators = [node for node in plan.nodes if isinstance(node.node, OperatorNode)]
         self._clock = VirtualClock(begin_ns)
         self.run = FlowRun(plan, clock=self._clock)
         self.run.log = logging.getLogger(f"edgeflex.rerun.{plan.name}")
         self.run.log.setLevel(SILENT)
         self._stage = Stage(self.run, whole(plan), {})
         self._sources = {node.id: node for node in plan.nodes if isinstance(node.node, SourceNode)}
-        self._operators = {node.id: node for node in operators}
+        self._operators = {node.id: node for node in plan.nodes if isinstance(node.node, OperatorNode)}
         self._with_settings = with_settings
         self._due = {
-            node.id: _Due(begin_ns, round(node.node.tick_period_s(node.config) * 1e9))
-            for node in operators
-            if node.id in own_ticks and isinstance(node.node, OperatorNode) and node.node.tick_period_s is not None
+            node: _Due(begin_ns, period_ns) for node, period_ns in plan.periods_ns.items() if node in own_ticks
         }
 
     def tap(self, node: str, tap: Tap) -> None:

@@ -367,6 +367,16 @@ def test_parts_are_in_order_of_their_numbers_and_what_is_missing_is_told(tmp_pat
     ]
 
 
+def test_what_was_lost_is_told_of_a_file_that_was_cut_off(tmp_path: Path) -> None:
+    writer = RecordingWriter(tmp_path, "f", ABOUT)
+    writer.write([Given(1, 1, "event", alarm(1))], 1, 3)
+    writer.write([Given(2, 2, "event", alarm(2))], 2, 3)
+    writer.close()
+    [file] = writer.files
+    file.write_bytes(file.read_bytes()[:-90])
+    assert recording.lost_rows_of(file) == 3
+
+
 def test_an_overview_tells_what_is_in_recordings_and_what_is_not(tmp_path: Path) -> None:
     writer = RecordingWriter(tmp_path, "f", ABOUT)
     told = msgspec.structs.replace(went_on_with(1, "a"), policies={"trigger.onset": "3", "trigger.other": "default"})

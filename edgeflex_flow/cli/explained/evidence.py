@@ -101,13 +101,7 @@ class RecordedRun:
         return [name for name, node in self.about.nodes.items() if node.messages]
 
     def gaps(self) -> Sequence[str]:
-        lost = [
-            block.head.lost_rows
-            for file in self.files
-            for block in recording.blocks(file)
-            if isinstance(block.head, recording.Reached)
-        ]
-        return recording.gaps_of(self.files, max(lost, default=0))
+        return recording.gaps_of(self.files, recording.lost_rows_of(self.files[-1]))
 
     def messages(self, told: OnPlace = ignore) -> Iterator[Found]:
         for file in self.files:

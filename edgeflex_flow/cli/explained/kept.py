@@ -111,11 +111,7 @@ class _Ticks:
     def __init__(self, plan: Plan, given: Given) -> None:
         assert isinstance(given.message, Message)
         self._made_ns = message_time_ns(given.message) or 0
-        self._periods_ns = {
-            node.id: round(node.node.tick_period_s(node.config) * 1e9)
-            for node in plan.nodes
-            if isinstance(node.node, OperatorNode) and node.node.tick_period_s is not None
-        }
+        self._periods_ns = plan.periods_ns
         self._due_ns: dict[str, int] = {}
 
     def until(self, now_ns: int) -> Iterator[Ticked]:

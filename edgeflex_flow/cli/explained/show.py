@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -16,7 +15,7 @@ from edgeflex_flow.cli.explained.again import Again
 from edgeflex_flow.cli.explained.behind import MessageBehind, NodeBehind, SamplesBehind
 from edgeflex_flow.cli.explained.evidence import Found
 from edgeflex_flow.cli.explained.identity import type_of
-from edgeflex_flow.cli.problems import WIDTH_OF_FILES
+from edgeflex_flow.cli.problems import table_console
 
 MOST_DEVICES: Final = 6
 
@@ -61,22 +60,19 @@ def when(time_ns: int | None) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}.{time_ns % 1_000_000_000 // 1000:06d}Z"
 
 
-def out() -> Console:
-    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
-
-
 def show_list(found: Sequence[tuple[str, Found]], most: int) -> None:
     """What there is to explain, the newest last."""
     table = Table("ID", "type", "node", "given")
     for name, each in found[-most:]:
         table.add_row(name, type_of(each.message), each.given.node, when(each.given.at_ns))
-    out().print(table)
+    out = table_console()
+    out.print(table)
     if len(found) > most:
-        out().print(f"the newest {most} of {len(found)}; --last {len(found)} lists all")
+        out.print(f"the newest {most} of {len(found)}; --last {len(found)} lists all")
 
 
 def show(told: Explanation) -> None:
-    console = out()
+    console = table_console()
     console.print(Text.assemble((told.id, "bold"), f": {told.type} of node '{told.node}', {when(told.given_ns)}"))
     console.print(Text(bytes(told.message).decode(), "dim"))
     named = "" if not told.revision_now else ", as the flow file is now"

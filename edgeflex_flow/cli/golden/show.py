@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from edgeflex_flow.cli.golden.running import GoldenResult
-from edgeflex_flow.cli.problems import WIDTH_OF_FILES
+from edgeflex_flow.cli.problems import table_console
 
 
 def show(results: Sequence[GoldenResult]) -> None:
     """Each test in a line; of those that failed, what was expected and what came."""
-    out = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
+    out = table_console()
     for each in results:
         sign = Text("✓ ", "green") if each.good else Text("✗ ", "red")
         took = f" ({each.took_s:.1f} s)" if not each.error else ""

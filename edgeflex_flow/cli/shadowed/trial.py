@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from edgeflex_flow.cli.explained.behind import window_s
 from edgeflex_flow.cli.explained.show import when
+from edgeflex_flow.cli.preview_run import told_nodes
 from edgeflex_flow.cli.shadowed.compare import SIDES, Comparison, Counts, Deviation, Side
 from edgeflex_flow.flowfile.difference import difference, renamed
 from edgeflex_flow.flowfile.plan import Plan, PlannedNode
@@ -27,25 +28,13 @@ LEFT_NS: Final = 5_000_000_000
 """A process that goes on so long after another one had begun is the running one again: the other was rolled back."""
 
 
-def outputs_of(plan: Plan) -> list[str]:
-    """The operators that sinks read from."""
-    read = {
-        source
-        for node in plan.nodes
-        if isinstance(node.node, SinkNode)
-        for sources in node.inputs.values()
-        for source in sources
-    }
-    return [node.id for node in plan.nodes if node.id in read and isinstance(node.node, OperatorNode)]
-
-
 def sources_of(plan: Plan) -> list[str]:
     return [node.id for node in plan.nodes if isinstance(node.node, SourceNode)]
 
 
 def settle_s(plans: Iterable[Plan]) -> float:
     """How long windows need until a past plays no part in what is given to sinks; `SETTLE_S` where nobody tells."""
-    known = [window_s(plan, node) for plan in plans for node in outputs_of(plan)]
+    known = [window_s(plan, node) for plan in plans for node in told_nodes(plan)]
     return max([SETTLE_S, *(2.0 * each for each in known if each is not None)])
 
 
@@ -316,12 +305,5 @@ def _not_judged(running: Plan, new: Plan) -> Iterator[str]:
 
 def _other_periods(running: Plan, new: Plan) -> set[str]:
     """Operators of the new plan whose periods are not those of the running one."""
-    before = {node.id: _period_s(node) for node in running.nodes}
-    return {node.id for node in new.nodes if (period_s := _period_s(node)) and before.get(node.id) != period_s}
-
-
-def _period_s(planned: PlannedNode) -> float | None:
-    node = planned.node
-    if not isinstance(node, OperatorNode) or node.tick_period_s is None:
-        return None
-    return node.tick_period_s(planned.config)
+    before = running.periods_ns
+    return {node for node, period_ns in new.periods_ns.items() if before.get(node) != period_ns}

@@ -77,21 +77,25 @@ def read(new: Path, running: Path) -> Shadowed:
 
 def is_ours(running: Path, told: Shadowed) -> bool:
     """Whether nobody has promoted or discarded it, or begun another one."""
-    try:
-        there = msgspec.json.decode(place_of(running).read_bytes(), type=Shadowed)
-    except (FileNotFoundError, msgspec.MsgspecError):
-        return False
-    return (there.host, there.pid, there.began_ns) == (told.host, told.pid, told.began_ns)
+    there = _there(running)
+    return there is not None and (there.host, there.pid, there.began_ns) == (told.host, told.pid, told.began_ns)
 
 
 def refuse_twin(running: Path) -> None:
     """Raises NoShadowError if a shadow runs beside that flow already, OSError."""
-    try:
-        there = msgspec.json.decode(place_of(running).read_bytes(), type=Shadowed)
-    except (FileNotFoundError, msgspec.MsgspecError):
+    there = _there(running)
+    if there is None or there.ended:
         return
-    if not there.ended and there.host == socket.gethostname() and _is_alive(there.pid):
+    if there.host == socket.gethostname() and _is_alive(there.pid):
         raise NoShadowError(f"{there.new} runs beside {running} already, in process {there.pid}")
+
+
+def _there(running: Path) -> Shadowed | None:
+    """What stands beside a flow, if it can be read. Raises OSError."""
+    try:
+        return msgspec.json.decode(place_of(running).read_bytes(), type=Shadowed)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
 
 
 def _is_alive(pid: int) -> bool:
